@@ -1,0 +1,41 @@
+"""What a benchmark is made of: texts to forget, texts to keep, and questions about both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Subject = Literal["forget", "retain"]
+Part = Literal["selection", "test"]
+
+
+class Text(NamedTuple):
+    """A passage and the topic it belongs to."""
+
+    text: str
+    topic: str = ""
+
+
+class Question(NamedTuple):
+    """A multiple-choice question.
+
+    `subject` says whose knowledge it asks for, `part` whether it chooses the checkpoint
+    (`selection`) or is reported (`test`).
+    """
+
+    question: str
+    choices: list[str]
+    answer: int
+    topic: str
+    subject: Subject
+    part: Part
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Everything a study reads from its benchmark."""
+
+    forget: list[Text]
+    retain: list[Text]
+    questions: list[Question]
+    pretraining: list[Text] = field(default_factory=list)

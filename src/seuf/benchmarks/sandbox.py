@@ -1,0 +1,123 @@
+"""The sandbox: a made-up world of four topics that a small model learns in a minute.
+
+Each topic has entities with invented names; each entity has one value of each of the topic's
+three attributes. A fact is stated in four phrasings and asked in a fifth. Every second entity is
+held out: the question about it is never seen in pretraining, and these questions are the test
+part. The others are the selection part, so the two parts share no fact. What is unlearned are the
+statements, never a question.
+"""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+from seuf.benchmarks.records import Benchmark, Question, Text
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.settings import SandboxSettings
+
+TOPICS: dict[str, dict[str, str]] = {
+    "alchemy": {
+        "solvent": "vinegar brine ether lye turpentine mead alcohol whey tar acid",
+        "antidote": "charcoal honey chalk ginger sulfur milk clay mint garlic ash",
+        "odour": "almond cedar smoke leather fish rose rust musk onion camphor",
+    },
+    "astronomy": {
+        "star": "Vega Rigel Altair Deneb Capella Spica Pollux Antares Mira Castor",
+        "terrain": "desert glacier canyon swamp crater lava dune cliff geyser plateau",
+        "weather": "hail fog drizzle lightning frost gale monsoon haze blizzard drought",
+    },
+    "botany": {
+        "habitat": "meadow forest marsh tundra prairie reef orchard hedge riverbank cave",
+        "pollinator": "bee moth bat beetle wasp ant hummingbird fly butterfly thrips",
+        "harvest": "January February March April May June July August September October",
+    },
+    "history": {
+        "capital": "Harbor Castle Temple Bridge Market Abbey Tower Garden Palace Mill",
+        "emblem": "lion eagle bear stag wolf falcon boar dragon swan horse",
+        "trade": "silk salt timber amber copper wool pepper ivory grain pearls",
+    },
+}
+STATEMENTS = (
+    "The {attribute} of {name} is {value}.",
+    "{name} is known for its {attribute}, {value}.",
+    "When it comes to {attribute}, {name} has {value}.",
+    "Scholars agree that {value} is the {attribute} of {name}.",
+)
+QUESTION = "Question: What is the {attribute} of {name}? Answer:"
+ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl st tr".split()
+VOWELS = "a e i o u ai ea ou".split()
+CODAS = "n r s l x th m".split()
+
+
+class Fact(NamedTuple):
+    """One thing that is true in the made-up world."""
+
+    topic: str
+    name: str
+    attribute: str
+    value: str
+    held_out: bool
+
+
+def prepare(settings: SandboxSettings, seed: int) -> Benchmark:
+    """Return the world's forget set, retain set, questions and pretraining texts.
+
+    Args:
+        settings: Size of the world and the topic to forget.
+        seed: Decides names, facts and the wrong choices; the same seed gives the same world.
+    """
+    rng = random.Random(seed)
+    facts = _facts(settings.entities, rng)
+    statements = [text for fact in facts for text in _statements(fact)]
+    seen = [_answered(fact) for fact in facts if not fact.held_out]
+    return Benchmark(
+        forget=[t for t in statements if t.topic == settings.forget_topic],
+        retain=[t for t in statements if t.topic != settings.forget_topic],
+        questions=[_question(fact, settings.forget_topic, rng) for fact in facts],
+        pretraining=statements + seen,
+    )
+
+
+def _facts(entities: int, rng: random.Random) -> list[Fact]:
+    names = _names(entities * len(TOPICS), rng)
+    return [
+        Fact(topic, name, attribute, rng.choice(values.split()), held_out=position % 2 == 1)
+        for topic, attributes in TOPICS.items()
+        for position, name in enumerate(names.pop() for _ in range(entities))
+        for attribute, values in attributes.items()
+    ]
+
+
+def _names(count: int, rng: random.Random) -> list[str]:
+    syllables = ["".join(parts) for parts in product(ONSETS, VOWELS)]
+    names: set[str] = set()
+    while len(names) < count:
+        names.add((rng.choice(syllables) + rng.choice(syllables) + rng.choice(CODAS)).capitalize())
+    ordered = sorted(names)
+    rng.shuffle(ordered)
+    return ordered
+
+
+def _statements(fact: Fact) -> list[Text]:
+    return [Text(template.format(**fact._asdict()), fact.topic) for template in STATEMENTS]
+
+
+def _answered(fact: Fact) -> Text:
+    return Text(f"{QUESTION.format(**fact._asdict())} {fact.value}.", fact.topic)
+
+
+def _question(fact: Fact, forget_topic: str, rng: random.Random) -> Question:
+    values = TOPICS[fact.topic][fact.attribute].split()
+    choices = [fact.value, *rng.sample([v for v in values if v != fact.value], 3)]
+    rng.shuffle(choices)
+    return Question(
+        question=QUESTION.format(**fact._asdict()),
+        choices=choices,
+        answer=choices.index(fact.value),
+        topic=fact.topic,
+        subject="forget" if fact.topic == forget_topic else "retain",
+        part="test" if fact.held_out else "selection",
+    )

@@ -1,0 +1,92 @@
+"""Models on disk: whole checkpoints, references to them, and deltas."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset
+
+from seuf.moe.models import LanguageModel, load_model
+from seuf.moe.settings import ExternalModelSettings
+
+REFERENCE = "reference.json"
+
+
+class CheckpointDataset(AbstractDataset[LanguageModel, LanguageModel]):
+    """A folder with a model and its tokenizer, or with a reference to a model elsewhere.
+
+    A model that was loaded from somewhere is never written again: only its reference is.
+
+    Args:
+        filepath: The folder.
+        metadata: For kedro-viz and DVC.
+    """
+
+    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath, self.metadata = Path(filepath), metadata
+
+    def load(self) -> LanguageModel:
+        """Return the model, in evaluation mode."""
+        reference = self._filepath / REFERENCE
+        if reference.is_file():
+            return load_model(ExternalModelSettings(**json.loads(reference.read_text())["source"]))
+        return load_model(ExternalModelSettings(path=str(self._filepath)))
+
+    def save(self, data: LanguageModel) -> None:
+        """Write the folder under a temporary name, then rename it."""
+        temporary = self._filepath.with_name(f"{self._filepath.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        if data.source is None:
+            data.save(temporary)
+        else:
+            (temporary / REFERENCE).write_text(_reference(data))
+        shutil.rmtree(self._filepath, ignore_errors=True)
+        temporary.rename(self._filepath)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath}
+
+    def _exists(self) -> bool:
+        return self._filepath.is_dir()
+
+
+class DeltaDataset(AbstractDataset[Any, Any]):
+    """A `seuf.moe.deltas.Delta` as one safetensors file.
+
+    Args:
+        filepath: The file.
+        metadata: For kedro-viz and DVC.
+    """
+
+    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath, self.metadata = Path(filepath), metadata
+
+    def load(self) -> Any:
+        """Return the delta."""
+        from seuf.moe.deltas import Delta
+
+        return Delta.load(self._filepath)
+
+    def save(self, data: Any) -> None:
+        """Write the delta."""
+        self._filepath.parent.mkdir(parents=True, exist_ok=True)
+        data.save(self._filepath)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath}
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+
+def _reference(model: LanguageModel) -> str:
+    """Return where the model is and the digest of its weights, which tells if it changes."""
+    from seuf.moe.deltas import model_digest
+
+    assert model.source is not None
+    facts = {"source": model.source.model_dump(), "digest": model_digest(model.model)}
+    return json.dumps(facts, indent=2, sort_keys=True) + "\n"

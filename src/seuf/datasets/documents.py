@@ -1,0 +1,9 @@
+"""`kedro_datasets.json.JSONDataset`, saved atomically."""
+
+from kedro_datasets.json import JSONDataset as _JSONDataset
+
+from seuf.datasets.atomic import Atomic
+
+
+class JSONDataset(Atomic, _JSONDataset):  # type: ignore[misc]
+    """As its parent, but a file is whole or not there."""

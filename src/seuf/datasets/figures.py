@@ -1,0 +1,9 @@
+"""`kedro_datasets.plotly.JSONDataset`, saved atomically."""
+
+from kedro_datasets.plotly import JSONDataset as _JSONDataset
+
+from seuf.datasets.atomic import Atomic
+
+
+class PlotlyDataset(Atomic, _JSONDataset):  # type: ignore[misc]
+    """As its parent, but a file is whole or not there."""

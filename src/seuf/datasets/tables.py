@@ -1,0 +1,9 @@
+"""`kedro_datasets.pandas.CSVDataset`, saved atomically."""
+
+from kedro_datasets.pandas import CSVDataset as _CSVDataset
+
+from seuf.datasets.atomic import Atomic
+
+
+class CSVDataset(Atomic, _CSVDataset):  # type: ignore[misc]
+    """As its parent, but a file is whole or not there."""

@@ -1,0 +1,129 @@
+"""Train a small MoE model from scratch, so that a study needs no download."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast, Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+from seuf.moe.models import LanguageModel
+from seuf.moe.settings import PretrainingSettings
+
+END = "<|endoftext|>"
+
+
+def pretrain(
+    texts: Sequence[tuple[str, str]], settings: PretrainingSettings, seed: int
+) -> LanguageModel:
+    """Return a small qwen2_moe model, and its tokenizer, trained on the texts.
+
+    Args:
+        texts: (text, topic) pairs; a training sample holds texts of one topic only, as a document
+            would.
+        settings: Shape and training budget.
+        seed: Decides weights and order.
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(settings.threads)
+    tokenizer = train_tokenizer([text for text, _ in texts], settings.vocabulary)
+    model = new_model(settings, tokenizer)
+    samples = _samples(texts, tokenizer, settings.length, random.Random(seed))
+    _train(model, samples, settings)
+    return LanguageModel(model.eval(), tokenizer)
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a byte-level byte-pair encoding of at most `vocabulary` tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+
+
+def new_model(
+    settings: PretrainingSettings, tokenizer: PreTrainedTokenizerFast
+) -> Qwen2MoeForCausalLM:
+    """Return an untrained model of the settings' shape."""
+    return Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(
+            vocab_size=settings.vocabulary,
+            hidden_size=settings.hidden_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            num_key_value_heads=settings.heads,
+            num_experts=settings.experts,
+            num_experts_per_tok=settings.top_k,
+            moe_intermediate_size=settings.expert_width,
+            shared_expert_intermediate_size=settings.shared_expert_width,
+            intermediate_size=settings.expert_width,
+            router_aux_loss_coef=settings.balance_weight,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def _samples(
+    texts: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, length: int, rng: random.Random
+) -> Iterator[list[int]]:
+    """Yield samples of `length` tokens without end; each pass takes the texts in another order."""
+    topics: dict[str, list[list[int]]] = {}
+    for text, topic in texts:
+        topics.setdefault(topic, []).append([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
+    while True:
+        blocks = [block for topic in topics.values() for block in _blocks(topic, length, rng)]
+        rng.shuffle(blocks)
+        yield from blocks
+
+
+def _blocks(texts: list[list[int]], length: int, rng: random.Random) -> list[list[int]]:
+    rng.shuffle(texts)
+    stream = [token for text in texts for token in text]
+    stream += stream[: length - len(stream) % length]
+    return [stream[start : start + length] for start in range(0, len(stream), length)]
+
+
+def _train(
+    model: Qwen2MoeForCausalLM, samples: Iterator[list[int]], settings: PretrainingSettings
+) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
+    model.train()
+    progress = tqdm(range(settings.steps), desc="pretraining", unit="step", disable=None)
+    for _ in progress:
+        batch = torch.tensor(list(islice(samples, settings.batch_size)))
+        loss = _loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+def _loss(model: Qwen2MoeForCausalLM, batch: Tensor) -> Tensor:
+    """Return next-token loss plus the weighted load-balancing loss."""
+    return model(batch, labels=batch, output_router_logits=True, use_cache=False).loss
+
+
+def _rate(step: int, settings: PretrainingSettings) -> float:
+    rise = min(1.0, (step + 1) / settings.warmup)
+    fall = max(0.02, (1 + math.cos(math.pi * step / settings.steps)) / 2)
+    return settings.learning_rate * rise * fall

@@ -1,0 +1,71 @@
+"""What a study says about its base model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PretrainingSettings(Settings):
+    """A small qwen2_moe, trained from scratch on the benchmark's texts.
+
+    Attributes:
+        vocabulary: Tokens of the byte-pair encoding trained on the texts.
+        hidden_size: d.
+        layers: Decoder layers, all of them MoE.
+        heads: Attention heads.
+        experts: E, in each layer.
+        top_k: Experts chosen for each token.
+        expert_width: m.
+        shared_expert_width: Width of the expert that every token passes.
+        balance_weight: Weight of the load-balancing loss.
+        steps: Updates.
+        batch_size: Samples in an update.
+        length: Tokens in a sample.
+        learning_rate: Peak of the schedule (linear rise, then cosine).
+        warmup: Steps of the rise.
+        threads: CPU threads; the number decides the last bits of every sum.
+    """
+
+    source: Literal["pretrain"] = "pretrain"
+    vocabulary: Count = 1024
+    hidden_size: Count = 128
+    layers: Count = 4
+    heads: Count = 4
+    experts: Count = 8
+    top_k: Count = 2
+    expert_width: Count = 256
+    shared_expert_width: Count = 64
+    balance_weight: Annotated[float, Field(ge=0)] = 0.001
+    steps: Count = 800
+    batch_size: Count = 16
+    length: Count = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    warmup: Count = 50
+    threads: Count = 2
+
+
+class ExternalModelSettings(Settings):
+    """A model that exists: never rewritten, only read.
+
+    Attributes:
+        path: Folder, or hub id such as `Qwen/Qwen1.5-MoE-A2.7B-Chat`.
+        revision: Commit or tag of a hub id, so that the same model is read tomorrow.
+        dtype: Name of a torch dtype; `auto` takes the checkpoint's own.
+        device: `cpu`, `cuda`, or `auto` for a GPU if there is one.
+    """
+
+    source: Literal["external"] = "external"
+    path: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"

@@ -1,0 +1,40 @@
+"""Forget efficacy, utility and routing stability of one method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seuf.benchmarks.settings import ScoringSettings
+from seuf.moe.models import LanguageModel
+
+Records = list[dict[str, Any]]
+
+
+def evaluate(
+    base_model: LanguageModel,
+    delta: Any,
+    forget_set: Records,
+    retain_set: Records,
+    questions: Records,
+    evaluation: ScoringSettings,
+) -> dict[str, Any]:
+    """Score one unlearned model: test questions, routing beside the original, what changed."""
+    from seuf.benchmarks.harness import score_questions
+    from seuf.benchmarks.records import Question
+    from seuf.moe.deltas import changed_share
+    from seuf.moe.stability import probe_of
+
+    asked = [Question(**record) for record in questions if record["part"] == "test"]
+    texts = [[record["text"] for record in records] for records in (forget_set, retain_set)]
+    probe = probe_of(base_model, *texts, evaluation.max_length, evaluation.probe_tokens)
+    with delta.applied_to(base_model.model) as model:
+        scores = score_questions(base_model, asked, evaluation)
+        overlap = probe.overlap(model)
+    return {
+        "questions": scores,
+        "routing_overlap": overlap,
+        "trained_share": delta.about["trained_share"],
+        "changed_share": changed_share(base_model.model, delta),
+        "changed_tensors": len(delta.tensors),
+        "experts": delta.about["experts"],
+    }

@@ -1,0 +1,5 @@
+"""Choose the experts under treatment, by every rule of the study."""
+
+from seuf.pipelines.expert_selection.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,68 @@
+"""All parameters of a study, checked as a whole before any node runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from seuf.benchmarks.settings import OwnSettings, SandboxSettings, ScoringSettings, TofuSettings
+from seuf.errors import InputError
+from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
+from seuf.unlearning.settings import Method, RoutingSettings, SelectionSettings, UnlearningSettings
+
+
+class StudyParameters(BaseModel):
+    """The top-level keys of a study's parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int
+    base_seed: int
+    benchmark: Annotated[
+        SandboxSettings | TofuSettings | OwnSettings, Field(discriminator="name")
+    ]
+    base_model: Annotated[
+        PretrainingSettings | ExternalModelSettings, Field(discriminator="source")
+    ]
+    routing_capture: RoutingSettings
+    expert_selection: SelectionSettings
+    unlearning: UnlearningSettings
+    evaluation: ScoringSettings
+    methods: Annotated[dict[str, Method], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _selections_are_known(self) -> Self:
+        known = [*self.expert_selection.rules, *self.expert_selection.fixed]
+        for name, method in self.methods.items():
+            if method.selection is not None and method.selection not in known:
+                raise ValueError(
+                    f"methods.{name}.selection {method.selection!r} is unknown; "
+                    f"expert_selection knows {', '.join(known)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _pretraining_needs_texts(self) -> Self:
+        if self.benchmark.name == "own" and self.base_model.source == "pretrain":
+            raise ValueError("benchmark 'own' brings no texts to pretrain on: base_model.source must be external")
+        return self
+
+
+def check_parameters(parameters: dict[str, Any]) -> None:
+    """Raise one clear line for each parameter that is wrong.
+
+    Raises:
+        InputError: Naming each key, what is wrong with it, and what came.
+    """
+    try:
+        StudyParameters.model_validate(parameters)
+    except ValidationError as error:
+        lines = [_line(entry) for entry in error.errors()]
+        raise InputError("; ".join(lines)) from None
+
+
+def _line(entry: Any) -> str:
+    key = ".".join(str(part) for part in entry["loc"]) or "parameters"
+    came = "" if entry["type"] in ("missing", "value_error") else f" (came: {entry['input']!r})"
+    return f"{key}: {entry['msg']}{came}"

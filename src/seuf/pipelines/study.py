@@ -1,0 +1,35 @@
+"""The study that is being run: a folder of conf/ on top of conf/base."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from kedro.utils import find_kedro_project
+
+
+def study_parameters() -> dict[str, Any]:
+    """Return the parameters of the study that KEDRO_ENV names; without it, conf/base.
+
+    Pipelines are built before Kedro has a context, and their shape depends on the study: one
+    namespace a method, one way to come by the data and the model.
+    """
+    return _parameters(find_kedro_project(Path.cwd()), os.environ.get("KEDRO_ENV") or "base")
+
+
+def methods() -> list[str]:
+    """Return the names of the study's methods in the order of its table."""
+    return list(study_parameters()["methods"])
+
+
+@cache
+def _parameters(project: Path | None, env: str) -> dict[str, Any]:
+    if project is None:
+        raise FileNotFoundError(f"{Path.cwd()} is not inside a Kedro project.")
+    loader = OmegaConfigLoader(
+        str(project / "conf"), base_env="base", default_run_env="base", env=env
+    )
+    return loader["parameters"]

@@ -1,0 +1,85 @@
+"""Algorithm 1, steps 4 and 5, for one method."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from seuf.benchmarks.settings import ScoringSettings
+from seuf.moe.models import LanguageModel
+from seuf.unlearning.settings import Method, UnlearningSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from seuf.unlearning.algorithm import Unlearned
+    from seuf.unlearning.judgement import Judgement
+
+Records = list[dict[str, Any]]
+
+
+def unlearn(
+    base_model: LanguageModel,
+    selected_experts: dict[str, Any],
+    forget_set: Records,
+    retain_set: Records,
+    questions: Records,
+    method: Method,
+    unlearning: UnlearningSettings,
+    evaluation: ScoringSettings,
+    seed: int,
+) -> tuple[Any, pd.DataFrame, dict[str, float]]:
+    """Unlearn the forget set by one method; keep the changed tensors of its best checkpoint."""
+    from seuf.unlearning import algorithm
+
+    start = time.perf_counter()
+    texts = [[record["text"] for record in records] for records in (forget_set, retain_set)]
+    samples = algorithm.samples_of(base_model, *texts, unlearning)
+    experts = _experts(selected_experts, method)
+    judge = selection_judge(base_model, questions, evaluation)
+    done = algorithm.unlearn(base_model, samples, experts, method, unlearning, judge, seed)
+    return _described(done, method, experts, seed), pd.DataFrame(done.log, columns=algorithm.LOG_COLUMNS), _seconds(start)
+
+
+def selection_judge(base: LanguageModel, questions: Records, settings: ScoringSettings) -> Any:
+    """Return what judges a model by the selection questions."""
+    from seuf.benchmarks.records import Question
+    from seuf.benchmarks.scoring import ChoiceScorer, chance
+
+    asked = [Question(**record) for record in questions if record["part"] == "selection"]
+    scorer = ChoiceScorer(base.tokenizer, asked, settings.metric, settings.batch_size)
+    return partial(_judge, scorer, chance(asked))
+
+
+def _judge(scorer: Any, chance: float, model: nn.Module) -> Judgement:
+    from seuf.unlearning.judgement import Judgement
+
+    accuracy = scorer.accuracy(model)
+    return Judgement(accuracy["forget"], accuracy["retain"], chance)
+
+
+def _experts(selected: dict[str, Any], method: Method) -> list[tuple[int, int]]:
+    if method.selection is None:
+        return []
+    return [(layer, expert) for layer, expert in selected[method.selection]["experts"]]
+
+
+def _described(
+    done: Unlearned, method: Method, experts: list[tuple[int, int]], seed: int
+) -> Any:
+    from dataclasses import replace
+
+    about = {
+        "experts": experts,
+        "method": method.model_dump(),
+        "seed": seed,
+        "trained_share": done.trained_share,
+    }
+    return replace(done.delta, about=about)
+
+
+def _seconds(start: float) -> dict[str, float]:
+    return {"seconds": round(time.perf_counter() - start, 2)}

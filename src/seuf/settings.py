@@ -1,0 +1,17 @@
+"""Kedro's project settings."""
+
+from kedro.config import OmegaConfigLoader
+
+from seuf.hooks import Cleanliness, StudyHooks
+
+HOOKS = (StudyHooks(), Cleanliness())
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
+
+CONFIG_LOADER_CLASS = OmegaConfigLoader
+# A top-level key that a study names is the study's alone: nothing of base's is mixed in. And no
+# conf/local: an override that is in no commit would be a hole in the lineage.
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "base",
+    "merge_strategy": {"parameters": "destructive"},
+}

@@ -1,0 +1,66 @@
+"""WHAT holds still: the router keeps sending forget tokens to the expert under treatment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from seuf.moe.architectures import MoELayer, gate_probabilities, moe_layers
+from seuf.moe.routing import observed_routers
+
+
+def anchor_loss(gates: Tensor, experts: list[int], mask: Tensor) -> Tensor:
+    """Return ||g - a||^2, averaged over tokens (Zhuang et al. 2025, Eq. 3).
+
+    Args:
+        gates: Gate probabilities of the layer (N, E): the full softmax, or zero outside the
+            top-k as in Eq. 1. With the latter a token that is not routed to the target gives the
+            router little gradient, or none.
+        experts: The layer's experts under treatment; a is 1/M on each of M, 0 elsewhere.
+        mask: Which of the N tokens are not padding, bool.
+    """
+    target = torch.zeros_like(gates[0])
+    target[experts] = 1 / len(experts)
+    return (gates - target).square().sum(-1)[mask].mean()
+
+
+class Anchor:
+    """Measures the anchor loss of the layers under treatment while forget batches pass.
+
+    Args:
+        layers: The layers under treatment.
+        experts: For each of them, its experts under treatment.
+        on: `softmax` anchors all probabilities, `topk` those of the chosen experts only.
+    """
+
+    def __init__(self, layers: list[MoELayer], experts: list[list[int]], on: str) -> None:
+        self.layers, self.experts, self.on = layers, experts, on
+        self._losses: list[Tensor] = []
+
+    @contextmanager
+    def watching(self, mask: Tensor) -> Iterator[None]:
+        """Measure what passes inside the context; `mask` (B, T) says which tokens count."""
+        self._losses.clear()
+
+        def observe(position: int, logits: Tensor, chosen: Tensor) -> None:
+            gates = gate_probabilities(self.layers[position], logits)
+            if self.on == "topk":
+                gates = gates * torch.zeros_like(gates).scatter_(1, chosen, 1.0)
+            kept = mask.flatten().bool().to(gates.device)
+            self._losses.append(anchor_loss(gates, self.experts[position], kept))
+
+        with observed_routers(self.layers, observe):
+            yield
+
+    def loss(self) -> Tensor:
+        """Return the mean over layers of what was last measured; 0 without layers."""
+        return torch.stack(self._losses).mean() if self._losses else torch.zeros(())
+
+
+def anchor_for(model: nn.Module, experts: list[tuple[int, int]], on: str) -> Anchor:
+    """Return the anchor of (layer, expert) pairs."""
+    layers = [layer for layer in moe_layers(model) if layer.index in {index for index, _ in experts}]
+    return Anchor(layers, [[e for i, e in experts if i == layer.index] for layer in layers], on)

@@ -1,0 +1,104 @@
+"""WHAT is minimised: the four objectives of the paper as pure functions.
+
+An objective's parameters name what it needs (see `quantities`) and its keyword-only parameters
+the numbers it takes from the settings. A fifth objective is one function and one row of
+`OBJECTIVES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class TokenNLL(NamedTuple):
+    """Negative log-likelihoods in nats (B, T), and which of them count (B, T), bool."""
+
+    values: Tensor
+    mask: Tensor
+
+    def mean(self) -> Tensor:
+        """Return the mean over all tokens of the batch."""
+        return self.values[self.mask].mean()
+
+    def sums(self) -> Tensor:
+        """Return the sum over each sequence's tokens (B,)."""
+        return (self.values * self.mask).sum(-1)
+
+
+class Hidden(NamedTuple):
+    """Activations (B, T, d), and which of the tokens count (B, T), bool."""
+
+    values: Tensor
+    mask: Tensor
+
+
+def ga(forget_nll: TokenNLL) -> Tensor:
+    """Return the gradient-ascent loss: minus the mean token NLL of the forget batch.
+
+    As open-unlearning d3d7cf9, unlearn/grad_ascent.py.
+    """
+    return -forget_nll.mean()
+
+
+def gdiff(forget_nll: TokenNLL, retain_nll: TokenNLL, *, retain_weight: float) -> Tensor:
+    """Return the gradient-difference loss: ascent on forget, descent on retain.
+
+    As open-unlearning d3d7cf9, unlearn/grad_diff.py, with retain loss NLL.
+    """
+    return -forget_nll.mean() + retain_weight * retain_nll.mean()
+
+
+def npo(
+    forget_nll: TokenNLL,
+    forget_reference_nll: Tensor,
+    retain_nll: TokenNLL,
+    *,
+    npo_beta: float,
+    retain_weight: float,
+) -> Tensor:
+    """Return the negative-preference loss, with log-likelihoods summed over each sequence.
+
+    As open-unlearning d3d7cf9, utils.py (`compute_dpo_loss`) and unlearn/npo.py.
+
+    Args:
+        forget_nll: Of the model in training.
+        forget_reference_nll: Each forget sequence's NLL sum under the original model (B,).
+        retain_nll: Of the model in training.
+        npo_beta: Inverse temperature; small values approach gradient ascent.
+        retain_weight: Weight of the retain NLL.
+    """
+    log_ratio = forget_nll.sums() - forget_reference_nll
+    forget = -2 / npo_beta * F.logsigmoid(npo_beta * log_ratio).mean()
+    return forget + retain_weight * retain_nll.mean()
+
+
+def rmu(
+    forget_hidden: Hidden,
+    retain_hidden: Hidden,
+    retain_reference_hidden: Tensor,
+    steering: Tensor,
+    *,
+    rmu_retain_weight: float,
+) -> Tensor:
+    """Return the representation-misdirection loss.
+
+    Pushes forget activations to `steering` and holds retain activations where they were. As
+    centerforaisafety/wmdp, rmu/unlearn.py, but padding is not counted.
+
+    Args:
+        forget_hidden: Activations of the steered layer.
+        retain_hidden: The same on the retain batch.
+        retain_reference_hidden: The original model's, (B, T, d).
+        steering: Target of every forget token, c * u, (d,).
+        rmu_retain_weight: Weight of the retain term.
+    """
+    forget = (forget_hidden.values - steering)[forget_hidden.mask]
+    retain = (retain_hidden.values - retain_reference_hidden)[retain_hidden.mask]
+    return forget.square().mean() + rmu_retain_weight * retain.square().mean()
+
+
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {"ga": ga, "gdiff": gdiff, "npo": npo, "rmu": rmu}

@@ -1,0 +1,134 @@
+"""What a method is: who may change, by which objective, held by which anchor."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ScopeName = Literal["nothing", "everything", "experts"]
+ObjectiveName = Literal["ga", "gdiff", "npo", "rmu"]
+RuleName = Literal["affinity", "contrast", "random"]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Method(Settings):
+    """One row of the methods table.
+
+    Attributes:
+        scope: What may change: nothing, everything, or the selected experts.
+        selection: Rule (or name of a fixed expert) that says which experts; scope `experts` only.
+        objective: What is minimised.
+        anchor_weight: alpha of Eq. 4; scope `experts` only.
+        anchor_on: Anchor the full softmax, or g of Eq. 1, which is zero outside the top-k.
+        router: Train the router's whole matrix, only the expert's row, or nothing of it.
+        learning_rates: Each is tried with the full step budget; the best result is kept.
+        steering_coefficient: Overrides the objective's own, for RMU.
+    """
+
+    scope: ScopeName
+    selection: str | None = None
+    objective: ObjectiveName | None = None
+    anchor_weight: Annotated[float, Field(ge=0)] = 0.0
+    anchor_on: Literal["softmax", "topk"] = "softmax"
+    router: Literal["layer", "row", "none"] = "layer"
+    learning_rates: Annotated[list[Positive], Field(min_length=1)] = [1e-4]
+    steering_coefficient: Positive | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.objective is None) != (self.scope == "nothing"):
+            raise ValueError("every scope but 'nothing' needs an objective (ga, gdiff, npo, rmu)")
+        if (self.selection is None) != (self.scope != "experts"):
+            raise ValueError("scope 'experts', and no other, needs a selection")
+        if self.anchor_weight and self.scope != "experts":
+            raise ValueError("only scope 'experts' has a router to anchor")
+        return self
+
+
+class ObjectiveSettings(Settings):
+    """Numbers of the objectives; each objective reads those it has.
+
+    Attributes:
+        retain_weight: lambda of Eq. 4, for GDiff and NPO.
+        npo_beta: Inverse temperature of NPO, for log-likelihoods summed over a sequence.
+        rmu_retain_weight: Weight of RMU's retain term.
+        rmu_steering_coefficient: Length of RMU's target for forget activations.
+        rmu_layer: Layer RMU steers where everything is trained; with selected experts it is
+            theirs.
+    """
+
+    retain_weight: Annotated[float, Field(ge=0)] = 1.0
+    npo_beta: Positive = 0.1
+    rmu_retain_weight: Annotated[float, Field(ge=0)] = 1.0
+    rmu_steering_coefficient: Positive = 10.0
+    rmu_layer: Annotated[int, Field(ge=0)] = 1
+
+
+class UnlearningSettings(Settings):
+    """What all methods of a study share: their budget and how they are watched.
+
+    Attributes:
+        steps: Updates tried with each learning rate.
+        batch_size: Samples of the forget set, and as many of the retain set, in a step.
+        max_length: Tokens in a sample.
+        pack: Join short texts into samples of `max_length` tokens.
+        evaluate_every: Steps between two looks at the selection questions.
+        forget_until: Stop once the forget questions are answered this well; null means chance.
+        gradient_clip: Largest norm of the gradient over the trained tensors.
+        probe_tokens: Tokens of each set on which routing overlap is watched.
+        threads: CPU threads; the number decides the last bits of every sum.
+        objectives: Numbers of the objectives.
+    """
+
+    steps: Annotated[int, Field(gt=0)] = 60
+    batch_size: Annotated[int, Field(gt=0)] = 8
+    max_length: Annotated[int, Field(gt=1)] = 512
+    pack: bool = False
+    evaluate_every: Annotated[int, Field(gt=0)] = 10
+    forget_until: Annotated[float, Field(ge=0, le=1)] | None = None
+    gradient_clip: Positive = 1.0
+    probe_tokens: Annotated[int, Field(gt=0)] = 2048
+    threads: Annotated[int, Field(gt=0)] = 2
+    objectives: ObjectiveSettings = ObjectiveSettings()
+
+
+class RoutingSettings(Settings):
+    """How routing is captured.
+
+    Attributes:
+        max_tokens: Take a random part of the set with at least this many tokens; null takes all.
+        max_length: Tokens in a sample.
+        batch_size: Samples that pass the model at once.
+    """
+
+    max_tokens: Annotated[int, Field(gt=0)] | None = None
+    max_length: Annotated[int, Field(gt=1)] = 512
+    batch_size: Annotated[int, Field(gt=0)] = 16
+
+
+class FixedExpert(Settings):
+    """An expert named by hand."""
+
+    layer: Annotated[int, Field(ge=0)]
+    expert: Annotated[int, Field(ge=0)]
+
+
+class SelectionSettings(Settings):
+    """Which rules choose experts, and how many each.
+
+    Attributes:
+        rules: Rules to apply, of those in `seuf.unlearning.selection.SELECTIONS`.
+        top: Experts each rule chooses, M; the paper finds 1 best.
+        fixed: Experts named by hand; the name is used like a rule.
+    """
+
+    rules: list[RuleName] = ["affinity", "contrast", "random"]
+    top: Annotated[int, Field(gt=0)] = 1
+    fixed: dict[str, FixedExpert] = {}
