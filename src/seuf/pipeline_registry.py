@@ -1,4 +1,7 @@
-"""The project's pipelines: each is a stage of the study, `__default__` is all of them."""
+"""The project's pipelines: each is a part of a study, `__default__` is the study.
+
+A study of spread is its pipeline `replication`; any other study is the sum of the others.
+"""
 
 from kedro.framework.project import find_pipelines
 from kedro.pipeline import Pipeline
@@ -7,5 +10,7 @@ from kedro.pipeline import Pipeline
 def register_pipelines() -> dict[str, Pipeline]:
     """Return the pipelines by name."""
     pipelines = find_pipelines(raise_errors=True)
-    pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
+    replication = pipelines["replication"]
+    others = sum((p for p in pipelines.values() if p is not replication), Pipeline([]))
+    pipelines["__default__"] = replication if replication.nodes else others
     return pipelines

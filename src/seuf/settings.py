@@ -1,5 +1,7 @@
 """Kedro's project settings."""
 
+import warnings
+
 from kedro.config import OmegaConfigLoader
 
 from seuf.hooks import Cleanliness, StudyHooks
@@ -15,3 +17,7 @@ CONFIG_LOADER_ARGS = {
     "default_run_env": "base",
     "merge_strategy": {"parameters": "destructive"},
 }
+
+# Data sets of a namespace carry a dot by Kedro's own rule, and are read outside it on purpose.
+warnings.filterwarnings("ignore", message="One or more dataset names contain", module="seuf")
+warnings.filterwarnings("ignore", message="Namespace .* is interrupted")

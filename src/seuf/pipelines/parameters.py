@@ -9,7 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from seuf.benchmarks.settings import OwnSettings, SandboxSettings, ScoringSettings, TofuSettings
 from seuf.errors import InputError
 from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
-from seuf.unlearning.settings import Method, RoutingSettings, SelectionSettings, UnlearningSettings
+from seuf.unlearning.settings import (
+    Method,
+    ReplicationSettings,
+    RoutingSettings,
+    SelectionSettings,
+    UnlearningSettings,
+)
 
 
 class StudyParameters(BaseModel):
@@ -30,6 +36,7 @@ class StudyParameters(BaseModel):
     unlearning: UnlearningSettings
     evaluation: ScoringSettings
     methods: Annotated[dict[str, Method], Field(min_length=1)]
+    replication: ReplicationSettings | None = None
 
     @model_validator(mode="after")
     def _selections_are_known(self) -> Self:

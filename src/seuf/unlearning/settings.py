@@ -132,3 +132,17 @@ class SelectionSettings(Settings):
     rules: list[RuleName] = ["affinity", "contrast", "random"]
     top: Annotated[int, Field(gt=0)] = 1
     fixed: dict[str, FixedExpert] = {}
+
+
+class ReplicationSettings(Settings):
+    """A study of spread: every method on several base models, each with several seeds.
+
+    Attributes:
+        bases: Seed of the world and of the base model, by a name for it.
+        seeds: Seeds of what comes after; the first of them tries the grid.
+        learning_rates: The grid, the same for every method; the methods table's own are not used.
+    """
+
+    bases: Annotated[dict[str, int], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    learning_rates: Annotated[list[Positive], Field(min_length=1)]

@@ -38,18 +38,18 @@ def unlearn(
     start = time.perf_counter()
     texts = [[record["text"] for record in records] for records in (forget_set, retain_set)]
     samples = algorithm.samples_of(base_model, *texts, unlearning)
-    experts = _experts(selected_experts, method)
-    judge = selection_judge(base_model, questions, evaluation)
+    experts = experts_of(selected_experts, method)
+    judge = judge_by("selection", base_model, questions, evaluation)
     done = algorithm.unlearn(base_model, samples, experts, method, unlearning, judge, seed)
     return _described(done, method, experts, seed), pd.DataFrame(done.log, columns=algorithm.LOG_COLUMNS), _seconds(start)
 
 
-def selection_judge(base: LanguageModel, questions: Records, settings: ScoringSettings) -> Any:
-    """Return what judges a model by the selection questions."""
+def judge_by(part: str, base: LanguageModel, questions: Records, settings: ScoringSettings) -> Any:
+    """Return what judges a model by one part of the questions: `selection` or `test`."""
     from seuf.benchmarks.records import Question
     from seuf.benchmarks.scoring import ChoiceScorer, chance
 
-    asked = [Question(**record) for record in questions if record["part"] == "selection"]
+    asked = [Question(**record) for record in questions if record["part"] == part]
     scorer = ChoiceScorer(base.tokenizer, asked, settings.metric, settings.batch_size)
     return partial(_judge, scorer, chance(asked))
 
@@ -61,7 +61,8 @@ def _judge(scorer: Any, chance: float, model: nn.Module) -> Judgement:
     return Judgement(accuracy["forget"], accuracy["retain"], chance)
 
 
-def _experts(selected: dict[str, Any], method: Method) -> list[tuple[int, int]]:
+def experts_of(selected: dict[str, Any], method: Method) -> list[tuple[int, int]]:
+    """Return the experts that the method's rule selected; none where it has no rule."""
     if method.selection is None:
         return []
     return [(layer, expert) for layer, expert in selected[method.selection]["experts"]]

@@ -1,0 +1,75 @@
+"""The base pipelines once for every base model, then the grid, the choice and the other seeds."""
+
+from kedro.pipeline import Node, Pipeline
+
+from seuf.pipelines import base_model, data_preparation, routing_capture
+from seuf.pipelines.replication.nodes import (
+    choose_learning_rates,
+    run_other_seeds,
+    summarise_spread,
+    try_grid,
+)
+from seuf.pipelines.study import study_parameters
+
+MODEL_AND_DATA = [
+    "base_model",
+    "routing_forget",
+    "routing_retain",
+    "forget_set",
+    "retain_set",
+    "questions",
+]
+SETTINGS = [
+    "params:methods",
+    "params:expert_selection",
+    "params:unlearning",
+    "params:evaluation",
+    "params:replication",
+]
+
+
+def create_pipeline(**_: object) -> Pipeline:
+    """Return the pipeline of a study of spread; of any other study an empty one."""
+    replication = study_parameters().get("replication")
+    return _pipeline(list(replication["bases"])) if replication else Pipeline([])
+
+
+def _pipeline(bases: list[str]) -> Pipeline:
+    choose = Node(
+        choose_learning_rates,
+        inputs=[f"{base}.grid_runs" for base in bases],
+        outputs="chosen_learning_rates",
+        name="choose_learning_rates",
+    )
+    summarise = Node(
+        summarise_spread,
+        inputs=[
+            "params:replication",
+            "chosen_learning_rates",
+            *[f"{base}.{runs}" for runs in ("grid_runs", "seed_runs") for base in bases],
+        ],
+        outputs=["spread", "spread_metrics", "spread_markdown"],
+        name="summarise_spread",
+    )
+    return sum((_of(base) for base in bases), Pipeline([choose, summarise]))
+
+
+def _of(base: str) -> Pipeline:
+    grid = Node(try_grid, inputs=MODEL_AND_DATA + SETTINGS, outputs="grid_runs", name="try_grid")
+    seeds = Node(
+        run_other_seeds,
+        inputs=[*MODEL_AND_DATA, *SETTINGS, "chosen_learning_rates"],
+        outputs="seed_runs",
+        name="run_other_seeds",
+    )
+    before = [stage.create_pipeline() for stage in (data_preparation, base_model, routing_capture)]
+    shared = [*SETTINGS, "params:benchmark", "params:base_model", "params:routing_capture", "params:seed"]
+    return Pipeline(
+        sum(before, Pipeline([grid, seeds])),
+        namespace=base,
+        inputs={"chosen_learning_rates"},
+        parameters={
+            "params:base_seed": f"params:replication.bases.{base}",
+            **{name: name for name in shared},
+        },
+    )

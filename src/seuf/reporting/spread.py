@@ -1,0 +1,63 @@
+"""Mean and spread of a study that runs every method with several seeds on several base models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+MEASURED = ["forget_efficacy", "utility", "seconds"]
+
+
+def summarise(runs: pd.DataFrame, learning_rates: dict[str, float]) -> pd.DataFrame:
+    """Return each method's mean and standard deviation over all its runs at its learning rate.
+
+    Args:
+        runs: One row a run: `base`, `method`, `seed`, `learning_rate`, and what was measured.
+        learning_rates: The learning rate that each method was given.
+
+    Returns:
+        One row a method, in the order of `runs`: `method`, `learning_rate`, `runs`,
+        `trained_share`, and `<measure>_mean`, `<measure>_sd` for forget efficacy, utility, seconds.
+    """
+    kept = runs[runs["learning_rate"] == runs["method"].map(learning_rates)]
+    return pd.DataFrame([_row(name, group) for name, group in kept.groupby("method", sort=False)])
+
+
+def metrics(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the table as {method: {measure: value}}, for `dvc metrics`."""
+    return table.set_index("method").to_dict(orient="index")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return the table in Markdown."""
+    head = (
+        "| method | accuracy on forget ↓ | accuracy on the rest ↑ | weights trained | lr | runs |\n"
+        "|---|---:|---:|---:|---:|---:|\n"
+    )
+    return head + "".join(_line(row) for row in table.to_dict(orient="records"))
+
+
+def _row(name: object, runs: pd.DataFrame) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "method": name,
+        "learning_rate": runs["learning_rate"].iloc[0],
+        "runs": len(runs),
+        "trained_share": runs["trained_share"].mean(),
+    }
+    for measure in MEASURED:
+        row[f"{measure}_mean"] = runs[measure].mean()
+        row[f"{measure}_sd"] = runs[measure].std(ddof=1) if len(runs) > 1 else 0.0
+    return row
+
+
+def _line(row: dict[str, Any]) -> str:
+    forget, utility = (
+        f"{row[f'{measure}_mean']:.2f} ± {row[f'{measure}_sd']:.2f}"
+        for measure in ("forget_efficacy", "utility")
+    )
+    rate = f"{row['learning_rate']:g}" if row["trained_share"] else "-"
+    return (
+        f"| `{row['method']}` | {forget} | {utility} | {row['trained_share']:.1%} "
+        f"| {rate} | {row['runs']} |\n"
+    )
