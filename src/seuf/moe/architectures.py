@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,20 +67,26 @@ def moe_layers(model: nn.Module) -> list[MoELayer]:
     Raises:
         InputError: If the model is not of a known MoE architecture.
     """
-    architecture = check_model_type(model.config.model_type)
+    config: Any = model.config
+    architecture = check_model_type(config.model_type)
     layers = [
-        _moe_layer(model, index, getattr(layer, architecture.block), architecture)
+        _moe_layer(config, index, getattr(layer, architecture.block), architecture)
         for index, layer in enumerate(decoder(model).layers)
         if hasattr(getattr(layer, architecture.block, None), "experts")
     ]
     if not layers:
-        raise InputError(f"The {model.config.model_type} model has no MoE layer.")
+        raise InputError(f"The {config.model_type} model has no MoE layer.")
     return layers
 
 
-def decoder(model: nn.Module) -> nn.Module:
+def decoder(model: Any) -> Any:
     """Return the part of a causal language model below its head: embeddings, layers, norm."""
     return model.get_decoder()
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Return where the model takes its input: the device of its embeddings."""
+    return next(model.parameters()).device
 
 
 def gate_probabilities(layer: MoELayer, logits: Tensor) -> Tensor:
@@ -117,20 +124,14 @@ def check_model_type(model_type: str) -> Architecture:
     return ARCHITECTURES[model_type]
 
 
-def _moe_layer(
-    model: nn.Module, index: int, block: nn.Module, architecture: Architecture
-) -> MoELayer:
+def _moe_layer(config: Any, index: int, block: Any, architecture: Architecture) -> MoELayer:
     experts = block.experts
     return MoELayer(
         index=index,
         router=getattr(block, architecture.router),
         experts=experts,
         num_experts=experts.down_proj.shape[0],
-        top_k=_top_k(model),
+        top_k=config.num_experts_per_tok,
         gate=architecture.gate,
         shared=getattr(block, architecture.shared) if architecture.shared else None,
     )
-
-
-def _top_k(model: nn.Module) -> int:
-    return int(model.config.num_experts_per_tok)

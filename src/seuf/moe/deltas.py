@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +39,11 @@ class Delta:
         header = json.dumps({"base": self.base, "about": self.about}, sort_keys=True)
         temporary = path.with_name(f"{path.name}.tmp")
         tensors = {name: self.tensors[name].contiguous() for name in sorted(self.tensors)}
-        save_file(tensors, temporary, metadata={"seuf": header})
-        os.replace(temporary, path)
+        try:
+            save_file(tensors, temporary, metadata={"seuf": header})
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Delta:
@@ -50,13 +52,16 @@ class Delta:
         Raises:
             InputError: If the file is not a delta.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("seuf")
-            if header is None:
-                raise InputError(f"{path} is not a SEUF delta: it has no 'seuf' header.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = (file.metadata() or {}).get("seuf")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a safetensors file: {error}") from error
+        if header is None:
+            raise InputError(f"{path} is not a SEUF delta: it has no 'seuf' header.")
         return cls(tensors, **json.loads(header))
 
     @contextmanager
@@ -68,7 +73,8 @@ class Delta:
         """
         if (digest := model_digest(model)) != self.base:
             raise InputError(
-                f"This delta belongs to base model {self.base[:12]}; the model given is {digest[:12]}."
+                f"This delta belongs to base model {self.base[:12]}; "
+                f"the model given is {digest[:12]}."
             )
         targets = {name: parameter_rows(model, name) for name in self.tensors}
         saved = {name: target.clone() for name, target in targets.items()}

@@ -34,7 +34,7 @@ class ExpertSlice:
     """
 
     def __init__(self, experts: nn.Module, index: int) -> None:
-        count = experts.down_proj.shape[0]
+        count = len(experts.get_parameter("down_proj"))
         if not 0 <= index < count:
             raise InputError(f"The layer has experts 0 to {count - 1}; there is no expert {index}.")
         self.experts, self.index = experts, index
@@ -62,7 +62,9 @@ class ExpertSlice:
     ) -> None:
         self._hook.remove()
 
-    def _attach(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], out: Tensor) -> Tensor:
+    def _attach(
+        self, module: nn.Module, args: tuple, kwargs: dict[str, Any], out: Tensor
+    ) -> Tensor:
         if not torch.is_grad_enabled():
             return out
         hidden, chosen, weights = _experts_inputs(args, kwargs)
@@ -92,7 +94,7 @@ def _experts_inputs(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor
     return hidden, chosen, weights
 
 
-def _expert_output(module: nn.Module, hidden: Tensor, tensors: dict[str, nn.Parameter]) -> Tensor:
+def _expert_output(module: Any, hidden: Tensor, tensors: dict[str, nn.Parameter]) -> Tensor:
     """Return one expert's output (n, d) with the module's own layout and activation."""
     gate_up = _linear(module, hidden, tensors, "gate_up_proj")
     return _linear(module, module._apply_gate(gate_up), tensors, "down_proj")

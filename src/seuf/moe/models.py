@@ -46,10 +46,12 @@ def load_model(source: ExternalModelSettings) -> LanguageModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = _config(source)
-    where = {"pretrained_model_name_or_path": source.path, "revision": source.revision}
+    path, revision = source.path, source.revision
     try:
-        model = AutoModelForCausalLM.from_pretrained(**where, config=config, dtype=source.dtype)
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, config=config, dtype=source.dtype
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except OSError as error:
         raise InputError(f"Cannot load the model {source.path!r}: {_first_line(error)}") from error
     return LanguageModel(model.to(_device(source.device)).eval(), tokenizer, source)

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from seuf.moe.architectures import decoder
+from seuf.moe.architectures import decoder, input_device
 from seuf.moe.batches import Batch
 
 
-class _Reached(Exception):
+class _Reached(Exception):  # noqa: N818 - not an error but the way out
     """Ends a forward pass once the layer asked for has run; carries its output."""
 
     def __init__(self, hidden: Tensor) -> None:
@@ -26,7 +26,7 @@ def hidden_after(model: nn.Module, layer_index: int, batch: Batch) -> Tensor:
     body = decoder(model)
     handle = body.layers[layer_index].register_forward_hook(stop)
     try:
-        body(**batch.to(model.device)._asdict(), use_cache=False)
+        body(**batch.to(input_device(model))._asdict(), use_cache=False)
     except _Reached as reached:
         return reached.hidden
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import cycle, islice
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -81,7 +81,10 @@ def new_model(
 
 
 def _samples(
-    texts: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, length: int, rng: random.Random
+    texts: Sequence[tuple[str, str]],
+    tokenizer: PreTrainedTokenizerFast,
+    length: int,
+    rng: random.Random,
 ) -> Iterator[list[int]]:
     """Yield samples of `length` tokens without end; each pass takes the texts in another order."""
     topics: dict[str, list[list[int]]] = {}
@@ -96,7 +99,7 @@ def _samples(
 def _blocks(texts: list[list[int]], length: int, rng: random.Random) -> list[list[int]]:
     rng.shuffle(texts)
     stream = [token for text in texts for token in text]
-    stream += stream[: length - len(stream) % length]
+    stream += list(islice(cycle(stream), -len(stream) % length))
     return [stream[start : start + length] for start in range(0, len(stream), length)]
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from seuf.moe.architectures import MoELayer, decoder, gate_probabilities, moe_layers
+from seuf.moe.architectures import MoELayer, decoder, gate_probabilities, input_device, moe_layers
 from seuf.moe.batches import Batch
 
 Observer = Callable[[int, Tensor, Tensor], None]
+Summary = TypeVar("Summary")
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,17 @@ def capture_routing(model: nn.Module, batches: Iterable[tuple[Batch, list[int]]]
     """
     layers = moe_layers(model)
     shape = (len(layers), layers[0].num_experts)
-    sums, slots = torch.zeros(2, *shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+    sums = torch.zeros(2, *shape, dtype=torch.float64)
+    slots = torch.zeros(shape, dtype=torch.float64)
     counts, tokens = torch.zeros(2, dtype=torch.float64), 0
     for batch, numbers in batches:
         half = torch.tensor(numbers) % 2
-        mask = batch.attention_mask.double()
-        weights = mask / mask.sum(1, keepdim=True)
-        for position, (gates, chosen) in enumerate(_gates(model, layers, batch)):
-            by_sample = torch.einsum("bt,bte->be", weights, gates.view(*mask.shape, -1))
+        summaries = _observed(model, layers, batch, _affinity_and_slots(batch.attention_mask))
+        for position, (by_sample, by_expert) in enumerate(summaries):
             sums[:, position].index_add_(0, half, by_sample)
-            slots[position] += torch.einsum("bt,bte->e", mask, chosen.view(*mask.shape, -1))
+            slots[position] += by_expert
         counts += torch.bincount(half, minlength=2)
-        tokens += int(mask.sum())
+        tokens += int(batch.attention_mask.sum())
     return Routing(
         layers=[layer.index for layer in layers],
         affinity=sums.sum(0) / counts.sum(),
@@ -79,8 +79,9 @@ def top_k_sets(model: nn.Module, batches: Iterable[Batch]) -> Tensor:
     rows: list[list[Tensor]] = [[] for _ in layers]
     for batch in batches:
         kept = batch.attention_mask.flatten().bool()
-        for position, (_, chosen) in enumerate(_gates(model, layers, batch)):
-            rows[position].append(chosen[kept].bool())
+        choices = _observed(model, layers, batch, lambda gates, choice: choice.bool().cpu())
+        for row, choice in zip(rows, choices, strict=True):
+            row.append(choice[kept])
     return torch.stack([torch.cat(row) for row in rows])
 
 
@@ -115,18 +116,31 @@ def observed_routers(layers: list[MoELayer], observe: Observer) -> Iterator[None
             handle.remove()
 
 
+def _affinity_and_slots(mask: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return what makes of g and choice the affinity of each sample (B, E) and the slots (E,)."""
+
+    def summarise(gates: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
+        counted = mask.to(gates.device).double()
+        weights = counted / counted.sum(1, keepdim=True)
+        gates, choice = (tensor.double().view(*mask.shape, -1) for tensor in (gates, choice))
+        by_sample = torch.einsum("bt,bte->be", weights, gates)
+        return by_sample.cpu(), torch.einsum("bt,bte->e", counted, choice).cpu()
+
+    return summarise
+
+
 @torch.no_grad()
-def _gates(
-    model: nn.Module, layers: list[MoELayer], batch: Batch
-) -> list[tuple[Tensor, Tensor]]:
-    """Return for each layer g (N, E), zero outside the top-k, and the 0/1 choice (N, E), on CPU."""
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
+def _observed(
+    model: nn.Module, layers: list[MoELayer], batch: Batch, summarise: Callable[..., Summary]
+) -> list[Summary]:
+    """Return for each layer what `summarise` makes of g and of the 0/1 choice, both (N, E)."""
+    seen: dict[int, Summary] = {}
 
     def observe(position: int, logits: Tensor, chosen: Tensor) -> None:
         choice = torch.zeros_like(logits, dtype=torch.float32).scatter_(1, chosen, 1.0)
         gates = gate_probabilities(layers[position], logits) * choice
-        seen[position] = gates.double().cpu(), choice.double().cpu()
+        seen[position] = summarise(gates, choice)
 
     with observed_routers(layers, observe):
-        decoder(model)(**batch.to(model.device)._asdict(), use_cache=False)
+        decoder(model)(**batch.to(input_device(model))._asdict(), use_cache=False)
     return [seen[position] for position in range(len(layers))]

@@ -19,7 +19,8 @@ class PretrainingSettings(Settings):
     """A small qwen2_moe, trained from scratch on the benchmark's texts.
 
     Attributes:
-        vocabulary: Tokens of the byte-pair encoding trained on the texts.
+        vocabulary: Tokens of the byte-pair encoding trained on the texts, 256 bytes and the end
+            among them.
         hidden_size: d.
         layers: Decoder layers, all of them MoE.
         heads: Attention heads.
@@ -37,7 +38,7 @@ class PretrainingSettings(Settings):
     """
 
     source: Literal["pretrain"] = "pretrain"
-    vocabulary: Count = 1024
+    vocabulary: Annotated[int, Field(ge=257)] = 1024
     hidden_size: Count = 128
     layers: Count = 4
     heads: Count = 4

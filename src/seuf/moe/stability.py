@@ -31,9 +31,11 @@ def probe_of(
     base: LanguageModel, forget: list[str], retain: list[str], max_length: int, tokens: int
 ) -> RoutingProbe:
     """Return the probe of a model, in its original state, on the first tokens of both sets."""
-    samples = [tokenize(base.tokenizer, texts, max_length) for texts in (forget, retain)]
-    first = [first_tokens(sample, tokens) for sample in samples]
-    return RoutingProbe(base.model, *first, base.padding)
+    to_forget, to_keep = (
+        first_tokens(tokenize(base.tokenizer, texts, max_length), tokens)
+        for texts in (forget, retain)
+    )
+    return RoutingProbe(base.model, to_forget, to_keep, base.padding)
 
 
 def first_tokens(samples: list[list[int]], tokens: int) -> list[list[int]]:

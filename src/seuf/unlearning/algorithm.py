@@ -98,19 +98,21 @@ def unlearn(
     before = judge(base.model)
     best = Best(original, before.balance)
     run = _quantities(base, samples, experts, method, settings, seed)
-    with scope:
-        for learning_rate in method.learning_rates:
-            train(
-                scope,
-                partial(_loss, run, method, settings),
-                lambda: (judge(base.model), probe.overlap(base.model)),
-                _budget(settings, learning_rate),
-                best,
-            )
-            scope.restore(original)
-    scope.restore(best.tensors)
-    changed = changed_tensors(base.model, original)
-    scope.restore(original)
+    try:
+        with scope:
+            for learning_rate in method.learning_rates:
+                train(
+                    scope,
+                    partial(_loss, run, method, settings),
+                    lambda: (judge(base.model), probe.overlap(base.model)),
+                    _budget(settings, learning_rate),
+                    best,
+                )
+                scope.restore(original)
+        scope.restore(best.tensors)
+        changed = changed_tensors(base.model, original)
+    finally:
+        scope.restore(original)
     return Unlearned(Delta(changed, digest), best.log, scope.trained_share())
 
 
@@ -123,10 +125,10 @@ def samples_of(
 
 def _tokens(base: LanguageModel, texts: list[str], settings: UnlearningSettings) -> list[list[int]]:
     samples = tokenize(base.tokenizer, texts, settings.max_length)
-    if not settings.pack:
-        return samples
-    random.Random(0).shuffle(samples)  # neighbours in a file tell of the same thing
-    return pack(samples, settings.max_length, base.tokenizer.eos_token_id)
+    if settings.pack:
+        random.Random(0).shuffle(samples)  # neighbours in a file tell of the same thing
+        samples = pack(samples, settings.max_length, base.tokenizer.eos_token_id)
+    return [ids for ids in samples if len(ids) > 1]  # a single token predicts nothing
 
 
 def _scope(model: nn.Module, experts: Experts, method: Method) -> Scope:

@@ -62,5 +62,6 @@ class Anchor:
 
 def anchor_for(model: nn.Module, experts: list[tuple[int, int]], on: str) -> Anchor:
     """Return the anchor of (layer, expert) pairs."""
-    layers = [layer for layer in moe_layers(model) if layer.index in {index for index, _ in experts}]
+    treated = {index for index, _ in experts}
+    layers = [layer for layer in moe_layers(model) if layer.index in treated]
     return Anchor(layers, [[e for i, e in experts if i == layer.index] for layer in layers], on)

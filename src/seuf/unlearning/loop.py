@@ -55,34 +55,35 @@ def train(scope: Scope, loss_at: Loss, judge: Judge, budget: Budget, best: Best)
     optimizer = torch.optim.AdamW(scope.masters.values(), lr=budget.learning_rate, weight_decay=0.0)
     for step in tqdm(range(1, budget.steps + 1), desc=f"lr {budget.learning_rate:g}", disable=None):
         objective, anchor = loss_at(step - 1)
-        entry = {
-            "learning_rate": budget.learning_rate,
-            "step": step,
-            "loss": float(objective),
-            "anchor": float(anchor),
-        }
-        if not math.isfinite(entry["loss"] + entry["anchor"]):
-            best.log.append({**entry, "stopped": "loss is not finite"})
+        norm = _backward(scope, objective + anchor, budget.gradient_clip)
+        numbers = {"loss": float(objective), "anchor": float(anchor), "gradient_norm": norm}
+        entry = {"learning_rate": budget.learning_rate, "step": step, **numbers}
+        if not math.isfinite(sum(numbers.values())):
+            best.log.append({**entry, "stopped": "loss or gradient is not finite"})
+            scope.clear_gradients()
             return
-        entry["gradient_norm"] = _step(scope, optimizer, objective + anchor, budget.gradient_clip)
+        _update(scope, optimizer)
         if step % budget.evaluate_every and step != budget.steps:
             continue
         judgement, overlap = judge()
         best.consider(scope, judgement)
         done = judgement.forget_efficacy <= _goal(budget, judgement)
-        best.log.append({**entry, **_columns(judgement, overlap), "stopped": "forgotten" if done else None})
+        stopped = "forgotten" if done else None
+        best.log.append({**entry, **_columns(judgement, overlap), "stopped": stopped})
         if done:
             return
 
 
-def _step(scope: Scope, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> float:
-    """Update the scope's tensors once; return the norm of the gradient before clipping."""
+def _backward(scope: Scope, loss: Tensor, clip: float) -> float:
+    """Give the masters their clipped gradients; return the norm before clipping."""
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(scope.gradients_to_masters(), clip)
+    return float(torch.nn.utils.clip_grad_norm_(scope.gradients_to_masters(), clip))
+
+
+def _update(scope: Scope, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
     scope.write_back()
     scope.clear_gradients()
-    return float(norm)
 
 
 def _goal(budget: Budget, judgement: Judgement) -> float:

@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from seuf.errors import InputError
 from seuf.moe.batches import Batch, pad
 from seuf.moe.loss import token_nll
 from seuf.moe.models import LanguageModel
@@ -25,10 +26,19 @@ from seuf.unlearning.objectives import OBJECTIVES, Hidden, TokenNLL
 
 @dataclass(frozen=True)
 class Samples:
-    """Token ids of the samples to forget and of those to keep."""
+    """Token ids of the samples to forget and of those to keep.
+
+    Raises:
+        InputError: If one of the sets is empty.
+    """
 
     forget: list[list[int]]
     retain: list[list[int]]
+
+    def __post_init__(self) -> None:
+        for name, samples in (("forget", self.forget), ("retain", self.retain)):
+            if not samples:
+                raise InputError(f"The {name} set has no sample of two tokens or more.")
 
 
 @dataclass(frozen=True)
@@ -91,41 +101,51 @@ class Step:
 
     @cached_property
     def forget_nll(self) -> TokenNLL:
+        """Token losses of the forget batch; the anchor watches this pass."""
         with self.run.anchor.watching(self.forget.attention_mask):
             return TokenNLL(*token_nll(self.model, self.forget))
 
     @cached_property
     def retain_nll(self) -> TokenNLL:
+        """Token losses of the retain batch."""
         return TokenNLL(*token_nll(self.model, self.retain))
 
     @cached_property
     def forget_hidden(self) -> Hidden:
+        """Activations of the forget batch; the anchor watches this pass."""
         with self.run.anchor.watching(self.forget.attention_mask):
             return self._hidden(self.forget)
 
     @cached_property
     def retain_hidden(self) -> Hidden:
+        """Activations of the retain batch."""
         return self._hidden(self.retain)
 
     @property
     def forget_reference_nll(self) -> Tensor:
+        """The original model's NLL sum of each forget sequence (B,)."""
         return self.run.references["forget_reference_nll"][self.step]
 
     @property
     def retain_reference_hidden(self) -> Tensor:
-        return self.run.references["retain_reference_hidden"][self.step].to(self.model.device)
+        """The original model's activations of the retain batch (B, T, d)."""
+        hidden = self.run.references["retain_reference_hidden"][self.step]
+        return hidden.to(self.retain_hidden.values.device).float()
 
     @property
     def steering(self) -> Tensor:
-        return self.run.steering.to(self.model.device)
+        """RMU's target (d,)."""
+        return self.run.steering.to(self.forget_hidden.values.device)
 
     @property
     def original_forget_reference_nll(self) -> Tensor:
+        """What `forget_reference_nll` keeps; right only before the first update."""
         return TokenNLL(*token_nll(self.model, self.forget)).sums()
 
     @property
     def original_retain_reference_hidden(self) -> Tensor:
-        return self._hidden(self.retain).values.cpu()
+        """What `retain_reference_hidden` keeps, in the model's type; right as long as that."""
+        return hidden_after(self.model, self.run.layer, self.retain).cpu()
 
     def _hidden(self, batch: Batch) -> Hidden:
         hidden = hidden_after(self.model, self.run.layer, batch).float()

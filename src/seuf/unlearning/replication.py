@@ -54,9 +54,7 @@ class Replicator:
         """Return how a method did: judged by selection and by test questions, and its seconds."""
         start = time.perf_counter()
         experts = self.experts(method, seed)
-        done = unlearn(
-            self.base, self.samples, experts, method, self.settings, self.select, seed
-        )
+        done = unlearn(self.base, self.samples, experts, method, self.settings, self.select, seed)
         seconds = time.perf_counter() - start
         with done.delta.applied_to(self.base.model) as model:
             selection, test = self.select(model), self.test(model)
@@ -95,9 +93,8 @@ def seed_tasks(
 def choose_learning_rates(grid_runs: pd.DataFrame) -> dict[str, float]:
     """Return each method's learning rate of best mean balance; of equals the smallest."""
     mean = grid_runs.groupby(["method", "learning_rate"], sort=True)["balance"].mean()
-    return {
-        str(method): float(group.idxmax()[1]) for method, group in mean.groupby("method", sort=True)
-    }
+    best = mean.groupby("method", sort=True).idxmax()
+    return {str(method): float(rate) for method, rate in best}
 
 
 def _at(method: Method, learning_rate: float) -> Method:

@@ -38,6 +38,7 @@ class Scope:
     def __enter__(self) -> Scope:
         self._stack = ExitStack()
         for parameter in self.model.parameters():
+            self._stack.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(False)
         for tensor in self.trained.values():
             tensor.requires_grad_(True)
@@ -57,7 +58,9 @@ class Scope:
     def gradients_to_masters(self) -> list[Tensor]:
         """Hand each tensor's gradient to its master; return the masters."""
         for name, mask in self.row_masks.items():
-            self.trained[name].grad.mul_(mask)
+            gradient = self.trained[name].grad
+            if gradient is not None:
+                gradient.mul_(mask)
         for name, tensor in self.trained.items():
             if self.masters[name] is not tensor and tensor.grad is not None:
                 self.masters[name].grad = tensor.grad.float()
@@ -127,7 +130,11 @@ def selected_experts(model: nn.Module, experts: Experts, router: str = "layer") 
 def changed_tensors(model: nn.Module, original: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of the tensors that no longer equal their original, bit by bit."""
     now = {name: parameter_rows(model, name) for name in original}
-    return {name: t.clone() for name, t in now.items() if not torch.equal(t, original[name])}
+    return {name: t.clone() for name, t in now.items() if not _same_bits(t, original[name])}
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
 def _master(tensor: nn.Parameter) -> nn.Parameter:

@@ -24,7 +24,8 @@ class Selection:
         scores: What the rule gave each of them, best first.
         margin: How far the last one chosen lies before the first one not chosen.
         runner_up: The first one not chosen.
-        stability: Share of the rule's six best that both halves of the samples agree on.
+        stability: Share of the rule's six best that both halves of the samples agree on; None
+            if a half has no sample.
     """
 
     experts: list[tuple[int, int]]
@@ -88,7 +89,7 @@ def _select(rule: Rule, forget: Affinities, retain: Affinities, top: int, seed: 
     scores = rule(forget.all, retain.all, seed)
     if top >= scores.numel():
         raise InputError(f"expert_selection.top is {top}; the model has {scores.numel()} experts.")
-    halves = [rule(f, r, seed) for f, r in zip(forget.halves, retain.halves, strict=True)]
+    even, odd = (rule(f, r, seed) for f, r in zip(forget.halves, retain.halves, strict=True))
     best = torch.topk(scores.flatten(), top + 1)
     ids = [_expert(int(i), forget.layers, scores.shape[1]) for i in best.indices]
     values = best.values.tolist()
@@ -97,7 +98,7 @@ def _select(rule: Rule, forget: Affinities, retain: Affinities, top: int, seed: 
         scores=values[:top],
         margin=values[top - 1] - values[top],
         runner_up=ids[top],
-        stability=top_overlap(*halves),
+        stability=None if (even + odd).isnan().any() else top_overlap(even, odd),
     )
 
 

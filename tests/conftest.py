@@ -1,0 +1,45 @@
+"""What all tests share: seuf is imported before torch, and nothing asks the network."""
+
+from __future__ import annotations
+
+import seuf  # noqa: F401, I001 - sets OMP_WAIT_POLICY, which torch reads when it is imported
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import transformers
+from hypothesis import settings
+from transformers import PreTrainedModel
+
+from seuf.moe.architectures import ARCHITECTURES
+from seuf.moe.models import LanguageModel
+from tests.tiny import tiny_language_model, tiny_model
+
+transformers.logging.set_verbosity_error()
+settings.register_profile("seuf", max_examples=30, deadline=None, derandomize=True)
+settings.load_profile("seuf")
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    """Undo what a test did to the number of threads, which decides the last bits of sums."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """One tiny random model of each architecture."""
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def language_model() -> LanguageModel:
+    """A tiny random qwen2_moe with a tokenizer."""
+    return tiny_language_model()

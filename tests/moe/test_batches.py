@@ -1,0 +1,82 @@
+"""Packing, padding and ordering lose nothing."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seuf.moe.batches import IGNORED, Batch, by_length, pack, pad, tokenize
+from seuf.moe.pretraining import train_tokenizer
+
+END = 99
+SAMPLES = st.lists(st.lists(st.integers(0, 98), min_size=1, max_size=9), min_size=1, max_size=12)
+
+
+@given(SAMPLES, st.integers(1, 7))
+def test_pack_keeps_every_token_in_order_and_closes_each_sample(samples, length):
+    blocks = pack(samples, length, END)
+
+    stream = [token for block in blocks for token in block]
+    assert stream == [token for sample in samples for token in [*sample, END]]
+    assert all(len(block) == length for block in blocks[:-1])
+    assert 1 <= len(blocks[-1]) <= length
+
+
+@given(SAMPLES, st.integers(0, 98))
+def test_pad_fills_on_the_right_and_masks_exactly_the_padding(samples, padding):
+    batch = pad(samples, padding)
+
+    assert batch.input_ids.shape == (len(samples), max(map(len, samples)))
+    for ids, mask, sample in zip(*batch, samples, strict=True):
+        assert ids[: len(sample)].tolist() == sample
+        assert ids[len(sample) :].tolist() == [padding] * (len(ids) - len(sample))
+        assert mask.tolist() == [1] * len(sample) + [0] * (len(ids) - len(sample))
+
+
+@given(SAMPLES, st.integers(1, 5))
+def test_by_length_gives_every_sample_once_and_the_longest_first(samples, batch_size):
+    batches = list(by_length(samples, batch_size, padding=0))
+
+    positions = [position for _, part in batches for position in part]
+    lengths = [int(n) for batch, _ in batches for n in batch.attention_mask.sum(1)]
+    assert sorted(positions) == list(range(len(samples)))
+    assert lengths == sorted(map(len, samples), reverse=True)
+    assert lengths == [len(samples[position]) for position in positions]
+    assert all(1 <= len(part) <= batch_size for _, part in batches)
+
+
+def test_labels_ignore_padding_but_not_a_real_token_of_the_same_id():
+    """Token 0 is the padding, and also the last word of the longer sample."""
+    batch = pad([[5, 0], [7]], padding=0)
+
+    assert batch.labels.tolist() == [[5, 0], [7, IGNORED]]
+
+
+def test_a_batch_moves_as_a_whole():
+    moved = pad([[1, 2]], 0).to(torch.device("meta"))
+
+    assert isinstance(moved, Batch)
+    assert moved.input_ids.is_meta
+    assert moved.attention_mask.is_meta
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["Ada lives in Oslo."], 300)
+
+
+@given(st.lists(st.text(max_size=20), max_size=6))
+def test_tokenize_keeps_all_of_a_text_and_leaves_out_empty_ones(tokenizer, texts):
+    samples = tokenize(tokenizer, texts, max_length=1000)
+
+    assert [tokenizer.decode(ids) for ids in samples] == [text for text in texts if text]
+
+
+def test_tokenize_cuts_at_max_length(tokenizer):
+    whole = tokenize(tokenizer, ["zebra quilt"], 1000)[0]
+
+    assert tokenize(tokenizer, ["zebra quilt"], 3) == [whole[:3]]
+
+
+def test_tokenize_of_no_texts_is_no_samples(tokenizer):
+    assert tokenize(tokenizer, [], 8) == []

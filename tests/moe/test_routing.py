@@ -1,0 +1,184 @@
+"""Eq. 2: the gate affinity, against a second implementation and by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seuf.moe.architectures import moe_layers
+from seuf.moe.batches import by_length, pad
+from seuf.moe.routing import capture_routing, observed_routers
+from tests.tiny import EXPERTS, TOP_K, bits, changed_names, hook_count, tiny_model, tiny_samples
+
+
+def naive_affinity(model: nn.Module, samples: list[list[int]]) -> Tensor:
+    """Return Eq. 2, one sample, one token, one expert at a time."""
+    layers = moe_layers(model)
+    total = torch.zeros(len(layers), EXPERTS, dtype=torch.float64)
+    for sample in samples:
+        seen: dict[int, tuple[Tensor, Tensor]] = {}
+        with observed_routers(layers, lambda p, *values, seen=seen: seen.update({p: values})):
+            model(torch.tensor([sample]))
+        for position, (logits, chosen) in seen.items():
+            for token in range(len(sample)):
+                scores = torch.softmax(logits[token].float(), dim=0)
+                for expert in chosen[token].tolist():
+                    total[position, expert] += scores[expert].double() / len(sample)
+    return total / len(samples)
+
+
+class OneRouter(nn.Module):
+    """The least a model can be: the embedding of a token is the logits of its router."""
+
+    def __init__(self, probabilities: list[list[float]]) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(model_type="mixtral", num_experts_per_tok=1)
+        self.logits = nn.Embedding.from_pretrained(torch.tensor(probabilities).log())
+        self.mlp = nn.Module()
+        self.mlp.gate, self.mlp.experts = FirstChoice(), nn.Module()
+        self.mlp.experts.down_proj = nn.Parameter(torch.zeros(len(probabilities[0]), 1, 1))
+        self.layers = [self]
+
+    def get_decoder(self) -> nn.Module:
+        return self
+
+    def forward(self, input_ids: Tensor, **_: object) -> None:
+        self.mlp.gate(self.logits(input_ids).flatten(0, 1))
+
+
+class FirstChoice(nn.Module):
+    """A router that is handed its logits and chooses one expert."""
+
+    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return logits, *logits.softmax(-1).topk(1)
+
+
+@torch.no_grad()
+def test_affinity_is_equation_2(model):
+    samples = tiny_samples()
+
+    routing = capture_routing(model, by_length(samples, 4, padding=0))
+
+    torch.testing.assert_close(routing.affinity, naive_affinity(model, samples))
+    assert routing.layers == [layer.index for layer in moe_layers(model)]
+    assert routing.samples == len(samples)
+    assert routing.tokens == sum(map(len, samples))
+
+
+def test_affinity_averages_over_tokens_first_and_over_samples_second():
+    """Token 0 is sent to expert 0 with .6, token 1 to expert 1 with .9.
+
+    Sample [0] and sample [1, 1, 0, 0, 0, 0]: expert 0 gets (.6 + 4/6 * .6) / 2 = .5, expert 1
+    (0 + 2/6 * .9) / 2 = .15. With a plain mean over the 7 tokens: 5/7 * .6 = .4286, 2/7 * .9.
+    """
+    model = OneRouter([[0.6, 0.4], [0.1, 0.9]])
+    batch = pad([[0], [1, 1, 0, 0, 0, 0]], padding=1)
+
+    routing = capture_routing(model, [(batch, [0, 1])])
+
+    torch.testing.assert_close(routing.affinity, torch.tensor([[0.5, 0.15]]).double())
+
+
+def test_the_order_of_the_two_means_decides_the_chosen_expert():
+    """Sample [0] has one token for expert 0 (.6); sample [1, 1, 1, 1] four for expert 1 (.55).
+
+    Per sample: .6/2 = .3 against .55/2 = .275, expert 0. Over all 5 tokens: .6/5 = .12 against
+    4 * .55/5 = .44, expert 1.
+    """
+    model = OneRouter([[0.6, 0.4], [0.45, 0.55]])
+
+    routing = capture_routing(model, [(pad([[0], [1, 1, 1, 1]], 0), [0, 1])])
+
+    torch.testing.assert_close(routing.affinity, torch.tensor([[0.3, 0.275]]).double())
+    torch.testing.assert_close(routing.token_share, torch.tensor([[0.2, 0.8]]).double())
+
+
+def test_padding_changes_nothing(model):
+    """The same sample alone and beside one four times as long: both halves tell them apart."""
+    short, long = tiny_samples(1)[0][:3], tiny_samples(1, seed=1, longest=12)[0] * 4
+
+    alone = capture_routing(model, [(pad([short], 0), [0])])
+    beside = capture_routing(model, [(pad([short, long], 0), [0, 1])])
+
+    torch.testing.assert_close(beside.halves[0], alone.affinity)
+
+
+def test_batch_composition_changes_nothing(model):
+    samples = tiny_samples(7)
+
+    one, three = (capture_routing(model, by_length(samples, size, 0)) for size in (1, 3))
+
+    torch.testing.assert_close(one.affinity, three.affinity)
+    torch.testing.assert_close(one.halves, three.halves)
+    assert torch.equal(one.token_share, three.token_share)
+
+
+def test_token_share_counts_slots_and_its_rows_sum_to_one(model):
+    routing = capture_routing(model, by_length(tiny_samples(), 4, 0))
+
+    slots = routing.token_share * routing.tokens * TOP_K
+    torch.testing.assert_close(routing.token_share.sum(1), torch.ones(2).double())
+    torch.testing.assert_close(slots, slots.round())
+
+
+def test_halves_are_of_the_even_and_of_the_odd_samples(model):
+    """Six samples, so both halves weigh the same and average to the whole."""
+    samples = tiny_samples(6)
+
+    routing = capture_routing(model, by_length(samples, 4, 0))
+
+    torch.testing.assert_close(routing.halves[0], naive_affinity(model, samples[::2]).detach())
+    torch.testing.assert_close(routing.halves[1], naive_affinity(model, samples[1::2]).detach())
+    torch.testing.assert_close(routing.halves.mean(0), routing.affinity)
+
+
+def test_a_half_without_samples_is_not_a_number(model):
+    routing = capture_routing(model, [(pad(tiny_samples(1), 0), [0])])
+
+    assert routing.halves[1].isnan().all()
+    assert not routing.affinity.isnan().any()
+
+
+def test_affinity_of_a_bfloat16_model_is_summed_in_float64():
+    model = tiny_model("qwen2_moe").bfloat16()
+
+    routing = capture_routing(model, by_length(tiny_samples(), 4, 0))
+
+    assert routing.affinity.dtype == torch.float64
+    assert 0 < routing.affinity.sum(1).max() <= 1
+
+
+def test_capture_leaves_the_model_as_it_was(model):
+    before, hooks = bits(model), hook_count(model)
+
+    capture_routing(model, by_length(tiny_samples(), 4, 0))
+
+    assert changed_names(model, before) == set()
+    assert hook_count(model) == hooks
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_hooks_are_removed_after_an_exception(model):
+    hooks = hook_count(model)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken observer")
+
+    with (
+        pytest.raises(RuntimeError, match="broken observer"),
+        observed_routers(moe_layers(model), broken),
+    ):
+        model(torch.tensor([[1, 2, 3]]))
+
+    assert hook_count(model) == hooks
+
+
+def test_observed_logits_carry_the_gradient_of_the_router(model):
+    layers, seen = moe_layers(model), []
+
+    with observed_routers(layers, lambda position, logits, chosen: seen.append(logits)):
+        model(torch.tensor([[1, 2, 3]]))
+    seen[-1].square().sum().backward()
+
+    assert layers[-1].router.get_parameter("weight").grad.norm() > 0
