@@ -1,4 +1,4 @@
-"""Compare the methods of the study."""
+"""Compare the methods of the study: numbers, figures, one page for people."""
 
 from seuf.pipelines.reporting.pipeline import create_pipeline
 

@@ -1,0 +1,95 @@
+"""A study of three methods, small enough to know its numbers by heart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from seuf.reporting.comparison import comparison_table
+
+LOG = ["learning_rate", "step", "balance", "chance", "overlap_forget", "overlap_retain", "stopped"]
+SELECTED: dict[str, Any] = {
+    "affinity": {
+        "experts": [[1, 3]],
+        "scores": [0.25],
+        "margin": 0.125,
+        "runner_up": [0, 2],
+        "stability": 0.5,
+    },
+    "by_hand": {
+        "experts": [[1, 3]],
+        "scores": None,
+        "margin": None,
+        "runner_up": None,
+        "stability": None,
+    },
+}
+
+
+def scores(forget: float, retain: float, trained: float, error: Any = 0.05) -> dict[str, Any]:
+    """Return the scores of a method that changed two tensors if it trained anything."""
+    return {
+        "questions": {
+            "forget": {"accuracy": forget, "standard_error": error, "questions": 4, "answers": []},
+            "retain": {"accuracy": retain, "standard_error": error, "questions": 4, "answers": []},
+        },
+        "routing_overlap": {"forget": 0.5, "retain": 0.75},
+        "trained_share": trained,
+        "changed_share": trained,
+        "changed_tensors": 2 if trained else 0,
+        "experts": [],
+    }
+
+
+def generation(forget: float, retain: float) -> dict[str, Any]:
+    """Return scores of generated answers."""
+    return {
+        "forget": {"rouge_l_recall": forget, "standard_error": 0.01, "answers": []},
+        "retain": {"rouge_l_recall": retain, "standard_error": 0.02, "answers": []},
+    }
+
+
+def log(*looks: tuple[float, int, float | None, float | None, float | None]) -> pd.DataFrame:
+    """Return a training log of looks (learning rate, step, balance, both overlaps)."""
+    rows = [[*look[:3], 0.25, *look[3:], None] for look in looks]
+    return pd.DataFrame(rows, columns=LOG)
+
+
+def comparison(**changes: dict[str, Any]) -> pd.DataFrame:
+    """Return the comparison of an original, `full_ga` and `seuf_rmu`, the best; with changes."""
+    rows = {
+        "original": numbers(1.0, 1.0, 0.0),
+        "full_ga": numbers(0.25, 0.5, 1.0),
+        "seuf_rmu": numbers(0.5, 1.0, 0.0625),
+    }
+    return comparison_table({name: row | changes.get(name, {}) for name, row in rows.items()})
+
+
+def numbers(forget: float, retain: float, trained: float) -> dict[str, float]:
+    """Return a method's metrics where guessing gives a quarter."""
+    return {
+        "forget_efficacy": forget,
+        "forget_efficacy_stderr": 0.03,
+        "utility": retain,
+        "utility_stderr": 0.04,
+        "chance": 0.25,
+        "balance": retain - (forget - 0.25),
+        "routing_overlap_forget": 0.5,
+        "routing_overlap_retain": 0.75,
+        "trained_share": trained,
+        "changed_share": trained,
+        "changed_tensors": 2 if trained else 0,
+        "seconds": 12.34,
+    }
+
+
+def routing(shares: list[float], layer: int = 1) -> pd.DataFrame:
+    """Return a routing table of two layers: the given one, and one with even shares."""
+    even = [1 / len(shares)] * len(shares)
+    rows = [
+        (at, expert, share)
+        for at, layer_shares in ((0, even), (layer, shares))
+        for expert, share in enumerate(layer_shares)
+    ]
+    return pd.DataFrame(rows, columns=["layer", "expert", "token_share"])

@@ -1,0 +1,133 @@
+"""The paper's figures 1a, 2 and 3."""
+
+import pytest
+
+from seuf.reporting.efficacy_utility import efficacy_utility
+from seuf.reporting.overlap_over_steps import kept_curve, overlap_over_steps
+from seuf.reporting.tokens_per_expert import ranked_shares, rules_by_expert, tokens_per_expert
+from tests.reporting.examples import SELECTED, comparison, log, routing
+
+LOGS = {
+    "original": log(),
+    "full_ga": log((0.1, 5, 0.25, 0.5, 0.75)),
+    "seuf_rmu": log((0.1, 5, 0.75, 1.0, 1.0)),
+}
+
+
+def named(figure, name):
+    """Return the traces with data that bear the name."""
+    return [trace for trace in figure.data if trace.name == name and trace.x != (None,)]
+
+
+def test_a_marker_lies_at_forget_accuracy_and_utility():
+    (marker,) = named(efficacy_utility(comparison()), "seuf_rmu")
+
+    assert (marker.x, marker.y) == ((0.5,), (1.0,))
+    assert (marker.error_x.array, marker.error_y.array) == ((0.03,), (0.04,))
+
+
+def test_the_ideal_guesses_what_is_forgotten_and_knows_the_rest():
+    (ideal,) = named(efficacy_utility(comparison()), "the ideal")
+
+    assert (ideal.x, ideal.y) == ((0.25,), (1.0,))
+
+
+def test_without_chance_there_is_no_ideal():
+    unknown = comparison().assign(chance=float("nan"))
+
+    assert not named(efficacy_utility(unknown), "the ideal")
+
+
+def test_a_mark_without_known_error_has_no_bar():
+    unknown = comparison(full_ga={"utility_stderr": float("nan")})
+
+    (marker,) = named(efficacy_utility(unknown), "full_ga")
+
+    assert marker.error_y.array is None
+
+
+def test_experts_are_ranked_by_their_share_of_the_forget_set():
+    shares = ranked_shares(routing([0.2, 0.3, 0.5]), routing([0.6, 0.4, 0.0]), layer=1)
+
+    assert list(shares.index) == [2, 1, 0]
+    assert shares["forget"].tolist() == [0.5, 0.3, 0.2]
+    assert shares["retain"].tolist() == [0.0, 0.4, 0.6]
+
+
+def test_an_expert_knows_all_rules_that_chose_it():
+    assert rules_by_expert(SELECTED) == {(1, 3): ["affinity", "by_hand"]}
+
+
+def test_only_layers_of_selected_experts_have_a_panel():
+    figure = tokens_per_expert(routing([0.1, 0.2, 0.3, 0.4]), routing([0.25] * 4), SELECTED)
+
+    assert [trace.name for trace in figure.data] == ["forget set", "retain set"]
+    assert figure.data[0].x == ("3", "2", "1", "0")
+
+
+def test_the_arrow_points_at_the_bar_of_the_selected_expert():
+    """Expert 3 takes least of the forget set: its bar is the last of four, at position 3."""
+    forget, retain = routing([0.4, 0.3, 0.2, 0.1]), routing([0.1, 0.1, 0.1, 0.7])
+
+    figure = tokens_per_expert(forget, retain, SELECTED)
+
+    (arrow,) = [note for note in figure.layout.annotations if note.text == "affinity, by_hand"]
+    assert (arrow.x, arrow.y) == (3, 0.7)
+
+
+def test_the_curve_is_that_of_the_learning_rate_with_the_best_balance():
+    """0.8 at step 5 of the second rate beats 0.7, the best of the first."""
+    looks = log(
+        (0.1, 5, 0.6, 0.9, 0.95),
+        (0.1, 10, 0.7, 0.8, 0.9),
+        (0.2, 5, 0.8, 0.7, 0.85),
+        (0.2, 10, 0.5, 0.6, 0.8),
+    )
+
+    curve = kept_curve(looks)
+
+    assert curve["step"].tolist() == [0, 5, 10]
+    assert curve["forget"].tolist() == [1.0, 0.7, 0.6]
+    assert curve["retain"].tolist() == [1.0, 0.85, 0.8]
+    assert curve["kept"].tolist() == [False, True, False]
+
+
+def test_of_equal_balances_the_first_was_kept():
+    curve = kept_curve(log((0.1, 5, 0.5, 0.9, 0.9), (0.2, 5, 0.5, 0.8, 0.8)))
+
+    assert curve["forget"].tolist() == [1.0, 0.9]
+
+
+def test_a_step_that_broke_off_is_not_drawn():
+    curve = kept_curve(log((0.1, 5, 0.5, 0.9, 0.9), (0.1, 7, None, None, None)))
+
+    assert curve["step"].tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("empty", [log(), log((0.1, 1, None, None, None))])
+def test_a_log_without_a_look_draws_nothing(empty):
+    figure = overlap_over_steps(comparison(), dict.fromkeys(LOGS, empty))
+
+    assert not [trace for trace in figure.data if trace.x != (None,)]
+
+
+def test_each_method_is_drawn_on_both_sets():
+    forget, retain = named(overlap_over_steps(comparison(), LOGS), "full_ga")
+
+    assert (forget.x, forget.y) == ((0, 5), (1.0, 0.5))
+    assert (retain.x, retain.y) == ((0, 5), (1.0, 0.75))
+
+
+def test_the_dot_is_at_step_0_when_the_original_was_kept():
+    unchanged = comparison(full_ga={"changed_tensors": 0})
+
+    forget, _ = named(overlap_over_steps(unchanged, LOGS), "full_ga")
+
+    assert forget.marker.size == (10, 0)
+
+
+def test_an_objective_has_the_same_colour_in_all_figures():
+    (marker,) = named(efficacy_utility(comparison()), "seuf_rmu")
+    line, _ = named(overlap_over_steps(comparison(), LOGS), "seuf_rmu")
+
+    assert marker.marker.color == line.line.color
