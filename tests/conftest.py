@@ -1,8 +1,10 @@
 """What all tests share: seuf is imported before torch, and nothing asks the network."""
 
+# ruff: noqa: I001 - the order of the imports matters here
+
 from __future__ import annotations
 
-import seuf  # noqa: F401, I001 - sets OMP_WAIT_POLICY, which torch reads when it is imported
+import seuf  # noqa: F401 - sets OMP_WAIT_POLICY, which torch reads when it is imported
 
 import os
 

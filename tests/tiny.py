@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import seuf  # noqa: F401, I001 - sets OMP_WAIT_POLICY, which torch reads when it is imported
-
 import random
 from typing import Any
 

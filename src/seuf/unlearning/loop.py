@@ -56,7 +56,7 @@ def train(scope: Scope, loss_at: Loss, judge: Judge, budget: Budget, best: Best)
     for step in tqdm(range(1, budget.steps + 1), desc=f"lr {budget.learning_rate:g}", disable=None):
         objective, anchor = loss_at(step - 1)
         norm = _backward(scope, objective + anchor, budget.gradient_clip)
-        numbers = {"loss": float(objective), "anchor": float(anchor), "gradient_norm": norm}
+        numbers = {"loss": objective.item(), "anchor": anchor.item(), "gradient_norm": norm}
         entry = {"learning_rate": budget.learning_rate, "step": step, **numbers}
         if not math.isfinite(sum(numbers.values())):
             best.log.append({**entry, "stopped": "loss or gradient is not finite"})

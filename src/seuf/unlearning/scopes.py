@@ -93,7 +93,8 @@ class Scope:
     def trained_share(self) -> float:
         """Return the share of the model's parameters that are in training."""
         total = sum(parameter.numel() for parameter in self.model.parameters())
-        return sum(tensor.numel() for tensor in self.trained.values()) / total
+        rows = {name: mask.float().mean().item() for name, mask in self.row_masks.items()}
+        return sum(t.numel() * rows.get(name, 1.0) for name, t in self.trained.items()) / total
 
 
 def everything(model: nn.Module) -> Scope:

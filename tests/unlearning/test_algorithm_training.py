@@ -1,0 +1,77 @@
+"""How a run of Algorithm 1 trains, and what it reports."""
+
+import pytest
+
+from seuf.unlearning.algorithm import LOG_COLUMNS, samples_of
+from tests.unlearning.runs import SETTINGS, method, run
+
+
+def test_all_learning_rates_start_from_the_same_model(language_model):
+    """The second rate's log is what it would be alone, to the last digit."""
+    alone = run(language_model, method(learning_rates=[1e-3]))
+    both = run(language_model, method(learning_rates=[1e-2, 1e-3]))
+
+    def numbers(log: list[dict]) -> list[tuple]:
+        return [(e["learning_rate"], e["step"], e["loss"], e["gradient_norm"]) for e in log]
+
+    assert numbers(both.log)[2:] == numbers(alone.log)
+    assert [entry["learning_rate"] for entry in both.log] == [1e-2, 1e-2, 1e-3, 1e-3]
+
+
+def test_gradient_ascent_raises_the_loss_on_the_forget_set(language_model):
+    """`loss` is minus the mean NLL of the batch, so it falls."""
+    done = run(language_model, method(anchor_weight=0.0), steps=20)
+
+    assert done.log[-1]["loss"] < done.log[0]["loss"] - 0.1
+
+
+def test_the_anchor_keeps_the_loss_of_routing_low(language_model):
+    """The same run without anchor logs 0; with a heavy one the distance to the target falls."""
+    without = run(language_model, method(anchor_weight=0.0), steps=20)
+    heavy = run(language_model, method(anchor_weight=1000.0), steps=20)
+
+    assert {entry["anchor"] for entry in without.log} == {0.0}
+    assert heavy.log[-1]["anchor"] < heavy.log[0]["anchor"]
+
+
+def test_the_log_has_the_columns_it_promises(language_model):
+    for entry in run(language_model, method()).log:
+        assert set(entry) == set(LOG_COLUMNS)
+
+
+def test_trained_share_is_that_of_the_scope(language_model):
+    """The expert has 1024 + 512 parameters, the router 128."""
+    total = sum(parameter.numel() for parameter in language_model.model.parameters())
+
+    assert run(language_model, method()).trained_share == pytest.approx(1664 / total)
+    assert run(language_model, method("everything")).trained_share == 1.0
+
+
+def test_a_method_may_steer_further_than_the_study(language_model):
+    """The forget term of RMU grows with the length of its target."""
+    near, far = (
+        run(language_model, method("experts", "rmu", steering_coefficient=c)) for c in (1.0, 100.0)
+    )
+
+    assert far.log[0]["loss"] > near.log[0]["loss"]
+
+
+def test_texts_become_samples_cut_or_packed(language_model):
+    texts = ["Ada lives in Oslo."] * 6
+    single = language_model.tokenizer(texts[0])["input_ids"]
+    cut = SETTINGS.model_copy(update={"max_length": 4})
+    packed = SETTINGS.model_copy(update={"max_length": 10, "pack": True})
+
+    assert samples_of(language_model, texts, texts[:1], cut).forget == [single[:4]] * 6
+    blocks = samples_of(language_model, texts, texts[:1], packed).forget
+    assert all(len(block) == 10 for block in blocks[:-1])
+    assert sum(map(len, blocks)) == 6 * (len(single) + 1)
+
+
+def test_a_sample_of_one_token_is_left_out(language_model):
+    """Nothing is predicted from it, and a batch of such would have no loss."""
+    assert len(language_model.tokenizer("A")["input_ids"]) == 1
+
+    samples = samples_of(language_model, ["A", "Ada lives"], ["Ada lives"], SETTINGS)
+
+    assert len(samples.forget) == 1

@@ -1,0 +1,122 @@
+"""Eq. 3: what holds the router still."""
+
+import pytest
+import torch
+
+from seuf.moe.architectures import gate_probabilities, moe_layers
+from seuf.moe.routing import observed_routers
+from seuf.unlearning.anchor import Anchor, anchor_for, anchor_loss
+from tests.tiny import TOP_K, hook_count, tiny_batch, tiny_model
+
+ALL = torch.tensor([True, True])
+
+
+def test_the_loss_is_the_squared_distance_to_the_target():
+    """(.6 .3 .1) from (1 0 0): .16 + .09 + .01 = .26; (1 0 0) is there already: mean .13."""
+    gates = torch.tensor([[0.6, 0.3, 0.1], [1.0, 0.0, 0.0]])
+
+    assert anchor_loss(gates, [0], ALL).item() == pytest.approx(0.13)
+
+
+def test_several_targets_share_the_weight():
+    """Two targets have 1/2 each: (.6 .3 .1) from (.5 .5 0): .01 + .04 + .01 = .06."""
+    gates = torch.tensor([[0.6, 0.3, 0.1]])
+
+    assert anchor_loss(gates, [0, 1], ALL[:1]).item() == pytest.approx(0.06)
+
+
+def test_padding_does_not_count():
+    gates = torch.tensor([[0.6, 0.3, 0.1], [0.0, 0.0, 1.0]])
+
+    assert anchor_loss(gates, [0], torch.tensor([True, False])).item() == pytest.approx(0.26)
+
+
+def token_gradient(probabilities: list[float], target: int, keep: int) -> torch.Tensor:
+    """Return the loss's gradient by one token's logits, with all but `keep` gates set to zero."""
+    logits = torch.tensor([probabilities]).log().requires_grad_()
+    gates = logits.softmax(-1)
+    chosen = torch.zeros_like(gates).scatter_(1, gates.topk(keep).indices, 1.0)
+    anchor_loss(gates * chosen, [target], ALL[:1]).backward()
+    return logits.grad[0]
+
+
+def test_a_token_sent_elsewhere_is_pulled_to_the_target_by_the_softmax_and_hardly_by_top_k():
+    """Let s = (.5 .3 .2) and the target be 2, with ds_i/dz_2 = s_i (delta_i2 - s_2).
+
+    Softmax: 2 * .2 * (2 * .2 - 1 - (.25 + .09 + .04)) = -.392. Top 1: 2 * .5 * (-.5 * .2) = -.1.
+    """
+    assert token_gradient([0.5, 0.3, 0.2], 2, keep=3)[2].item() == pytest.approx(-0.392)
+    assert token_gradient([0.5, 0.3, 0.2], 2, keep=1)[2].item() == pytest.approx(-0.1)
+
+
+def watched(on: str, target: int) -> torch.Tensor:
+    """Return mixtral's router gradient from the anchor on the tokens not sent to the target."""
+    model = tiny_model("mixtral")
+    layer, batch, seen = moe_layers(model)[0], tiny_batch(), []
+    with torch.no_grad(), observed_routers([layer], lambda p, logits, chosen: seen.append(chosen)):
+        model(**batch._asdict())
+    elsewhere = (seen[0] != target).all(-1).view_as(batch.input_ids) & batch.attention_mask.bool()
+
+    anchor = anchor_for(model, [(0, target)], on)
+    with anchor.watching(elsewhere):
+        model(**batch._asdict())
+    anchor.loss().backward()
+
+    return layer.router.get_parameter("weight").grad[target]
+
+
+def test_on_mixtral_top_k_moves_the_targets_row_less_than_the_softmax():
+    """The same tokens, none of them sent to the target."""
+    assert 0 < watched("topk", 1).norm() < watched("softmax", 1).norm() / 2
+
+
+@pytest.mark.parametrize("on", ["softmax", "topk"])
+def test_what_is_measured_is_the_layer_under_treatment(model, on):
+    """Recomputed from the logits seen beside it."""
+    layer, batch, seen = moe_layers(model)[-1], tiny_batch(), []
+    anchor = anchor_for(model, [(layer.index, 2)], on)
+
+    with (
+        observed_routers([layer], lambda p, *values: seen.append(values)),
+        anchor.watching(batch.attention_mask),
+    ):
+        model(**batch._asdict())
+
+    logits, chosen = seen[0]
+    gates = gate_probabilities(layer, logits)
+    if on == "topk":
+        gates = gates.masked_fill(~torch.nn.functional.one_hot(chosen, 4).sum(1).bool(), 0.0)
+        assert ((gates > 0).sum(-1) == TOP_K).all()
+    expected = anchor_loss(gates, [2], batch.attention_mask.flatten().bool())
+    torch.testing.assert_close(anchor.loss(), expected)
+
+
+def test_layers_are_averaged_and_each_has_its_own_targets(model):
+    first, last = (layer.index for layer in moe_layers(model))
+    losses = []
+
+    for experts in ([(first, 0), (first, 1)], [(last, 3)], [(last, 3), (first, 0), (first, 1)]):
+        anchor = anchor_for(model, experts, "softmax")
+        with anchor.watching(tiny_batch().attention_mask):
+            model(**tiny_batch()._asdict())
+        losses.append(anchor.loss())
+
+    torch.testing.assert_close(losses[2], (losses[0] + losses[1]) / 2)
+
+
+def test_an_anchor_of_no_layer_is_zero():
+    assert Anchor([], [], "softmax").loss() == 0
+
+
+def test_only_the_last_pass_is_kept_and_no_hook_is_left(model):
+    index, hooks = moe_layers(model)[0].index, hook_count(model)
+    anchor, fresh = (anchor_for(model, [(index, 0)], "softmax") for _ in range(2))
+
+    for seed in (1, 2):
+        with anchor.watching(tiny_batch(seed=seed).attention_mask):
+            model(**tiny_batch(seed=seed)._asdict())
+    with fresh.watching(tiny_batch(seed=2).attention_mask):
+        model(**tiny_batch(seed=2)._asdict())
+
+    assert torch.equal(anchor.loss(), fresh.loss())
+    assert hook_count(model) == hooks

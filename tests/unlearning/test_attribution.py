@@ -1,0 +1,78 @@
+"""Calibration samples, and how far a ranking can be trusted."""
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seuf.errors import InputError
+from seuf.unlearning.attribution import calibration_samples, top_overlap
+
+
+def samples(count: int, length: int = 100) -> list[list[int]]:
+    """Return samples that tell their position: every token of sample i is i."""
+    return [[i] * length for i in range(count)]
+
+
+def test_fewer_than_a_thousand_tokens_are_refused():
+    with pytest.raises(InputError, match="The forget set has 999 tokens; attribution needs at"):
+        calibration_samples([[1] * 999], None, 0, "forget")
+
+
+def test_a_thousand_tokens_are_enough_to_go_on():
+    assert calibration_samples([[1] * 1000], None, 0, "forget") == [[1] * 1000]
+
+
+@pytest.mark.parametrize("limit", [None, 2000, 5000])
+def test_all_samples_are_taken_where_the_limit_allows_it(limit, caplog):
+    assert calibration_samples(samples(20), limit, 0, "forget") == samples(20)
+    assert caplog.text == ""
+
+
+def test_a_part_below_a_hundred_thousand_tokens_is_warned_of(caplog):
+    """Ten samples of 100 tokens are the fewest with at least 950."""
+    with caplog.at_level(logging.WARNING):
+        chosen = calibration_samples(samples(20), 950, 0, "retain")
+
+    assert len(chosen) == 10
+    assert "uses 1000 of the 2000 tokens of the retain set" in caplog.text
+    assert "routing_capture.max_tokens" in caplog.text
+
+
+def test_a_hundred_thousand_tokens_pass_without_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        chosen = calibration_samples(samples(30, 10_000), 100_000, 0, "forget")
+
+    assert len(chosen) == 10
+    assert caplog.text == ""
+
+
+@given(st.integers(0, 99), st.integers(1, 3900))
+def test_a_draw_is_deterministic_ordered_and_without_repetition(seed, limit):
+    one, other = (calibration_samples(samples(40), limit, seed, "forget") for _ in range(2))
+
+    positions = [sample[0] for sample in one]
+    assert one == other
+    assert positions == sorted(set(positions))
+    assert limit <= len(positions) * 100 < limit + 100
+
+
+def test_another_seed_draws_other_samples():
+    draws = {str(calibration_samples(samples(40), 1000, seed, "forget")) for seed in range(5)}
+
+    assert len(draws) == 5
+
+
+def test_top_overlap_is_the_share_of_the_best_in_common():
+    """The two best of one are 3 and 2, of the other 3 and 0: one of two."""
+    one, other = torch.tensor([[0.1, 0.2], [0.3, 0.4]]), torch.tensor([[0.3, 0.1], [0.2, 0.4]])
+
+    assert top_overlap(one, other, count=2) == 0.5
+    assert top_overlap(one, other, count=1) == 1.0
+    assert top_overlap(one, -one, count=2) == 0.0
+
+
+def test_top_overlap_of_fewer_experts_than_asked_takes_them_all():
+    assert top_overlap(torch.rand(1, 4), torch.rand(1, 4), count=6) == 1.0

@@ -1,0 +1,85 @@
+"""What a method may say."""
+
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from seuf.unlearning.judgement import Judgement
+from seuf.unlearning.objectives import OBJECTIVES
+from seuf.unlearning.quantities import needs
+from seuf.unlearning.selection import SELECTIONS
+from seuf.unlearning.settings import (
+    Method,
+    ObjectiveName,
+    ObjectiveSettings,
+    RuleName,
+    SelectionSettings,
+    UnlearningSettings,
+)
+
+
+def test_the_settings_name_exactly_the_objectives_there_are():
+    assert set(get_args(ObjectiveName)) == OBJECTIVES.keys()
+
+
+def test_the_settings_name_exactly_the_rules_there_are():
+    assert set(get_args(RuleName)) == SELECTIONS.keys()
+
+
+def test_every_number_an_objective_takes_has_a_setting():
+    taken = set().union(*(needs(objective)[1] for objective in OBJECTIVES))
+
+    assert taken <= ObjectiveSettings.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"scope": "everything"}, "needs an objective"),
+        ({"scope": "nothing", "objective": "ga"}, "needs an objective"),
+        ({"scope": "experts", "objective": "ga"}, "needs a selection"),
+        ({"scope": "everything", "objective": "ga", "selection": "affinity"}, "needs a selection"),
+        ({"scope": "everything", "objective": "ga", "anchor_weight": 1.0}, "router to anchor"),
+        ({"scope": "some", "objective": "ga"}, "'nothing', 'everything' or 'experts'"),
+        ({"scope": "everything", "objective": "sga"}, "'ga', 'gdiff', 'npo' or 'rmu'"),
+        ({"scope": "everything", "objective": "ga", "learning_rates": []}, "at least 1 item"),
+        ({"scope": "everything", "objective": "ga", "learning_rates": [0]}, "greater than 0"),
+        ({"scope": "everything", "objective": "ga", "rate": 1}, "Extra inputs"),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_refused(row, why):
+    with pytest.raises(ValidationError, match=why):
+        Method(**row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"scope": "nothing"},
+        {"scope": "everything", "objective": "npo"},
+        {"scope": "experts", "objective": "rmu", "selection": "mine", "anchor_weight": 1.0},
+    ],
+)
+def test_a_row_that_is_whole_is_taken(row):
+    assert Method(**row).model_dump(exclude_unset=True) == row
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"forget_until": 2.0}, {"batchsize": 4}])
+def test_a_budget_out_of_range_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        UnlearningSettings(**wrong)
+
+
+def test_an_unknown_rule_is_refused_with_those_known():
+    with pytest.raises(ValidationError, match="'affinity', 'contrast' or 'random'"):
+        SelectionSettings(rules=["entropy"])
+
+
+@pytest.mark.parametrize(
+    ("forget", "utility", "balance"),
+    [(0.75, 0.8, 0.3), (0.25, 0.8, 0.8), (0.1, 0.8, 0.8), (1.0, 1.0, 0.25)],
+)
+def test_balance_is_utility_minus_the_knowledge_above_chance(forget, utility, balance):
+    """With chance .25: .8 - (.75 - .25) = .3; below chance nothing more is gained."""
+    assert Judgement(forget, utility, 0.25).balance == pytest.approx(balance)
