@@ -23,11 +23,12 @@ class StudyHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Make the study known to the registry and check its parameters."""
+        from seuf.lineage.study import check_study
         from seuf.pipelines.parameters import check_parameters
 
-        os.environ["KEDRO_ENV"] = context.env or "base"
         sys.excepthook = _one_line_for_input_errors
-        check_parameters({k: v for k, v in context.params.items() if k != "env"})
+        os.environ["KEDRO_ENV"] = check_study(context.project_path, context.env or "base")
+        check_parameters(context.config_loader["parameters"])
 
 
 class Cleanliness:
@@ -38,6 +39,16 @@ class Cleanliness:
         """Die with the DVC process that started this one: an orphan must not write outputs."""
         if os.environ.get("DVC_STAGE") and sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Refuse to run a stage that dvc.yaml describes otherwise than the project does."""
+        if stage := os.environ.get("DVC_STAGE"):
+            from seuf.lineage.study import running_study
+            from seuf.lineage.sync import check_stage
+
+            project, name = Path(run_params["project_path"]), run_params["env"] or "base"
+            check_stage(running_study(project, name), stage)
 
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol) -> None:
@@ -55,10 +66,10 @@ class Cleanliness:
 def _one_line_for_input_errors(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print the message alone where the user's input is at fault, else the whole traceback."""
+    """Print the message alone if something given is wrong or missing, else the traceback."""
     cause: Any = error
     while cause is not None:
-        if isinstance(cause, InputError):
+        if isinstance(cause, (InputError, FileNotFoundError)):
             sys.stderr.write(f"error: {cause}\n")
             return
         cause = cause.__cause__ or cause.__context__

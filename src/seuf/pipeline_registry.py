@@ -10,7 +10,7 @@ from kedro.pipeline import Pipeline
 def register_pipelines() -> dict[str, Pipeline]:
     """Return the pipelines by name."""
     pipelines = find_pipelines(raise_errors=True)
-    replication = pipelines["replication"]
+    replication = pipelines.get("replication", Pipeline([]))  # `--pipelines` may leave it out
     others = sum((p for p in pipelines.values() if p is not replication), Pipeline([]))
     pipelines["__default__"] = replication if replication.nodes else others
     return pipelines

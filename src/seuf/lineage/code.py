@@ -1,0 +1,40 @@
+"""The first-party source files that a module can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import grimp
+
+PACKAGE = "seuf"
+
+
+def source_files(modules: Iterable[str]) -> list[str]:
+    """Return the files of the modules and of all they import, from the project's root.
+
+    Imports inside functions count, those under `TYPE_CHECKING` do not. The `__init__.py` of a
+    parent package counts only if it is imported by name.
+
+    Args:
+        modules: Modules; those of other packages are passed over.
+    """
+    ours = {module for module in modules if module.partition(".")[0] == PACKAGE}
+    return sorted(source_file(module) for module in ours.union(*map(_imported_by, ours)))
+
+
+@cache
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph(PACKAGE, exclude_type_checking_imports=True, cache_dir=None)
+
+
+@cache
+def _imported_by(module: str) -> set[str]:
+    return _graph().find_upstream_modules(module)
+
+
+def source_file(module: str) -> str:
+    """Return the file of a first-party module."""
+    path = Path("src", *module.split("."))
+    return str(path / "__init__.py" if _graph().find_children(module) else f"{path}.py")

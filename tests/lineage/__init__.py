@@ -1,0 +1,1 @@
+"""Tests of stages and dvc.yaml."""

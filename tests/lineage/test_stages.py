@@ -1,0 +1,178 @@
+"""Stages of a small made-up project; tests/lineage/test_sync.py looks at the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.pipeline import Node, Pipeline
+
+from seuf.errors import InputError
+from seuf.lineage.stages import stages
+from seuf.lineage.study import Study
+from seuf.pipelines.expert_selection.nodes import select_experts
+
+CATALOG = """\
+routing: {type: seuf.datasets.tables.CSVDataset, filepath: "${globals:root}/routing.csv"}
+chosen:
+  type: seuf.datasets.documents.JSONDataset
+  filepath: ${globals:root}/chosen.json
+  metadata: {dvc: {kind: metrics, cache: false}}
+hub: {type: seuf.datasets.records.RecordsDataset, hub: {path: locuslab/TOFU}}
+old: {type: seuf.datasets.tables.CSVDataset, filepath: old.csv, versioned: true}
+made: {type: seuf.datasets.tables.CSVDataset, filepath: made.csv, metadata: {dvc: {deps: [there]}}}
+"{method}.delta": {type: seuf.datasets.tables.CSVDataset, filepath: "root/{method}/delta"}
+"""
+PARAMETERS = 'rule: {top: 1, of: "${globals:size}"}\nmethods: {ga: {rate: 1}, npo: {rate: 2}}\n'
+GLOBALS = "root: data\nsize: 4\n"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[..., Study]:
+    """Make a study of a pipeline; the study `small` takes `rule` and `size` over from base."""
+    texts = {"catalog": CATALOG, "parameters": PARAMETERS, "globals": GLOBALS}
+    for kind, text in texts.items():
+        _write(tmp_path / f"conf/base/{kind}.yml", text)
+    _write(tmp_path / "conf/small/parameters.yml", "rule: {top: 2}\n")
+    _write(tmp_path / "conf/small/globals.yml", "root: studies/small/data\n")
+
+    def make(pipeline: Pipeline, name: str = "base") -> Study:
+        conf = str(tmp_path / "conf")
+        loader = OmegaConfigLoader(conf, env=name, base_env="base", default_run_env="base")
+        both = {"expert_selection": pipeline, "__default__": pipeline}
+        return Study(tmp_path, name, loader, both)
+
+    return make
+
+
+def test_a_stage_depends_on_its_inputs_its_code_and_its_wiring(study):
+    stage = stages(study(_select("routing", "chosen")))["select"]
+
+    assert stage["deps"] == [
+        "data/routing.csv",
+        "src/seuf/datasets/atomic.py",
+        "src/seuf/datasets/documents.py",
+        "src/seuf/datasets/tables.py",
+        "src/seuf/errors.py",
+        "src/seuf/pipelines/expert_selection/nodes.py",
+        "src/seuf/pipelines/expert_selection/pipeline.py",
+        "src/seuf/unlearning/attribution.py",
+        "src/seuf/unlearning/selection.py",
+        "src/seuf/unlearning/settings.py",
+    ]
+
+
+def test_a_stage_runs_its_node_alone(study):
+    pipeline = _select("routing", "chosen")
+
+    assert stages(study(pipeline))["select"]["cmd"] == (
+        "kedro run --pipelines expert_selection --nodes select"
+    )
+    assert stages(study(pipeline, "small"))["select"]["cmd"] == (
+        "kedro run --env small --pipelines expert_selection --nodes select"
+    )
+
+
+def test_a_study_of_its_own_folder_runs_in_the_root(study):
+    pipeline = _select("routing", "chosen")
+
+    assert stages(study(pipeline, "small"))["select"]["wdir"] == "../.."
+    assert "wdir" not in stages(study(pipeline))["select"]
+
+
+def test_parameters_are_traced_to_the_files_that_define_them(study):
+    """`rule` refers to the global `size`, and the catalog entries to the global `root`."""
+    assert stages(study(_select("routing", "chosen", "params:rule")))["select"]["params"] == [
+        {"conf/base/catalog.yml": ["chosen", "routing"]},
+        {"conf/base/globals.yml": ["root", "size"]},
+        {"conf/base/parameters.yml": ["rule"]},
+    ]
+
+
+def test_a_key_that_the_study_names_is_not_looked_up_in_base(study):
+    stage = stages(study(_select("routing", "chosen", "params:rule.top"), "small"))["select"]
+
+    assert stage["params"] == [
+        {"conf/base/catalog.yml": ["chosen", "routing"]},
+        {"conf/small/globals.yml": ["root"]},
+        {"conf/small/parameters.yml": ["rule.top"]},
+    ]
+
+
+def test_the_catalog_tells_what_dvc_does_with_an_output(study):
+    stage = stages(study(_select("routing", "chosen")))["select"]
+
+    assert stage["metrics"] == [{"data/chosen.json": {"cache": False}}]
+    assert "outs" not in stage
+
+
+def test_the_catalog_tells_what_else_an_output_is_made_from(study):
+    assert "there" in stages(study(_select("routing", "made")))["select"]["deps"]
+
+
+def test_data_on_the_hub_are_no_file_but_their_entry_is_watched(study):
+    stage = stages(study(_select("hub", "chosen")))["select"]
+
+    assert [path for path in stage["deps"] if not path.startswith("src/")] == []
+    assert "hub" in stage["params"][0]["conf/base/catalog.yml"]
+
+
+def test_nodes_of_namespaces_are_one_stage_with_a_matrix(study):
+    stage = stages(study(_methods("ga", "npo")))["select"]
+
+    assert stage["matrix"] == {"method": ["ga", "npo"]}
+    assert stage["cmd"].endswith("--nodes ${item.method}.select")
+    assert stage["outs"] == ["root/${item.method}/delta"]
+    assert stage["params"][-1] == {"conf/base/parameters.yml": ["methods.${item.method}"]}
+
+
+def test_a_dataset_factory_is_watched_with_its_whole_file(study):
+    """DVC takes the dot in `{method}.delta` for the way into a mapping."""
+    assert stages(study(_methods("ga")))["select"]["params"][0] == {"conf/base/catalog.yml": None}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "message"),
+    [
+        (["nowhere"], "chosen", "'nowhere' is in memory, DVC tracks files"),
+        (["routing"], "nowhere", "'nowhere' is in memory, DVC tracks files"),
+        (["old"], "chosen", "'old' is versioned by Kedro"),
+        (["params:rule.bottom"], "chosen", "'rule.bottom' is in no parameters file"),
+        (["params:rules"], "chosen", "'rules' is in no parameters file"),
+        (["routing"], "hub", "'hub' has no file to be written to"),
+    ],
+)
+def test_what_dvc_cannot_track_is_refused(study, inputs, output, message):
+    with pytest.raises(InputError, match=message):
+        stages(study(_pipeline(*inputs, output=output)))
+
+
+def test_nodes_that_differ_in_more_than_their_namespace_are_refused(study):
+    other = _pipeline("chosen", output="npo.delta", namespace="npo")
+
+    with pytest.raises(InputError, match=r"differ in more than their method"):
+        stages(study(_methods("ga") + other))
+
+
+def _select(data: str, output: str, *parameters: str) -> Pipeline:
+    return _pipeline(data, *parameters, output=output)
+
+
+def _pipeline(*inputs: str, output: str, namespace: str | None = None) -> Pipeline:
+    filled = [inputs[place % len(inputs)] for place in range(4)]
+    return Pipeline([Node(select_experts, filled, output, name="select", namespace=namespace)])
+
+
+def _methods(*names: str) -> Pipeline:
+    return sum(
+        (_pipeline(f"params:methods.{m}", output=f"{m}.delta", namespace=m) for m in names),
+        Pipeline([]),
+    )
+
+
+def _write(path: Path, text: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

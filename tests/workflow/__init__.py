@@ -1,0 +1,1 @@
+"""Tests of whole studies, run as a user runs them."""

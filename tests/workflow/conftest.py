@@ -1,0 +1,125 @@
+"""A copy of the project in which the smoke study has run, once for all tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+ROOT = Path(__file__).parents[2]
+KEPT = ("original", "seuf_gdiff")  # the least that is still a comparison, to save time
+STUDY = "studies/smoke/dvc.yaml"
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if key != "KEDRO_ENV"},
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "KEDRO_DISABLE_TELEMETRY": "1",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+class Project:
+    """A copy of the project, and the commands a user gives in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            command, cwd=self.root, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+
+    def done(self, *command: str) -> str:
+        """Return what a command prints, after it has gone well."""
+        ended = self.run(*command)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    def repro(self) -> list[str]:
+        """Return the stages that `dvc repro` has run."""
+        lines = self.done("dvc", "repro", STUDY).splitlines()
+        return [line.split(":")[1].strip("'") for line in lines if line.startswith("Running stage")]
+
+    def stale(self) -> list[str]:
+        """Return the stages that DVC would run again."""
+        with Repo(self.root) as repo:
+            return sorted(name.rpartition(":")[2] for name in repo.status(targets=[STUDY]))
+
+    def replace(self, path: str, old: str, new: str) -> None:
+        """Replace a text that stands in a file."""
+        text = (self.root / path).read_text()
+        assert old in text
+        (self.root / path).write_text(text.replace(old, new))
+
+    def kill_during(self, stage: str, sign: str) -> list[int]:
+        """Kill `dvc repro` when a stage prints a sign; return the processes it had started."""
+        log = self.root / "killed.log"
+        with log.open("w") as out:
+            command = ["dvc", "repro", STUDY]
+            dvc = subprocess.Popen(command, cwd=self.root, env=ENVIRONMENT, stdout=out, stderr=out)
+            while sign not in log.read_text().partition(f"{stage}':")[2]:
+                assert dvc.poll() is None, log.read_text()
+                time.sleep(0.05)
+            started = _descendants(dvc.pid)
+            dvc.send_signal(signal.SIGKILL)
+            dvc.wait()
+        return started
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project in which nothing has run."""
+    root = tmp_path_factory.mktemp("project")
+    listed = subprocess.check_output(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True
+    )
+    for name in listed.splitlines():
+        if (ROOT / name).is_file() and not name.endswith("dvc.lock"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    return _with_two_methods(Project(root))
+
+
+@pytest.fixture(scope="session")
+def interrupted(fresh: Project) -> list[int]:
+    """What was still running when DVC was killed amid the unlearning of the last method."""
+    return fresh.kill_during("unlearn@seuf_gdiff", "Loading data from questions")
+
+
+@pytest.fixture(scope="session")
+def resumed(fresh: Project, interrupted: list[int]) -> list[str]:
+    """The stages that ran in the second attempt."""
+    return fresh.repro()
+
+
+@pytest.fixture
+def project(fresh: Project, resumed: list[str]) -> Iterator[Project]:
+    """The project after the study has run; changes to its files are undone after the test."""
+    fresh.done("git", "add", "--all")
+    yield fresh
+    fresh.done("git", "restore", ".")
+
+
+def _with_two_methods(project: Project) -> Project:
+    path = project.root / "conf/smoke/parameters.yml"
+    lines = path.read_text().splitlines(keepends=True)
+    table = lines.index("methods:\n") + 1
+    rows = [line for line in lines[table:] if line.strip().startswith(KEPT)]
+    path.write_text("".join(lines[:table] + rows))
+    project.done("git", "init", "--quiet")
+    project.done("kedro", "dvc", "sync")
+    return project
+
+
+def _descendants(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    below = [pid for child in listed for pid in _descendants(int(child))]
+    return [int(child) for child in listed] + below

@@ -1,0 +1,191 @@
+"""The smoke study from its first stage to its report, with the commands of a user."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import KEPT, STUDY
+
+ALL = [
+    "prepare_data",
+    "make_base_model",
+    "capture_routing",
+    "select_experts",
+    *(f"unlearn@{method}" for method in KEPT),
+    *(f"evaluate@{method}" for method in KEPT),
+    "compare_methods",
+    "draw_figures",
+    "write_report",
+]
+UNLEARNING = [f"unlearn@{method}" for method in KEPT]
+READERS = [
+    "select_experts",
+    "draw_figures",
+    "write_report",
+    *UNLEARNING,
+]  # of the choice of experts
+
+CODE = "src/seuf"
+SWAP = '"routing_forget",\n                    "routing_retain",'
+SELECTION = f"{CODE}/pipelines/expert_selection/pipeline.py"
+RANDOM_GA = "{scope: experts, selection: random, objective: ga, learning_rates: [1.0e-3]}"
+
+pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole study
+
+
+def test_nothing_goes_on_running_after_dvc_was_killed(interrupted):
+    """Else an orphan would write its outputs into the next attempt."""
+    deadline = time.monotonic() + 10
+    while any(_runs(pid) for pid in interrupted):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert interrupted
+
+
+def test_a_study_goes_on_where_it_was_interrupted(resumed):
+    """What had come to its end does not run again."""
+    assert resumed[0] == "unlearn@seuf_gdiff"
+    assert set(resumed) == set(ALL[ALL.index("unlearn@seuf_gdiff") :])
+
+
+def test_every_output_is_there(project):
+    lock = yaml.safe_load((project.root / STUDY).with_suffix(".lock").read_text())["stages"]
+
+    assert sorted(lock) == sorted(ALL)
+    for stage in lock.values():
+        for out in stage["outs"]:
+            assert (project.root / out["path"]).exists()
+
+
+def test_a_second_run_runs_nothing(project):
+    assert project.repro() == []
+
+
+def test_the_numbers_are_metrics(project):
+    numbers = "studies/smoke/data/08_reporting/metrics.json"
+
+    assert "original" in project.done("dvc", "metrics", "show", numbers)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "stale"),
+    [
+        (f"{CODE}/unlearning/objectives.py", "import ", "import  ", UNLEARNING),
+        (f"{CODE}/moe/pretraining.py", "import ", "import  ", ["make_base_model"]),
+        (SELECTION, SWAP, '"routing_retain", "routing_forget",', ["select_experts"]),
+        ("conf/base/catalog_expert_selection.yml", "indent: 2", "indent: 1", READERS),
+        ("conf/base/parameters_routing_capture.yml", ": 64", ": 32", ["capture_routing"]),
+        ("conf/smoke/parameters.yml", "nothing", "everything", ["unlearn@original"]),
+        ("conf/base/parameters_unlearning.yml", "nothing", "everything", []),  # base's table
+        (f"{CODE}/hooks.py", "import ", "import  ", []),
+        ("docs/workflow.md", "# ", "#  ", []),
+        ("tests/conftest.py", "import ", "import  ", []),
+    ],
+)
+def test_a_change_reaches_exactly_the_stages_that_it_concerns(project, path, old, new, stale):
+    project.replace(path, old, new)
+
+    assert set(project.stale()) == set(stale)
+
+
+def test_another_row_of_the_table_leaves_the_methods_alone(project):
+    project.replace(
+        "conf/smoke/parameters.yml", "methods:\n", f"methods:\n  random_ga: {RANDOM_GA}\n"
+    )
+    project.done("kedro", "dvc", "sync")
+
+    assert project.stale() == [
+        "compare_methods", "draw_figures", "evaluate@random_ga", "unlearn@random_ga"
+    ]  # fmt: skip
+
+
+def test_a_changed_method_runs_alone(project):
+    project.replace(
+        "conf/smoke/parameters.yml", "learning_rates: [1.0e-3]", "learning_rates: [2.0e-3]"
+    )
+
+    ran = project.repro()
+
+    assert ran[:3] == ["unlearn@seuf_gdiff", "evaluate@seuf_gdiff", "compare_methods"]
+    assert set(ran[3:]) <= {"draw_figures", "write_report"}
+
+
+def test_a_stage_that_is_behind_its_pipeline_does_not_run(project):
+    project.replace(SELECTION, '"params:seed"', '"params:base_seed"')
+
+    ended = project.run("dvc", "repro", f"{STUDY}:select_experts")
+    project.done("dvc", "checkout", "--quiet")  # DVC removes the outputs before it runs a stage
+
+    assert ended.returncode != 0
+    assert f"error: {STUDY} is behind the project: run `kedro dvc sync`" in ended.stderr
+
+
+def test_a_check_tells_which_file_is_behind(project):
+    project.replace(SELECTION, '"params:seed"', '"params:base_seed"')
+
+    ended = project.run("kedro", "dvc", "sync", "--check")
+
+    assert ended.returncode == 1
+    assert f"{STUDY} is behind: run `kedro dvc sync`" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "messages"),
+    [
+        (
+            "methods.seuf_gdiff.objective=best,unlearning.stepz=3,unlearning.steps=many",
+            [
+                "methods.seuf_gdiff.objective: Input should be 'ga', 'gdiff', 'npo' or 'rmu'",
+                "unlearning.stepz: Extra inputs are not permitted",
+                "unlearning.steps: Input should be a valid integer",
+            ],
+        ),
+        ("methods.seuf_gdiff.selection=best", ["selection 'best' is unknown"]),
+    ],
+)
+def test_bad_settings_get_one_line_before_anything_runs(project, given, messages):
+    ended = project.run("kedro", "run", "--env", "smoke", "--params", given)
+
+    assert all(message in _only_line(ended) for message in messages)
+    assert "Loading data" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "file", ["03_primary/questions.jsonl", "05_model_input/selected_experts.json"]
+)
+def test_a_missing_file_gets_one_line(project, file):
+    path = project.root / "studies/smoke/data" / file
+    kept = path.rename(path.with_suffix(".kept"))
+
+    ended = project.run("kedro", "run", "--env", "smoke", "--nodes", "original.unlearn")
+
+    kept.rename(path)
+    assert file in _only_line(ended)
+
+
+def test_an_unknown_study_gets_one_line(project):
+    ended = project.run("kedro", "run", "--env", "smok")
+
+    assert _only_line(ended).startswith("error: There is no study 'smok'")
+
+
+def _only_line(ended: CompletedProcess[str]) -> str:
+    """Return the last line of a command that failed without a traceback."""
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
