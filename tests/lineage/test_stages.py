@@ -24,10 +24,12 @@ chosen:
 hub: {type: seuf.datasets.records.RecordsDataset, hub: {path: locuslab/TOFU}}
 old: {type: seuf.datasets.tables.CSVDataset, filepath: old.csv, versioned: true}
 made: {type: seuf.datasets.tables.CSVDataset, filepath: made.csv, metadata: {dvc: {deps: [there]}}}
+_ways: {file: {type: seuf.datasets.tables.CSVDataset, filepath: there.csv}}
+picked: "${_ways[${globals:way}]}"
 "{method}.delta": {type: seuf.datasets.tables.CSVDataset, filepath: "root/{method}/delta"}
 """
 PARAMETERS = 'rule: {top: 1, of: "${globals:size}"}\nmethods: {ga: {rate: 1}, npo: {rate: 2}}\n'
-GLOBALS = "root: data\nsize: 4\n"
+GLOBALS = "root: data\nway: file\nsize: 4\n"
 
 
 @pytest.fixture
@@ -99,6 +101,15 @@ def test_a_key_that_the_study_names_is_not_looked_up_in_base(study):
         {"conf/base/catalog.yml": ["chosen", "routing"]},
         {"conf/small/globals.yml": ["root"]},
         {"conf/small/parameters.yml": ["rule.top"]},
+    ]
+
+
+def test_a_reference_inside_a_reference_is_followed(study):
+    params = stages(study(_select("picked", "made")))["select"]["params"]
+
+    assert params == [
+        {"conf/base/catalog.yml": ["_ways", "made", "picked"]},
+        {"conf/base/globals.yml": ["way"]},
     ]
 
 

@@ -18,7 +18,7 @@ from kedro.config import OmegaConfigLoader
 from seuf.errors import InputError
 
 BASE = "base"
-REFERENCE = re.compile(r"\$\{(globals:)?([\w.]+)\}")
+REFERENCE = re.compile(r"\$\{(globals:)?([\w.]+)")
 
 
 class Definition(NamedTuple):
