@@ -101,6 +101,19 @@ def test_two_experts_of_one_layer_can_be_trained_together(any_model):
         torch.testing.assert_close(second.tensors[name].grad, full[whole][3])
 
 
+def test_an_expert_above_sends_no_second_gradient_down(any_model):
+    """Recomputing the upper layer's rows must not add to what the lower layer is told."""
+    lower, upper = moe_layers(any_model)
+    full = full_gradients(any_model)
+
+    any_model.requires_grad_(False)
+    with ExpertSlice(lower.experts, TARGET) as part, ExpertSlice(upper.experts, 3):
+        mean_nll(any_model).backward()
+
+    for name, whole in names_of(any_model, lower.experts).items():
+        torch.testing.assert_close(part.tensors[name].grad, full[whole][TARGET])
+
+
 @torch.no_grad()
 def test_an_expert_without_tokens_gets_a_gradient_of_zero(model):
     """One token goes to 2 of 4 experts; the others receive nothing."""
@@ -129,11 +142,14 @@ def test_the_slice_is_the_models_own_storage(model):
 
 def test_an_update_between_forward_and_backward_is_noticed(model):
     """A stale activation would give a wrong gradient in silence."""
-    with ExpertSlice(moe_layers(model)[0].experts, TARGET) as part:
+    layer = moe_layers(model)[0]
+    version = layer.experts.down_proj._version
+    with ExpertSlice(layer.experts, TARGET) as part:
         loss = mean_nll(model)
         with torch.no_grad():
             part.tensors["down_proj"].mul_(2)
 
+        assert layer.experts.down_proj._version == version + 1
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
 

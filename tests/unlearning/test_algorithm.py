@@ -69,6 +69,16 @@ def test_of_a_router_row_only_that_row_differs(language_model):
     ]
 
 
+def test_rmu_steers_the_highest_layer_under_treatment_so_that_all_experts_learn(language_model):
+    """Steering layer 0 would leave the expert of layer 1 without a gradient."""
+    experts = [(0, 1), (1, 2)]
+    judge = FirstIsWorst()
+
+    done = unlearn(language_model, SAMPLES, experts, method(objective="rmu"), SETTINGS, judge, 0)
+
+    assert {name.split(".layers.")[1][0] for name in done.delta.tensors} == {"0", "1"}
+
+
 def test_every_architecture_can_be_unlearned(model, language_model):
     base = LanguageModel(model, language_model.tokenizer)
     before = bits(model)

@@ -34,6 +34,17 @@ def test_the_anchor_keeps_the_loss_of_routing_low(language_model):
     assert heavy.log[-1]["anchor"] < heavy.log[0]["anchor"]
 
 
+def test_the_anchor_is_weighted(language_model):
+    """Before the first update the distance is the same, so ten times the weight logs ten times."""
+    one, ten = (
+        run(language_model, method(anchor_weight=weight), steps=1).log[0]["anchor"]
+        for weight in (1.0, 10.0)
+    )
+
+    assert one > 0
+    assert ten == pytest.approx(10 * one)
+
+
 def test_the_log_has_the_columns_it_promises(language_model):
     for entry in run(language_model, method()).log:
         assert set(entry) == set(LOG_COLUMNS)

@@ -1,47 +1,15 @@
 """The training loop: what it keeps, when it stops, what it writes down."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.loop import Best, Budget, Loss, train
-from seuf.unlearning.scopes import Scope, everything
-
-OVERLAP = {"forget": 0.9, "retain": 1.0}
-
-
-def one_weight() -> Scope:
-    """Return the scope of a model that is one number, 0 at first."""
-    layer = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(layer.weight)
-    return everything(layer)
-
-
-def upwards(scope: Scope) -> Loss:
-    """Return a loss that makes every AdamW step add the learning rate, nearly."""
-    return lambda step: (-scope.model.weight.sum(), torch.zeros(()))
-
-
-def scripted(*judgements: tuple[float, float]) -> Callable[[], tuple[Judgement, dict[str, float]]]:
-    """Return a judge that gives (forget efficacy, utility) in this order; chance is .25."""
-    answers: Iterator[tuple[float, float]] = iter(judgements)
-    return lambda: (Judgement(*next(answers), 0.25), OVERLAP)
-
-
-BUDGET = Budget(learning_rate=0.1, steps=6, evaluate_every=2, gradient_clip=1.0, forget_until=None)
-
-
-def run(judge: Callable, loss: Callable[[Scope], Loss] = upwards, **changes: object) -> tuple:
-    """Return the scope and the best checkpoint after training; the original has balance .25."""
-    scope = one_weight()
-    best = Best(scope.snapshot(), balance=0.25)
-    with scope:
-        train(scope, loss(scope), judge, replace(BUDGET, **changes), best)
-    return scope, best
+from seuf.unlearning.loop import Best, Loss, train
+from seuf.unlearning.scopes import Scope
+from tests.unlearning.one_weight import BUDGET, one_weight, run, scripted, upwards
 
 
 def test_the_best_checkpoint_is_kept_not_the_last():
@@ -135,6 +103,16 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_and_spoils_nothing(v
     assert best.tensors["weight"].item() == pytest.approx(0.4, abs=1e-4)
     assert scope.model.weight.item() == pytest.approx(0.4, abs=1e-4)
     assert scope.model.weight.grad is None
+
+
+def test_a_broken_run_leaves_no_gradient_to_the_next():
+    scope = one_weight()
+    best = Best(scope.snapshot(), balance=0.25)
+
+    with scope:
+        train(scope, breaking(1.0, float("nan"))(scope), scripted(*[(0.5, 0.8)] * 2), BUDGET, best)
+
+        assert scope.model.weight.grad is None
 
 
 def test_the_anchor_is_added_to_the_objective():
