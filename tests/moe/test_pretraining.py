@@ -70,7 +70,8 @@ def test_the_model_has_the_shape_asked_for_and_does_not_train_on(pretrained):
     config = pretrained.model.config
 
     assert (config.num_hidden_layers, config.hidden_size, config.num_experts) == (1, 16, 4)
-    assert (config.num_experts_per_tok, config.vocab_size) == (2, 300)
+    assert config.num_experts_per_tok == 2
+    assert len(pretrained.tokenizer) <= config.vocab_size <= 300
     assert not pretrained.model.training
     assert pretrained.source is None
 
@@ -113,11 +114,9 @@ def test_a_vocabulary_that_cannot_hold_all_bytes_is_refused():
         PretrainingSettings(vocabulary=256)
 
 
-@pytest.mark.parametrize(
-    ("step", "rate"), [(0, 1 / 3), (2, (1 + 0.5**0.5) / 2), (4, 0.5), (8, 0.02)]
-)
-def test_the_learning_rate_rises_then_follows_a_cosine(step, rate):
-    """Eight steps, warm-up 3: 1/3, then (1 + cos(pi/4)) / 2 at 2, 1/2 half-way, .02 at the end."""
+@pytest.mark.parametrize(("step", "rate"), [(0, 1 / 3), (4, 0.5), (8, 0.02)])
+def test_the_learning_rate_rises_then_falls_to_a_fiftieth(step, rate):
+    """Eight steps, warm-up of 3: a third at first, half of the peak half-way, .02 at the end."""
     settings = PretrainingSettings(steps=8, warmup=3, learning_rate=1.0)
 
     assert pretraining._rate(step, settings) == pytest.approx(rate)
