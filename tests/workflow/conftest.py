@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from dvc.repo import Repo
@@ -23,6 +24,13 @@ ENVIRONMENT = {
     "KEDRO_DISABLE_TELEMETRY": "1",
     "DVC_NO_ANALYTICS": "1",
 }
+
+
+class Killed(NamedTuple):
+    """The processes that DVC had started, and the stages; the last of them had not ended."""
+
+    processes: list[int]
+    stages: list[str]
 
 
 class Project:
@@ -45,13 +53,12 @@ class Project:
 
     def repro(self) -> list[str]:
         """Return the stages that `dvc repro` has run."""
-        lines = self.done("dvc", "repro", STUDY).splitlines()
-        return [line.split(":")[1].strip("'") for line in lines if line.startswith("Running stage")]
+        return _stages_in(self.done("dvc", "repro", STUDY))
 
     def stale(self) -> list[str]:
         """Return the stages that DVC would run again."""
         with Repo(self.root) as repo:
-            return sorted(name.rpartition(":")[2] for name in repo.status(targets=[STUDY]))
+            return sorted(name.rpartition(":")[2] for name in repo.status([str(self.root / STUDY)]))
 
     def replace(self, path: str, old: str, new: str) -> None:
         """Replace a text that stands in a file."""
@@ -59,8 +66,8 @@ class Project:
         assert old in text
         (self.root / path).write_text(text.replace(old, new))
 
-    def kill_during(self, stage: str, sign: str) -> list[int]:
-        """Kill `dvc repro` when a stage prints a sign; return the processes it had started."""
+    def kill_during(self, stage: str, sign: str) -> Killed:
+        """Kill `dvc repro` when a stage prints a sign."""
         log = self.root / "killed.log"
         with log.open("w") as out:
             command = ["dvc", "repro", STUDY]
@@ -71,7 +78,7 @@ class Project:
             started = _descendants(dvc.pid)
             dvc.send_signal(signal.SIGKILL)
             dvc.wait()
-        return started
+        return Killed(started, _stages_in(log.read_text()))
 
 
 @pytest.fixture(scope="session")
@@ -89,13 +96,13 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="session")
-def interrupted(fresh: Project) -> list[int]:
-    """What was still running when DVC was killed amid the unlearning of the last method."""
+def interrupted(fresh: Project) -> Killed:
+    """What was under way when DVC was killed amid the unlearning of a method."""
     return fresh.kill_during("unlearn@seuf_gdiff", "Loading data from questions")
 
 
 @pytest.fixture(scope="session")
-def resumed(fresh: Project, interrupted: list[int]) -> list[str]:
+def resumed(fresh: Project, interrupted: Killed) -> list[str]:
     """The stages that ran in the second attempt."""
     return fresh.repro()
 
@@ -117,6 +124,11 @@ def _with_two_methods(project: Project) -> Project:
     project.done("git", "init", "--quiet")
     project.done("kedro", "dvc", "sync")
     return project
+
+
+def _stages_in(output: str) -> list[str]:
+    lines = output.splitlines()
+    return [line.split(":")[1].strip("'") for line in lines if line.startswith("Running stage")]
 
 
 def _descendants(pid: int) -> list[int]:

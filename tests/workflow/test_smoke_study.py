@@ -41,17 +41,19 @@ pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole stud
 def test_nothing_goes_on_running_after_dvc_was_killed(interrupted):
     """Else an orphan would write its outputs into the next attempt."""
     deadline = time.monotonic() + 10
-    while any(_runs(pid) for pid in interrupted):
+    while any(_runs(pid) for pid in interrupted.processes):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
-    assert interrupted
+    assert interrupted.processes
 
 
-def test_a_study_goes_on_where_it_was_interrupted(resumed):
+def test_a_study_goes_on_where_it_was_interrupted(interrupted, resumed):
     """What had come to its end does not run again."""
-    assert resumed[0] == "unlearn@seuf_gdiff"
-    assert set(resumed) == set(ALL[ALL.index("unlearn@seuf_gdiff") :])
+    *ended, _ = interrupted.stages
+
+    assert set(resumed) == set(ALL) - set(ended)
+    assert {"make_base_model", "select_experts"} <= set(ended)
 
 
 def test_every_output_is_there(project):
@@ -120,7 +122,7 @@ def test_a_stage_that_is_behind_its_pipeline_does_not_run(project):
     project.replace(SELECTION, '"params:seed"', '"params:base_seed"')
 
     ended = project.run("dvc", "repro", f"{STUDY}:select_experts")
-    project.done("dvc", "checkout", "--quiet")  # DVC removes the outputs before it runs a stage
+    project.done("dvc", "checkout", "--quiet", STUDY)  # DVC removes outputs before it runs
 
     assert ended.returncode != 0
     assert f"error: {STUDY} is behind the project: run `kedro dvc sync`" in ended.stderr
