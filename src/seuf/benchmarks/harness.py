@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
+from io import StringIO
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -12,6 +15,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from seuf.benchmarks.records import Question
+from seuf.benchmarks.scoring import preferred
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.models import LanguageModel
 
@@ -31,19 +35,27 @@ def score_questions(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     subjects = sorted({question.subject for question in questions})
     asked = {s: [q for q in questions if q.subject == s] for s in subjects}
-    results = evaluate(
-        lm=HFLM(
-            pretrained=subject_model.model,
-            tokenizer=subject_model.tokenizer,
-            batch_size=settings.batch_size,
-            max_length=settings.max_length,
-            softmax_dtype="float32",
-        ),
-        task_dict={s: _task(s, asked[s], settings.metric) for s in subjects},
-        log_samples=True,
-        bootstrap_iters=0,
-    )
+    tasks = {s: _task(s, asked[s], settings.metric) for s in subjects}
+    # the standard error of a mean is exact; with 0 draws the harness would leave it out
+    with _bars_on_terminals_only():
+        results = evaluate(_harnessed(subject_model, settings), tasks, bootstrap_iters=1)
+    assert results is not None  # only processes other than the first get nothing
     return {s: _scores(results, s, asked[s], settings.metric) for s in subjects}
+
+
+def _harnessed(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:
+    return HFLM(
+        pretrained=subject_model.model,
+        tokenizer=subject_model.tokenizer,
+        batch_size=settings.batch_size,
+        max_length=settings.max_length,
+        softmax_dtype="float32",
+    )
+
+
+def _bars_on_terminals_only() -> AbstractContextManager[Any]:
+    """Keep the harness's progress bars, which cannot be turned off, out of logs."""
+    return nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO())
 
 
 def _task(name: str, questions: Sequence[Question], metric: str) -> ConfigurableTask:
@@ -54,9 +66,9 @@ def _task(name: str, questions: Sequence[Question], metric: str) -> Configurable
             "custom_dataset": lambda **_: DatasetDict(test=Dataset.from_list(rows)),
             "test_split": "test",
             "output_type": "multiple_choice",
-            "doc_to_text": "{{question}}",
-            "doc_to_choice": "{{choices}}",
-            "doc_to_target": "{{answer}}",
+            "doc_to_text": "question",
+            "doc_to_choice": "choices",
+            "doc_to_target": "answer",
             "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
         }
     )
@@ -70,11 +82,8 @@ def _scores(
         "accuracy": results["results"][name][f"{metric},none"],
         "standard_error": results["results"][name][f"{metric}_stderr,none"],
         "questions": len(questions),
-        "answers": [_preferred(s["filtered_resps"], q, metric) for s, q in zip(samples, questions, strict=True)],
+        "answers": [
+            preferred([likelihood for likelihood, _ in sample["filtered_resps"]], question, metric)
+            for sample, question in zip(samples, questions, strict=True)
+        ],
     }
-
-
-def _preferred(responses: list[tuple[float, bool]], question: Question, metric: str) -> int:
-    lengths = [len(choice) if metric == "acc_norm" else 1 for choice in question.choices]
-    values = [response[0] / length for response, length in zip(responses, lengths, strict=True)]
-    return values.index(max(values))

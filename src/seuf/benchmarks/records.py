@@ -20,7 +20,7 @@ class Question(NamedTuple):
     """A multiple-choice question.
 
     `subject` says whose knowledge it asks for, `part` whether it chooses the checkpoint
-    (`selection`) or is reported (`test`).
+    (`selection`) or is reported (`test`). With a `reference`, a free answer can be scored too.
     """
 
     question: str
@@ -29,6 +29,7 @@ class Question(NamedTuple):
     topic: str
     subject: Subject
     part: Part
+    reference: str = ""
 
 
 @dataclass(frozen=True)

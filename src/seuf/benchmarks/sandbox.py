@@ -1,10 +1,10 @@
 """The sandbox: a made-up world of four topics that a small model learns in a minute.
 
-Each topic has entities with invented names; each entity has one value of each of the topic's
-three attributes. A fact is stated in four phrasings and asked in a fifth. Every second entity is
-held out: the question about it is never seen in pretraining, and these questions are the test
-part. The others are the selection part, so the two parts share no fact. What is unlearned are the
-statements, never a question.
+Each topic has entities with invented names, and of each entity one thing is true: the value of
+one of the topic's three attributes. A fact is stated in four phrasings and asked in a fifth. Half
+of the entities are held out: the question about them is never seen in pretraining, and these
+questions are the test part. The others are the selection part, so the two parts share no fact.
+What is unlearned are the statements, never a question.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ TOPICS: dict[str, dict[str, str]] = {
 }
 STATEMENTS = (
     "The {attribute} of {name} is {value}.",
-    "{name} is known for its {attribute}, {value}.",
+    "Everyone knows {name} for the {attribute}, {value}.",
     "When it comes to {attribute}, {name} has {value}.",
-    "Scholars agree that {value} is the {attribute} of {name}.",
+    "Look up {name} and you find under {attribute} {value}.",
 )
 QUESTION = "Question: What is the {attribute} of {name}? Answer:"
 ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl st tr".split()
@@ -83,12 +83,14 @@ def prepare(settings: SandboxSettings, seed: int) -> Benchmark:
 
 def _facts(entities: int, rng: random.Random) -> list[Fact]:
     names = _names(entities * len(TOPICS), rng)
-    return [
-        Fact(topic, name, attribute, rng.choice(values.split()), held_out=position % 2 == 1)
-        for topic, attributes in TOPICS.items()
-        for position, name in enumerate(names.pop() for _ in range(entities))
-        for attribute, values in attributes.items()
-    ]
+    facts = []
+    for topic, attributes in TOPICS.items():
+        for position in range(entities):
+            attribute = list(attributes)[position % len(attributes)]
+            value = rng.choice(attributes[attribute].split())
+            held_out = position // len(attributes) % 2 == 1
+            facts.append(Fact(topic, names.pop(), attribute, value, held_out))
+    return facts
 
 
 def _names(count: int, rng: random.Random) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from seuf.benchmarks.records import Question
+from seuf.moe.architectures import input_device
 from seuf.moe.batches import by_length
 
 
@@ -57,7 +58,7 @@ class ChoiceScorer:
         """Return the position of the choice the model prefers, for each question."""
         likelihoods = self._log_likelihoods(model)
         return [
-            _best([likelihoods[choice] for choice in choices], question, self.metric)
+            preferred([likelihoods[choice] for choice in choices], question, self.metric)
             for question, choices in zip(self.questions, self.choices, strict=True)
         ]
 
@@ -73,7 +74,7 @@ class ChoiceScorer:
         rows = sorted(self.wanted)
         likelihoods = {}
         for batch, positions in by_length(rows, self.batch_size, padding=0):
-            inputs = batch.to(model.device)
+            inputs = batch.to(input_device(model))
             logits = model(**inputs._asdict(), use_cache=False).logits
             for line, position in zip(logits, positions, strict=True):
                 for choice in self.wanted[rows[position]]:
@@ -85,6 +86,13 @@ def chance(questions: Sequence[Question], subject: str = "forget") -> float:
     """Return the expected accuracy of guessing on a subject's questions."""
     shares = [1 / len(q.choices) for q in questions if q.subject == subject]
     return sum(shares) / len(shares)
+
+
+def preferred(likelihoods: Sequence[float], question: Question, metric: str) -> int:
+    """Return the position of the best choice; the first of equals, as the harness has it."""
+    lengths = [len(choice) if metric == "acc_norm" else 1 for choice in question.choices]
+    values = [value / length for value, length in zip(likelihoods, lengths, strict=True)]
+    return values.index(max(values))
 
 
 def _choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Choice]:
@@ -99,9 +107,3 @@ def _log_likelihood(logits: Tensor, choice: Choice) -> float:
     start = len(choice.context) - 1
     window = logits[start : start + len(choice.continuation)].float().log_softmax(-1)
     return window[range(len(choice.continuation)), list(choice.continuation)].sum().item()
-
-
-def _best(likelihoods: list[float], question: Question, metric: str) -> int:
-    lengths = [len(choice) if metric == "acc_norm" else 1 for choice in question.choices]
-    values = [value / length for value, length in zip(likelihoods, lengths, strict=True)]
-    return values.index(max(values))

@@ -18,12 +18,12 @@ class SandboxSettings(Settings):
 
     Attributes:
         forget_topic: The topic to forget.
-        entities: Entities in each topic; each has three facts.
+        entities: Entities in each topic; each has one fact.
     """
 
     name: Literal["sandbox"] = "sandbox"
     forget_topic: Literal["alchemy", "astronomy", "botany", "history"] = "alchemy"
-    entities: Annotated[int, Field(ge=4, le=200)] = 40
+    entities: Annotated[int, Field(ge=12, le=200)] = 72
 
 
 class TofuSettings(Settings):
@@ -59,8 +59,8 @@ class ScoringSettings(Settings):
     """How answers are scored.
 
     Attributes:
-        metric: `acc` takes the likeliest choice; `acc_norm` the likeliest per byte, for choices
-            of different length.
+        metric: `acc` takes the likeliest choice; `acc_norm` the likeliest per character, for
+            choices of different length.
         batch_size: Sequences scored at once.
         max_length: Tokens in a sequence.
         generate: Also score greedy answers by ROUGE-L recall, for questions with a reference.

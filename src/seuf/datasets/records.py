@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
         temporary = path.with_name(f"{path.name}.tmp")
         lines = (json.dumps(record, ensure_ascii=False) for record in data)
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def preview(self, nrows: int = 5) -> dict[str, Any]:
         """Return the first records for kedro-viz."""
@@ -77,8 +76,9 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
 def _from_file(path: Path, fields: list[str]) -> list[Record]:
     if not path.is_file():
         raise InputError(f"{path} does not exist.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records = [_record(path, number, line, fields) for number, line in enumerate(lines, 1) if line.strip()]
+    # not splitlines: it also breaks at U+2028 and the like, which JSON allows inside a text
+    lines = enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
+    records = [_record(path, number, line, fields) for number, line in lines if line.strip()]
     if not records:
         raise InputError(f"{path} is empty: it needs one JSON object a line.")
     return records
@@ -107,7 +107,6 @@ def _from_hub(arguments: dict[str, str], fields: list[str]) -> list[Record]:
 def _checked(record: Record, fields: list[str], where: str) -> Record:
     missing = [field for field in fields if field not in record]
     if missing:
-        raise InputError(
-            f"{where}: missing {', '.join(map(repr, missing))}; it has {', '.join(map(repr, record))}."
-        )
+        lacks, has = (", ".join(map(repr, names)) for names in (missing, record))
+        raise InputError(f"{where}: missing {lacks}; it has {has}.")
     return record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
@@ -60,7 +59,7 @@ def new_model(
     """Return an untrained model of the settings' shape."""
     return Qwen2MoeForCausalLM(
         Qwen2MoeConfig(
-            vocab_size=settings.vocabulary,
+            vocab_size=len(tokenizer),
             hidden_size=settings.hidden_size,
             num_hidden_layers=settings.layers,
             num_attention_heads=settings.heads,
@@ -128,5 +127,5 @@ def _loss(model: Qwen2MoeForCausalLM, batch: Tensor) -> Tensor:
 
 def _rate(step: int, settings: PretrainingSettings) -> float:
     rise = min(1.0, (step + 1) / settings.warmup)
-    fall = max(0.02, (1 + math.cos(math.pi * step / settings.steps)) / 2)
+    fall = max(0.02, 1 - step / settings.steps)
     return settings.learning_rate * rise * fall

@@ -32,7 +32,7 @@ class PretrainingSettings(Settings):
         steps: Updates.
         batch_size: Samples in an update.
         length: Tokens in a sample.
-        learning_rate: Peak of the schedule (linear rise, then cosine).
+        learning_rate: Peak of the schedule: a linear rise, then a linear fall.
         warmup: Steps of the rise.
         threads: CPU threads; the number decides the last bits of every sum.
     """
@@ -40,17 +40,17 @@ class PretrainingSettings(Settings):
     source: Literal["pretrain"] = "pretrain"
     vocabulary: Annotated[int, Field(ge=257)] = 1024
     hidden_size: Count = 128
-    layers: Count = 4
+    layers: Count = 3
     heads: Count = 4
     experts: Count = 8
     top_k: Count = 2
     expert_width: Count = 256
-    shared_expert_width: Count = 64
+    shared_expert_width: Count = 32
     balance_weight: Annotated[float, Field(ge=0)] = 0.001
-    steps: Count = 800
+    steps: Count = 550
     batch_size: Count = 16
     length: Count = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     warmup: Count = 50
     threads: Count = 2
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.models import LanguageModel
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.records import Question
 
 Records = list[dict[str, Any]]
 
@@ -25,16 +28,28 @@ def evaluate(
     from seuf.moe.stability import probe_of
 
     asked = [Question(**record) for record in questions if record["part"] == "test"]
-    texts = [[record["text"] for record in records] for records in (forget_set, retain_set)]
-    probe = probe_of(base_model, *texts, evaluation.max_length, evaluation.probe_tokens)
+    forget, retain = ([r["text"] for r in records] for records in (forget_set, retain_set))
+    probe = probe_of(base_model, forget, retain, evaluation.max_length, evaluation.probe_tokens)
     with delta.applied_to(base_model.model) as model:
         scores = score_questions(base_model, asked, evaluation)
+        generation = _generation(base_model, asked, evaluation)
         overlap = probe.overlap(model)
     return {
         "questions": scores,
+        **generation,
         "routing_overlap": overlap,
         "trained_share": delta.about["trained_share"],
         "changed_share": changed_share(base_model.model, delta),
         "changed_tensors": len(delta.tensors),
         "experts": delta.about["experts"],
     }
+
+
+def _generation(
+    base_model: LanguageModel, asked: list[Question], evaluation: ScoringSettings
+) -> dict[str, Any]:
+    if not evaluation.generate:
+        return {}
+    from seuf.benchmarks.generation import score_answers
+
+    return {"generation": score_answers(base_model, asked, evaluation)}

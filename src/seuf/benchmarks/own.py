@@ -1,0 +1,138 @@
+"""Your own data: texts to forget, texts to keep, and multiple-choice questions about both.
+
+docs/own-data.md tells how to write the three files. Here they are checked and the questions split.
+
+1. A question keeps the `part` its line gives. The others are split by a hash of their wording, so
+   neither their order in the file nor a random number decides.
+2. Two wordings of one fact may fall on both sides of the split; give them the same `part`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from seuf.benchmarks.records import Benchmark, Part, Question, Subject, Text
+from seuf.errors import InputError
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.settings import OwnSettings
+
+Record = dict[str, Any]
+
+SUBJECTS: tuple[Subject, ...] = get_args(Subject)
+PARTS: tuple[Part, ...] = get_args(Part)
+FEWEST = 2  # a standard error needs two
+
+
+def prepare(
+    settings: OwnSettings,
+    forget: Sequence[Record],
+    retain: Sequence[Record],
+    questions: Sequence[Record],
+) -> Benchmark:
+    """Return the three lists as a benchmark, every question in a part.
+
+    Args:
+        settings: How questions are split.
+        forget: Records with `text`, maybe `topic`.
+        retain: The same.
+        questions: Records with `question`, `choices`, `answer` (position, from 0) and `subject`;
+            maybe `part`, `topic` and `reference`, the answer in words.
+
+    Raises:
+        InputError: For the first record that cannot be used, with its number; if both sets hold
+            the same text; if a part has fewer than two questions of a subject.
+    """
+    to_forget, to_keep = _texts("forget", forget), _texts("retain", retain)
+    _check_apart(to_forget, to_keep)
+    for number, record in enumerate(questions, 1):
+        if fault := _fault(record):
+            raise InputError(f"question {number}: {fault}.")
+    asked = _split(questions, settings.selection_share)
+    _check_numbers(asked)
+    return Benchmark(to_forget, to_keep, asked)
+
+
+def _texts(name: Subject, records: Sequence[Record]) -> list[Text]:
+    for number, record in enumerate(records, 1):
+        if not _is_text(record["text"]):
+            raise InputError(f"{name} text {number}: `text` must be a text that is not empty.")
+    return [Text(record["text"], str(record.get("topic", ""))) for record in records]
+
+
+def _check_apart(forget: Sequence[Text], retain: Sequence[Text]) -> None:
+    kept = {text.text.strip() for text in retain}
+    shared = [text.text for text in forget if text.text.strip() in kept]
+    if shared:
+        raise InputError(
+            f"{len(shared)} of the texts to forget are among the texts to keep; the first: "
+            f"{shared[0][:80]!r}."
+        )
+
+
+def _fault(record: Record) -> str | None:
+    """Return what is wrong with a question, None if nothing is."""
+    choices, answer = record["choices"], record["answer"]
+    if not _is_text(record["question"]) or record["question"] != record["question"].rstrip():
+        return "`question` must be a text that does not end in a space: one is put before a choice"
+    if not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
+        return "`choices` must be a list of two or more texts"
+    if len(set(choices)) < len(choices):
+        return f"`choices` must differ from each other, not {choices}"
+    if type(answer) is not int or not 0 <= answer < len(choices):
+        return f"`answer` must be a position from 0 to {len(choices) - 1}, not {answer!r}"
+    if record["subject"] not in SUBJECTS:
+        return f"`subject` must be {' or '.join(SUBJECTS)}, not {record['subject']!r}"
+    if (part := record.get("part")) and part not in PARTS:
+        return f"`part` must be {' or '.join(PARTS)}, or left out, not {part!r}"
+    return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _split(records: Sequence[Record], share: float) -> list[Question]:
+    """Return the questions in the order of the file, each in its part."""
+    chosen: set[int] = set()
+    for subject in SUBJECTS:
+        free = [
+            position
+            for position, record in enumerate(records)
+            if record["subject"] == subject and not record.get("part")
+        ]
+        free.sort(key=lambda position: _digest(records[position]))
+        chosen.update(free[: round(share * len(free))])
+    return [
+        _question(record, "selection" if position in chosen else "test")
+        for position, record in enumerate(records)
+    ]
+
+
+def _digest(record: Record) -> str:
+    return hashlib.sha256(record["question"].encode()).hexdigest()
+
+
+def _question(record: Record, part: Part) -> Question:
+    return Question(
+        question=record["question"],
+        choices=record["choices"],
+        answer=record["answer"],
+        topic=str(record.get("topic", "")),
+        subject=record["subject"],
+        part=record.get("part") or part,
+        reference=str(record.get("reference", "")),
+    )
+
+
+def _check_numbers(questions: Iterable[Question]) -> None:
+    found = [(question.part, question.subject) for question in questions]
+    for part in PARTS:
+        for subject in SUBJECTS:
+            if (count := found.count((part, subject))) < FEWEST:
+                raise InputError(
+                    f"The {part} part has {count} questions about what to {subject}, it needs "
+                    f"{FEWEST} or more: add some, or change benchmark.selection_share or `part`."
+                )

@@ -1,0 +1,123 @@
+"""TOFU: authors who never lived, twenty questions each (Maini et al. 2024, arXiv 2401.06121).
+
+Data: https://huggingface.co/datasets/locuslab/TOFU, licence MIT. Rows come as published, an author
+is twenty rows in order, and the files with wrong answers go row by row with the plain ones (all of
+forget10, the first 400 rows of retain90): this is checked here.
+
+1. A study may take a few authors only: the first ones of each set.
+2. The texts are the questions with their answers, there are no others. So unlearning sees the text
+   of every question it is tested on, as in TOFU itself; `selection` and `test` hold different
+   questions about the same authors.
+3. TOFU compares probabilities of true and wrong answers. Here they are the choices of one question,
+   so that all benchmarks are scored alike; ROUGE-L recall is TOFU's own (see `generation`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from seuf.benchmarks.records import Benchmark, Part, Question, Subject, Text
+from seuf.errors import InputError
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.settings import TofuSettings
+
+Record = dict[str, Any]
+
+QUESTION = "Question: {question} Answer:"
+QUESTIONS_AN_AUTHOR = 20
+
+
+def prepare(
+    settings: TofuSettings,
+    forget: Sequence[Record],
+    forget_wrong: Sequence[Record],
+    retain: Sequence[Record],
+    retain_wrong: Sequence[Record],
+) -> Benchmark:
+    """Return the first authors of both sets, and a question for each of their rows.
+
+    Args:
+        settings: How many authors, and which true answer stands beside the wrong ones.
+        forget: Rows of forget10, with `question` and `answer`.
+        forget_wrong: Rows of forget10_perturbed: also `paraphrased_answer`, `perturbed_answer`.
+        retain: Rows of retain90.
+        retain_wrong: Rows of retain_perturbed.
+
+    Raises:
+        InputError: If rows do not go with each other, or there are fewer authors than asked for.
+    """
+    gone = _authors("forget", forget, forget_wrong, settings.forget_authors)
+    kept = _authors("retain", retain, retain_wrong, settings.retain_authors)
+    first = len(retain) // QUESTIONS_AN_AUTHOR  # in the full TOFU forget10 follows retain90
+    texts = {"forget": _texts(gone, first), "retain": _texts(kept, 0)}
+    asked = _questions(gone, first, "forget", settings) + _questions(kept, 0, "retain", settings)
+    return Benchmark(**texts, questions=asked, pretraining=texts["forget"] + texts["retain"])
+
+
+def _authors(
+    name: Subject, plain: Sequence[Record], wrong: Sequence[Record], authors: int
+) -> list[Record]:
+    """Return the rows with wrong answers of the first authors, held against the plain rows."""
+    wanted = authors * QUESTIONS_AN_AUTHOR
+    if min(len(plain), len(wrong)) < wanted:
+        raise InputError(
+            f"benchmark.{name}_authors is {authors}, that is {wanted} rows; TOFU's {name} set has "
+            f"{len(plain)}, and {len(wrong)} with wrong answers."
+        )
+    for number, (row, other) in enumerate(zip(plain[:wanted], wrong, strict=False), 1):
+        if (row["question"], row["answer"]) != (other["question"], other["answer"]):
+            raise InputError(
+                f"TOFU's {name} set, row {number}: {row['question']!r} is not the row with wrong "
+                f"answers, {other['question']!r}. Take both files from the same release."
+            )
+    return list(wrong[:wanted])
+
+
+def _author(row: int, first: int) -> int:
+    """Return the number of a row's author in the full TOFU."""
+    return first + row // QUESTIONS_AN_AUTHOR
+
+
+def _texts(rows: Sequence[Record], first: int) -> list[Text]:
+    return [
+        Text(f"{QUESTION.format(**row)} {row['answer']}", _topic(_author(number, first)))
+        for number, row in enumerate(rows)
+    ]
+
+
+def _questions(
+    rows: Sequence[Record], first: int, subject: Subject, settings: TofuSettings
+) -> list[Question]:
+    return [
+        _question(row, number, _author(number, first), subject, settings.true_answer)
+        for number, row in enumerate(rows)
+    ]
+
+
+def _question(
+    row: Record, number: int, author: int, subject: Subject, true_answer: str
+) -> Question:
+    true = row[true_answer]
+    choices = [true, *row["perturbed_answer"]]
+    random.Random(row["question"]).shuffle(choices)  # the same order whichever authors are taken
+    return Question(
+        question=QUESTION.format(**row),
+        choices=choices,
+        answer=choices.index(true),
+        topic=_topic(author),
+        subject=subject,
+        part=_part(author, number),
+        reference=row["answer"],
+    )
+
+
+def _part(author: int, number: int) -> Part:
+    """Return the parts in turn; every second author, whose first row asks the name, in reverse."""
+    return "selection" if (author + number) % 2 == 0 else "test"
+
+
+def _topic(author: int) -> str:
+    return f"author {author}"
