@@ -27,7 +27,7 @@ show: $(READY) ## print the table of a study that has run
 	@kedro show --env $(ENV)
 
 test: $(READY) ## run the tests
-	pytest -q
+	pytest -q -n 2
 
 lint: $(READY) ## check style, types, imports, and that dvc.yaml fits the pipelines
 	ruff check .

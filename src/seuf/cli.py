@@ -17,6 +17,21 @@ def cli() -> None:
     """Commands of this project."""
 
 
+@cli.command()
+@click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
+def show(env: str) -> None:
+    """Print the table of a study that has run."""
+    from seuf.lineage.study import load_config
+
+    with _one_line_for_input_errors():
+        root = Path(load_config(Path.cwd(), env)["globals"]["data_root"])
+        tables = [root / "08_reporting" / name for name in ("comparison.md", "spread.md")]
+        found = [table for table in tables if table.is_file()]
+        if not found:
+            raise InputError(f"{root}/08_reporting holds no table: run the study first.")
+        click.echo(found[0].read_text(encoding="utf-8"))
+
+
 @cli.group()
 def dvc() -> None:
     """Keep dvc.yaml in step with the pipelines."""
