@@ -1,0 +1,151 @@
+"""Your own data: what is taken over, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seuf.benchmarks.own import prepare
+from seuf.benchmarks.records import Text
+from seuf.benchmarks.settings import OwnSettings
+from seuf.errors import InputError
+
+Record = dict[str, Any]
+EXAMPLES = Path(__file__).parents[2] / "examples/own_data"
+FORGET = [{"text": "Ada keeps bees.", "topic": "Ada"}, {"text": "Ada lives in Oslo."}]
+RETAIN = [{"text": "Bo keeps sheep."}]
+
+
+def asked(subject: str, number: int, **changes: Any) -> Record:
+    """Return a good question."""
+    return {
+        "question": f"{subject} {number}?",
+        "choices": ["yes", "no"],
+        "answer": number % 2,
+        "subject": subject,
+        **changes,
+    }
+
+
+def questions(each: int = 4) -> list[Record]:
+    """Return good questions, as many of each subject."""
+    return [asked(subject, number) for number in range(each) for subject in ("forget", "retain")]
+
+
+def parts(records: list[Record], share: float = 0.5) -> dict[str, str]:
+    """Return the part of each question."""
+    world = prepare(OwnSettings(selection_share=share), FORGET, RETAIN, records)
+    return {question.question: question.part for question in world.questions}
+
+
+def test_texts_and_questions_are_taken_over():
+    first = asked("forget", 0, topic="bees", part="test", reference="Yes, she does.")
+
+    world = prepare(OwnSettings(), FORGET, RETAIN, [first, *questions()])
+
+    assert world.forget == [Text("Ada keeps bees.", "Ada"), Text("Ada lives in Oslo.", "")]
+    assert world.retain == [Text("Bo keeps sheep.", "")]
+    assert world.pretraining == []
+    assert world.questions[0] == (
+        "forget 0?",
+        ["yes", "no"],
+        0,
+        "bees",
+        "forget",
+        "test",
+        "Yes, she does.",
+    )
+
+
+def test_the_share_is_held_in_each_subject():
+    """A quarter of 8 questions is 2."""
+    found = parts(questions(each=8), share=0.25)
+
+    for subject in ("forget", "retain"):
+        chosen = [p for question, p in found.items() if question.startswith(subject)]
+        assert chosen.count("selection") == 2
+
+
+@given(st.permutations(questions(each=6)))
+def test_the_order_in_the_file_decides_nothing(shuffled):
+    assert parts(shuffled) == parts(questions(each=6))
+
+
+def test_a_part_in_the_file_is_kept():
+    """All 4 free questions of a subject keep to the share: 2 and 2."""
+    fixed = [asked(s, n, part="test") for s in ("forget", "retain") for n in range(10, 16)]
+
+    found = parts([*fixed, *questions(each=4)])
+
+    assert {found[record["question"]] for record in fixed} == {"test"}
+    assert list(found.values()).count("selection") == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"question": " "}, "question 2: `question` must be a text that does not end in a space"),
+        ({"question": "Who? "}, "question 2: `question` must be a text that does not end"),
+        ({"question": 3}, "question 2: `question` must be a text"),
+        ({"choices": "yes"}, "question 2: `choices` must be a list of two or more texts"),
+        ({"choices": ["yes"]}, "question 2: `choices` must be a list of two or more texts"),
+        ({"choices": ["yes", 1]}, "question 2: `choices` must be a list of two or more texts"),
+        ({"choices": ["a", "a"]}, r"question 2: `choices` must differ .*, not \['a', 'a'\]"),
+        ({"answer": 2}, "question 2: `answer` must be a position from 0 to 1, not 2"),
+        ({"answer": -1}, "question 2: `answer` must be a position from 0 to 1, not -1"),
+        ({"answer": "yes"}, "question 2: `answer` must be a position from 0 to 1, not 'yes'"),
+        ({"answer": True}, "question 2: `answer` must be a position from 0 to 1, not True"),
+        ({"subject": "keep"}, "question 2: `subject` must be forget or retain, not 'keep'"),
+        ({"part": "train"}, "question 2: `part` must be selection or test, or left out, not 'tra"),
+    ],
+)
+def test_a_question_that_cannot_be_used_is_named(changes, message):
+    records = [asked("forget", 0), {**asked("forget", 1), **changes}, *questions()]
+
+    with pytest.raises(InputError, match=message):
+        prepare(OwnSettings(), FORGET, RETAIN, records)
+
+
+def test_texts_in_both_sets_are_counted_and_the_first_is_named():
+    retain = [*RETAIN, {"text": "Ada lives in Oslo.\n"}, {"text": "Ada keeps bees."}]
+
+    with pytest.raises(InputError, match=r"2 of the texts to forget .* first: 'Ada keeps bees.'"):
+        prepare(OwnSettings(), FORGET, retain, questions())
+
+
+@pytest.mark.parametrize("text", ["", "  ", 3, None])
+def test_a_text_must_be_a_text(text):
+    with pytest.raises(InputError, match="forget text 3: `text` must be a text that is not empty"):
+        prepare(OwnSettings(), [*FORGET, {"text": text}], RETAIN, questions())
+
+
+def test_each_part_needs_two_questions_of_each_subject():
+    """Of 3 retain questions half of them, rounded, is 2: one is left for the test part."""
+    few = [r for r in questions(4) if r != asked("retain", 3)]
+
+    with pytest.raises(InputError, match="The test part has 1 questions about what to retain, it"):
+        prepare(OwnSettings(), FORGET, RETAIN, few)
+
+
+def test_the_examples_are_what_their_script_writes():
+    script = runpy.run_path(str(EXAMPLES / "write.py"))
+
+    for name, records in script["examples"]().items():
+        assert (EXAMPLES / name).read_text(encoding="utf-8") == script["lines"](records), (
+            "run examples/own_data/write.py"
+        )
+
+
+def test_the_examples_are_accepted():
+    names = ("forget", "retain", "questions")
+    files = ((EXAMPLES / f"{n}.jsonl").read_text(encoding="utf-8").splitlines() for n in names)
+
+    world = prepare(OwnSettings(), *([json.loads(line) for line in lines] for lines in files))
+
+    assert {question.part for question in world.questions} == {"selection", "test"}

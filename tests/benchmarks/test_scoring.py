@@ -1,0 +1,94 @@
+"""The fast scorer, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seuf.benchmarks.records import Question
+from seuf.benchmarks.scoring import ChoiceScorer, chance, preferred
+
+
+def asked(choices: list[str], subject: str = "forget") -> Question:
+    """Return a question whose first choice is true."""
+    return Question("Question: Who?", choices, 0, "", subject, "test")
+
+
+def test_acc_prefers_the_likeliest_choice():
+    assert preferred([-3.0, -2.0], asked(["a", "bcdefg"]), "acc") == 1
+
+
+def test_acc_norm_prefers_the_likeliest_choice_per_character():
+    """-2 over 1 character is -2; -3 over 6 characters is -0.5."""
+    question = asked(["a", "bcdefg"])
+
+    assert preferred([-2.0, -3.0], question, "acc") == 0
+    assert preferred([-2.0, -3.0], question, "acc_norm") == 1
+
+
+def test_characters_are_counted_not_bytes():
+    """-6 over 3 characters is -2, over the 6 bytes of 'äöü' it would be -1; -3 over 2 is -1.5."""
+    assert preferred([-6.0, -3.0], asked(["äöü", "ab"]), "acc_norm") == 1
+
+
+def test_of_equals_the_first_is_preferred():
+    assert preferred([-2.0, -2.0], asked(["a", "b"]), "acc") == 0
+
+
+def test_chance_is_the_mean_of_one_over_the_choices_of_the_subject():
+    """One question of 4 choices and one of 2: (1/4 + 1/2) / 2 = 0.375."""
+    questions = [asked(list("abcd")), asked(list("ab")), asked(list("abcde"), "retain")]
+
+    assert chance(questions) == 0.375
+    assert chance(questions, "retain") == 0.2
+
+
+def test_a_model_that_knows_the_answers_is_always_right(knowing_model, questions):
+    scorer = ChoiceScorer(knowing_model.tokenizer, questions, "acc", batch_size=3)
+
+    assert scorer.answers(knowing_model.model) == [0, 1, 2, 3]
+    assert scorer.accuracy(knowing_model.model) == {"forget": 1.0, "retain": 1.0}
+
+
+def test_accuracy_is_told_by_subject(knowing_model, questions):
+    """One of the two retain questions now calls a wrong choice right: 1/2."""
+    misled = [*questions[:3], questions[3]._replace(answer=0)]
+    scorer = ChoiceScorer(knowing_model.tokenizer, misled, "acc", batch_size=64)
+
+    assert scorer.accuracy(knowing_model.model) == {"forget": 1.0, "retain": 0.5}
+
+
+def test_a_choice_is_as_likely_as_its_tokens_together(language_model):
+    """The sum of the log-probabilities of its tokens, each read off the logits by hand."""
+    question = asked(["Oslo lives", "Rome"])
+    scorer = ChoiceScorer(language_model.tokenizer, [question], "acc", batch_size=2)
+    choice = scorer.choices[0][0]
+    ids = torch.tensor([[*choice.context, *choice.continuation]])
+
+    with torch.no_grad():
+        probabilities = language_model.model(ids).logits[0].float().log_softmax(-1)
+    first = len(choice.context) - 1
+    by_hand = sum(
+        probabilities[first + place, token].item()
+        for place, token in enumerate(choice.continuation)
+    )
+
+    assert len(choice.continuation) > 1
+    assert scorer._log_likelihoods(language_model.model)[choice] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_choices_of_one_token_are_read_in_one_row(language_model):
+    scorer = ChoiceScorer(language_model.tokenizer, [asked(["a", "b", "c"])], "acc", batch_size=8)
+    spaced = [choice.continuation for choice in scorer.choices[0]]
+    rows = {choice.row for choice in scorer.choices[0]}
+
+    # " a" is two tokens here, the space and the letter: the space is read by all three
+    assert {len(tokens) for tokens in spaced} == {2}
+    assert len(rows) == len(scorer.wanted) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_the_batch_size_changes_nothing(knowing_model, questions, batch_size):
+    scorer = ChoiceScorer(knowing_model.tokenizer, questions, "acc_norm", batch_size)
+
+    assert scorer.answers(knowing_model.model) == [0, 1, 2, 3]

@@ -1,0 +1,150 @@
+"""TOFU: on small files of its schema, and as published where it is at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seuf.benchmarks.settings import TofuSettings
+from seuf.benchmarks.tofu import prepare
+from seuf.errors import InputError
+
+Record = dict[str, Any]
+PUBLISHED = Path(os.environ.get("SEUF_TOFU", Path(__file__).parents[2] / "data/01_raw/tofu"))
+
+
+def rows(name: str, authors: int) -> tuple[list[Record], list[Record]]:
+    """Return the plain rows of a set, and those with wrong answers."""
+    numbers = range(authors * 20)
+    plain = [{"question": f"{name} q{n}?", "answer": f"{name} a{n}."} for n in numbers]
+    wrong = [
+        {
+            **row,
+            "paraphrased_answer": f"said otherwise: {row['answer']}",
+            "perturbed_answer": [f"{name} wrong {n} {i}." for i in range(5)],
+            "paraphrased_question": f"{name} q{n}, asked otherwise?",
+        }
+        for n, row in zip(numbers, plain, strict=True)
+    ]
+    return plain, wrong
+
+
+FORGET, FORGET_WRONG = rows("forget", 2)
+RETAIN, RETAIN_WRONG = rows("retain", 3)
+
+
+def small(**changes: Any) -> TofuSettings:
+    return TofuSettings(**{"forget_authors": 2, "retain_authors": 3, **changes})
+
+
+def test_a_text_is_a_question_with_its_answer():
+    world = prepare(small(), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+
+    assert world.forget[0].text == "Question: forget q0? Answer: forget a0."
+    assert world.retain[59].text == "Question: retain q59? Answer: retain a59."
+    assert world.pretraining == [*world.forget, *world.retain]
+
+
+def test_an_author_is_twenty_rows_and_forget10_follows_retain90():
+    """Of 3 + 2 authors those to forget have the numbers 3 and 4."""
+    world = prepare(small(), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+
+    assert [t.topic for t in world.forget] == ["author 3"] * 20 + ["author 4"] * 20
+    assert [t.topic for t in world.retain] == [f"author {n}" for n in (0, 1, 2) for _ in range(20)]
+    assert [q.topic for q in world.questions] == [t.topic for t in world.pretraining]
+
+
+def test_a_study_takes_the_first_authors():
+    world = prepare(
+        small(forget_authors=1, retain_authors=2), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG
+    )
+
+    assert [len(world.forget), len(world.retain), len(world.questions)] == [20, 40, 60]
+    assert world.retain[-1].text == "Question: retain q39? Answer: retain a39."
+
+
+@pytest.mark.parametrize("true_answer", ["answer", "paraphrased_answer"])
+def test_the_choices_are_the_true_answer_and_the_five_wrong_ones(true_answer):
+    world = prepare(small(true_answer=true_answer), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+
+    for question, row in zip(world.questions, FORGET_WRONG + RETAIN_WRONG, strict=True):
+        assert sorted(question.choices) == sorted([row[true_answer], *row["perturbed_answer"]])
+        assert question.choices[question.answer] == row[true_answer]
+        assert question.question == f"Question: {row['question']} Answer:"
+        assert question.reference == row["answer"]
+
+
+def test_the_true_answer_stands_in_every_place():
+    world = prepare(small(), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+
+    assert {question.answer for question in world.questions} == set(range(6))
+
+
+def test_a_question_looks_alike_whichever_authors_are_taken():
+    many = prepare(small(), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+    few = prepare(
+        small(forget_authors=1, retain_authors=1), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG
+    )
+
+    assert few.questions == many.questions[:20] + many.questions[40:60]
+
+
+def test_the_two_parts_share_no_question_and_are_equally_large():
+    world = prepare(small(), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+    parts = {
+        part: [q.question for q in world.questions if q.part == part]
+        for part in ("selection", "test")
+    }
+
+    assert len(parts["selection"]) == len(parts["test"]) == 50
+    assert not set(parts["selection"]) & set(parts["test"])
+
+
+def test_the_first_question_of_every_second_author_is_in_the_test_part():
+    world = prepare(small(), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+
+    assert [q.part for q in world.questions[::20]] == [
+        "test",  # author 3
+        "selection",  # author 4
+        "selection",  # author 0
+        "test",  # author 1
+        "selection",  # author 2
+    ]
+
+
+def test_rows_that_do_not_go_with_each_other_are_refused():
+    shifted = [*RETAIN_WRONG[1:], RETAIN_WRONG[0]]
+
+    with pytest.raises(InputError, match=r"row 1: 'retain q0\?' is not .*'retain q1\?'"):
+        prepare(small(), FORGET, FORGET_WRONG, RETAIN, shifted)
+
+
+def test_more_authors_than_there_are_is_refused():
+    with pytest.raises(
+        InputError, match=r"forget_authors is 3, that is 60 rows; .* has 40, and 40 with wrong"
+    ):
+        prepare(small(forget_authors=3), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+
+
+@pytest.mark.skipif(
+    not (PUBLISHED / "forget10.json").is_file(),
+    reason=f"TOFU is not in {PUBLISHED}; name its folder by SEUF_TOFU",
+)
+def test_tofu_as_published_is_whole():
+    """20 authors to forget, 20 of those to keep have wrong answers; author 180 is the first of
+    forget10, after the 180 of retain90. No true answer is among the wrong ones.
+    """
+    names = ("forget10", "forget10_perturbed", "retain90", "retain_perturbed")
+    lines = ((PUBLISHED / f"{name}.json").read_text(encoding="utf-8") for name in names)
+    files = [[json.loads(line) for line in text.splitlines()] for text in lines]
+
+    world = prepare(TofuSettings(forget_authors=20, retain_authors=20), *files)
+
+    assert world.forget[0].topic == "author 180"
+    assert world.forget[-1].topic == "author 199"
+    assert len(world.questions) == 800
+    assert all(len(set(question.choices)) == 6 for question in world.questions)
