@@ -27,6 +27,11 @@ settings.register_profile("seuf", max_examples=30, deadline=None, derandomize=Tr
 settings.load_profile("seuf")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long ones: the other process then has something to do until they end."""
+    items.sort(key=lambda item: "workflow" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _two_threads() -> Iterator[None]:
     """Undo what a test did to the number of threads, which decides the last bits of sums."""

@@ -18,15 +18,17 @@ def summarise(runs: pd.DataFrame, learning_rates: dict[str, float]) -> pd.DataFr
 
     Returns:
         One row a method, in the order of `runs`: `method`, `learning_rate`, `runs`,
-        `trained_share`, and `<measure>_mean`, `<measure>_sd` for forget efficacy, utility, seconds.
+        `trained_share`, and `<measure>_mean`, `<measure>_sd` (of the sample; missing for a single
+        run) for forget efficacy, utility, seconds.
     """
     kept = runs[runs["learning_rate"] == runs["method"].map(learning_rates)]
     return pd.DataFrame([_row(name, group) for name, group in kept.groupby("method", sort=False)])
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the table as {method: {measure: value}}, for `dvc metrics`."""
-    return table.set_index("method").to_dict(orient="index")
+    """Return the table as {method: {measure: value}}, for `dvc metrics`; without what is missing."""
+    rows = _rows(table)
+    return {str(row.pop("method")): {k: v for k, v in row.items() if pd.notna(v)} for row in rows}
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -35,7 +37,11 @@ def markdown(table: pd.DataFrame) -> str:
         "| method | accuracy on forget ↓ | accuracy on the rest ↑ | weights trained | lr | runs |\n"
         "|---|---:|---:|---:|---:|---:|\n"
     )
-    return head + "".join(_line(row) for row in table.to_dict(orient="records"))
+    return head + "".join(_line(row) for row in _rows(table))
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
 
 
 def _row(name: object, runs: pd.DataFrame) -> dict[str, Any]:
@@ -47,17 +53,19 @@ def _row(name: object, runs: pd.DataFrame) -> dict[str, Any]:
     }
     for measure in MEASURED:
         row[f"{measure}_mean"] = runs[measure].mean()
-        row[f"{measure}_sd"] = runs[measure].std(ddof=1) if len(runs) > 1 else 0.0
+        row[f"{measure}_sd"] = runs[measure].std(ddof=1)
     return row
 
 
 def _line(row: dict[str, Any]) -> str:
-    forget, utility = (
-        f"{row[f'{measure}_mean']:.2f} ± {row[f'{measure}_sd']:.2f}"
-        for measure in ("forget_efficacy", "utility")
-    )
+    forget, utility = (_with_spread(row, measure) for measure in ("forget_efficacy", "utility"))
     rate = f"{row['learning_rate']:g}" if row["trained_share"] else "-"
     return (
         f"| `{row['method']}` | {forget} | {utility} | {row['trained_share']:.1%} "
         f"| {rate} | {row['runs']} |\n"
     )
+
+
+def _with_spread(row: dict[str, Any], measure: str) -> str:
+    mean, deviation = row[f"{measure}_mean"], row[f"{measure}_sd"]
+    return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"

@@ -1,0 +1,41 @@
+"""The project's own commands."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from seuf.cli import cli
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one study; returns where its tables lie."""
+    for env in ("base", "mine"):
+        (tmp_path / "conf" / env).mkdir(parents=True)
+        (tmp_path / "conf" / env / "globals.yml").write_text(f"data_root: {env}_data\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "mine_data/08_reporting"
+
+
+def test_the_table_of_a_study_is_printed(study: Path):
+    study.mkdir(parents=True)
+    (study / "comparison.md").write_text("| a table |")
+
+    result = CliRunner().invoke(cli, ["show", "--env", "mine"])
+
+    assert (result.exit_code, result.output) == (0, "| a table |\n")
+
+
+def test_a_study_of_spread_has_its_own_table(study: Path):
+    study.mkdir(parents=True)
+    (study / "spread.md").write_text("| spread |")
+
+    assert CliRunner().invoke(cli, ["show", "--env", "mine"]).output == "| spread |\n"
+
+
+def test_without_a_table_one_line_says_what_to_do(study: Path):
+    result = CliRunner().invoke(cli, ["show", "--env", "mine"])
+
+    assert result.exit_code == 1
+    assert result.output == "error: mine_data/08_reporting holds no table: run the study first.\n"
