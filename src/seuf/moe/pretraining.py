@@ -71,7 +71,7 @@ def new_model(
             intermediate_size=settings.expert_width,
             router_aux_loss_coef=settings.balance_weight,
             max_position_embeddings=512,
-            tie_word_embeddings=True,
+            tie_word_embeddings=False,
             bos_token_id=tokenizer.eos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.eos_token_id,
@@ -105,7 +105,9 @@ def _blocks(texts: list[list[int]], length: int, rng: random.Random) -> list[lis
 def _train(
     model: Qwen2MoeForCausalLM, samples: Iterator[list[int]], settings: PretrainingSettings
 ) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
     model.train()
     progress = tqdm(range(settings.steps), desc="pretraining", unit="step", disable=None)

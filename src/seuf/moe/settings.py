@@ -47,12 +47,12 @@ class PretrainingSettings(Settings):
     expert_width: Count = 256
     shared_expert_width: Count = 32
     balance_weight: Annotated[float, Field(ge=0)] = 0.001
-    steps: Count = 550
+    steps: Count = 500
     batch_size: Count = 16
     length: Count = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     warmup: Count = 50
-    threads: Count = 2
+    threads: Count = 1
 
 
 class ExternalModelSettings(Settings):

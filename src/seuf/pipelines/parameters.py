@@ -25,9 +25,7 @@ class StudyParameters(BaseModel):
 
     seed: int
     base_seed: int
-    benchmark: Annotated[
-        SandboxSettings | TofuSettings | OwnSettings, Field(discriminator="name")
-    ]
+    benchmark: Annotated[SandboxSettings | TofuSettings | OwnSettings, Field(discriminator="name")]
     base_model: Annotated[
         PretrainingSettings | ExternalModelSettings, Field(discriminator="source")
     ]
@@ -52,7 +50,9 @@ class StudyParameters(BaseModel):
     @model_validator(mode="after")
     def _pretraining_needs_texts(self) -> Self:
         if self.benchmark.name == "own" and self.base_model.source == "pretrain":
-            raise ValueError("benchmark 'own' brings no texts to pretrain on: base_model.source must be external")
+            raise ValueError(
+                "benchmark 'own' brings no texts to pretrain on: base_model.source must be external"
+            )
         return self
 
 

@@ -21,7 +21,11 @@ def prepare_sandbox(benchmark: SandboxSettings, base_seed: int) -> Sets:
 
 
 def prepare_tofu(
-    benchmark: TofuSettings, forget: Records, forget_wrong: Records, retain: Records, retain_wrong: Records
+    benchmark: TofuSettings,
+    forget: Records,
+    forget_wrong: Records,
+    retain: Records,
+    retain_wrong: Records,
 ) -> Sets:
     """Take some authors of TOFU: texts to forget and to keep, questions, pretraining texts."""
     from seuf.benchmarks import tofu
@@ -29,7 +33,9 @@ def prepare_tofu(
     return _records(tofu.prepare(benchmark, forget, forget_wrong, retain, retain_wrong))
 
 
-def prepare_own(benchmark: OwnSettings, forget: Records, retain: Records, questions: Records) -> Sets:
+def prepare_own(
+    benchmark: OwnSettings, forget: Records, retain: Records, questions: Records
+) -> Sets:
     """Check your own texts and questions and split the questions."""
     from seuf.benchmarks import own
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def select_experts(
-    routing_forget: pd.DataFrame, routing_retain: pd.DataFrame, expert_selection: SelectionSettings, seed: int
+    routing_forget: pd.DataFrame,
+    routing_retain: pd.DataFrame,
+    expert_selection: SelectionSettings,
+    seed: int,
 ) -> dict[str, Any]:
     """Rank the experts by each rule and take the best."""
     from seuf.unlearning import selection

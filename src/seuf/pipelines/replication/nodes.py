@@ -92,7 +92,9 @@ def _methods(table: dict[str, Any]) -> dict[str, Method]:
     return {name: Method.model_validate(row) for name, row in table.items()}
 
 
-def _replicator(base: LanguageModel, data: tuple[Any, ...], settings: tuple[Any, ...]) -> Replicator:
+def _replicator(
+    base: LanguageModel, data: tuple[Any, ...], settings: tuple[Any, ...]
+) -> Replicator:
     from seuf.pipelines.unlearning.nodes import judge_by
     from seuf.unlearning.algorithm import samples_of
     from seuf.unlearning.replication import Replicator

@@ -63,7 +63,13 @@ def _of(base: str) -> Pipeline:
         name="run_other_seeds",
     )
     before = [stage.create_pipeline() for stage in (data_preparation, base_model, routing_capture)]
-    shared = [*SETTINGS, "params:benchmark", "params:base_model", "params:routing_capture", "params:seed"]
+    shared = [
+        *SETTINGS,
+        "params:benchmark",
+        "params:base_model",
+        "params:routing_capture",
+        "params:seed",
+    ]
     return Pipeline(
         sum(before, Pipeline([grid, seeds])),
         namespace=base,

@@ -27,7 +27,11 @@ def capture_routing(
 
 
 def _routing(
-    base: LanguageModel, texts: list[dict[str, Any]], settings: RoutingSettings, seed: int, what: str
+    base: LanguageModel,
+    texts: list[dict[str, Any]],
+    settings: RoutingSettings,
+    seed: int,
+    what: str,
 ) -> Routing:
     from seuf.moe import batches, routing
     from seuf.unlearning.attribution import calibration_samples

@@ -41,7 +41,11 @@ def unlearn(
     experts = experts_of(selected_experts, method)
     judge = judge_by("selection", base_model, questions, evaluation)
     done = algorithm.unlearn(base_model, samples, experts, method, unlearning, judge, seed)
-    return _described(done, method, experts, seed), pd.DataFrame(done.log, columns=algorithm.LOG_COLUMNS), _seconds(start)
+    return (
+        _described(done, method, experts, seed),
+        pd.DataFrame(done.log, columns=algorithm.LOG_COLUMNS),
+        _seconds(start),
+    )
 
 
 def judge_by(part: str, base: LanguageModel, questions: Records, settings: ScoringSettings) -> Any:
@@ -68,9 +72,7 @@ def experts_of(selected: dict[str, Any], method: Method) -> list[tuple[int, int]
     return [(layer, expert) for layer, expert in selected[method.selection]["experts"]]
 
 
-def _described(
-    done: Unlearned, method: Method, experts: list[tuple[int, int]], seed: int
-) -> Any:
+def _described(done: Unlearned, method: Method, experts: list[tuple[int, int]], seed: int) -> Any:
     from dataclasses import replace
 
     about = {
