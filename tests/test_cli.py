@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from kedro.framework import project  # noqa: F401 - prints a line when it is first imported
 
 from seuf.cli import cli
 

@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from io import StringIO
 from typing import Any
 
-from datasets import Dataset, DatasetDict
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
+from datasets import Dataset, DatasetDict
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.scoring import preferred
 from seuf.benchmarks.settings import ScoringSettings

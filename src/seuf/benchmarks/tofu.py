@@ -10,10 +10,11 @@ forget10, the first 400 rows of retain90): this is checked here.
    questions about the same authors.
 3. TOFU compares probabilities of true and wrong answers. Here they are the choices of one question,
    so that all benchmarks are scored alike; ROUGE-L recall is TOFU's own (see `generation`).
-4. Guessing is better than one in six. Wrong answers are worded like the paraphrase, and a tokenizer
-   trained on the texts writes true answers in fewer tokens: an untrained model with 512 tokens is
-   right in .47 of the forget questions by `acc_norm`, in .73 by `acc` (with 2048: .85 and .93).
-   Read a score beside that.
+4. Guessing is not exactly one in six, for choices differ in length and wording. Wrong answers are
+   worded like the paraphrase: beside the answer that was learned (`true_answer: answer`) they are
+   told by their form, and an untrained model with 512 tokens is right in .73 of the forget
+   questions by `acc`. Beside the paraphrase a model that finds all tokens equally likely is right
+   in .23 of them.
 """
 
 from __future__ import annotations

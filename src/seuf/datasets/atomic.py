@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +17,7 @@ class Atomic:
         self._filepath = final.with_name(f"{final.name}.tmp")
         try:
             super().save(data)  # type: ignore[misc]
-            os.replace(self._filepath, final)
+            Path(self._filepath).replace(final)
         finally:
             Path(self._filepath).unlink(missing_ok=True)
             self._filepath = final

@@ -5,5 +5,5 @@ from kedro_datasets.json import JSONDataset as _JSONDataset
 from seuf.datasets.atomic import Atomic
 
 
-class JSONDataset(Atomic, _JSONDataset):  # type: ignore[misc]
+class JSONDataset(Atomic, _JSONDataset):
     """As its parent, but a file is whole or not there."""

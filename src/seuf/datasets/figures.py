@@ -5,5 +5,5 @@ from kedro_datasets.plotly import JSONDataset as _JSONDataset
 from seuf.datasets.atomic import Atomic
 
 
-class PlotlyDataset(Atomic, _JSONDataset):  # type: ignore[misc]
+class PlotlyDataset(Atomic, _JSONDataset):
     """As its parent, but a file is whole or not there."""

@@ -5,5 +5,5 @@ from kedro_datasets.text import TextDataset as _TextDataset
 from seuf.datasets.atomic import Atomic
 
 
-class TextDataset(Atomic, _TextDataset):  # type: ignore[misc]
+class TextDataset(Atomic, _TextDataset):
     """As its parent, but a file is whole or not there."""

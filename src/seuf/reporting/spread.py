@@ -26,9 +26,9 @@ def summarise(runs: pd.DataFrame, learning_rates: dict[str, float]) -> pd.DataFr
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the table as {method: {measure: value}}, for `dvc metrics`; without what is missing."""
+    """Return the table as {method: {measure: value}}, for `dvc metrics`."""
     rows = _rows(table)
-    return {str(row.pop("method")): {k: v for k, v in row.items() if pd.notna(v)} for row in rows}
+    return {str(row.pop("method")): _measured(row) for row in rows}
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -38,6 +38,10 @@ def markdown(table: pd.DataFrame) -> str:
         "|---|---:|---:|---:|---:|---:|\n"
     )
     return head + "".join(_line(row) for row in _rows(table))
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if pd.notna(value)}
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,11 +1,13 @@
 """One node: pretraining, or a look at a model that exists."""
 
+from collections.abc import Callable
+
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.base_model.nodes import check_base_model, pretrain_base_model
 from seuf.pipelines.study import study_parameters
 
-SOURCES = {
+SOURCES: dict[str, tuple[Callable[..., object], list[str]]] = {
     "pretrain": (pretrain_base_model, ["pretraining_texts", "params:base_seed"]),
     "external": (check_base_model, []),
 }

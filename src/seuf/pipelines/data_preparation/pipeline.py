@@ -1,11 +1,13 @@
 """One node: the one that knows the study's benchmark."""
 
+from collections.abc import Callable
+
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.data_preparation.nodes import prepare_own, prepare_sandbox, prepare_tofu
 from seuf.pipelines.study import study_parameters
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, tuple[Callable[..., object], list[str]]] = {
     "sandbox": (prepare_sandbox, ["params:base_seed"]),
     "tofu": (
         prepare_tofu,

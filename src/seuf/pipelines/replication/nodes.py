@@ -104,7 +104,7 @@ def _replicator(
     texts = [[record["text"] for record in records] for records in (forget, retain)]
     return Replicator(
         base=base,
-        samples=samples_of(base, *texts, unlearning),
+        samples=samples_of(base, texts[0], texts[1], unlearning),
         experts=_experts_of(routing_forget, routing_retain, selection),
         settings=unlearning,
         select=judge_by("selection", base, questions, evaluation),

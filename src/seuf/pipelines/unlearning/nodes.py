@@ -36,8 +36,8 @@ def unlearn(
     from seuf.unlearning import algorithm
 
     start = time.perf_counter()
-    texts = [[record["text"] for record in records] for records in (forget_set, retain_set)]
-    samples = algorithm.samples_of(base_model, *texts, unlearning)
+    forget, retain = ([record["text"] for record in s] for s in (forget_set, retain_set))
+    samples = algorithm.samples_of(base_model, forget, retain, unlearning)
     experts = experts_of(selected_experts, method)
     judge = judge_by("selection", base_model, questions, evaluation)
     done = algorithm.unlearn(base_model, samples, experts, method, unlearning, judge, seed)
