@@ -20,6 +20,7 @@ help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
 repro: $(READY) ## run a study and print its table (STUDY=sandbox, smoke, tofu, ...)
+	@kedro dvc sync --env $(ENV)
 	dvc repro $(FILE)
 	@$(MAKE) --no-print-directory show STUDY=$(STUDY)
 
