@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kedro.framework.startup import bootstrap_project
 
 from seuf.errors import InputError
@@ -68,3 +70,30 @@ def test_your_own_texts_are_nothing_to_pretrain_on(parameters):
 
     with pytest.raises(InputError, match=r"base_model\.source must be external"):
         check_parameters(parameters)
+
+
+def test_the_study_of_spread_compares_the_methods_of_the_sandbox():
+    """Its table is base's without learning rates, which it is there to find."""
+    base, spread = (
+        yaml.safe_load((ROOT / path).read_text())["methods"]
+        for path in ("conf/base/parameters_unlearning.yml", "conf/sandbox_seeds/parameters.yml")
+    )
+
+    for row in base.values():
+        row.pop("learning_rates", None)
+
+    assert spread == base
+
+
+def test_the_sandbox_has_the_learning_rates_that_the_study_of_spread_chose():
+    recorded = json.loads(
+        (ROOT / "studies/sandbox_seeds/data/08_reporting/spread.json").read_text()
+    )
+    table = yaml.safe_load((ROOT / "conf/base/parameters_unlearning.yml").read_text())["methods"]
+    training = {name: row for name, row in table.items() if "objective" in row}
+
+    chosen = {name: [recorded[name]["learning_rate"]] for name in training}
+
+    assert {
+        name: list(map(float, row["learning_rates"])) for name, row in training.items()
+    } == chosen
