@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from seuf.reporting.comparison import by_method, reference_method
-from seuf.reporting.looks import FAINT, INK, Look, legend_entry, looks, styled
+from seuf.reporting.looks import FAINT, INK, Look, legend_entry, looks, objective_entries, styled
 
 DOTTED = {"color": FAINT, "width": 1.5, "dash": "dot"}
 ABOVE: dict[str, Any] = {
@@ -81,18 +81,10 @@ def _error(value: float, look: Look) -> dict[str, Any] | None:
 def _legend(seen: dict[str, Look]) -> list[go.Scatter]:
     """Return a key to the colours, which also switches an objective off, and one to the symbols."""
     trained = [look for look in seen.values() if look.objective]
-    colours = {look.objective: look.colour for look in trained}
     symbols = {look.family: look.symbol for look in trained}
-    entries = [
-        legend_entry(
-            escape(objective),
-            "objective" if place == 0 else None,
-            mode="markers",
-            marker={"color": colour, "size": 11},
-            legendgroup=f"objective {objective}",
-        )
-        for place, (objective, colour) in enumerate(colours.items())
-    ]
+    entries = objective_entries(
+        trained, lambda colour: {"mode": "markers", "marker": {"color": colour, "size": 11}}
+    )
     return entries + [
         legend_entry(
             escape(family),

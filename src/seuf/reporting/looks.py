@@ -6,6 +6,8 @@ name, as `contrast` in `contrast_rmu`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from html import escape
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -93,6 +95,27 @@ def legend_entry(name: str, title: str | None = None, **drawn: Any) -> go.Scatte
     """Return a trace that is in the legend only; `title` opens a group of entries."""
     heading = {} if title is None else {"legendgrouptitle": {"text": title}}
     return go.Scatter(x=[None], y=[None], name=name, hoverinfo="skip", **heading, **drawn)
+
+
+def objective_entries(
+    seen: Iterable[Look], draw: Callable[[str], dict[str, Any]]
+) -> list[go.Scatter]:
+    """Return a legend entry for each objective, which also switches it off.
+
+    Args:
+        seen: Looks of the methods in the figure.
+        draw: Returns, for a colour, how the entry is drawn: `mode` and its style.
+    """
+    colours = {look.objective: look.colour for look in seen}
+    return [
+        legend_entry(
+            escape(objective),
+            "objective" if place == 0 else None,
+            legendgroup=f"objective {objective}",
+            **draw(colour),
+        )
+        for place, (objective, colour) in enumerate(colours.items())
+    ]
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from seuf.reporting.comparison import by_method
-from seuf.reporting.looks import INK, Look, legend_entry, looks, styled
+from seuf.reporting.looks import INK, Look, legend_entry, looks, objective_entries, styled
 
 SETS = ["forget", "retain"]
 
@@ -99,17 +99,9 @@ def _dots(look: Look, kept: pd.Series[bool]) -> dict[str, Any]:
 
 
 def _legend(seen: Mapping[str, Look]) -> list[go.Scatter]:
-    colours = {look.objective: look.colour for look in seen.values()}
-    entries = [
-        legend_entry(
-            escape(objective),
-            "objective" if place == 0 else None,
-            mode="lines",
-            line={"color": colour, "width": 3},
-            legendgroup=f"objective {objective}",
-        )
-        for place, (objective, colour) in enumerate(colours.items())
-    ]
+    entries = objective_entries(
+        seen.values(), lambda colour: {"mode": "lines", "line": {"color": colour, "width": 3}}
+    )
     dot = {"color": INK, "size": 10}
     return [
         *entries,
