@@ -18,9 +18,8 @@ import transformers
 from hypothesis import settings
 from transformers import PreTrainedModel
 
-from seuf.moe.architectures import ARCHITECTURES
 from seuf.moe.models import LanguageModel
-from tests.tiny import tiny_language_model, tiny_model
+from tests.tiny import CONFIGS, MORE_CONFIGS, tiny_language_model, tiny_model
 
 transformers.logging.set_verbosity_error()
 settings.register_profile("seuf", max_examples=30, deadline=None, derandomize=True)
@@ -40,9 +39,15 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
 
 
-@pytest.fixture(params=sorted(ARCHITECTURES))
+@pytest.fixture(params=sorted(CONFIGS))
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    """One tiny random model of each architecture."""
+    """One tiny random model of each architecture that the documentation names."""
+    return tiny_model(request.param)
+
+
+@pytest.fixture(params=sorted(CONFIGS | MORE_CONFIGS))
+def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """One tiny random model of every architecture that is understood."""
     return tiny_model(request.param)
 
 

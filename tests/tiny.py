@@ -30,51 +30,144 @@ COMMON: dict[str, Any] = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
+MLA: dict[str, Any] = {  # multi-head latent attention
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+}
+GROUPED: dict[str, Any] = {  # sigmoid router with a bias, experts chosen from the best groups
+    "num_hidden_layers": 3,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": EXPERTS,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 16,
+    "n_group": 2,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+}
+ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+LINEAR: dict[str, Any] = {  # gated delta rule, beside attention
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+SHARED: dict[str, Any] = {
+    "num_experts": EXPERTS,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+# The architectures that are named in the documentation.
 CONFIGS: dict[str, dict[str, Any]] = {
-    "deepseek_v2": {
+    "deepseek_v2": {**MLA, **GROUPED, "q_lora_rank": None, "topk_method": "group_limited_greedy"},
+    "deepseek_v3": {**MLA, **GROUPED},
+    "dots1": {**GROUPED, "head_dim": 8},
+    "ernie4_5_moe": {
         "num_hidden_layers": 3,
-        "first_k_dense_replace": 1,
-        "n_routed_experts": EXPERTS,
-        "n_shared_experts": 1,
+        "moe_num_experts": EXPERTS,
+        "moe_k": TOP_K,
         "moe_intermediate_size": 16,
-        "num_key_value_heads": 4,
-        "q_lora_rank": None,
-        "kv_lora_rank": 16,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 8,
+        "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 1,
+        "moe_layer_end_index": 2,
     },
+    "glm4_moe": {**GROUPED, "head_dim": 8},
     "gpt_oss": {
         "num_local_experts": EXPERTS,
         "head_dim": 8,
         "sliding_window": 8,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "rope_parameters": ROPE,
     },
-    "granitemoe": {"num_local_experts": EXPERTS, "embedding_multiplier": 2.0},
+    "granitemoe": {
+        "num_local_experts": EXPERTS,
+        "embedding_multiplier": 2.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 3.0,
+    },
+    "hunyuan_v1_moe": {"num_experts": EXPERTS, "moe_topk": TOP_K, "head_dim": 8},
+    "jamba": {
+        "num_hidden_layers": 4,
+        "num_experts": EXPERTS,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 4,
+        "use_mamba_kernels": False,
+    },
+    "minimax_m2": {"num_local_experts": EXPERTS, "head_dim": 8, "rope_parameters": ROPE},
     "mixtral": {"num_local_experts": EXPERTS},
     "olmoe": {"num_experts": EXPERTS},
-    "qwen2_moe": {
+    "phimoe": {"num_local_experts": EXPERTS},
+    "qwen2_moe": SHARED,
+    "qwen3_moe": {**SHARED, "head_dim": 8, "norm_topk_prob": True},
+    "qwen3_next": {**SHARED, **LINEAR, "head_dim": 8},
+}
+# Others of the same shape: a few tests each.
+MORE_CONFIGS: dict[str, dict[str, Any]] = {
+    "afmoe": {
+        "num_hidden_layers": 2,
+        "num_dense_layers": 1,
         "num_experts": EXPERTS,
-        "moe_intermediate_size": 16,
-        "shared_expert_intermediate_size": 16,
-    },
-    "qwen3_moe": {
-        "num_experts": EXPERTS,
+        "num_shared_experts": 1,
         "moe_intermediate_size": 16,
         "head_dim": 8,
-        "norm_topk_prob": True,
+        "n_group": 1,
+        "topk_group": 1,
     },
+    "aria_text": {"moe_num_experts": EXPERTS, "moe_topk": TOP_K, "moe_num_shared_experts": 1},
+    "axk1": {**MLA, **GROUPED},
+    "deepseek_v32": {**MLA, **GROUPED, "n_group": 1},
+    "exaone_moe": {
+        **GROUPED,
+        "num_experts": EXPERTS,
+        "num_shared_experts": 1,
+        "head_dim": 8,
+    },
+    "flex_olmo": {"num_experts": EXPERTS},
+    "glm4_moe_lite": {**MLA, **GROUPED},
+    "granitemoe_swa": {"num_local_experts": EXPERTS},
+    "granitemoeshared": {"num_local_experts": EXPERTS, "shared_intermediate_size": 16},
+    "hy_v3": {
+        "num_experts": EXPERTS,
+        "num_shared_experts": 1,
+        "moe_intermediate_size": 16,
+        "head_dim": 8,
+        "first_k_dense_replace": 1,
+    },
+    "kolibri1": {"num_experts": EXPERTS, "moe_intermediate_size": 16, "head_dim": 8},
+    "laguna": {"num_experts": EXPERTS, "moe_intermediate_size": 16, "head_dim": 8},
+    "lfm2_moe": {
+        "num_experts": EXPERTS,
+        "num_dense_layers": 1,
+        "moe_intermediate_size": 16,
+        "layer_types": ["conv", "full_attention"],
+    },
+    "mellum": {"num_experts": EXPERTS, "moe_intermediate_size": 16, "head_dim": 8},
+    "mimo_v2_flash": {**GROUPED, "head_dim": 8, "v_head_dim": 8},
+    "minimax": {"num_local_experts": EXPERTS, "head_dim": 8},
+    "qwen3_5_moe_text": {**SHARED, **LINEAR, "head_dim": 8},
+    "solar_open": {**GROUPED, "head_dim": 8},
 }
 
 
 def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """Return a random model whose routers choose differently from token to token."""
-    config = AutoConfig.for_model(model_type, **{**COMMON, **CONFIGS[model_type], **changes})
+    config = AutoConfig.for_model(
+        model_type, **{**COMMON, **(CONFIGS | MORE_CONFIGS)[model_type], **changes}
+    )
     model = AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.dim() > 1 or parameter.shape[0] == EXPERTS:
-            nn.init.normal_(parameter, std=0.25, generator=generator)
+    biases = (b for name, b in model.named_buffers() if name.endswith("bias"))
+    for tensor in (*model.parameters(), *biases):
+        if tensor.dim() > 1 or tensor.shape[0] == EXPERTS:
+            nn.init.normal_(tensor, std=0.25, generator=generator)
     return model
 
 
@@ -89,6 +182,16 @@ def tiny_samples(count: int = 6, seed: int = 0, longest: int = 12) -> list[list[
 def tiny_batch(count: int = 6, seed: int = 0) -> Batch:
     """Return samples of different lengths as one padded batch."""
     return pad(tiny_samples(count, seed), padding=0)
+
+
+def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
+    """Return what transformers itself is called with, mask and all."""
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def tiny_inputs(count: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return `tiny_batch` as transformers takes it."""
+    return inputs_of(tiny_batch(count, seed))
 
 
 def tiny_language_model(seed: int = 0) -> LanguageModel:

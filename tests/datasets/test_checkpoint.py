@@ -74,7 +74,7 @@ def test_the_reference_tells_when_the_weights_change(folder, tmp_path):
     assert first["digest"] != third["digest"]
 
 
-def test_a_model_that_is_no_moe_is_refused_with_those_that_are_known(tmp_path, language_model):
+def test_a_model_that_is_no_moe_is_refused(tmp_path, language_model):
     config = LlamaConfig(
         vocab_size=300,
         hidden_size=16,
@@ -84,7 +84,7 @@ def test_a_model_that_is_no_moe_is_refused_with_those_that_are_known(tmp_path, l
     )
     LanguageModel(LlamaForCausalLM(config), language_model.tokenizer).save(tmp_path / "llama")
 
-    with pytest.raises(InputError, match=r"'llama'.*known: .*mixtral.*qwen2_moe"):
+    with pytest.raises(InputError, match="The llama model has no MoE layer"):
         load_model(ExternalModelSettings(path=str(tmp_path / "llama")))
 
 
@@ -94,7 +94,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 
 
 def test_a_delta_comes_back(tmp_path):
-    delta = Delta({"a.weight": torch.tensor([[1.0, 2.0]])}, "base", {"seed": 0})
+    delta = Delta({"a.weight": torch.tensor([[1.0, 2.0]])}, "base", about={"seed": 0})
     data_set = DeltaDataset(str(tmp_path / "seuf_ga/delta.safetensors"))
     assert not data_set.exists()
 

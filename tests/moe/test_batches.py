@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.moe.batches import IGNORED, Batch, by_length, pack, pad, tokenize
+from seuf.moe.batches import IGNORED, Batch, as_batch, by_length, pack, pad, tokenize
 from seuf.moe.pretraining import train_tokenizer
 
-END = 99
+END, CPU = 99, torch.device("cpu")
 SAMPLES = st.lists(st.lists(st.integers(0, 98), min_size=1, max_size=9), min_size=1, max_size=12)
 
 
@@ -27,7 +27,7 @@ def test_pad_fills_on_the_right_and_masks_exactly_the_padding(samples, padding):
     batch = pad(samples, padding)
 
     assert batch.input_ids.shape == (len(samples), max(map(len, samples)))
-    for ids, mask, sample in zip(*batch, samples, strict=True):
+    for ids, mask, sample in zip(*batch[:2], samples, strict=True):
         assert ids[: len(sample)].tolist() == sample
         assert ids[len(sample) :].tolist() == [padding] * (len(ids) - len(sample))
         assert mask.tolist() == [1] * len(sample) + [0] * (len(ids) - len(sample))
@@ -37,12 +37,12 @@ def test_pad_fills_on_the_right_and_masks_exactly_the_padding(samples, padding):
 def test_by_length_gives_every_sample_once_and_the_longest_first(samples, batch_size):
     batches = list(by_length(samples, batch_size, padding=0))
 
-    positions = [position for _, part in batches for position in part]
-    lengths = [int(n) for batch, _ in batches for n in batch.attention_mask.sum(1)]
+    positions = [position for batch in batches for position in batch.positions]
+    lengths = [int(n) for batch in batches for n in batch.attention_mask.sum(1)]
     assert sorted(positions) == list(range(len(samples)))
     assert lengths == sorted(map(len, samples), reverse=True)
     assert lengths == [len(samples[position]) for position in positions]
-    assert all(1 <= len(part) <= batch_size for _, part in batches)
+    assert all(1 <= len(batch.positions) <= batch_size for batch in batches)
 
 
 def test_labels_ignore_padding_but_not_a_real_token_of_the_same_id():
@@ -52,12 +52,26 @@ def test_labels_ignore_padding_but_not_a_real_token_of_the_same_id():
     assert batch.labels.tolist() == [[5, 0], [7, IGNORED]]
 
 
-def test_a_batch_moves_as_a_whole():
-    moved = pad([[1, 2]], 0).to(torch.device("meta"))
+def test_padding_on_the_right_needs_no_mask_and_on_the_left_one():
+    right = pad([[5, 6], [7]], padding=0)
+    left = Batch(*(tensor.flip(1) for tensor in right[:2]))
 
-    assert isinstance(moved, Batch)
-    assert moved.input_ids.is_meta
-    assert moved.attention_mask.is_meta
+    assert right.inputs(CPU)["attention_mask"] is None
+    assert torch.equal(left.inputs(CPU)["attention_mask"], torch.tensor([[1, 1], [0, 1]]))
+
+
+def test_inputs_lie_on_the_device():
+    left = Batch(torch.tensor([[0, 7]]), torch.tensor([[0, 1]]))
+
+    assert all(tensor.is_meta for tensor in left.inputs(torch.device("meta")).values())
+
+
+def test_a_mapping_without_a_mask_is_a_batch_without_padding():
+    batch = as_batch({"input_ids": [[5, 6], [7, 8]]})
+
+    assert batch.input_ids.tolist() == [[5, 6], [7, 8]]
+    assert batch.attention_mask.tolist() == [[1, 1], [1, 1]]
+    assert as_batch(batch) is batch
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from seuf.errors import InputError
 from seuf.moe.architectures import moe_layers
-from seuf.moe.deltas import Delta, changed_share, model_digest, parameter_rows
-from tests.tiny import bits, changed_names, tiny_model
+from seuf.moe.deltas import Delta, changed_share
+from seuf.moe.digests import model_digest
+from seuf.moe.places import storage
+from tests.tiny import bits, changed_names, last_layer, tiny_inputs, tiny_model
 
 WRITE = """
 import sys
@@ -25,55 +27,92 @@ some_delta(tiny_model("qwen2_moe")).save(Path(sys.argv[1]))
 """
 
 
-def fused_and_router(model: nn.Module) -> tuple[str, str]:
-    """Return the names of a fused expert tensor and of a router's weight."""
-    layer = moe_layers(model)[-1]
-    wanted = layer.experts.get_parameter("down_proj"), layer.router.get_parameter("weight")
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return names[id(wanted[0])], names[id(wanted[1])]
+def some_change(model: nn.Module, expert: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    """Return new values for one expert of the last layer and for its router, by place."""
+    layer, generator = moe_layers(model)[-1], torch.Generator().manual_seed(seed)
+    names = {module: name for name, module in model.named_modules()}
+    experts = layer.experts.named_parameters(recurse=False)
+    places = [f"{names[layer.experts]}.{n}[{expert}]" for n, t in experts if len(t) == 4]
+    places += [f"{names[layer.router]}.{n}" for n, t in layer.router.named_parameters()]
+    shapes = {place: storage(model, place) for place in places}
+    return {p: torch.randn(t.shape, generator=generator).to(t) for p, t in shapes.items()}
 
 
 def some_delta(model: nn.Module) -> Delta:
-    """Return a delta of one expert's row and one router, all ones and twos."""
-    fused, router = fused_and_router(model)
-    tensors = {
-        router: torch.full_like(model.get_parameter(router).detach(), 2),
-        f"{fused}[1]": torch.ones_like(model.get_parameter(fused)[1].detach()),
-    }
-    return Delta(tensors, model_digest(model), about={"seed": 3, "experts": [[1, 1]]})
+    """Return the delta of such a change."""
+    delta = Delta.of(model, some_change(model), model_digest(model))
+    return replace(delta, about={"seed": 3, "experts": [[1, 1]]})
 
 
-def test_a_saved_delta_is_loaded_as_it_was(model, tmp_path):
-    delta = some_delta(model)
+def test_a_saved_delta_is_loaded_as_it_was(any_model, tmp_path):
+    delta = some_delta(any_model)
 
     delta.save(tmp_path / "delta.safetensors")
     loaded = Delta.load(tmp_path / "delta.safetensors")
 
-    assert (loaded.base, loaded.about) == (delta.base, delta.about)
+    assert (loaded.base, loaded.about, loaded.dtypes) == (delta.base, delta.about, delta.dtypes)
     assert loaded.tensors.keys() == delta.tensors.keys()
     assert all(torch.equal(loaded.tensors[name], t) for name, t in delta.tensors.items())
 
 
-def test_inside_the_context_exactly_the_named_rows_are_changed(model):
-    fused, router = fused_and_router(model)
-    before = bits(model)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_applied_the_model_has_exactly_the_new_values(any_model, dtype):
+    model = any_model.to(dtype)
+    before, change = bits(model), some_change(model)
 
     with some_delta(model).applied_to(model):
-        assert changed_names(model, before) == {fused, router}
-        assert (model.get_parameter(fused)[1] == 1).all()
-        assert torch.equal(model.get_parameter(fused)[0], before[fused][0])
-        assert (model.get_parameter(router) == 2).all()
-
-
-def test_after_the_context_the_base_is_bit_identical(model, tmp_path):
-    before, digest = bits(model), model_digest(model)
-    some_delta(model).save(tmp_path / "delta.safetensors")
-
-    with Delta.load(tmp_path / "delta.safetensors").applied_to(model):
-        pass
+        assert changed_names(model, before) == {place.split("[")[0] for place in change}
+        for place, value in change.items():
+            assert torch.equal(storage(model, place), value)
+            name = place.split("[")[0]
+            if name != place:
+                assert torch.equal(model.get_parameter(name)[0], before[name][0])
 
     assert changed_names(model, before) == set()
-    assert model_digest(model) == digest
+
+
+@torch.no_grad()
+def test_reverted_the_model_computes_what_it_did(any_model):
+    before, delta = any_model(**tiny_inputs(), use_cache=False).logits, some_delta(any_model)
+
+    delta.apply(any_model)
+    changed = any_model(**tiny_inputs(), use_cache=False).logits
+    delta.revert(any_model)
+
+    assert not torch.equal(changed, before)
+    assert torch.equal(any_model(**tiny_inputs(), use_cache=False).logits, before)
+
+
+def test_a_delta_can_be_applied_again_and_again(model):
+    delta, before, states = some_delta(model), bits(model), []
+
+    for _ in range(2):
+        with delta.applied_to(model):
+            states.append(bits(model))
+
+    assert all(torch.equal(states[0][name], states[1][name]) for name in before)
+    assert model_digest(model) == delta.base
+
+
+def test_a_second_delta_goes_on_top_of_the_first_and_comes_off_before_it():
+    model = tiny_model("olmoe")
+    before, first = bits(model), some_delta(model)
+    first.apply(model)
+    between = bits(model)
+    second = Delta.of(model, some_change(model, expert=2, seed=1), model_digest(model))
+    second.apply(model)
+
+    with pytest.raises(InputError, match="not the last one"):
+        first.revert(model)
+    second.revert(model)
+    assert changed_names(model, between) == set()
+    first.revert(model)
+    assert changed_names(model, before) == set()
+
+
+def test_a_delta_that_was_not_applied_cannot_be_reverted(model):
+    with pytest.raises(InputError, match="not the last one that was applied"):
+        some_delta(model).revert(model)
 
 
 def test_after_an_exception_the_base_is_bit_identical(model):
@@ -81,16 +120,6 @@ def test_after_an_exception_the_base_is_bit_identical(model):
 
     with pytest.raises(ZeroDivisionError), some_delta(model).applied_to(model):
         _ = 1 / 0
-
-    assert changed_names(model, before) == set()
-
-
-def test_a_bfloat16_model_takes_and_gives_back_a_delta():
-    model = tiny_model("qwen2_moe").bfloat16()
-    before = bits(model)
-
-    with some_delta(model).applied_to(model):
-        assert changed_names(model, before) != set()
 
     assert changed_names(model, before) == set()
 
@@ -124,26 +153,6 @@ def test_another_base_is_refused(model):
         delta.applied_to(other),
     ):
         pass
-
-
-def test_one_bit_makes_another_base(model):
-    digest = model_digest(model)
-
-    with torch.no_grad():
-        parameter = next(model.parameters())
-        parameter.view(-1)[0] = torch.nextafter(parameter.view(-1)[0], torch.tensor(10.0))
-
-    assert model_digest(model) != digest
-
-
-def test_the_same_values_in_another_type_are_another_base():
-    """Zeros have the same bytes in float16 and bfloat16; the digest reads the type too."""
-    half, brain = nn.Linear(2, 2).half(), nn.Linear(2, 2).bfloat16()
-    for layer in (half, brain):
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-
-    assert model_digest(half) != model_digest(brain)
 
 
 def test_a_safetensors_file_without_our_header_is_refused(tmp_path):
@@ -183,12 +192,14 @@ def test_an_empty_delta_is_a_delta(tmp_path):
         pass
 
 
-def test_parameter_rows_share_the_models_storage(model):
-    fused, _ = fused_and_router(model)
+def test_the_lowest_layer_is_that_of_the_lowest_change(model):
+    names = {module: name for name, module in model.named_modules()}
+    embeddings = f"{names[model.get_input_embeddings()]}.weight"
+    low = {embeddings: model.get_input_embeddings().weight.detach() + 1}
 
-    parameter_rows(model, f"{fused}[2]").fill_(5)
-
-    assert (model.get_parameter(fused)[2] == 5).all()
+    assert some_delta(model).lowest_layer(model) == last_layer(model)
+    assert Delta.of(model, some_change(model) | low, "").lowest_layer(model) == 0
+    assert Delta({}, "").lowest_layer(model) == len(model.get_decoder().layers) - 1
 
 
 def test_changed_share_counts_the_changed_tensors():

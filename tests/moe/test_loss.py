@@ -1,36 +1,156 @@
-"""Token losses."""
+"""Token losses, and what is not kept to get them."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
 
-from seuf.moe.batches import pad
-from seuf.moe.loss import token_nll
-from tests.tiny import VOCABULARY, tiny_batch, tiny_model, tiny_samples
+from seuf.moe import loss
+from seuf.moe.architectures import decoder
+from seuf.moe.batches import IGNORED, pad
+from seuf.moe.loss import ScaledHead, batch_nll, output_head, token_nll
+from tests.tiny import VOCABULARY, inputs_of, tiny_batch, tiny_model, tiny_samples
+
+
+def head_of(size: int, vocabulary: int, bias: bool = False) -> nn.Linear:
+    """Return a frozen random head."""
+    torch.manual_seed(0)
+    return nn.Linear(size, vocabulary, bias=bias).requires_grad_(False)
+
+
+def plain_nll(hidden: torch.Tensor, head: nn.Module, labels: torch.Tensor) -> torch.Tensor:
+    """Return the losses as torch has them, from all logits at once."""
+    logits = head(hidden).float().flatten(0, -2)
+    nll = F.cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORED)
+    return nll.view(labels.shape)
+
+
+@given(st.integers(1, 40), st.integers(2, 9), st.integers(1, 17), st.booleans(), st.integers(0, 99))
+def test_values_and_gradients_are_those_of_the_whole_logits(tokens, vocabulary, rows, bias, seed):
+    """Whatever the size of the parts, and with any weights on the tokens after it."""
+    torch.manual_seed(seed)
+    head = head_of(5, vocabulary, bias)
+    hidden, weights = torch.randn(tokens, 5, requires_grad=True), torch.randn(tokens)
+    labels = torch.randint(0, vocabulary, (tokens,))
+    labels[torch.rand(tokens) < 0.2] = IGNORED
+    results = []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss, "CHUNK_BYTES", 4 * vocabulary * rows)
+        for of in (token_nll, plain_nll):
+            nll = of(hidden, head, labels)
+            (gradient,) = torch.autograd.grad((nll * weights).sin().sum(), hidden)
+            results.append((nll, gradient))
+
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_a_head_in_training_gets_its_gradient(monkeypatch, rows):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 11 * rows)
+    head = head_of(5, 11).requires_grad_(True)
+    hidden, labels = torch.randn(20, 5, requires_grad=True), torch.randint(0, 11, (20,))
+    wanted = [hidden, head.weight]
+
+    ours, theirs = (
+        torch.autograd.grad(of(hidden, head, labels).square().sum(), wanted)
+        for of in (token_nll, plain_nll)
+    )
+
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_shape_is_that_of_the_labels():
+    nll = token_nll(torch.randn(2, 3, 5), head_of(5, 7), torch.zeros(2, 3, dtype=torch.long))
+
+    assert nll.shape == (2, 3)
+
+
+def test_no_more_than_a_part_of_the_logits_is_there_at_a_time(monkeypatch):
+    """Of 100 tokens, 64 rows of 4 * 11 bytes fit in 3000; a part is a multiple of 64."""
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 3000 + 44)
+    head, seen = head_of(5, 11), []
+    head.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+
+    token_nll(torch.randn(100, 5, requires_grad=True), head, torch.zeros(100, dtype=torch.long))
+
+    assert seen == [64, 36]
+
+
+def test_nothing_of_the_logits_is_kept_for_the_backward_pass():
+    """Of ten hidden states of 5 their gradient is kept; their logits would be ten times 1000."""
+    kept = []
+    hidden = torch.randn(10, 5, requires_grad=True)
+    labels = torch.zeros(10, dtype=torch.long)
+
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (kept.append(t.numel()), t)[1], lambda t: t
+    ):
+        token_nll(hidden, head_of(5, 1000), labels)
+
+    assert 10 * 1000 not in kept
+    assert kept[-1] == 10 * 5
+
+
+def test_without_gradients_none_are_computed(monkeypatch):
+    monkeypatch.setattr(torch.autograd, "grad", None)
+
+    with torch.no_grad():
+        nll = token_nll(torch.randn(4, 5), head_of(5, 7), torch.zeros(4, dtype=torch.long))
+
+    assert not nll.requires_grad
+
+
+def test_double_precision_is_kept():
+    """Finite differences agree to a precision that float32 would not give."""
+    head = head_of(3, 5).double()
+    hidden = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 4, IGNORED, 2])
+    nll = token_nll(hidden, head, labels)
+    (gradient,) = torch.autograd.grad(nll.double().sum(), hidden)
+
+    expected = torch.autograd.functional.jacobian(
+        lambda h: F.cross_entropy(head(h), labels, reduction="sum", ignore_index=IGNORED), hidden
+    )
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
 @torch.no_grad()
-def test_token_nll_is_minus_the_log_probability_of_the_next_token(model):
+def test_batch_nll_is_minus_the_log_probability_of_the_next_token(any_model):
+    """As the model's own logits have it: so the head is given what the model gives it."""
     batch = tiny_batch()
-    logits = model(**batch._asdict()).logits
+    logits = any_model(**inputs_of(batch), use_cache=False).logits
     expected = -logits.double().log_softmax(-1)[:, :-1].gather(2, batch.input_ids[:, 1:, None])
 
-    nll, mask = token_nll(model, batch)
+    nll, mask = batch_nll(any_model, batch)
 
     assert nll.dtype == torch.float32
     assert torch.equal(mask, batch.attention_mask[:, 1:].bool())
-    torch.testing.assert_close(nll[mask], expected[..., 0][mask].float())
+    torch.testing.assert_close(nll[mask], expected[..., 0][mask].float(), rtol=1e-5, atol=1e-5)
+
+
+def test_granites_head_divides_by_its_scaling():
+    model = tiny_model("granitemoe")
+    hidden = torch.randn(2, 32)
+
+    head = output_head(model)
+
+    assert isinstance(head, ScaledHead)
+    assert torch.equal(head(hidden), model.lm_head(hidden) / 3)
 
 
 @torch.no_grad()
 def test_padding_has_no_loss_and_changes_none(model):
     short, long = tiny_samples(1)[0][:3], list(range(1, 13))
-    alone, _ = token_nll(model, pad([short], 0))
+    alone, _ = batch_nll(model, pad([short], 0))
 
-    nll, mask = token_nll(model, pad([short, long], 0))
+    nll, mask = batch_nll(model, pad([short, long], 0))
 
     assert mask.sum(1).tolist() == [2, 11]
     assert (nll[0, 2:] == 0).all()
-    torch.testing.assert_close(nll[0, :2], alone[0])
+    torch.testing.assert_close(nll[0, :2], alone[0], rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -38,7 +158,7 @@ def test_a_model_that_knows_nothing_pays_log_vocabulary(model):
     """All logits equal, so every token costs log 97 nats."""
     model.get_output_embeddings().weight.zero_()
 
-    nll, mask = token_nll(model, tiny_batch())
+    nll, mask = batch_nll(model, tiny_batch())
 
     torch.testing.assert_close(nll[mask], torch.full_like(nll[mask], VOCABULARY).log())
 
@@ -49,9 +169,9 @@ def test_the_load_balancing_loss_is_not_in_it(model_type):
     """With output_router_logits the model's own loss has the balancing term; ours does not."""
     model = tiny_model(model_type, output_router_logits=True, router_aux_loss_coef=1.0)
     batch = tiny_batch()
-    own = model(**batch._asdict(), labels=batch.labels)
+    own = model(**inputs_of(batch), labels=batch.labels)
 
-    nll, mask = token_nll(model, batch)
+    nll, mask = batch_nll(model, batch)
 
     assert own.aux_loss > 0.1
     torch.testing.assert_close(nll[mask].mean(), own.loss - own.aux_loss, rtol=1e-5, atol=1e-5)
@@ -61,10 +181,10 @@ def test_the_load_balancing_loss_is_not_in_it(model_type):
 def test_the_loss_of_a_bfloat16_model_is_computed_in_float32():
     model = tiny_model("qwen2_moe").bfloat16()
     batch = tiny_batch()
-    logits = model(**batch._asdict()).logits
-    expected = -logits.float().log_softmax(-1)[:, :-1].gather(2, batch.input_ids[:, 1:, None])
+    hidden = decoder(model)(**batch.inputs(torch.device("cpu"))).last_hidden_state
+    expected = plain_nll(hidden[:, :-1], model.lm_head, batch.labels[:, 1:])
 
-    nll, mask = token_nll(model, batch)
+    nll, mask = batch_nll(model, batch)
 
     assert nll.dtype == torch.float32
-    torch.testing.assert_close(nll[mask], expected[..., 0][mask])
+    torch.testing.assert_close(nll[mask], expected[mask])

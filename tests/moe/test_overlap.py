@@ -5,9 +5,9 @@ import torch
 
 from seuf.moe.architectures import moe_layers
 from seuf.moe.batches import pad
-from seuf.moe.routing import routing_overlap, top_k_sets
-from seuf.moe.stability import RoutingProbe, first_tokens, probe_of
-from tests.tiny import TOP_K, bits, changed_names, tiny_samples
+from seuf.moe.routing import capture_routing
+from seuf.moe.stability import RoutingProbe, first_tokens, probe_of, routing_overlap
+from tests.tiny import TOP_K, bits, changed_names, tiny_model, tiny_samples
 
 
 def chosen(*experts: tuple[int, ...]) -> torch.Tensor:
@@ -16,42 +16,37 @@ def chosen(*experts: tuple[int, ...]) -> torch.Tensor:
 
 
 def test_overlap_of_the_same_choices_is_one():
-    assert routing_overlap(chosen((0, 1), (2, 3)), chosen((0, 1), (2, 3))) == 1.0
+    assert routing_overlap(chosen((0, 1), (2, 3)), chosen((0, 1), (2, 3))).tolist() == [1.0]
 
 
 def test_overlap_of_disjoint_choices_is_zero():
-    assert routing_overlap(chosen((0, 1)), chosen((2, 3))) == 0.0
+    assert routing_overlap(chosen((0, 1)), chosen((2, 3))).tolist() == [0.0]
 
 
 def test_overlap_is_the_mean_share_of_experts_kept():
     """The first token keeps one of two experts, the second both: (1/2 + 1) / 2."""
-    assert routing_overlap(chosen((0, 2), (1, 3)), chosen((0, 1), (1, 3))) == 0.75
+    assert routing_overlap(chosen((0, 2), (1, 3)), chosen((0, 1), (1, 3))).tolist() == [0.75]
 
 
-def test_overlap_averages_over_layers():
+def test_overlap_is_told_by_layer():
     """All kept in one layer, none in the other."""
     one = torch.cat([chosen((0, 1)), chosen((0, 1))])
     other = torch.cat([chosen((0, 1)), chosen((2, 3))])
 
-    assert routing_overlap(one, other) == 0.5
-
-
-def test_every_token_has_top_k_experts_in_every_layer(model):
-    samples = tiny_samples()
-
-    sets = top_k_sets(model, [pad(samples[:2], 0), pad(samples[2:], 0)])
-
-    assert sets.shape == (2, sum(map(len, samples)), 4)
-    assert (sets.sum(-1) == TOP_K).all()
+    assert routing_overlap(one, other).tolist() == [1.0, 0.0]
 
 
 def test_padding_has_no_top_k_set(model):
     """The sets of two samples padded together are those of each alone, one after the other."""
     short, long = [3, 4, 5], [6, 7, 8, 9, 10, 11]
 
-    together = top_k_sets(model, [pad([short, long], 0)])
-    apart = top_k_sets(model, [pad([short], 0), pad([long], 0)])
+    together, apart = (
+        capture_routing(model, batches, top_k_sets=True).top_k_sets
+        for batches in ([pad([short, long], 0)], [pad([short], 0), pad([long], 0)])
+    )
 
+    assert together.shape == (len(moe_layers(model)), 9, 4)
+    assert (together.sum(-1) == TOP_K).all()
     assert torch.equal(together, apart)
 
 
@@ -64,10 +59,16 @@ def test_a_probe_sees_nothing_in_an_unchanged_model_and_leaves_it_so(model):
     assert changed_names(model, before) == set()
 
 
+@pytest.mark.parametrize("first_layer", [0, 1])
+@pytest.mark.parametrize("model_type", ["mixtral", "olmoe", "qwen2_moe"])
 @torch.no_grad()
-def test_a_probe_sees_a_router_that_was_turned_around(model):
-    """With every logit negated, top-2 of 4 becomes the other two in that layer; 1 of 2 is left."""
-    probe = RoutingProbe(model, tiny_samples(3), tiny_samples(3, seed=1), padding=0)
+def test_a_probe_sees_a_router_that_was_turned_around(model_type, first_layer):
+    """With every logit negated, top-2 of 4 becomes the other two in that layer; 1 of 2 is left.
+
+    The probe that begins at that layer takes the one below for what it was.
+    """
+    model = tiny_model(model_type)
+    probe = RoutingProbe(model, tiny_samples(3), tiny_samples(3, seed=1), 0, first_layer)
 
     for parameter in moe_layers(model)[-1].router.parameters():
         parameter.neg_()

@@ -1,57 +1,140 @@
-"""Activations of a layer, without the layers above it."""
+"""Layers that are not needed do not run, and the rest is the same to the bit."""
 
 import pytest
 import torch
 
+from seuf.errors import InputError
 from seuf.moe.architectures import decoder
-from seuf.moe.prefix import hidden_after
-from tests.tiny import bits, changed_names, hook_count, tiny_batch
+from seuf.moe.batches import Batch
+from seuf.moe.loss import batch_nll
+from seuf.moe.prefix import frozen_prefix, hidden_before, stop_after
+from tests.tiny import bits, changed_names, hook_count, inputs_of, tiny_batch
+
+CPU = torch.device("cpu")
 
 
-@torch.no_grad()
-def test_hidden_states_are_those_transformers_gives_out(model):
-    """`hidden_states` starts with the embeddings; its last entry has passed the final norm."""
-    batch = tiny_batch()
-    expected = decoder(model)(**batch._asdict(), output_hidden_states=True).hidden_states
-    last = len(expected) - 2
-
-    for index in range(last):
-        assert torch.equal(hidden_after(model, index, batch), expected[index + 1])
-    assert torch.equal(decoder(model).norm(hidden_after(model, last, batch)), expected[-1])
+def left(batch: Batch) -> Batch:
+    """Return the batch turned round: padded on the left."""
+    return Batch(*(tensor.flip(1) for tensor in batch[:2]))
 
 
-@torch.no_grad()
-def test_no_layer_above_runs(model):
+def layers_that_run(model):
+    """Return a list that grows with the index of each decoder layer that computes something."""
     ran = []
-    handles = [
-        layer.register_forward_pre_hook(lambda module, args, index=index: ran.append(index))
-        for index, layer in enumerate(decoder(model).layers)
-    ]
+    for index, layer in enumerate(decoder(model).layers):
+        inner = next(child for child in layer.children())
+        inner.register_forward_pre_hook(lambda module, args, index=index: ran.append(index))
+    return ran
 
-    hidden_after(model, 0, tiny_batch())
 
-    for handle in handles:
-        handle.remove()
+@pytest.mark.parametrize("turn", [left, lambda batch: batch])
+@torch.no_grad()
+def test_with_a_frozen_prefix_the_logits_are_the_same_to_the_bit(any_model, turn):
+    batch = turn(tiny_batch())
+    whole = any_model(**inputs_of(batch), use_cache=False).logits
+    states: dict[int, torch.Tensor] = {}
+    for index, layer in enumerate(decoder(any_model).layers):
+        layer.register_forward_pre_hook(
+            lambda module, args, kwargs, index=index: states.update({index: args[0]}),
+            with_kwargs=True,
+        )
+    any_model(**inputs_of(batch), use_cache=False)
+
+    for index in list(states):
+        with frozen_prefix(any_model, index, states[index]):
+            assert torch.equal(any_model(**inputs_of(batch), use_cache=False).logits, whole)
+
+
+def test_with_a_frozen_prefix_gradients_are_the_same_to_the_bit(model):
+    batch, last = tiny_batch(), len(decoder(model).layers) - 1
+    above = [p for p in decoder(model).layers[last].parameters() if p.requires_grad]
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        nll, mask = batch_nll(model, batch)
+        return torch.autograd.grad(nll[mask].mean(), above, materialize_grads=True)
+
+    whole = gradients()
+    with frozen_prefix(model, last, hidden_before(model, last, batch)):
+        part = gradients()
+
+    assert all(torch.equal(one, other) for one, other in zip(whole, part, strict=True))
+    assert any(gradient.norm() > 0 for gradient in part)
+
+
+@torch.no_grad()
+def test_neither_what_is_below_the_prefix_nor_above_the_end_runs(model):
+    batch, last = tiny_batch(), len(decoder(model).layers) - 1
+    hidden = hidden_before(model, last, batch)
+    ran = layers_that_run(model)
+
+    with stop_after(model, last), frozen_prefix(model, last, hidden):
+        decoder(model)(**batch.inputs(CPU), use_cache=False)
+    assert ran == [last]
+
+    ran.clear()
+    with stop_after(model, 0):
+        decoder(model)(**batch.inputs(CPU), use_cache=False)
     assert ran == [0]
 
 
-def test_gradients_reach_the_layers_below_only(model):
-    hidden_after(model, 0, tiny_batch()).square().mean().backward()
+@torch.no_grad()
+def test_what_leaves_a_layer_is_what_transformers_gives_out(model):
+    """`hidden_states` starts with the embeddings; its last entry has passed the final norm."""
+    batch = tiny_batch()
+    inputs = batch.inputs(CPU)
+    expected = decoder(model)(**inputs, output_hidden_states=True, use_cache=False).hidden_states
+
+    for index in range(len(expected) - 2):
+        with stop_after(model, index) as reached:
+            decoder(model)(**inputs, use_cache=False)
+        assert torch.equal(reached.hidden, expected[index + 1])
+        assert torch.equal(hidden_before(model, index + 1, batch), expected[index + 1])
+
+
+def test_gradients_reach_the_layers_below_the_end_only(model):
+    with stop_after(model, 0) as reached:
+        decoder(model)(**tiny_batch().inputs(CPU), use_cache=False)
+    reached.hidden.square().mean().backward()
 
     with_gradient = {n for n, p in model.named_parameters() if p.grad is not None}
     assert any(".layers.0." in name for name in with_gradient)
     assert not any(".layers.1." in name for name in with_gradient)
 
 
-def test_the_model_is_left_as_it_was(model):
-    hooks, before = hook_count(model), bits(model)
+def test_a_nested_end_does_not_end_what_is_around_it(model):
+    after = []
 
-    hidden_after(model, 0, tiny_batch())
+    with stop_after(model, 1) as outer:
+        with stop_after(model, 0) as inner:
+            decoder(model)(**tiny_batch().inputs(CPU), use_cache=False)
+        after.append(inner.hidden)
+        decoder(model)(**tiny_batch().inputs(CPU), use_cache=False)
+
+    assert len(after) == 1
+    assert outer.hidden.shape == inner.hidden.shape
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_the_model_is_left_as_it_was(model, error):
+    hooks, before = hook_count(model), bits(model)
+    hidden = hidden_before(model, 1, tiny_batch())
+    forwards = [layer.forward for layer in decoder(model).layers]
+
+    try:
+        with frozen_prefix(model, 1, hidden), stop_after(model, 1):
+            if error:
+                raise ZeroDivisionError
+            decoder(model)(**tiny_batch().inputs(CPU), use_cache=False)
+    except ZeroDivisionError:
+        assert error
 
     assert hook_count(model) == hooks
+    assert [layer.forward for layer in decoder(model).layers] == forwards
+    assert all("forward" not in vars(layer) for layer in decoder(model).layers)
     assert changed_names(model, before) == set()
 
 
-def test_a_layer_that_is_not_there_is_an_index_error(model):
-    with pytest.raises(IndexError):
-        hidden_after(model, 7, tiny_batch())
+@pytest.mark.parametrize("context", [stop_after, lambda m, i: frozen_prefix(m, i, torch.zeros(1))])
+def test_a_layer_that_is_not_there_is_refused(model, context):
+    with pytest.raises(InputError, match="there is no layer 7"), context(model, 7):
+        pass

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from seuf.moe import pretraining
 from seuf.moe.batches import by_length, tokenize
-from seuf.moe.loss import token_nll
+from seuf.moe.loss import batch_nll
 from seuf.moe.models import LanguageModel
 from seuf.moe.pretraining import END, new_model, pretrain, train_tokenizer
 from seuf.moe.settings import PretrainingSettings
@@ -57,10 +57,10 @@ def test_another_seed_gives_another_model(pretrained):
 @torch.no_grad()
 def test_the_loss_falls(pretrained):
     """An untrained model of 300 tokens pays about log 300 = 5.7 nats a token."""
-    batch, _ = next(by_length(tokenize(pretrained.tokenizer, [TEXTS[0][0]], 16), 1, 0))
+    batch = next(by_length(tokenize(pretrained.tokenizer, [TEXTS[0][0]], 16), 1, 0))
     untrained = new_model(SETTINGS, pretrained.tokenizer).eval()
 
-    before, after = (token_nll(m, batch)[0].mean() for m in (untrained, pretrained.model))
+    before, after = (batch_nll(m, batch)[0].mean() for m in (untrained, pretrained.model))
 
     assert before == pytest.approx(5.7, abs=0.3)
     assert after < 3

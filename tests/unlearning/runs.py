@@ -7,6 +7,7 @@ from seuf.unlearning.algorithm import Unlearned, unlearn
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.quantities import Samples
 from seuf.unlearning.settings import Method, UnlearningSettings
+from seuf.unlearning.treatment import Treatment
 from tests.tiny import tiny_samples
 
 SAMPLES = Samples(tiny_samples(5), tiny_samples(5, seed=1))
@@ -36,4 +37,4 @@ def method(scope: str = "experts", objective: str | None = "ga", **changes: obje
 def run(base: LanguageModel, of: Method, seed: int = 0, **settings: object) -> Unlearned:
     """Return what a method changes."""
     shared = SETTINGS.model_copy(update=settings)
-    return unlearn(base, SAMPLES, EXPERTS, of, shared, FirstIsWorst(), seed)
+    return unlearn(base, Treatment(SAMPLES, EXPERTS, of, shared, seed), FirstIsWorst())

@@ -4,17 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from seuf.moe.deltas import model_digest
+from seuf.moe.digests import model_digest
 from seuf.moe.models import LanguageModel
+from seuf.moe.places import places_of
 from seuf.unlearning.algorithm import Unlearned, unlearn
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.objectives import OBJECTIVES
+from seuf.unlearning.treatment import Treatment
 from tests.tiny import bits, changed_names, hook_count, tiny_language_model
 from tests.unlearning.runs import EXPERTS, SAMPLES, SETTINGS, FirstIsWorst, method, run
 
 EXPERT_KEYS = {
-    "model.layers.1.mlp.experts.gate_up_proj[2]",
-    "model.layers.1.mlp.experts.down_proj[2]",
+    "model.layers.1.mlp.experts.2.gate_proj.weight",
+    "model.layers.1.mlp.experts.2.up_proj.weight",
+    "model.layers.1.mlp.experts.2.down_proj.weight",
 }
 ROUTER_KEY = "model.layers.1.mlp.gate.weight"
 
@@ -40,7 +43,9 @@ def test_the_base_is_left_bit_identical_and_the_delta_holds_the_change(
     assert done.delta.base == digest
     assert done.delta.tensors
     with done.delta.applied_to(model):
-        assert changed_names(model, before) == {n.split("[")[0] for n in done.delta.tensors}
+        changed = changed_names(model, before)
+    places = places_of(model, done.delta.tensors)
+    assert changed == {place.split("[")[0] for place in places}
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -74,7 +79,9 @@ def test_rmu_steers_the_highest_layer_under_treatment_so_that_all_experts_learn(
     experts = [(0, 1), (1, 2)]
     judge = FirstIsWorst()
 
-    done = unlearn(language_model, SAMPLES, experts, method(objective="rmu"), SETTINGS, judge, 0)
+    treatment = Treatment(SAMPLES, experts, method(objective="rmu"), SETTINGS, seed=0)
+
+    done = unlearn(language_model, treatment, judge)
 
     assert {name.split(".layers.")[1][0] for name in done.delta.tensors} == {"0", "1"}
 
@@ -83,7 +90,7 @@ def test_every_architecture_can_be_unlearned(model, language_model):
     base = LanguageModel(model, language_model.tokenizer)
     before = bits(model)
 
-    done = unlearn(base, SAMPLES, [(1, 0)], method(), SETTINGS, FirstIsWorst(), 0)
+    done = unlearn(base, Treatment(SAMPLES, [(1, 0)], method(), SETTINGS, 0), FirstIsWorst())
 
     assert {name.split(".layers.")[1][0] for name in done.delta.tensors} == {"1"}
     assert changed_names(model, before) == set()
@@ -92,7 +99,8 @@ def test_every_architecture_can_be_unlearned(model, language_model):
 def test_the_original_changes_nothing_and_is_not_even_judged(language_model):
     judge = FirstIsWorst()
 
-    done = unlearn(language_model, SAMPLES, [], method("nothing", None), SETTINGS, judge, 0)
+    treatment = Treatment(SAMPLES, [], method("nothing", None), SETTINGS, seed=0)
+    done = unlearn(language_model, treatment, judge)
 
     assert done == Unlearned(done.delta, [], 0.0)
     assert done.delta.tensors == {}
@@ -104,7 +112,7 @@ def test_nothing_better_is_an_empty_delta(language_model):
     def indifferent(model: nn.Module) -> Judgement:
         return Judgement(1.0, 1.0, 0.0)
 
-    done = unlearn(language_model, SAMPLES, EXPERTS, method(), SETTINGS, indifferent, 0)
+    done = unlearn(language_model, Treatment(SAMPLES, EXPERTS, method(), SETTINGS, 0), indifferent)
 
     assert done.delta.tensors == {}
     assert len(done.log) == 2
@@ -126,7 +134,11 @@ def test_a_failing_judge_leaves_the_base_bit_identical(language_model):
     before, calls = bits(language_model.model), iter([Judgement(1.0, 1.0, 0.0)])
 
     with pytest.raises(StopIteration):
-        unlearn(language_model, SAMPLES, EXPERTS, method(), SETTINGS, lambda model: next(calls), 0)
+        unlearn(
+            language_model,
+            Treatment(SAMPLES, EXPERTS, method(), SETTINGS, seed=0),
+            lambda model: next(calls),
+        )
 
     assert changed_names(language_model.model, before) == set()
 

@@ -6,7 +6,7 @@ import torch
 from seuf.moe.architectures import gate_probabilities, moe_layers
 from seuf.moe.routing import observed_routers
 from seuf.unlearning.anchor import Anchor, anchor_for, anchor_loss
-from tests.tiny import TOP_K, hook_count, tiny_batch, tiny_model
+from tests.tiny import TOP_K, hook_count, inputs_of, tiny_batch, tiny_inputs, tiny_model
 
 ALL = torch.tensor([True, True])
 
@@ -53,16 +53,16 @@ def watched(on: str, target: int) -> torch.Tensor:
     """Return mixtral's router gradient from the anchor on the tokens not sent to the target."""
     model = tiny_model("mixtral")
     layer, batch, seen = moe_layers(model)[0], tiny_batch(), []
-    with torch.no_grad(), observed_routers([layer], lambda p, logits, chosen: seen.append(chosen)):
-        model(**batch._asdict())
+    with torch.no_grad(), observed_routers([layer], lambda p, output: seen.append(output[2])):
+        model(**inputs_of(batch))
     elsewhere = (seen[0] != target).all(-1).view_as(batch.input_ids) & batch.attention_mask.bool()
 
     anchor = anchor_for(model, [(0, target)], on)
     with anchor.watching(elsewhere):
-        model(**batch._asdict())
+        model(**inputs_of(batch))
     anchor.loss().backward()
 
-    return layer.router.get_parameter("weight").grad[target]
+    return next(layer.router.parameters()).grad[target]
 
 
 def test_on_mixtral_top_k_moves_the_targets_row_less_than_the_softmax():
@@ -77,13 +77,12 @@ def test_what_is_measured_is_the_layer_under_treatment(model, on):
     anchor = anchor_for(model, [(layer.index, 2)], on)
 
     with (
-        observed_routers([layer], lambda p, *values: seen.append(values)),
-        anchor.watching(batch.attention_mask),
+        observed_routers([layer], lambda p, output: seen.append(output)),
+        anchor.watching(batch.attention_mask.bool()),
     ):
-        model(**batch._asdict())
+        model(**inputs_of(batch))
 
-    logits, chosen = seen[0]
-    gates = gate_probabilities(layer, logits)
+    gates, chosen = gate_probabilities(layer, seen[0]), seen[0][2]
     if on == "topk":
         gates = gates.masked_fill(~torch.nn.functional.one_hot(chosen, 4).sum(1).bool(), 0.0)
         assert ((gates > 0).sum(-1) == TOP_K).all()
@@ -97,8 +96,8 @@ def test_layers_are_averaged_and_each_has_its_own_targets(model):
 
     for experts in ([(first, 0), (first, 1)], [(last, 3)], [(last, 3), (first, 0), (first, 1)]):
         anchor = anchor_for(model, experts, "softmax")
-        with anchor.watching(tiny_batch().attention_mask):
-            model(**tiny_batch()._asdict())
+        with anchor.watching(tiny_batch().attention_mask.bool()):
+            model(**tiny_inputs())
         losses.append(anchor.loss())
 
     torch.testing.assert_close(losses[2], (losses[0] + losses[1]) / 2)
@@ -113,10 +112,10 @@ def test_only_the_last_pass_is_kept_and_no_hook_is_left(model):
     anchor, fresh = (anchor_for(model, [(index, 0)], "softmax") for _ in range(2))
 
     for seed in (1, 2):
-        with anchor.watching(tiny_batch(seed=seed).attention_mask):
-            model(**tiny_batch(seed=seed)._asdict())
-    with fresh.watching(tiny_batch(seed=2).attention_mask):
-        model(**tiny_batch(seed=2)._asdict())
+        with anchor.watching(tiny_batch(seed=seed).attention_mask.bool()):
+            model(**tiny_inputs(seed=seed))
+    with fresh.watching(tiny_batch(seed=2).attention_mask.bool()):
+        model(**tiny_inputs(seed=2))
 
     assert torch.equal(anchor.loss(), fresh.loss())
     assert hook_count(model) == hooks

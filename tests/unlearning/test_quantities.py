@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.errors import InputError
-from seuf.moe.loss import token_nll
 from seuf.moe.models import LanguageModel
-from seuf.moe.prefix import hidden_after
 from seuf.unlearning.anchor import Anchor, anchor_for
-from seuf.unlearning.quantities import Quantities, Samples, draws, steering_vector
+from seuf.unlearning.quantities import Quantities, Samples, draws, steering_vector, used_by
+from seuf.unlearning.trunk import Trunk
 from tests.tiny import hook_count, tiny_samples
 
 SAMPLES = Samples(tiny_samples(5), tiny_samples(7, seed=1))
@@ -19,10 +18,10 @@ NO_ANCHOR = Anchor([], [], "softmax")
 
 def run_of(language_model: LanguageModel, *needed: str, anchor: Anchor = NO_ANCHOR) -> Quantities:
     """Return the quantities of three steps of two samples."""
+    steps = draws(SAMPLES, 3, 2, seed=0)
     return Quantities(
-        language_model,
-        SAMPLES,
-        draws(SAMPLES, 3, 2, seed=0),
+        Trunk(language_model, SAMPLES.both(), 0, used_by(steps, set(needed)), batch_size=2),
+        steps,
         layer=0,
         steering=torch.ones(32),
         anchor=anchor,
@@ -40,8 +39,8 @@ def test_every_epoch_draws_each_sample_once(forget, retain, steps, batch_size):
     drawn = draws(Samples(some(forget), some(retain)), steps, batch_size, seed=3)
 
     assert len(drawn) == steps
-    for name, count in (("forget", forget), ("retain", retain)):
-        order = [position for draw in drawn for position in getattr(draw, name)]
+    for name, first, count in (("forget", 0, forget), ("retain", forget, retain)):
+        order = [position - first for draw in drawn for position in getattr(draw, name)]
         assert len(order) == steps * batch_size
         for start in range(0, len(order) - count + 1, count):
             assert sorted(order[start : start + count]) == list(range(count))
@@ -55,7 +54,7 @@ def test_draws_are_decided_by_the_seed(seed):
 
     assert one == same
     assert one != other
-    assert [draw.forget for draw in one] != [draw.retain for draw in one]
+    assert [draw.forget for draw in one] != [[p - 40 for p in draw.retain] for draw in one]
 
 
 def test_more_steps_begin_with_the_same_draws():
@@ -75,29 +74,28 @@ def test_an_empty_set_is_refused(forget, retain, name):
 @torch.no_grad()
 def test_references_are_of_the_original_model(language_model):
     """The head is set to zero afterwards, so that every token costs log 300."""
-    model = language_model.model
-    run = run_of(language_model, "forget_reference_nll")
-    batch = run.at(1).forget
-    original, _ = token_nll(model, batch)
+    run = run_of(language_model, "forget_nll", "forget_reference_nll")
+    original = run.at(1).forget_nll.sums()
 
-    model.get_output_embeddings().weight.zero_()
+    language_model.model.get_output_embeddings().weight.zero_()
 
     step = run.at(1)
-    assert torch.equal(step.forget_reference_nll, original.sum(1))
-    predicted = batch.attention_mask[:, 1:].sum(1)
+    predicted = step.batch.attention_mask[:, 1:].sum(1)
+    torch.testing.assert_close(step.forget_reference_nll, original)
     torch.testing.assert_close(step.forget_nll.sums(), predicted * torch.tensor(300.0).log())
 
 
 @torch.no_grad()
 def test_reference_activations_are_of_the_original_model(language_model):
-    run = run_of(language_model, "retain_reference_hidden")
-    original = hidden_after(language_model.model, 0, run.at(2).retain)
+    """Those of padding are zero; it does not count."""
+    run = run_of(language_model, "forget_hidden", "retain_hidden", "retain_reference_hidden")
+    hidden, mask = run.at(2).retain_hidden
 
     language_model.model.get_input_embeddings().weight.mul_(2)
 
     step = run.at(2)
-    assert torch.equal(step.retain_reference_hidden, original)
-    assert not torch.equal(step.retain_hidden.values, original)
+    torch.testing.assert_close(step.retain_reference_hidden, hidden * mask[..., None])
+    assert step.retain_hidden.distance(step.retain_reference_hidden) > 0.01
 
 
 @torch.no_grad()
@@ -106,45 +104,64 @@ def test_reference_activations_of_a_bfloat16_model_are_kept_in_it_and_given_in_f
 ):
     language_model.model.bfloat16()
 
-    run = run_of(language_model, "retain_reference_hidden")
+    run = run_of(language_model, "forget_hidden", "retain_hidden", "retain_reference_hidden")
 
-    assert run.references["retain_reference_hidden"][0].dtype == torch.bfloat16
+    assert run.hidden.rows.dtype == torch.bfloat16
     step = run.at(0)
     assert step.retain_reference_hidden.dtype == torch.float32
-    assert torch.equal(step.retain_reference_hidden, step.retain_hidden.values)
+    assert step.retain_hidden.distance(step.retain_reference_hidden) < 1e-3
 
 
 def test_nothing_is_computed_that_is_not_needed(language_model):
-    assert run_of(language_model, "forget_nll", "steering").references == {}
+    run = run_of(language_model, "forget_nll", "steering")
+
+    assert run.sums == {}
+    assert run.hidden is None
+    assert len(run.at(0).batch.input_ids) == 2
 
 
-def test_a_quantity_is_computed_once_a_step(language_model):
-    step = run_of(language_model).at(0)
+def test_both_sets_pass_the_model_together_and_once_a_step(language_model, monkeypatch):
+    passes = []
+    inner = Trunk.nll
+    monkeypatch.setattr(Trunk, "nll", lambda self, b: (passes.append(len(b[0])), inner(self, b))[1])
+    step = run_of(language_model, "forget_nll", "retain_nll").at(0)
 
-    assert step.forget_nll is step.forget_nll
-    assert step.retain_hidden is step.retain_hidden
+    _ = step.forget_nll, step.retain_nll, step.forget_nll
 
-
-def test_padding_does_not_count(language_model):
-    step = run_of(language_model).at(0)
-
-    assert torch.equal(step.forget_hidden.mask, step.forget.attention_mask.bool())
-    assert torch.equal(step.forget_nll.mask, step.forget.attention_mask[:, 1:].bool())
+    assert passes == [4]
 
 
-@pytest.mark.parametrize("quantity", ["forget_nll", "forget_hidden"])
-def test_the_anchor_watches_forget_passes_only(language_model, quantity):
-    anchor = anchor_for(language_model.model, [(0, 1)], "softmax")
-    step = run_of(language_model, anchor=anchor).at(0)
-    hooks = hook_count(language_model.model)
+@pytest.mark.parametrize("kind", ["nll", "hidden"])
+def test_each_set_has_its_own_part_of_the_pass(language_model, kind):
+    """As if each had passed alone, but for the padding to the longest of both."""
+    run = run_of(language_model, f"forget_{kind}", f"retain_{kind}")
+    step = run.at(0)
 
-    getattr(step, quantity)
-    watched = anchor.loss()
-    _ = step.retain_nll, step.retain_hidden
+    for name in ("forget", "retain"):
+        batch = run.trunk.batch(getattr(step.draw, name))
+        alone = run.trunk.nll(batch) if kind == "nll" else run.trunk.hidden(batch, 0)
+        part, width = getattr(step, f"{name}_{kind}"), alone.mask.shape[1]
+        assert torch.equal(part.mask[:, :width], alone.mask)
+        assert not part.mask[:, width:].any()
+        torch.testing.assert_close(
+            part.values[:, :width][alone.mask], alone.values[alone.mask], rtol=1e-5, atol=1e-5
+        )
 
-    assert watched.requires_grad
-    assert torch.equal(anchor.loss(), watched)
-    assert hook_count(language_model.model) == hooks
+
+@pytest.mark.parametrize("kind", ["nll", "hidden"])
+def test_the_anchor_watches_tokens_to_forget_only(language_model, kind):
+    losses = []
+    for needed in ([f"forget_{kind}"], [f"forget_{kind}", f"retain_{kind}"]):
+        anchor = anchor_for(language_model.model, [(0, 1)], "softmax")
+        hooks = hook_count(language_model.model)
+        step = run_of(language_model, *needed, anchor=anchor).at(0)
+
+        getattr(step, f"forget_{kind}")
+        losses.append(anchor.loss())
+
+        assert losses[-1].requires_grad
+        assert hook_count(language_model.model) == hooks
+    torch.testing.assert_close(*losses)
 
 
 @given(st.integers(1, 64), st.floats(0.5, 1000), st.integers(0, 9))

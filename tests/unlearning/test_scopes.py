@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from seuf.errors import InputError
 from seuf.moe.architectures import moe_layers
-from seuf.moe.loss import token_nll
+from seuf.moe.loss import batch_nll
 from seuf.unlearning.scopes import Scope, changed_tensors, everything, selected_experts
-from tests.tiny import bits, changed_names, hook_count, last_layer, tiny_batch, tiny_model
+from tests.tiny import EXPERTS, bits, changed_names, hook_count, last_layer, tiny_batch, tiny_model
 
 TARGET = 2
 
@@ -18,7 +18,7 @@ def train(scope: Scope, steps: int = 3, weight_decay: float = 0.0) -> None:
     optimizer = torch.optim.AdamW(scope.masters.values(), lr=1e-2, weight_decay=weight_decay)
     with scope:
         for step in range(steps):
-            values, mask = token_nll(scope.model, tiny_batch(seed=step))
+            values, mask = batch_nll(scope.model, tiny_batch(seed=step))
             values[mask].mean().backward()
             scope.gradients_to_masters()
             optimizer.step()
@@ -27,11 +27,12 @@ def train(scope: Scope, steps: int = 3, weight_decay: float = 0.0) -> None:
 
 
 def rows_of(model: nn.Module) -> tuple[set[str], set[str]]:
-    """Return the names of the last layer's expert tensors, and of its router's."""
+    """Return the names of the last layer's expert tensors, and of its router's; a bias not."""
     layer = moe_layers(model)[-1]
     wanted = [{id(p) for p in module.parameters()} for module in (layer.experts, layer.router)]
     experts, router = (
-        {name for name, p in model.named_parameters() if id(p) in ids} for ids in wanted
+        {name for name, p in model.named_parameters() if id(p) in ids and len(p) == EXPERTS}
+        for ids in wanted
     )
     return experts, router
 
@@ -139,14 +140,25 @@ def test_changed_tensors_are_copies_of_what_changed_only(model):
 
 def test_a_zero_that_lost_its_sign_has_changed():
     """0.0 == -0.0, but the bits differ."""
-    layer = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(layer.weight)
-    original = everything(layer).snapshot()
+    model = tiny_model("mixtral")
+    nn.init.zeros_(model.lm_head.weight)
+    original = everything(model).snapshot()
 
     with torch.no_grad():
-        layer.weight.neg_()
+        model.lm_head.weight.neg_()
 
-    assert changed_tensors(layer, original).keys() == {"weight"}
+    assert changed_tensors(model, original).keys() == {"lm_head.weight"}
+
+
+def test_of_fused_experts_only_those_that_changed_are_told():
+    model = tiny_model("mixtral")
+    original = everything(model).snapshot()
+
+    with torch.no_grad():
+        model.model.layers[1].mlp.experts.down_proj[3].add_(1)
+
+    changed = changed_tensors(model, original)
+    assert changed.keys() == {"model.layers.1.mlp.experts.down_proj[3]"}
 
 
 def test_a_layer_or_expert_that_is_not_there_is_refused():

@@ -77,16 +77,17 @@ def greedy_answers(
 
 def _said(subject_model: LanguageModel, batch: Batch, settings: ScoringSettings) -> list[str]:
     model: Any = subject_model.model
-    inputs = batch.to(input_device(model))
+    device = input_device(model)
     generated = model.generate(
-        **inputs._asdict(),
+        input_ids=batch.input_ids.to(device),
+        attention_mask=batch.attention_mask.to(device),
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,  # some chat models bring one: it would no longer be greedy
         max_new_tokens=settings.max_new_tokens,
         pad_token_id=subject_model.padding,
     )
-    new = generated[:, inputs.input_ids.shape[1] :]
+    new = generated[:, batch.input_ids.shape[1] :]
     texts = subject_model.tokenizer.batch_decode(new, skip_special_tokens=True)
     return [text.strip() for text in texts]
 

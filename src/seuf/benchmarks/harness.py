@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from io import StringIO
 from typing import Any
@@ -17,7 +17,9 @@ from datasets import Dataset, DatasetDict
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.scoring import preferred
 from seuf.benchmarks.settings import ScoringSettings
+from seuf.moe.deltas import Delta
 from seuf.moe.models import LanguageModel
+from seuf.moe.shared_prefix import SharedPrefix
 
 
 def score_questions(
@@ -41,6 +43,25 @@ def score_questions(
         results = evaluate(_harnessed(subject_model, settings), tasks, bootstrap_iters=1)
     assert results is not None  # only processes other than the first get nothing
     return {s: _scores(results, s, asked[s], settings.metric) for s in subjects}
+
+
+def score_deltas(
+    base: LanguageModel,
+    deltas: Mapping[str, Delta],
+    questions: Sequence[Question],
+    settings: ScoringSettings,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what `score_questions` returns of the base with each of the deltas, by their names.
+
+    The base is loaded once; layers below the lowest that any delta changes run once for all.
+    """
+    lowest = min((delta.lowest_layer(base.model) for delta in deltas.values()), default=0)
+    scores = {}
+    with SharedPrefix(base.model, lowest):
+        for name, delta in deltas.items():
+            with delta.applied_to(base.model):
+                scores[name] = score_questions(base, questions, settings)
+    return scores
 
 
 def _harnessed(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from seuf.benchmarks.records import Question
-from seuf.moe.architectures import input_device
+from seuf.moe.architectures import decoder, input_device
 from seuf.moe.batches import by_length
+from seuf.moe.loss import output_head, token_nll
 
 
 class Choice(NamedTuple):
@@ -71,14 +72,17 @@ class ChoiceScorer:
 
     @torch.no_grad()
     def _log_likelihoods(self, model: nn.Module) -> dict[Choice, float]:
-        rows = sorted(self.wanted)
-        likelihoods = {}
-        for batch, positions in by_length(rows, self.batch_size, padding=0):
-            inputs = batch.to(input_device(model))
-            logits = model(**inputs._asdict(), use_cache=False).logits
-            for line, position in zip(logits, positions, strict=True):
-                for choice in self.wanted[rows[position]]:
-                    likelihoods[choice] = _log_likelihood(line, choice)
+        rows, likelihoods = sorted(self.wanted), dict[Choice, float]()
+        for batch in by_length(rows, self.batch_size, padding=0):
+            inputs = batch.inputs(input_device(model))
+            hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
+            wanted = [
+                (line, choice)
+                for line, place in enumerate(batch.positions or ())
+                for choice in sorted(self.wanted[rows[place]])
+            ]
+            values = _log_likelihoods(hidden, output_head(model), wanted)
+            likelihoods |= zip((choice for _, choice in wanted), values, strict=True)
         return likelihoods
 
 
@@ -102,8 +106,19 @@ def _choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Cho
     return [Choice(context, whole[len(context) :]) for whole in wholes]
 
 
-def _log_likelihood(logits: Tensor, choice: Choice) -> float:
-    """Return the log-likelihood in nats of a choice, from the logits (T, V) of its row."""
-    start = len(choice.context) - 1
-    window = logits[start : start + len(choice.continuation)].float().log_softmax(-1)
-    return window[range(len(choice.continuation)), list(choice.continuation)].sum().item()
+def _log_likelihoods(
+    hidden: Tensor, head: nn.Module, wanted: Sequence[tuple[int, Choice]]
+) -> list[float]:
+    """Return the log-likelihood in nats of choices, from the hidden states (B, T, d) of their rows.
+
+    Only the hidden states that predict a choice's tokens are given to the head.
+    """
+    spots = [
+        (line, len(choice.context) - 1 + place, token)
+        for line, choice in wanted
+        for place, token in enumerate(choice.continuation)
+    ]
+    lines, places, tokens = torch.tensor(spots, device=hidden.device).T
+    lengths = [len(choice.continuation) for _, choice in wanted]
+    nll = token_nll(hidden[lines, places], head, tokens)
+    return [-part.sum().item() for part in nll.cpu().split(lengths)]

@@ -85,7 +85,7 @@ class DeltaDataset(AbstractDataset[Any, Any]):
 
 def _reference(model: LanguageModel) -> str:
     """Return where the model is and the digest of its weights, which tells if it changes."""
-    from seuf.moe.deltas import model_digest
+    from seuf.moe.digests import model_digest
 
     assert model.source is not None
     facts = {"source": model.source.model_dump(), "digest": model_digest(model.model)}

@@ -1,8 +1,9 @@
 """Find the MoE layers of a model and read its routers' probabilities.
 
-Transformers 5 keeps the experts of a layer in one module with fused tensors, (E, ...) each, and
-the router in another that returns its raw logits first. What differs between architectures is
-where the two sit and how logits become probabilities; `ARCHITECTURES` says it in one row each.
+Transformers 5 keeps the experts of a layer in one module with fused tensors, (E, ...) each, beside
+a router that returns its raw logits, the weights and the chosen experts. Any model of that shape
+will do if its router is understood: how logits become probabilities is no matter of guessing, so
+`ROUTERS` names every router class that a test has checked, and others are refused by name.
 """
 
 from __future__ import annotations
@@ -18,25 +19,15 @@ from seuf.errors import InputError
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """Where a decoder layer keeps its experts and router, and what its router computes."""
-
-    block: str
-    router: str
-    gate: str
-    shared: str | None = None
-
-
-@dataclass(frozen=True)
 class MoELayer:
     """One MoE layer of a model.
 
     Attributes:
         index: Position among all decoder layers, dense ones counted.
-        router: Module that scores the experts; its first output is the logits (N, E).
+        router: Module that scores the experts; returns logits (N, E), weights and choice (N, k).
         experts: Module that holds the fused expert tensors, (E, ...) each.
         num_experts: E.
-        top_k: Experts chosen for each token.
+        top_k: Experts chosen for each token, k.
         gate: How logits become probabilities, a key of `GATES`.
         shared: Expert that every token passes through, if the architecture has one.
     """
@@ -50,33 +41,20 @@ class MoELayer:
     shared: nn.Module | None = None
 
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "deepseek_v2": Architecture("mlp", "gate", "softmax", shared="shared_experts"),
-    "gpt_oss": Architecture("mlp", "router", "softmax"),
-    "granitemoe": Architecture("block_sparse_moe", "router", "softmax"),
-    "mixtral": Architecture("mlp", "gate", "softmax"),
-    "olmoe": Architecture("mlp", "gate", "softmax"),
-    "qwen2_moe": Architecture("mlp", "gate", "softmax", shared="shared_expert"),
-    "qwen3_moe": Architecture("mlp", "gate", "softmax"),
-}
-
-
 def moe_layers(model: nn.Module) -> list[MoELayer]:
     """Return the model's MoE layers in the order the tokens pass them.
 
     Raises:
-        InputError: If the model is not of a known MoE architecture.
+        InputError: If the model has no MoE layer, or a router that is not understood.
     """
-    config: Any = model.config
-    architecture = check_model_type(config.model_type)
-    layers = [
-        _moe_layer(config, index, getattr(layer, architecture.block), architecture)
-        for index, layer in enumerate(decoder(model).layers)
-        if hasattr(getattr(layer, architecture.block, None), "experts")
-    ]
-    if not layers:
-        raise InputError(f"The {config.model_type} model has no MoE layer.")
-    return layers
+    layers = [_moe_layer(index, layer) for index, layer in enumerate(decoder(model).layers)]
+    found = [layer for layer in layers if layer is not None]
+    if not found:
+        raise InputError(
+            f"The {_model_type(model)} model has no MoE layer: none of its layers holds a router "
+            "beside experts in fused tensors, as transformers 5 keeps them."
+        )
+    return found
 
 
 def decoder(model: Any) -> Any:
@@ -84,54 +62,119 @@ def decoder(model: Any) -> Any:
     return model.get_decoder()
 
 
+def decoder_layer(model: nn.Module, index: int) -> nn.Module:
+    """Return a decoder layer.
+
+    Raises:
+        InputError: If there is none of that index.
+    """
+    layers = decoder(model).layers
+    if not 0 <= index < len(layers):
+        raise InputError(f"The model has layers 0 to {len(layers) - 1}; there is no layer {index}.")
+    return layers[index]
+
+
 def input_device(model: nn.Module) -> torch.device:
-    """Return where the model takes its input: the device of its embeddings."""
-    return next(model.parameters()).device
+    """Return where the model takes its input, which may be offloaded at present."""
+    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+    hook = getattr(embeddings, "_hf_hook", None)
+    if hook is not None and hook.execution_device is not None:
+        return torch.device(hook.execution_device)
+    return embeddings.weight.device
 
 
-def gate_probabilities(layer: MoELayer, logits: Tensor) -> Tensor:
+def gate_probabilities(layer: MoELayer, router_output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Return the probability of every expert for each token, in float32, before any top-k.
 
     Zhuang et al. 2025, section 3 (s in Eq. 1). Taken from the logits: the weights that
-    transformers returns may be renormalised, scaled or rounded to bfloat16.
+    transformers returns may be renormalised, scaled or rounded to bfloat16. For routers that take
+    the softmax after the top-k it is the softmax over all logits; for sigmoid routers the scores
+    scaled to sum 1. A bias that steers the choice alone has no part in it.
 
     Args:
-        layer: The layer the logits come from.
-        logits: The router's raw scores (N, E).
+        layer: The layer the router belongs to.
+        router_output: What the router returned, or its logits (N, E).
 
     Returns:
         (N, E); each row sums to 1.
     """
+    logits = router_output[0] if isinstance(router_output, tuple) else router_output
     return GATES[layer.gate](logits.float())
 
 
+def chosen_gates(layer: MoELayer, router_output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return g of Eq. 1, the probabilities of the chosen experts and 0 elsewhere, and the choice.
+
+    Returns:
+        g and the choice as 0 and 1, both (N, E) in float32.
+    """
+    probabilities = gate_probabilities(layer, router_output)
+    choice = torch.zeros_like(probabilities).scatter_(1, router_output[2], 1.0)
+    return probabilities * choice, choice
+
+
+def _sigmoid(logits: Tensor) -> Tensor:
+    scores = logits.sigmoid()
+    return scores / scores.sum(-1, keepdim=True)
+
+
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
-    "softmax": lambda logits: torch.softmax(logits, dim=-1),
+    "softmax": lambda logits: logits.softmax(-1),
+    "sigmoid": _sigmoid,
 }
 
+# Softmax before or after the top-k, with or without groups, a bias or renormalisation.
+SOFTMAX_ROUTERS = """
+    AriaTextTopKRouter DeepseekV2TopkRouter Ernie4_5_MoeTopKRouter FlexOlmoTopKRouter
+    GptOssTopKRouter GraniteMoeTopKRouter GraniteMoeSWATopKRouter GraniteMoeSharedTopKRouter
+    HunYuanMoEV1Gate JambaTopKRouter MellumTopKRouter MiniMaxTopKRouter MixtralTopKRouter
+    OlmoeTopKRouter PhimoeTopKRouter Qwen2MoeTopKRouter Qwen3MoeTopKRouter Qwen3NextTopKRouter
+    Qwen3_5MoeTopKRouter
+"""
+SIGMOID_ROUTERS = """
+    AXK1TopkRouter AfmoeTokenChoiceRouter DeepseekV32TopkRouter
+    DeepseekV3TopkRouter Dots1TopkRouter ExaoneMoeTopkRouter
+    Glm4MoeLiteTopkRouter Glm4MoeTopkRouter HYV3TopKRouter Kolibri1TopKRouter LagunaTopKRouter
+    Lfm2MoeTopKRouter MiMoV2FlashTopkRouter MiniMaxM2TopKRouter SolarOpenTopkRouter
+"""
+ROUTERS: dict[str, str] = {
+    **dict.fromkeys(SOFTMAX_ROUTERS.split(), "softmax"),
+    **dict.fromkeys(SIGMOID_ROUTERS.split(), "sigmoid"),
+}
+ROUTER_NAMES = ("gate", "router")
+SHARED_NAMES = ("shared_expert", "shared_experts", "shared_mlp")
 
-def check_model_type(model_type: str) -> Architecture:
-    """Return the architecture of a transformers model type.
 
-    Raises:
-        InputError: If no MoE architecture of that type is known; the message names those known.
-    """
-    if model_type not in ARCHITECTURES:
+def _moe_layer(index: int, layer: nn.Module) -> MoELayer | None:
+    block: Any = next((part for part in layer.modules() if _has_fused_experts(part)), None)
+    if block is None:
+        return None
+    router = _child(block, ROUTER_NAMES)
+    shared = _child(block, SHARED_NAMES) or _child(layer, SHARED_NAMES)
+    experts, gate = block.experts, _gate(router, block)
+    return MoELayer(index, router, experts, len(experts.down_proj), router.top_k, gate, shared)
+
+
+def _has_fused_experts(part: nn.Module) -> bool:
+    fused = getattr(getattr(part, "experts", None), "down_proj", None)
+    return isinstance(fused, nn.Parameter) and fused.dim() == 3
+
+
+def _child(module: nn.Module, names: tuple[str, ...]) -> Any:
+    children = dict(module.named_children())
+    return next((children[name] for name in names if name in children), None)
+
+
+def _gate(router: nn.Module | None, block: nn.Module) -> str:
+    name = type(router).__name__ if router is not None else f"of {type(block).__name__}"
+    if name not in ROUTERS:
         raise InputError(
-            f"No MoE architecture is known for model type {model_type!r}; known: "
-            f"{', '.join(sorted(ARCHITECTURES))}. Add a row to seuf/moe/architectures.py."
+            f"The router {name} is not understood: how its scores become probabilities would be a "
+            f"guess. Understood: {', '.join(sorted(ROUTERS))}. Add it to "
+            "seuf/moe/architectures.py with a test."
         )
-    return ARCHITECTURES[model_type]
+    return ROUTERS[name]
 
 
-def _moe_layer(config: Any, index: int, block: Any, architecture: Architecture) -> MoELayer:
-    experts = block.experts
-    return MoELayer(
-        index=index,
-        router=getattr(block, architecture.router),
-        experts=experts,
-        num_experts=experts.down_proj.shape[0],
-        top_k=config.num_experts_per_tok,
-        gate=architecture.gate,
-        shared=getattr(block, architecture.shared) if architecture.shared else None,
-    )
+def _model_type(model: Any) -> str:
+    return model.config.model_type

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,19 +15,41 @@ IGNORED = -100
 
 
 class Batch(NamedTuple):
-    """Right-padded samples: `input_ids` and `attention_mask`, both (B, T) of int64."""
+    """Padded samples.
+
+    Attributes:
+        input_ids: (B, T) of int64.
+        attention_mask: 1 on tokens, 0 on padding, (B, T) of int64.
+        positions: Where each row stood among the samples; None if that is the order they come in.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
+    positions: list[int] | None = None
 
     @property
     def labels(self) -> Tensor:
         """The token ids with padding marked `IGNORED`, (B, T)."""
         return self.input_ids.masked_fill(self.attention_mask == 0, IGNORED)
 
-    def to(self, device: torch.device) -> Batch:
-        """Return the same batch on another device."""
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device))
+    def inputs(self, device: torch.device) -> dict[str, Tensor | None]:
+        """Return what a decoder is called with.
+
+        No token sees what stands to its right, so padding on the right needs no mask; attention
+        without one is faster, and spares a GPU the question whether there is padding at all.
+        """
+        masked = _padded_on_the_left(self.attention_mask)
+        mask = self.attention_mask.to(device) if masked else None
+        return {"input_ids": self.input_ids.to(device), "attention_mask": mask}
+
+
+def as_batch(given: Batch | Mapping[str, Any]) -> Batch:
+    """Return a batch as it is, or from a mapping such as a tokenizer returns."""
+    if isinstance(given, Batch):
+        return given
+    ids = torch.as_tensor(given["input_ids"])
+    mask = given.get("attention_mask")
+    return Batch(ids, torch.ones_like(ids) if mask is None else torch.as_tensor(mask))
 
 
 def tokenize(
@@ -49,19 +71,26 @@ def pack(samples: Iterable[Sequence[int]], length: int, end: int) -> list[list[i
     return [stream[start : start + length] for start in range(0, len(stream), length)]
 
 
-def pad(samples: Sequence[Sequence[int]], padding: int) -> Batch:
-    """Return the samples as one batch, filled up on the right to the longest of them."""
-    width = max(len(sample) for sample in samples)
+def pad(
+    samples: Sequence[Sequence[int]],
+    padding: int,
+    positions: list[int] | None = None,
+    width: int | None = None,
+) -> Batch:
+    """Return the samples as one batch, filled up on the right to the longest or to `width`."""
+    width = max(len(sample) for sample in samples) if width is None else width
     rows = [[*sample, *[padding] * (width - len(sample))] for sample in samples]
     mask = [[1] * len(sample) + [0] * (width - len(sample)) for sample in samples]
-    return Batch(torch.tensor(rows), torch.tensor(mask))
+    return Batch(torch.tensor(rows), torch.tensor(mask), positions)
 
 
-def by_length(
-    samples: Sequence[Sequence[int]], batch_size: int, padding: int
-) -> Iterator[tuple[Batch, list[int]]]:
-    """Yield all samples, longest first so that padding is rare, each batch with its positions."""
+def by_length(samples: Sequence[Sequence[int]], batch_size: int, padding: int) -> Iterator[Batch]:
+    """Yield all samples, longest first: padding is rare, and memory runs out at once or never."""
     order = sorted(range(len(samples)), key=lambda position: -len(samples[position]))
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
-        yield pad([samples[position] for position in positions], padding), positions
+        yield pad([samples[position] for position in positions], padding, positions)
+
+
+def _padded_on_the_left(mask: Tensor) -> bool:
+    return bool((mask[:, 1:] > mask[:, :-1]).any())

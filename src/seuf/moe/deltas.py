@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from seuf.errors import InputError
+from seuf.moe.architectures import decoder
+from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
+from seuf.moe.places import layer_of, places_of, storage, to_checkpoint, write
+from seuf.moe.residence import resident
 
-_ROW = re.compile(r"(?P<name>.+)\[(?P<row>\d+)\]")
 
-
-@dataclass(frozen=True)
+@dataclass
 class Delta:
     """The changed tensors of a model.
 
     Attributes:
-        tensors: New values by parameter name; `name[e]` is row e of a fused expert tensor.
+        tensors: New values by the key of the checkpoint, as `seuf.moe.places` has it; `key[e]` is
+            one expert's row of a tensor that is fused in the checkpoint.
         base: `model_digest` of the model they replace tensors of.
+        dtypes: Types the base model was loaded in, see `checkpoint_dtypes`.
+        about: What made it; anything that JSON can hold.
     """
 
     tensors: dict[str, Tensor]
     base: str
-    about: dict[str, object] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, changed: dict[str, Tensor], base: str) -> Delta:
+        """Return the delta of new values by place (see `seuf.moe.places`) in a base model."""
+        tensors = {
+            key: value.contiguous().clone()
+            for place, tensor in changed.items()
+            for key, value in to_checkpoint(model, place, tensor).items()
+        }
+        return cls(tensors, base, checkpoint_dtypes(model))
 
     def save(self, path: Path) -> None:
         """Write the delta as safetensors; the same delta gives the same bytes."""
         from safetensors.torch import save_file
 
         # One metadata key: safetensors writes several in a random order.
-        header = json.dumps({"base": self.base, "about": self.about}, sort_keys=True)
+        header = {"base": self.base, "dtypes": self.dtypes, "about": self.about}
         temporary = path.with_name(f"{path.name}.tmp")
-        tensors = {name: self.tensors[name].contiguous() for name in sorted(self.tensors)}
+        tensors = {key: self.tensors[key].contiguous() for key in sorted(self.tensors)}
         try:
-            save_file(tensors, temporary, metadata={"seuf": header})
+            save_file(tensors, temporary, metadata={"seuf": json.dumps(header, sort_keys=True)})
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -57,16 +73,15 @@ class Delta:
         try:
             with safe_open(path, framework="pt") as file:
                 header = (file.metadata() or {}).get("seuf")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise InputError(f"{path} is not a safetensors file: {error}") from error
         if header is None:
             raise InputError(f"{path} is not a SEUF delta: it has no 'seuf' header.")
         return cls(tensors, **json.loads(header))
 
-    @contextmanager
-    def applied_to(self, model: nn.Module) -> Iterator[nn.Module]:
-        """Give the model the delta's tensors inside the context, and its own back after it.
+    def apply(self, model: nn.Module) -> None:
+        """Give the model the delta's tensors.
 
         Raises:
             InputError: If the model is not the delta's base, to the bit.
@@ -76,36 +91,59 @@ class Delta:
                 f"This delta belongs to base model {self.base[:12]}; "
                 f"the model given is {digest[:12]}."
             )
-        targets = {name: parameter_rows(model, name) for name in self.tensors}
-        saved = {name: target.clone() for name, target in targets.items()}
-        _copy(self.tensors, targets)
+        _applied.setdefault(model, []).append(_Applied(self, model))
+
+    def revert(self, model: nn.Module) -> None:
+        """Give the model back what it had before `apply`, to the bit.
+
+        Raises:
+            InputError: If the delta is not the one that was applied last.
+        """
+        stack = _applied.get(model, [])
+        if not stack or stack[-1].delta is not self:
+            raise InputError("This delta is not the last one that was applied to the model.")
+        stack.pop().undo(model)
+
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[nn.Module]:
+        """Give the model the delta's tensors inside the context, and its own back after it.
+
+        Raises:
+            InputError: If the model is not the delta's base, to the bit.
+        """
+        self.apply(model)
         try:
             yield model
         finally:
-            _copy(saved, targets)
+            self.revert(model)
+
+    def lowest_layer(self, model: nn.Module) -> int:
+        """Return the first decoder layer that the delta changes; the last one if it is empty."""
+        places = places_of(model, self.tensors)
+        last = len(decoder(model).layers) - 1
+        return min((layer_of(model, place) for place in places), default=last)
 
 
-def parameter_rows(model: nn.Module, name: str) -> Tensor:
-    """Return the storage a delta key names: a whole parameter, or one row of it."""
-    row = _ROW.fullmatch(name)
-    if row is None:
-        return model.get_parameter(name).detach()
-    return model.get_parameter(row["name"]).detach()[int(row["row"])]
+class _Applied:
+    """A delta in a model, and what was there before."""
+
+    def __init__(self, delta: Delta, model: nn.Module) -> None:
+        self.delta, self._stack = delta, ExitStack()
+        places = places_of(model, delta.tensors)
+        self._stack.enter_context(resident(model, {layer_of(model, place) for place in places}))
+        self._before = {place: storage(model, place).clone() for place in places}
+        for place in places:
+            write(model, place, delta.tensors)
+
+    @torch.no_grad()
+    def undo(self, model: nn.Module) -> None:
+        for place, before in self._before.items():
+            storage(model, place).copy_(before)
+        self._stack.close()
+        unchanged_since(model, self.delta.base)
 
 
-def model_digest(model: nn.Module) -> str:
-    """Return the SHA-256 over the names, types, shapes and bytes of all parameters."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.named_parameters()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-@torch.no_grad()
-def _copy(tensors: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-    for name, target in targets.items():
-        target.copy_(tensors[name])
+_applied: WeakKeyDictionary[nn.Module, list[_Applied]] = WeakKeyDictionary()
 
 
 def changed_share(model: nn.Module, delta: Delta) -> float:

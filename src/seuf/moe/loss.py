@@ -1,28 +1,142 @@
-"""How well a model predicts its tokens."""
+"""How well a model predicts its tokens, without its logits ever being there as a whole.
+
+A vocabulary is a hundred times as wide as a hidden state: the logits of 4 x 512 tokens, in
+float32 and with their gradient, are gigabytes. Where the head is frozen, only the gradient of the
+hidden states is needed, and that of each token is known as soon as its logits are: they are made a
+few tokens at a time and forgotten at once.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from seuf.moe.architectures import input_device
+from seuf.moe.architectures import decoder, input_device
 from seuf.moe.batches import IGNORED, Batch
 
+CHUNK_BYTES = 2**28  # of float32 logits at a time
 
-def token_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return each token's negative log-likelihood in nats and which positions count.
 
-    Computed from the logits, never from the model's own `loss`, to which several architectures
-    add a load-balancing term.
+def token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
+    """Return each token's negative log-likelihood in nats.
+
+    Computed from logits in float32, never from the model's own `loss`, to which several
+    architectures add a load-balancing term.
+
+    Args:
+        hidden: What the head is given, (..., d).
+        head: Makes logits (n, V) of hidden states (n, d), see `output_head`. If it is frozen, no
+            logits are kept for the backward pass; else they are made a second time there.
+        labels: The token that each position should predict, (...); `IGNORED` where none.
+
+    Returns:
+        Of the shape of `labels`, in float32; 0 where nothing is predicted.
+    """
+    rows, targets = hidden.flatten(0, -2), labels.flatten().to(hidden.device)
+    if any(parameter.requires_grad for parameter in head.parameters()):
+        nll = _with_trained_head(rows, head, targets)
+    else:
+        nll = _FrozenHeadNLL.apply(rows, head, targets)
+    return nll.view(labels.shape)
+
+
+def batch_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the NLL of a batch's tokens and which positions count.
 
     Returns:
         NLL (B, T-1) in float32, 0 where nothing is predicted, and a mask (B, T-1) of bool.
     """
-    inputs = batch.to(input_device(model))
-    logits = model(**inputs._asdict(), use_cache=False).logits.float()
-    # The labels are shifted, not the logits: a slice of those would be copied as a whole.
-    targets = F.pad(inputs.labels[:, 1:], (0, 1), value=IGNORED).to(logits.device)
-    nll = F.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED
-    )
-    return nll.view_as(targets)[:, :-1], targets[:, :-1] != IGNORED
+    hidden = decoder(model)(**batch.inputs(input_device(model)), use_cache=False).last_hidden_state
+    # The labels are shifted, not the hidden states: a slice of those would be copied as a whole.
+    targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).to(hidden.device)
+    nll = token_nll(hidden, output_head(model), targets)
+    return nll[:, :-1], targets[:, :-1] != IGNORED
+
+
+class ScaledHead(nn.Module):
+    """An output head whose logits are divided by a number, as Granite has it."""
+
+    def __init__(self, head: nn.Module, divisor: float) -> None:
+        super().__init__()
+        self.head, self.divisor = head, divisor
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., V)."""
+        return self.head(hidden) / self.divisor
+
+
+def output_head(model: Any) -> nn.Module:
+    """Return what makes logits of the decoder's last hidden states."""
+    head, divisor = model.get_output_embeddings(), getattr(model.config, "logits_scaling", 1)
+    return head if divisor == 1 else ScaledHead(head, divisor)
+
+
+class _FrozenHeadNLL(torch.autograd.Function):
+    """NLL whose gradient of the hidden states is made beside it, a few rows of logits at a time.
+
+    The backward pass scales it by each token's own upstream gradient, so that any function of the
+    NLLs may follow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(rows) if wanted else None
+        parts = []
+        for part in _parts(rows, head):
+            nll, of_logits, logits, hidden = _nll_and_gradient(rows[part], head, targets[part])
+            parts.append(nll)
+            if gradient is not None:
+                gradient[part] = torch.autograd.grad(logits, hidden, of_logits)[0]
+        ctx.save_for_backward(*([] if gradient is None else [gradient]))
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[:, None].to(gradient.dtype), None, None
+
+
+def _nll_and_gradient(
+    rows: Tensor, head: nn.Module, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return NLL (n,), its gradient of the logits (n, V), the logits, and what they are made of."""
+    with torch.enable_grad():
+        hidden = rows.detach().requires_grad_()
+        logits = head(hidden)
+    counts = targets != IGNORED
+    wanted = targets.clamp(min=0)[:, None]
+    # In place from here on: log-probabilities, probabilities, probabilities minus one-hot.
+    values = logits.detach().log_softmax(-1, dtype=_at_least_float32(logits))
+    nll = -values.gather(1, wanted)[:, 0] * counts
+    values.exp_().scatter_add_(1, wanted, -torch.ones_like(values[:, :1]))
+    return nll.float(), values.mul_(counts[:, None]).to(logits.dtype), logits, hidden
+
+
+def _with_trained_head(rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+    def nll(rows: Tensor, targets: Tensor) -> Tensor:
+        logits = head(rows)
+        return F.cross_entropy(
+            logits.to(_at_least_float32(logits)), targets, reduction="none", ignore_index=IGNORED
+        )
+
+    parts = _parts(rows, head)
+    if len(parts) == 1:  # what is that small may as well be kept
+        return nll(rows, targets)
+    return torch.cat([checkpoint(nll, rows[p], targets[p], use_reentrant=False) for p in parts])
+
+
+def _parts(rows: Tensor, head: nn.Module) -> list[slice]:
+    """Return slices of rows whose logits in float32 take `CHUNK_BYTES` at most."""
+    vocabulary = max(parameter.shape[0] for parameter in head.parameters())
+    size = max(1, CHUNK_BYTES // (4 * vocabulary))
+    size = size - size % 64 if size > 64 else size  # matrix units work in tiles
+    return [slice(start, start + size) for start in range(0, len(rows), size)]
+
+
+def _at_least_float32(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)

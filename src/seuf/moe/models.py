@@ -1,4 +1,4 @@
-"""Load a base model and its tokenizer; make small ones."""
+"""Load a base model and its tokenizer."""
 
 from __future__ import annotations
 
@@ -41,34 +41,69 @@ def load_model(source: ExternalModelSettings) -> LanguageModel:
     """Return the MoE model of a folder, or of a hub id at a revision.
 
     Raises:
-        InputError: If there is no model, or it is not a known MoE architecture.
+        InputError: If there is no model, or it is not a MoE model that is understood.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    config = _config(source)
+    check_architecture(source)
     path, revision = source.path, source.revision
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, config=config, dtype=source.dtype
+            path, revision=revision, dtype=source.dtype, **_placement(source)
         )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except OSError as error:
         raise InputError(f"Cannot load the model {source.path!r}: {_first_line(error)}") from error
-    return LanguageModel(model.to(_device(source.device)).eval(), tokenizer, source)
+    if source.device_map is None:
+        model = model.to(_device(source.device))
+    if source.compile:
+        from seuf.moe.compiled import compile_pieces
+
+        compile_pieces(model)
+    return LanguageModel(model.eval(), tokenizer, source)
 
 
-def _config(source: ExternalModelSettings) -> Any:
-    """Return the model's configuration, refused before any weight is read if it is not a MoE."""
-    from transformers import AutoConfig
+def check_architecture(source: ExternalModelSettings) -> None:
+    """Raise, before any weight is read, if a model is not a MoE model that is understood.
 
-    from seuf.moe.architectures import check_model_type
+    Raises:
+        InputError: With what is wrong.
+    """
+    from seuf.moe.architectures import moe_layers
+
+    moe_layers(empty_model(source))
+
+
+def empty_model(source: ExternalModelSettings) -> Any:
+    """Return a model without its weights, from its configuration alone.
+
+    Raises:
+        InputError: If there is none.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config = AutoConfig.from_pretrained(source.path, revision=source.revision)
+        dtype = config.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype)
     except (OSError, ValueError) as error:
         raise InputError(f"There is no model at {source.path!r}: {_first_line(error)}") from error
-    check_model_type(config.model_type)
-    return config
+
+
+def _placement(source: ExternalModelSettings) -> dict[str, Any]:
+    if source.device_map is None:
+        return {}
+    return {
+        "device_map": source.device_map,
+        "max_memory": {_number(key): size for key, size in source.max_memory.items()} or None,
+        "offload_folder": source.offload_folder,
+    }
+
+
+def _number(device: str) -> int | str:
+    return int(device) if device.isdigit() else device
 
 
 def _device(name: str) -> torch.device:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seuf.moe.architectures import MoELayer, decoder, gate_probabilities, input_device, moe_layers
-from seuf.moe.batches import Batch
+from seuf.errors import InputError
+from seuf.moe.architectures import MoELayer, chosen_gates, decoder, input_device, moe_layers
+from seuf.moe.batches import Batch, as_batch
+from seuf.moe.prefix import stop_at
 
-Observer = Callable[[int, Tensor, Tensor], None]
-Summary = TypeVar("Summary")
+Observer = Callable[[int, tuple[Tensor, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Routing:
         token_share: Share of all top-k slots that went to each expert, (L, E); rows sum to 1.
         samples: Number of samples, Z.
         tokens: Number of tokens, padding excluded.
+        top_k_sets: On request, the experts that each token chose, (L, tokens, E) of bool.
     """
 
     layers: list[int]
@@ -36,75 +38,57 @@ class Routing:
     token_share: Tensor
     samples: int
     tokens: int
+    top_k_sets: Tensor | None = None
 
 
-def capture_routing(model: nn.Module, batches: Iterable[tuple[Batch, list[int]]]) -> Routing:
+def capture_routing(
+    model: nn.Module,
+    batches: Iterable[Batch | Mapping[str, Any]],
+    *,
+    top_k_sets: bool = False,
+    first_layer: int = 0,
+) -> Routing:
     """Return the gate affinity and token share of every expert of every layer.
 
     Eq. 2 to the letter: s is the router's softmax over all experts, g is s inside the top-k and 0
     outside, averaged over the tokens of a sample first and over samples second. The order
-    matters: a plain token mean can choose another expert.
+    matters: a plain token mean can choose another expert. The pass ends at the last router; what
+    is summed lies beside it, (3, E) of float64 a layer, and moves once, at the end.
 
     Args:
-        model: A causal language model of a known MoE architecture.
-        batches: Right-padded batches and, for each row, the number of its sample; the number's
-            parity decides the half it belongs to. Padding is not counted.
+        model: A causal language model with MoE layers.
+        batches: `Batch`es, or mappings with `input_ids` and `attention_mask`, each (B, T).
+            Padding is not counted. A sample belongs to the half of its position's parity.
+        top_k_sets: Keep every token's choice too.
+        first_layer: Decoder layer from which on routers are observed.
+
+    Raises:
+        InputError: If there is no token, or the layers differ in their number of experts.
     """
-    layers = moe_layers(model)
-    shape = (len(layers), layers[0].num_experts)
-    sums = torch.zeros(2, *shape, dtype=torch.float64)
-    slots = torch.zeros(shape, dtype=torch.float64)
-    counts, tokens = torch.zeros(2, dtype=torch.float64), 0
-    for batch, numbers in batches:
-        half = torch.tensor(numbers) % 2
-        summaries = _observed(model, layers, batch, _affinity_and_slots(batch.attention_mask))
-        for position, (by_sample, by_expert) in enumerate(summaries):
-            sums[:, position].index_add_(0, half, by_sample)
-            slots[position] += by_expert
-        counts += torch.bincount(half, minlength=2)
+    layers = [layer for layer in moe_layers(model) if layer.index >= first_layer]
+    tallies = [_Tally(layer, top_k_sets) for layer in layers]
+    samples, tokens = torch.zeros(2, dtype=torch.float64), 0
+    for batch in map(as_batch, batches):
+        numbers = batch.positions or range(int(samples.sum()), int(samples.sum()) + len(batch[0]))
+        half = torch.tensor(list(numbers)) % 2
+        _pass(model, layers, tallies, batch, half)
+        samples += torch.bincount(half, minlength=2)
         tokens += int(batch.attention_mask.sum())
-    return Routing(
-        layers=[layer.index for layer in layers],
-        affinity=sums.sum(0) / counts.sum(),
-        halves=sums / counts[:, None, None],
-        token_share=slots / slots.sum(1, keepdim=True),
-        samples=int(counts.sum()),
-        tokens=tokens,
-    )
-
-
-def top_k_sets(model: nn.Module, batches: Iterable[Batch]) -> Tensor:
-    """Return which experts each token chooses in each layer, (L, tokens, E) of bool."""
-    layers = moe_layers(model)
-    rows: list[list[Tensor]] = [[] for _ in layers]
-    for batch in batches:
-        kept = batch.attention_mask.flatten().bool()
-        choices = _observed(model, layers, batch, lambda gates, choice: choice.bool().cpu())
-        for row, choice in zip(rows, choices, strict=True):
-            row.append(choice[kept])
-    return torch.stack([torch.cat(row) for row in rows])
-
-
-def routing_overlap(chosen: Tensor, original: Tensor) -> float:
-    """Return the mean share of each token's chosen experts that the original model chose too.
-
-    Zhuang et al. 2025, Fig. 3. Both arguments are top-k sets as of `top_k_sets`.
-    """
-    return ((chosen & original).sum(-1) / original.sum(-1)).mean().item()
+    if not tokens:
+        raise InputError("There is no token to capture the routing of.")
+    return _routing(layers, tallies, samples, tokens)
 
 
 @contextmanager
 def observed_routers(layers: list[MoELayer], observe: Observer) -> Iterator[None]:
-    """Call `observe(position, logits, chosen)` whenever a router of `layers` has run.
+    """Call `observe(position, output)` whenever a router of `layers` has run.
 
-    `logits` are raw, (N, E), with gradient; `chosen` are the experts it chose, (N, k).
+    `output` begins with the raw logits (N, E), with gradient, the weights and the chosen experts,
+    both (N, k).
     """
 
     def hook(position: int) -> Callable[..., None]:
-        def observe_output(module: nn.Module, args: Any, output: tuple[Tensor, ...]) -> None:
-            observe(position, output[0], output[-1])
-
-        return observe_output
+        return lambda module, args, output: observe(position, output)
 
     handles = [
         layer.router.register_forward_hook(hook(position)) for position, layer in enumerate(layers)
@@ -116,31 +100,60 @@ def observed_routers(layers: list[MoELayer], observe: Observer) -> Iterator[None
             handle.remove()
 
 
-def _affinity_and_slots(mask: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return what makes of g and choice the affinity of each sample (B, E) and the slots (E,)."""
+class _Tally:
+    """What one layer adds up: g by half, (2, E), and slots, (1, E), in float64 on its device."""
 
-    def summarise(gates: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
-        counted = mask.to(gates.device).double()
-        weights = counted / counted.sum(1, keepdim=True)
-        gates, choice = (tensor.double().view(*mask.shape, -1) for tensor in (gates, choice))
-        by_sample = torch.einsum("bt,bte->be", weights, gates)
-        return by_sample.cpu(), torch.einsum("bt,bte->e", counted, choice).cpu()
+    def __init__(self, layer: MoELayer, keep_sets: bool) -> None:
+        self.layer, self.sums = layer, torch.zeros(3, layer.num_experts, dtype=torch.float64)
+        self.sets: list[Tensor] | None = [] if keep_sets else None
 
-    return summarise
+    def add(self, output: tuple[Tensor, ...], weights: Tensor, kept: Tensor) -> None:
+        gates, choice = chosen_gates(self.layer, output)
+        if self.sums.device != gates.device:
+            self.sums = self.sums.to(gates.device)
+        weights = weights.to(gates.device)
+        self.sums[:2] += weights[:2] @ gates.double()
+        self.sums[2:] += weights[2:] @ choice.double()
+        if self.sets is not None:
+            self.sets.append(choice.cpu().bool()[kept])
 
 
 @torch.no_grad()
-def _observed(
-    model: nn.Module, layers: list[MoELayer], batch: Batch, summarise: Callable[..., Summary]
-) -> list[Summary]:
-    """Return for each layer what `summarise` makes of g and of the 0/1 choice, both (N, E)."""
-    seen: dict[int, Summary] = {}
+def _pass(
+    model: nn.Module, layers: list[MoELayer], tallies: list[_Tally], batch: Batch, half: Tensor
+) -> None:
+    device = input_device(model)
+    weights = _token_weights(batch.attention_mask.cpu(), half).to(device)
+    kept = batch.attention_mask.cpu().flatten().bool()
 
-    def observe(position: int, logits: Tensor, chosen: Tensor) -> None:
-        choice = torch.zeros_like(logits, dtype=torch.float32).scatter_(1, chosen, 1.0)
-        gates = gate_probabilities(layers[position], logits) * choice
-        seen[position] = summarise(gates, choice)
+    def observe(position: int, output: tuple[Tensor, ...]) -> None:
+        tallies[position].add(output, weights, kept)
 
-    with observed_routers(layers, observe):
-        decoder(model)(**batch.to(input_device(model))._asdict(), use_cache=False)
-    return [seen[position] for position in range(len(layers))]
+    with observed_routers(layers, observe), stop_at(layers[-1].router):
+        decoder(model)(**batch.inputs(device), use_cache=False)
+
+
+def _token_weights(mask: Tensor, half: Tensor) -> Tensor:
+    """Return what each token counts for, (3, N): in the even samples, in the odd ones, as a slot."""
+    counted = mask.double()
+    means = counted / counted.sum(1, keepdim=True).clamp(min=1)
+    rows = [means * (half == parity)[:, None] for parity in (0, 1)]
+    return torch.stack([*rows, counted]).flatten(1)
+
+
+def _routing(
+    layers: list[MoELayer], tallies: list[_Tally], samples: Tensor, tokens: int
+) -> Routing:
+    if len({layer.num_experts for layer in layers}) > 1:
+        raise InputError("The MoE layers differ in their number of experts; affinities would not.")
+    sums = torch.stack([tally.sums.cpu() for tally in tallies], dim=1)
+    sets = [torch.cat(tally.sets) for tally in tallies if tally.sets is not None]
+    return Routing(
+        layers=[layer.index for layer in layers],
+        affinity=sums[:2].sum(0) / samples.sum(),
+        halves=sums[:2] / samples[:, None, None],
+        token_share=sums[2] / sums[2].sum(1, keepdim=True),
+        samples=int(samples.sum()),
+        tokens=tokens,
+        top_k_sets=torch.stack(sets) if sets else None,
+    )

@@ -22,19 +22,21 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seuf.moe.batches import pack, tokenize
-from seuf.moe.deltas import Delta, model_digest
+from seuf.moe.deltas import Delta
+from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
 from seuf.moe.models import LanguageModel
+from seuf.moe.residence import resident
+from seuf.moe.shared_prefix import SharedPrefix
 from seuf.moe.stability import RoutingProbe, first_tokens
-from seuf.unlearning.anchor import anchor_for
 from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.loop import Best, Budget, train
-from seuf.unlearning.objectives import OBJECTIVES
-from seuf.unlearning.quantities import Quantities, Samples, draws, needs, steering_vector
-from seuf.unlearning.scopes import Experts, Scope, changed_tensors, everything, selected_experts
-from seuf.unlearning.settings import Method, UnlearningSettings
+from seuf.unlearning.loop import Best, train
+from seuf.unlearning.quantities import Samples
+from seuf.unlearning.scopes import Scope, changed_tensors, everything, selected_experts
+from seuf.unlearning.settings import UnlearningSettings
+from seuf.unlearning.treatment import Treatment, budget_of, loss_at, quantities_of
 
 JudgeModel = Callable[[nn.Module], Judgement]
 LOG_COLUMNS = [
@@ -68,52 +70,48 @@ class Unlearned:
     trained_share: float
 
 
-def unlearn(
-    base: LanguageModel,
-    samples: Samples,
-    experts: Experts,
-    method: Method,
-    settings: UnlearningSettings,
-    judge: JudgeModel,
-    seed: int,
-) -> Unlearned:
-    """Return what `method` changes in the base model, which is left as it was.
+def unlearn(base: LanguageModel, treatment: Treatment, judge: JudgeModel) -> Unlearned:
+    """Return what a treatment changes in the base model, which is left as it was.
 
     Args:
         base: The original model.
-        samples: Token ids of the two sets, see `samples_of`.
-        experts: The experts under treatment, (layer, expert); not used by other scopes.
-        method: Scope, objective, anchor, learning rates.
-        settings: The budget.
+        treatment: What is done.
         judge: Scores a model on the selection questions.
-        seed: Decides the order of the samples and RMU's direction.
     """
     digest = model_digest(base.model)
-    if method.scope == "nothing":
-        return Unlearned(Delta({}, digest), [], 0.0)
-    torch.set_num_threads(settings.threads)
-    scope = _scope(base.model, experts, method)
-    original = scope.snapshot()
-    probe = _probe(base, samples, settings.probe_tokens)
-    before = judge(base.model)
-    best = Best(original, before.balance)
-    run = _quantities(base, samples, experts, method, settings, seed)
-    try:
-        with scope:
-            for learning_rate in method.learning_rates:
-                train(
-                    scope,
-                    partial(_loss, run, method, settings),
-                    lambda: (judge(base.model), probe.overlap(base.model)),
-                    _budget(settings, learning_rate),
-                    best,
-                )
-                scope.restore(original)
-        scope.restore(best.tensors)
-        changed = changed_tensors(base.model, original)
-    finally:
-        scope.restore(original)
-    return Unlearned(Delta(changed, digest), best.log, scope.trained_share())
+    if treatment.method.scope == "nothing":
+        return Unlearned(Delta({}, digest, checkpoint_dtypes(base.model)), [], 0.0)
+    torch.set_num_threads(treatment.settings.threads)
+    with resident(base.model, {layer for layer, _ in treatment.experts}):
+        scope = _scope(base.model, treatment)
+        original = scope.snapshot()
+        try:
+            best = _best(base, scope, treatment, judge)
+            scope.restore(best.tensors)
+            changed = changed_tensors(base.model, original)
+        finally:
+            scope.restore(original)
+            unchanged_since(base.model, digest)
+    return Unlearned(Delta.of(base.model, changed, digest), best.log, scope.trained_share())
+
+
+def _best(base: LanguageModel, scope: Scope, treatment: Treatment, judge: JudgeModel) -> Best:
+    """Return the best checkpoint over all learning rates."""
+    shared = SharedPrefix(base.model, _shared_below(scope, treatment.settings))
+    probe = _probe(base, scope, treatment)
+
+    def look() -> tuple[Judgement, dict[str, float]]:
+        with shared:
+            return judge(base.model), probe.overlap(base.model)
+
+    original, best = scope.snapshot(), Best(scope.snapshot(), look()[0].balance)
+    run = quantities_of(base, scope, treatment)
+    with scope:
+        for learning_rate in treatment.method.learning_rates:
+            budget = budget_of(treatment.settings, learning_rate)
+            train(scope, partial(loss_at, run, treatment), look, budget, best)
+            scope.restore(original)
+    return best
 
 
 def samples_of(
@@ -131,67 +129,17 @@ def _tokens(base: LanguageModel, texts: list[str], settings: UnlearningSettings)
     return [ids for ids in samples if len(ids) > 1]  # a single token predicts nothing
 
 
-def _scope(model: nn.Module, experts: Experts, method: Method) -> Scope:
-    if method.scope == "everything":
+def _scope(model: nn.Module, treatment: Treatment) -> Scope:
+    if treatment.method.scope == "everything":
         return everything(model)
-    return selected_experts(model, experts, method.router)
+    return selected_experts(model, treatment.experts, treatment.method.router)
 
 
-def _probe(base: LanguageModel, samples: Samples, tokens: int) -> RoutingProbe:
+def _shared_below(scope: Scope, settings: UnlearningSettings) -> int:
+    return scope.first_layer if settings.prefix_cache else 0
+
+
+def _probe(base: LanguageModel, scope: Scope, treatment: Treatment) -> RoutingProbe:
+    samples, tokens = treatment.samples, treatment.settings.probe_tokens
     forget, retain = (first_tokens(s, tokens) for s in (samples.forget, samples.retain))
-    return RoutingProbe(base.model, forget, retain, base.padding)
-
-
-def _quantities(
-    base: LanguageModel,
-    samples: Samples,
-    experts: Experts,
-    method: Method,
-    settings: UnlearningSettings,
-    seed: int,
-) -> Quantities:
-    anchored = experts if method.scope == "experts" and method.anchor_weight else []
-    coefficient = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
-    return Quantities(
-        base,
-        samples,
-        draws(samples, settings.steps, settings.batch_size, seed),
-        layer=_steered_layer(experts, method, settings),
-        steering=steering_vector(base.model.config.hidden_size, coefficient, seed),
-        anchor=anchor_for(base.model, anchored, method.anchor_on),
-        needed=needs(_objective(method))[0],
-    )
-
-
-def _steered_layer(experts: Experts, method: Method, settings: UnlearningSettings) -> int:
-    if method.scope == "experts":
-        return max(layer for layer, _ in experts)
-    return settings.objectives.rmu_layer
-
-
-def _loss(
-    run: Quantities, method: Method, settings: UnlearningSettings, step: int
-) -> tuple[Tensor, Tensor]:
-    """Return a step's objective (l_f + lambda l_r) and alpha * L_anchor: Eq. 4."""
-    quantities, numbers = needs(_objective(method))
-    now = run.at(step)
-    loss = OBJECTIVES[_objective(method)](
-        **{name: getattr(now, name) for name in sorted(quantities)},
-        **{name: getattr(settings.objectives, name) for name in sorted(numbers)},
-    )
-    return loss, method.anchor_weight * run.anchor.loss()
-
-
-def _objective(method: Method) -> str:
-    assert method.objective is not None  # Method refuses a scope without one
-    return method.objective
-
-
-def _budget(settings: UnlearningSettings, learning_rate: float) -> Budget:
-    return Budget(
-        learning_rate=learning_rate,
-        steps=settings.steps,
-        evaluate_every=settings.evaluate_every,
-        gradient_clip=settings.gradient_clip,
-        forget_until=settings.forget_until,
-    )
+    return RoutingProbe(base.model, forget, retain, base.padding, scope.first_layer)

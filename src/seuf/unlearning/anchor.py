@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from seuf.moe.architectures import MoELayer, gate_probabilities, moe_layers
+from seuf.moe.architectures import MoELayer, chosen_gates, gate_probabilities, moe_layers
 from seuf.moe.routing import observed_routers
+from seuf.unlearning.objectives import masked_mean
 
 
 def anchor_loss(gates: Tensor, experts: list[int], mask: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def anchor_loss(gates: Tensor, experts: list[int], mask: Tensor) -> Tensor:
     """
     target = torch.zeros_like(gates[0])
     target[experts] = 1 / len(experts)
-    return (gates - target).square().sum(-1)[mask].mean()
+    return masked_mean((gates - target).square().sum(-1), mask)
 
 
 class Anchor:
@@ -42,14 +43,16 @@ class Anchor:
 
     @contextmanager
     def watching(self, mask: Tensor) -> Iterator[None]:
-        """Measure what passes inside the context; `mask` (B, T) says which tokens count."""
+        """Measure what passes inside the context; `mask` (B, T) of bool says which tokens count."""
         self._losses.clear()
 
-        def observe(position: int, logits: Tensor, chosen: Tensor) -> None:
-            gates = gate_probabilities(self.layers[position], logits)
+        def observe(position: int, output: tuple[Tensor, ...]) -> None:
+            layer = self.layers[position]
             if self.on == "topk":
-                gates = gates * torch.zeros_like(gates).scatter_(1, chosen, 1.0)
-            kept = mask.flatten().bool().to(gates.device)
+                gates, _ = chosen_gates(layer, output)
+            else:
+                gates = gate_probabilities(layer, output)
+            kept = mask.flatten().to(gates.device)
             self._losses.append(anchor_loss(gates, self.experts[position], kept))
 
         with observed_routers(self.layers, observe):

@@ -15,6 +15,7 @@ from seuf.unlearning.scopes import Scope
 
 Loss = Callable[[int], tuple[Tensor, Tensor]]
 Judge = Callable[[], tuple[Judgement, dict[str, float]]]
+NUMBERS = ("loss", "anchor", "gradient_norm")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Best:
 def train(scope: Scope, loss_at: Loss, judge: Judge, budget: Budget, best: Best) -> None:
     """Train the scope's tensors and keep what is best in `best`.
 
+    Between two looks nothing is asked of the device, so that a GPU need not wait. A step whose
+    loss or gradient is not finite is noticed at the next look, which is then not taken: the scope
+    goes back to the best checkpoint.
+
     Args:
         scope: What may change, at its original state.
         loss_at: Returns a step's objective and its weighted anchor loss.
@@ -52,19 +57,20 @@ def train(scope: Scope, loss_at: Loss, judge: Judge, budget: Budget, best: Best)
         budget: Steps, learning rate, when to look.
         best: Updated in place, its log too; a stop before the last step is logged with its reason.
     """
-    optimizer = torch.optim.AdamW(scope.masters.values(), lr=budget.learning_rate, weight_decay=0.0)
+    masters = scope.masters.values()
+    optimizer = torch.optim.AdamW(masters, lr=budget.learning_rate, weight_decay=0.0, fused=True)
+    since_look: list[Tensor] = []
     for step in tqdm(range(1, budget.steps + 1), desc=f"lr {budget.learning_rate:g}", disable=None):
-        objective, anchor = loss_at(step - 1)
-        norm = _backward(scope, objective + anchor, budget.gradient_clip)
-        numbers = {"loss": objective.item(), "anchor": anchor.item(), "gradient_norm": norm}
-        entry = {"learning_rate": budget.learning_rate, "step": step, **numbers}
-        if not math.isfinite(sum(numbers.values())):
-            best.log.append({**entry, "stopped": "loss or gradient is not finite"})
-            scope.clear_gradients()
-            return
-        _update(scope, optimizer)
+        since_look.append(_step(scope, optimizer, loss_at(step - 1), budget.gradient_clip))
         if step % budget.evaluate_every and step != budget.steps:
             continue
+        entry, broken = _entry(step, since_look)
+        entry = {"learning_rate": budget.learning_rate, **entry}
+        since_look.clear()
+        if broken:
+            best.log.append({**entry, "stopped": "loss or gradient is not finite"})
+            scope.restore(best.tensors)
+            return
         judgement, overlap = judge()
         best.consider(scope, judgement)
         done = judgement.forget_efficacy <= _goal(budget, judgement)
@@ -74,16 +80,26 @@ def train(scope: Scope, loss_at: Loss, judge: Judge, budget: Budget, best: Best)
             return
 
 
-def _backward(scope: Scope, loss: Tensor, clip: float) -> float:
-    """Give the masters their clipped gradients; return the norm before clipping."""
-    loss.backward()
-    return float(torch.nn.utils.clip_grad_norm_(scope.gradients_to_masters(), clip))
-
-
-def _update(scope: Scope, optimizer: torch.optim.Optimizer) -> None:
+def _step(
+    scope: Scope, optimizer: torch.optim.Optimizer, losses: tuple[Tensor, Tensor], clip: float
+) -> Tensor:
+    """Update the scope; return `NUMBERS`, the norm before clipping, without asking for them."""
+    objective, anchor = losses
+    (objective + anchor).backward()
+    norm = torch.nn.utils.clip_grad_norm_(scope.gradients_to_masters(), clip)
     optimizer.step()
     scope.write_back()
     scope.clear_gradients()
+    return torch.stack([number.detach().to(norm.device) for number in (objective, anchor, norm)])
+
+
+def _entry(step: int, since_look: list[Tensor]) -> tuple[dict[str, float], bool]:
+    """Return the step and numbers of the last step, or of the first that is not finite."""
+    rows = torch.stack(since_look).tolist()
+    broken = next((i for i, row in enumerate(rows) if not math.isfinite(sum(row))), None)
+    place = len(rows) - 1 if broken is None else broken
+    at = step - len(rows) + 1 + place
+    return {"step": at, **dict(zip(NUMBERS, rows[place], strict=True))}, broken is not None
 
 
 def _goal(budget: Budget, judgement: Judgement) -> float:

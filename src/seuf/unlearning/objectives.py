@@ -22,7 +22,7 @@ class TokenNLL(NamedTuple):
 
     def mean(self) -> Tensor:
         """Return the mean over all tokens of the batch."""
-        return self.values[self.mask].mean()
+        return masked_mean(self.values, self.mask)
 
     def sums(self) -> Tensor:
         """Return the sum over each sequence's tokens (B,)."""
@@ -34,6 +34,15 @@ class Hidden(NamedTuple):
 
     values: Tensor
     mask: Tensor
+
+    def distance(self, target: Tensor) -> Tensor:
+        """Return the mean squared distance of all tokens' activations to a target."""
+        return masked_mean((self.values - target).square().mean(-1), self.mask)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the values that count; a GPU is not asked how many these are."""
+    return (values * mask).sum() / mask.sum()
 
 
 def ga(forget_nll: TokenNLL) -> Tensor:
@@ -96,9 +105,8 @@ def rmu(
         steering: Target of every forget token, c * u, (d,).
         rmu_retain_weight: Weight of the retain term.
     """
-    forget = (forget_hidden.values - steering)[forget_hidden.mask]
-    retain = (retain_hidden.values - retain_reference_hidden)[retain_hidden.mask]
-    return forget.square().mean() + rmu_retain_weight * retain.square().mean()
+    forget = forget_hidden.distance(steering)
+    return forget + rmu_retain_weight * retain_hidden.distance(retain_reference_hidden)
 
 
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {"ga": ga, "gdiff": gdiff, "npo": npo, "rmu": rmu}

@@ -1,14 +1,10 @@
-"""What objectives ask for by name: losses and activations of a step, and the original model's.
-
-The original model is never held beside the one in training. What is needed of it is computed
-before the first step, once, while the weights are still its own.
-"""
+"""What objectives ask for by name: losses and activations of a step, and the original model's."""
 
 from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,12 +12,10 @@ import torch
 from torch import Tensor
 
 from seuf.errors import InputError
-from seuf.moe.batches import Batch, pad
-from seuf.moe.loss import token_nll
-from seuf.moe.models import LanguageModel
-from seuf.moe.prefix import hidden_after
+from seuf.moe.states import HiddenStates
 from seuf.unlearning.anchor import Anchor
 from seuf.unlearning.objectives import OBJECTIVES, Hidden, TokenNLL
+from seuf.unlearning.trunk import Trunk
 
 
 @dataclass(frozen=True)
@@ -40,10 +34,14 @@ class Samples:
             if not samples:
                 raise InputError(f"The {name} set has no sample of two tokens or more.")
 
+    def both(self) -> list[list[int]]:
+        """Return the samples to forget, then those to keep."""
+        return [*self.forget, *self.retain]
+
 
 @dataclass(frozen=True)
 class Draw:
-    """Positions of the samples in one step's batches."""
+    """Positions of the samples in one step's batches, among the samples of both sets."""
 
     forget: list[int]
     retain: list[int]
@@ -53,103 +51,100 @@ class Quantities:
     """The quantities of one training run.
 
     Args:
-        language_model: In its original state when this is created.
-        samples: What is drawn from.
+        trunk: Passes samples through the model, which is in its original state at first.
         draws: What each step takes.
         layer: Decoder layer whose output RMU steers.
         steering: RMU's target (d,).
-        anchor: Watches the forget passes.
+        anchor: Watches the tokens to forget.
         needed: Names of the quantities that will be asked for.
     """
 
     def __init__(
         self,
-        language_model: LanguageModel,
-        samples: Samples,
+        trunk: Trunk,
         draws: list[Draw],
         layer: int,
         steering: Tensor,
         anchor: Anchor,
         needed: set[str],
     ) -> None:
-        self.language_model, self.samples, self.draws = language_model, samples, draws
-        self.layer, self.steering, self.anchor = layer, steering, anchor
-        with torch.no_grad():
-            self.references = {
-                name: [getattr(self.at(step), f"original_{name}") for step in range(len(draws))]
-                for name in sorted(needed & {"forget_reference_nll", "retain_reference_hidden"})
-            }
+        self.trunk, self.draws, self.layer = trunk, draws, layer
+        self.steering, self.anchor, self.needed = steering, anchor, needed
+        self.sums: dict[int, Tensor] = {}
+        self.hidden: HiddenStates | None = None
+        if "forget_reference_nll" in needed:
+            self.sums = trunk.nll_sums(_union(draw.forget for draw in draws))
+        if "retain_reference_hidden" in needed:
+            self.hidden = trunk.hidden_states(_union(draw.retain for draw in draws), layer)
 
     def at(self, step: int) -> Step:
         """Return the quantities of one step, each computed when it is first asked for."""
-        return Step(self, step)
-
-    def batch(self, samples: list[list[int]], positions: list[int]) -> Batch:
-        """Return some of the samples as a batch."""
-        return pad([samples[p] for p in positions], self.language_model.padding)
+        return Step(self, self.draws[step])
 
 
 class Step:
-    """One step's batches and what the model makes of them."""
+    """One step's batches and what the model makes of them.
 
-    def __init__(self, run: Quantities, step: int) -> None:
-        draw = run.draws[step]
-        self.run, self.step = run, step
-        self.model = run.language_model.model
-        self.forget = run.batch(run.samples.forget, draw.forget)
-        self.retain = run.batch(run.samples.retain, draw.retain)
+    Both sets pass the model together if both are needed; the anchor watches those to forget.
+    """
 
-    @cached_property
+    def __init__(self, run: Quantities, draw: Draw) -> None:
+        self.run, self.draw, self.count = run, draw, len(draw.forget)
+        both = any(name.startswith("retain") for name in run.needed)
+        self.batch = run.trunk.batch(draw.forget + (draw.retain if both else []))
+
+    @property
     def forget_nll(self) -> TokenNLL:
-        """Token losses of the forget batch; the anchor watches this pass."""
-        with self.run.anchor.watching(self.forget.attention_mask):
-            return TokenNLL(*token_nll(self.model, self.forget))
+        """Token losses of the forget batch."""
+        return TokenNLL(*(part[: self.count] for part in self._nll))
 
-    @cached_property
+    @property
     def retain_nll(self) -> TokenNLL:
         """Token losses of the retain batch."""
-        return TokenNLL(*token_nll(self.model, self.retain))
+        return TokenNLL(*(part[self.count :] for part in self._nll))
 
-    @cached_property
+    @property
     def forget_hidden(self) -> Hidden:
-        """Activations of the forget batch; the anchor watches this pass."""
-        with self.run.anchor.watching(self.forget.attention_mask):
-            return self._hidden(self.forget)
+        """Activations of the forget batch."""
+        return Hidden(*(part[: self.count] for part in self._hidden))
 
-    @cached_property
+    @property
     def retain_hidden(self) -> Hidden:
         """Activations of the retain batch."""
-        return self._hidden(self.retain)
+        return Hidden(*(part[self.count :] for part in self._hidden))
 
     @property
     def forget_reference_nll(self) -> Tensor:
         """The original model's NLL sum of each forget sequence (B,)."""
-        return self.run.references["forget_reference_nll"][self.step]
+        return torch.stack([self.run.sums[position] for position in self.draw.forget])
 
     @property
     def retain_reference_hidden(self) -> Tensor:
         """The original model's activations of the retain batch (B, T, d)."""
-        hidden = self.run.references["retain_reference_hidden"][self.step]
-        return hidden.to(self.retain_hidden.values.device).float()
+        assert self.run.hidden is not None  # it was needed
+        now = self._hidden.values
+        return self.run.hidden.batch(self.draw.retain, now.shape[1]).to(now.device).float()
 
     @property
     def steering(self) -> Tensor:
         """RMU's target (d,)."""
-        return self.run.steering.to(self.forget_hidden.values.device)
+        return self.run.steering.to(self._hidden.values.device)
 
-    @property
-    def original_forget_reference_nll(self) -> Tensor:
-        """What `forget_reference_nll` keeps; right only before the first update."""
-        return TokenNLL(*token_nll(self.model, self.forget)).sums()
+    @cached_property
+    def _nll(self) -> TokenNLL:
+        with self.run.anchor.watching(self._to_forget()):
+            return self.run.trunk.nll(self.batch)
 
-    @property
-    def original_retain_reference_hidden(self) -> Tensor:
-        """What `retain_reference_hidden` keeps, in the model's type; right as long as that."""
-        return hidden_after(self.model, self.run.layer, self.retain).cpu()
+    @cached_property
+    def _hidden(self) -> Hidden:
+        with self.run.anchor.watching(self._to_forget()):
+            return self.run.trunk.hidden(self.batch, self.run.layer)
 
-    def _hidden(self, batch: Batch) -> Hidden:
-        hidden = hidden_after(self.model, self.run.layer, batch).float()
-        return Hidden(hidden, batch.attention_mask.bool().to(hidden.device))
+    def _to_forget(self) -> Tensor:
+        """Return which of the pass's tokens are to be forgotten, (B, T)."""
+        mask = self.batch.attention_mask.bool()
+        mask[self.count :] = False
+        return mask
 
 
 def needs(objective: str) -> tuple[set[str], set[str]]:
@@ -161,12 +156,23 @@ def needs(objective: str) -> tuple[set[str], set[str]]:
 
 def draws(samples: Samples, steps: int, batch_size: int, seed: int) -> list[Draw]:
     """Return which samples each step takes: both sets shuffled anew each time they are used up."""
-    forget = _endless(len(samples.forget), random.Random(f"forget {seed}"))
-    retain = _endless(len(samples.retain), random.Random(f"retain {seed}"))
+    first = len(samples.forget)
+    forget = _endless(range(first), random.Random(f"forget {seed}"))
+    retain = _endless(range(first, len(samples.both())), random.Random(f"retain {seed}"))
     return [
         Draw([next(forget) for _ in range(batch_size)], [next(retain) for _ in range(batch_size)])
         for _ in range(steps)
     ]
+
+
+def used_by(draws: list[Draw], needed: set[str]) -> list[int]:
+    """Return the positions of all samples that pass the model in some step."""
+    both = any(name.startswith("retain") for name in needed)
+    return _union(d.forget for d in draws) + (_union(d.retain for d in draws) if both else [])
+
+
+def _union(parts: Iterable[list[int]]) -> list[int]:
+    return sorted(set().union(*parts))
 
 
 def steering_vector(size: int, length: float, seed: int) -> Tensor:
@@ -175,8 +181,8 @@ def steering_vector(size: int, length: float, seed: int) -> Tensor:
     return length * direction / direction.norm()
 
 
-def _endless(count: int, rng: random.Random) -> Iterator[int]:
+def _endless(positions: range, rng: random.Random) -> Iterator[int]:
     while True:
-        order = list(range(count))
+        order = list(positions)
         rng.shuffle(order)
         yield from order

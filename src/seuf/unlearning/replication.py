@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from seuf.moe.models import LanguageModel
-from seuf.unlearning.algorithm import JudgeModel, unlearn
+from seuf.unlearning.algorithm import JudgeModel, Treatment, unlearn
 from seuf.unlearning.quantities import Samples
 from seuf.unlearning.scopes import Experts
 from seuf.unlearning.settings import Method, UnlearningSettings
@@ -54,7 +54,8 @@ class Replicator:
         """Return how a method did: judged by selection and by test questions, and its seconds."""
         start = time.perf_counter()
         experts = self.experts(method, seed)
-        done = unlearn(self.base, self.samples, experts, method, self.settings, self.select, seed)
+        treatment = Treatment(self.samples, experts, method, self.settings, seed)
+        done = unlearn(self.base, treatment, self.select)
         seconds = time.perf_counter() - start
         with done.delta.applied_to(self.base.model) as model:
             selection, test = self.select(model), self.test(model)

@@ -11,39 +11,52 @@ from torch import Tensor, nn
 
 from seuf.errors import InputError
 from seuf.moe.architectures import MoELayer, moe_layers
-from seuf.moe.deltas import parameter_rows
 from seuf.moe.experts import ExpertSlice
+from seuf.moe.places import place_of_row, rows_of_experts, same_bits, storage
 
 Experts = list[tuple[int, int]]
 
 
 class Scope:
-    """The tensors in training, by delta key, and the float32 copies the optimizer works on.
+    """The tensors in training, by place, and the float32 copies the optimizer works on.
 
     Inside the context only these tensors get gradients. Small updates vanish in bfloat16, so a
-    tensor of any other type than float32 has a float32 master; `write_back` copies it.
+    tensor of a coarser type than float32 has a float32 master; `write_back` copies it.
+
+    Args:
+        model: The model.
+        whole: Parameters that are trained as a whole, by name.
+        slices: Experts that are trained, by the name of their module.
+        row_masks: Of some whole parameters, 1 on the rows that may change.
+        first_layer: First decoder layer that may change.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        trained: dict[str, nn.Parameter],
-        slices: Iterable[ExpertSlice] = (),
+        whole: dict[str, nn.Parameter],
+        slices: Iterable[tuple[str, ExpertSlice]] = (),
         row_masks: dict[str, Tensor] | None = None,
+        first_layer: int = 0,
     ) -> None:
-        self.model, self.trained, self.slices = model, trained, list(slices)
-        self.row_masks = row_masks or {}
-        self.masters = {name: _master(tensor) for name, tensor in trained.items()}
+        self.model, self.whole, self.row_masks = model, whole, row_masks or {}
+        self.first_layer, self.slices = first_layer, [part for _, part in slices]
+        self.trained: dict[str, Tensor] = dict(whole)
+        self.masters = {name: _master(parameter) for name, parameter in whole.items()}
+        for module, part in slices:
+            for name, tensor in part.tensors.items():
+                place = place_of_row(f"{module}.{name}", part.index)
+                self.trained[place], self.masters[place] = part.views[name], tensor
 
     def __enter__(self) -> Scope:
         self._stack = ExitStack()
         for parameter in self.model.parameters():
             self._stack.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(False)
-        for tensor in self.trained.values():
-            tensor.requires_grad_(True)
-        for expert in self.slices:
-            self._stack.enter_context(expert)
+        for parameter in self.whole.values():
+            parameter.requires_grad_(True)
+        for part in self.slices:
+            self._stack.enter_context(part)
         return self
 
     def __exit__(
@@ -57,38 +70,38 @@ class Scope:
 
     def gradients_to_masters(self) -> list[Tensor]:
         """Hand each tensor's gradient to its master; return the masters."""
-        for name, mask in self.row_masks.items():
-            gradient = self.trained[name].grad
-            if gradient is not None:
-                gradient.mul_(mask)
-        for name, tensor in self.trained.items():
-            if self.masters[name] is not tensor and tensor.grad is not None:
-                self.masters[name].grad = tensor.grad.float()
+        for name, parameter in self.whole.items():
+            gradient, master = parameter.grad, self.masters[name]
+            if gradient is not None and name in self.row_masks:
+                gradient.mul_(self.row_masks[name])
+            if gradient is not None and master is not parameter:
+                master.grad = gradient.float()
         return list(self.masters.values())
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Copy the masters, rounded, into the model."""
-        for name, tensor in self.trained.items():
-            if self.masters[name] is not tensor:
-                tensor.copy_(self.masters[name])
+        for name, parameter in self.whole.items():
+            if self.masters[name] is not parameter:
+                parameter.copy_(self.masters[name])
+        for part in self.slices:
+            part.write_back()
 
     def clear_gradients(self) -> None:
         """Forget all gradients."""
-        for tensor in (*self.trained.values(), *self.masters.values()):
+        for tensor in (*self.whole.values(), *self.masters.values()):
             tensor.grad = None
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of the trained tensors."""
-        return {name: tensor.detach().clone() for name, tensor in self.trained.items()}
+        return {place: tensor.detach().clone() for place, tensor in self.trained.items()}
 
     @torch.no_grad()
     def restore(self, snapshot: dict[str, Tensor]) -> None:
         """Put a snapshot back into the model and the masters."""
-        for name, value in snapshot.items():
-            self.trained[name].copy_(value)
-            if self.masters[name] is not self.trained[name]:
-                self.masters[name].copy_(value)
+        for place, value in snapshot.items():
+            self.trained[place].copy_(value)
+            self.masters[place].copy_(value)
 
     def trained_share(self) -> float:
         """Return the share of the model's parameters that are in training."""
@@ -116,30 +129,32 @@ def selected_experts(model: nn.Module, experts: Experts, router: str = "layer") 
     """
     layers = {layer.index: layer for layer in moe_layers(model)}
     names = {module: name for name, module in model.named_modules()}
-    slices = [ExpertSlice(_layer(layers, index).experts, expert) for index, expert in experts]
-    trained = {
-        f"{names[part.experts]}.{name}[{part.index}]": tensor
-        for part in slices
-        for name, tensor in part.tensors.items()
-    }
+    slices = [
+        (names[_layer(layers, index).experts], ExpertSlice(layers[index].experts, expert))
+        for index, expert in experts
+    ]
     routers = _routers(layers, names, experts) if router != "none" else {}
-    masks = {name: _row_mask(tensor, rows) for name, (tensor, rows) in routers.items()}
-    trained |= {name: tensor for name, (tensor, _) in routers.items()}
-    return Scope(model, trained, slices, masks if router == "row" else None)
+    whole = {name: parameter for name, (parameter, _) in routers.items()}
+    masks = {name: _row_mask(parameter, rows) for name, (parameter, rows) in routers.items()}
+    lowest = min(index for index, _ in experts)
+    return Scope(model, whole, slices, masks if router == "row" else None, lowest)
 
 
 def changed_tensors(model: nn.Module, original: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of the tensors that no longer equal their original, bit by bit."""
-    now = {name: parameter_rows(model, name) for name in original}
-    return {name: t.clone() for name, t in now.items() if not _same_bits(t, original[name])}
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+    """Return copies of what no longer equals its original, bit by bit; of experts each its own."""
+    rows = rows_of_experts(model)
+    changed: dict[str, Tensor] = {}
+    for place, before in original.items():
+        now = storage(model, place)
+        pairs = {place: (now, before)}
+        if place in rows:
+            pairs = {place_of_row(place, e): (now[e], before[e]) for e in range(rows[place])}
+        changed |= {p: one.clone() for p, (one, two) in pairs.items() if not same_bits(one, two)}
+    return changed
 
 
 def _master(tensor: nn.Parameter) -> nn.Parameter:
-    return tensor if tensor.dtype == torch.float32 else nn.Parameter(tensor.detach().float())
+    return nn.Parameter(tensor.detach().float()) if tensor.dtype.itemsize < 4 else tensor
 
 
 def _layer(layers: dict[int, MoELayer], index: int) -> MoELayer:
@@ -156,6 +171,7 @@ def _routers(
         f"{names[layers[index].router]}.{name}": (parameter, [e for i, e in experts if i == index])
         for index in sorted({index for index, _ in experts})
         for name, parameter in layers[index].router.named_parameters()
+        if len(parameter) == layers[index].num_experts  # not a bias that steers the choice alone
     }
 
 

@@ -83,6 +83,8 @@ class UnlearningSettings(Settings):
         forget_until: Stop once the forget questions are answered this well; null means chance.
         gradient_clip: Largest norm of the gradient over the trained tensors.
         probe_tokens: Tokens of each set on which routing overlap is watched.
+        prefix_cache: Compute what lies below the trained layer once for each sample and keep it;
+            the result is the same, the memory is not.
         threads: CPU threads; the number decides the last bits of every sum.
         objectives: Numbers of the objectives.
     """
@@ -95,6 +97,7 @@ class UnlearningSettings(Settings):
     forget_until: Annotated[float, Field(ge=0, le=1)] | None = None
     gradient_clip: Positive = 1.0
     probe_tokens: Annotated[int, Field(gt=0)] = 2048
+    prefix_cache: bool = True
     threads: Annotated[int, Field(gt=0)] = 2
     objectives: ObjectiveSettings = ObjectiveSettings()
 

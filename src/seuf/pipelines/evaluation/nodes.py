@@ -25,15 +25,19 @@ def evaluate(
     from seuf.benchmarks.harness import score_questions
     from seuf.benchmarks.records import Question
     from seuf.moe.deltas import changed_share
+    from seuf.moe.shared_prefix import SharedPrefix
     from seuf.moe.stability import probe_of
 
     asked = [Question(**record) for record in questions if record["part"] == "test"]
     forget, retain = ([r["text"] for r in records] for records in (forget_set, retain_set))
-    probe = probe_of(base_model, forget, retain, evaluation.max_length, evaluation.probe_tokens)
-    with delta.applied_to(base_model.model) as model:
-        scores = score_questions(base_model, asked, evaluation)
-        generation = _generation(base_model, asked, evaluation)
-        overlap = probe.overlap(model)
+    lowest = delta.lowest_layer(base_model.model)
+    length, tokens = evaluation.max_length, evaluation.probe_tokens
+    with SharedPrefix(base_model.model, lowest):
+        probe = probe_of(base_model, forget, retain, length, tokens, lowest)
+        with delta.applied_to(base_model.model) as model:
+            scores = score_questions(base_model, asked, evaluation)
+            generation = _generation(base_model, asked, evaluation)
+            overlap = probe.overlap(model)
     return {
         "questions": scores,
         **generation,

@@ -40,7 +40,8 @@ def unlearn(
     samples = algorithm.samples_of(base_model, forget, retain, unlearning)
     experts = experts_of(selected_experts, method)
     judge = judge_by("selection", base_model, questions, evaluation)
-    done = algorithm.unlearn(base_model, samples, experts, method, unlearning, judge, seed)
+    treatment = algorithm.Treatment(samples, experts, method, unlearning, seed)
+    done = algorithm.unlearn(base_model, treatment, judge)
     return (
         _described(done, method, experts, seed),
         pd.DataFrame(done.log, columns=algorithm.LOG_COLUMNS),

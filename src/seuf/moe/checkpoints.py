@@ -1,0 +1,208 @@
+"""Whole checkpoints on disk: make one of a base and a delta, and find the delta between two.
+
+A checkpoint is a folder as `save_pretrained` writes it and the hub has it: `config.json`, one or
+more safetensors files, and an index if they are more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from seuf.errors import InputError
+from seuf.moe.deltas import Delta
+from seuf.moe.digests import DEFAULT, checkpoint_dtypes, digest_of
+from seuf.moe.places import (
+    place_of_row,
+    rows_of_experts,
+    same_bits,
+    split_row,
+    to_checkpoint,
+    weight_names,
+)
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class Checkpoint:
+    """The tensors of a checkpoint, each read when it is asked for.
+
+    Attributes:
+        folder: Where it lies.
+        files: The file that holds each key.
+
+    Raises:
+        InputError: If the folder is not a checkpoint in safetensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.files = folder, _files(folder)
+        self._opened = cache(lambda file: safe_open(folder / file, framework="pt"))
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._opened(self.files[key]).get_tensor(key)
+
+    def in_order(self) -> list[str]:
+        """Return the keys, those of one file together."""
+        return sorted(self.files, key=lambda key: (self.files[key], key))
+
+    def empty_model(self) -> Any:
+        """Return the model that the checkpoint is of, in the types it loads in, without weights."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(self.folder, device_map={"": "meta"})
+
+    def as_loaded(self, key: str, dtypes: dict[str, str]) -> Tensor:
+        """Return a tensor in the type that it has in a loaded model, see `checkpoint_dtypes`."""
+        return self[key].to(getattr(torch, dtypes.get(key, dtypes[DEFAULT])))
+
+
+def export(base: Path, delta: Delta, folder: Path) -> None:
+    """Write the checkpoint of a base with a delta applied, for plain transformers to load.
+
+    Files that the delta does not touch are linked (copied to another file system), so they cost
+    nothing: do not edit them in place. The folder is written under a temporary name, then renamed.
+
+    Args:
+        base: Folder of the base checkpoint.
+        delta: Belongs to it.
+        folder: Does not exist yet.
+
+    Raises:
+        InputError: If the base is another one, or the folder exists.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists: name a folder that does not.")
+    if (digest := folder_digest(base, delta.dtypes)) != delta.base:
+        raise InputError(
+            f"This delta belongs to base model {delta.base[:12]}; {base} is {digest[:12]}."
+        )
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        _write(base, delta, temporary)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def delta_between(base: Path, other: Path) -> Delta:
+    """Return the delta that makes the checkpoint `other` of the checkpoint `base`.
+
+    Raises:
+        InputError: If they differ in more than values.
+    """
+    ours, theirs = Checkpoint(base), Checkpoint(other)
+    if odd := sorted(ours.files.keys() ^ theirs.files.keys()):
+        raise InputError(f"{base} and {other} differ in what they hold: {', '.join(odd[:3])}.")
+    model = ours.empty_model()
+    dtypes = checkpoint_dtypes(model)
+    changed = dict(_changed(ours, theirs, dtypes, _fused_keys(model)))
+    return Delta(changed, folder_digest(base, dtypes), dtypes)
+
+
+def folder_digest(folder: Path, dtypes: dict[str, str]) -> str:
+    """Return the `model_digest` of the model in a folder, loaded in the given types.
+
+    What the folder holds beyond the model, as some checkpoints do, has no part in it.
+
+    Raises:
+        InputError: If the folder lacks something that the model needs.
+    """
+    checkpoint = Checkpoint(folder)
+    keys = _empty_tensors(checkpoint.empty_model()).keys()
+    if missing := sorted(keys - checkpoint.files.keys()):
+        raise InputError(f"{folder} is not a whole checkpoint: it lacks {', '.join(missing[:3])}.")
+    held = (key for key in checkpoint.in_order() if key in keys)
+    return digest_of(((key, checkpoint.as_loaded(key, dtypes)) for key in held), total=len(keys))
+
+
+def _files(folder: Path) -> dict[str, str]:
+    if (index := folder / INDEX).is_file():
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    if (single := folder / SINGLE).is_file():
+        with safe_open(single, framework="pt") as file:
+            return dict.fromkeys(file.keys(), SINGLE)
+    raise InputError(f"{folder} is not a checkpoint: it holds neither {INDEX} nor {SINGLE}.")
+
+
+def _empty_tensors(model: Any) -> dict[str, Tensor]:
+    """Return what a checkpoint of an empty model holds, by key."""
+    tensors = model.state_dict()
+    parts = (to_checkpoint(model, name, tensors[name]) for name in weight_names(model))
+    return {key: tensor for part in parts for key, tensor in part.items()}
+
+
+def _write(base: Path, delta: Delta, folder: Path) -> None:
+    files = _files(base)
+    touched: dict[str, dict[str, Tensor]] = {}
+    for key, value in delta.tensors.items():
+        touched.setdefault(files[split_row(key)[0]], {})[key] = value
+    for path in sorted(path for path in base.iterdir() if path.is_file()):
+        if path.name in touched:
+            _rewrite(path, touched[path.name], folder / path.name)
+        elif path.suffix == ".safetensors":
+            _link(path, folder / path.name)
+        else:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _rewrite(path: Path, changed: dict[str, Tensor], target: Path) -> None:
+    """Write a file with some of its tensors, or rows of them, changed."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    for key, value in changed.items():
+        name, row = split_row(key)
+        if row is None:
+            tensors[name] = _as_stored(value, tensors[name].dtype)
+        else:
+            tensors[name][row] = value
+    save_file(tensors, target, metadata=metadata)
+
+
+def _as_stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the value in the file's type, or in its own if that would round it."""
+    stored = value.to(dtype)
+    return stored if torch.equal(stored.to(value.dtype), value) else value
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(path, target)
+
+
+def _changed(
+    ours: Checkpoint, theirs: Checkpoint, dtypes: dict[str, str], fused: set[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield what differs, of tensors that are fused in the checkpoint the experts that do."""
+    for key in ours.in_order():
+        one, other = ours.as_loaded(key, dtypes), theirs.as_loaded(key, dtypes)
+        if one.shape != other.shape:
+            raise InputError(f"{key} has another shape in {theirs.folder}.")
+        if key not in fused:
+            pairs = [(key, one, other)]
+        else:
+            pairs = [(place_of_row(key, e), one[e], other[e]) for e in range(len(one))]
+        yield from ((name, two.clone()) for name, one, two in pairs if not same_bits(one, two))
+
+
+def _fused_keys(model: Any) -> set[str]:
+    """Return the keys that hold all experts of a layer in one tensor."""
+    tensors, rows = model.state_dict(), rows_of_experts(model)
+    found = ((to_checkpoint(model, name, tensors[name]), count) for name, count in rows.items())
+    return {key for part, experts in found for key, t in part.items() if len(part) < experts}

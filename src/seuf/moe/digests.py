@@ -1,0 +1,93 @@
+"""What a model is, in 64 characters: a digest of its checkpoint's keys, types, shapes and bytes.
+
+The digest is the same whether it is taken of a loaded model or of the files it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from os import cpu_count
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from seuf.moe.places import to_checkpoint, weight_names
+from seuf.moe.residence import is_offloaded, stored_tensor
+
+AHEAD = 64  # tensors that may wait to be read through
+DEFAULT = "default"
+_known: WeakKeyDictionary[nn.Module, tuple[list[int], str]] = WeakKeyDictionary()
+
+
+def model_digest(model: nn.Module) -> str:
+    """Return the digest of a model: SHA-256 over the SHA-256 of each tensor of its checkpoint.
+
+    A model that nothing has written to since the last time is not read again.
+    """
+    versions = _versions(model)
+    if model in _known and versions and _known[model][0] == versions:
+        return _known[model][1]
+    digest = digest_of(checkpoint_tensors(model))
+    _known[model] = versions, digest
+    return digest
+
+
+def unchanged_since(model: nn.Module, digest: str) -> None:
+    """Note that a model, though written to, is to the bit what it was."""
+    _known[model] = _versions(model), digest
+
+
+def checkpoint_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield all that a checkpoint of the model holds, by key, in CPU memory one at a time."""
+    tensors = model.state_dict()
+    for name in weight_names(model):
+        stored = stored_tensor(model, name, tensors[name]).cpu()
+        yield from to_checkpoint(model, name, stored).items()
+
+
+def checkpoint_dtypes(model: nn.Module) -> dict[str, str]:
+    """Return the types a model was loaded in: the commonest as `default`, others by their keys."""
+    tensors = model.state_dict()
+    empty = {name: torch.empty_like(tensors[name], device="meta") for name in weight_names(model)}
+    dtypes = {
+        key: str(shape.dtype).removeprefix("torch.")
+        for name, tensor in empty.items()
+        for key, shape in to_checkpoint(model, name, tensor).items()
+    }
+    commonest = Counter(dtypes.values()).most_common(1)[0][0]
+    others = {key: dtype for key, dtype in sorted(dtypes.items()) if dtype != commonest}
+    return {DEFAULT: commonest, **others}
+
+
+def digest_of(tensors: Iterable[tuple[str, Tensor]], total: int | None = None) -> str:
+    """Return the digest of keys and tensors, in whatever order they come."""
+    lines = sorted(_lines(tqdm(tensors, total=total, desc="hashing", unit="tensor", disable=None)))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _lines(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
+    """Yield a line a tensor; several are read through at once, few wait."""
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        waiting: list[Future[str]] = []
+        for key, tensor in tensors:
+            waiting.append(pool.submit(_line, key, tensor))
+            if len(waiting) >= AHEAD:
+                yield waiting.pop(0).result()
+        yield from (one.result() for one in waiting)
+
+
+def _line(key: str, tensor: Tensor) -> str:
+    data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+    return f"{key} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(data.data).hexdigest()}\n"
+
+
+def _versions(model: nn.Module) -> list[int]:
+    """Return how often each tensor was written to; nothing for a model that comes and goes."""
+    if is_offloaded(model):
+        return []
+    return [tensor._version for tensor in model.state_dict(keep_vars=True).values()]

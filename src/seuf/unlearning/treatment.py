@@ -1,0 +1,100 @@
+"""What is done to a model: which method, on which experts and samples; and what it makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from seuf.moe.models import LanguageModel
+from seuf.unlearning.anchor import anchor_for
+from seuf.unlearning.loop import Budget
+from seuf.unlearning.objectives import OBJECTIVES
+from seuf.unlearning.quantities import (
+    Quantities,
+    Samples,
+    draws,
+    needs,
+    steering_vector,
+    used_by,
+)
+from seuf.unlearning.scopes import Experts, Scope
+from seuf.unlearning.settings import Method, UnlearningSettings
+from seuf.unlearning.trunk import Trunk
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to a base model.
+
+    Attributes:
+        samples: Token ids of the two sets, see `samples_of`.
+        experts: The experts under treatment, (layer, expert); not used by other scopes.
+        method: Scope, objective, anchor, learning rates.
+        settings: The budget.
+        seed: Decides the order of the samples and RMU's direction.
+    """
+
+    samples: Samples
+    experts: Experts
+    method: Method
+    settings: UnlearningSettings
+    seed: int
+
+
+def quantities_of(base: LanguageModel, scope: Scope, treatment: Treatment) -> Quantities:
+    """Return what the treatment's objective will ask for; the model is in its original state."""
+    method, settings, seed = treatment.method, treatment.settings, treatment.seed
+    anchored = treatment.experts if method.scope == "experts" and method.anchor_weight else []
+    coefficient = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
+    steps = draws(treatment.samples, settings.steps, settings.batch_size, seed)
+    needed = needs(_objective(method))[0]
+    return Quantities(
+        Trunk(
+            base,
+            treatment.samples.both(),
+            scope.first_layer,
+            used=used_by(steps, needed),
+            batch_size=2 * settings.batch_size,
+            cached=settings.prefix_cache,
+        ),
+        steps,
+        layer=_steered_layer(treatment),
+        steering=steering_vector(base.model.config.hidden_size, coefficient, seed),
+        anchor=anchor_for(base.model, anchored, method.anchor_on),
+        needed=needed,
+    )
+
+
+def _steered_layer(treatment: Treatment) -> int:
+    if treatment.method.scope == "experts":
+        return max(layer for layer, _ in treatment.experts)
+    return treatment.settings.objectives.rmu_layer
+
+
+def loss_at(run: Quantities, treatment: Treatment, step: int) -> tuple[Tensor, Tensor]:
+    """Return a step's objective (l_f + lambda l_r) and alpha * L_anchor: Eq. 4."""
+    objective = _objective(treatment.method)
+    quantities, numbers = needs(objective)
+    now, settings = run.at(step), treatment.settings.objectives
+    loss = OBJECTIVES[objective](
+        **{name: getattr(now, name) for name in sorted(quantities)},
+        **{name: getattr(settings, name) for name in sorted(numbers)},
+    )
+    return loss, treatment.method.anchor_weight * run.anchor.loss()
+
+
+def _objective(method: Method) -> str:
+    assert method.objective is not None  # Method refuses a scope without one
+    return method.objective
+
+
+def budget_of(settings: UnlearningSettings, learning_rate: float) -> Budget:
+    """Return what one learning rate may spend."""
+    return Budget(
+        learning_rate=learning_rate,
+        steps=settings.steps,
+        evaluate_every=settings.evaluate_every,
+        gradient_clip=settings.gradient_clip,
+        forget_until=settings.forget_until,
+    )

@@ -1,0 +1,100 @@
+"""The digest of a model: one bit makes another."""
+
+import hashlib
+
+import pytest
+import torch
+from torch import nn
+
+from seuf.moe.digests import (
+    checkpoint_dtypes,
+    checkpoint_tensors,
+    digest_of,
+    model_digest,
+    unchanged_since,
+)
+from tests.tiny import tiny_model
+
+
+def test_one_bit_makes_another_digest(model):
+    digest = model_digest(model)
+
+    with torch.no_grad():
+        parameter = next(model.parameters())
+        parameter.view(-1)[0] = torch.nextafter(parameter.view(-1)[0], torch.tensor(10.0))
+
+    assert model_digest(model) != digest
+
+
+def test_a_bias_that_steers_the_choice_is_part_of_the_model():
+    """It is no parameter, but another bias is another model."""
+    model = tiny_model("minimax_m2")
+    digest = model_digest(model)
+
+    model.model.layers[0].mlp.e_score_correction_bias[0] += 1
+
+    assert model_digest(model) != digest
+
+
+def test_it_is_written_down_what_is_digested():
+    """SHA-256 over a line a tensor, sorted: key, type, shape, SHA-256 of the bytes."""
+    tensors = {"b": torch.ones(2), "a": torch.zeros(1, 3, dtype=torch.bfloat16)}
+    ones, zeros = torch.ones(2).numpy().tobytes(), bytes(6)
+    lines = (
+        f"a torch.bfloat16 [1, 3] {hashlib.sha256(zeros).hexdigest()}\n"
+        f"b torch.float32 [2] {hashlib.sha256(ones).hexdigest()}\n"
+    )
+
+    assert digest_of(tensors.items()) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_neither_order_nor_number_of_tensors_matters_to_how_it_is_made():
+    """More than may wait at a time, forwards and backwards."""
+    tensors = [(f"{n}", torch.full((3,), n)) for n in range(200)]
+
+    assert digest_of(tensors) == digest_of(reversed(tensors))
+
+
+def test_the_same_values_in_another_type_are_another_base():
+    """Zeros have the same bytes in float16 and bfloat16; the digest reads the type too."""
+    half, brain = (torch.zeros(2, dtype=dtype) for dtype in (torch.float16, torch.bfloat16))
+
+    assert digest_of([("weight", half)]) != digest_of([("weight", brain)])
+
+
+def test_a_model_is_read_again_only_if_it_was_written_to(monkeypatch, model):
+    reads = []
+
+    def counted(model: nn.Module):
+        reads.append(model)
+        return checkpoint_tensors(model)
+
+    monkeypatch.setattr("seuf.moe.digests.checkpoint_tensors", counted)
+    digest = model_digest(model)
+    assert model_digest(model) == digest
+    assert len(reads) == 1
+
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    assert model_digest(model) != digest
+    assert len(reads) == 2
+
+    with torch.no_grad():
+        next(model.parameters()).div_(2)
+    unchanged_since(model, digest)
+    assert model_digest(model) == digest
+    assert len(reads) == 2
+
+
+@pytest.mark.parametrize("name", ["wg.weight", "lm_head.weight"])
+def test_types_that_differ_from_most_are_told_by_key(name):
+    model = tiny_model("hunyuan_v1_moe").bfloat16()
+    for own, parameter in model.named_parameters():
+        if own.endswith(name):
+            parameter.data = parameter.data.float()
+
+    dtypes = checkpoint_dtypes(model)
+
+    assert dtypes.pop("default") == "bfloat16"
+    assert dtypes
+    assert all(key.endswith(name) and dtype == "float32" for key, dtype in dtypes.items())

@@ -1,0 +1,137 @@
+"""Tensors are named as the checkpoint names them, as transformers itself says."""
+
+import pytest
+import torch
+from transformers.core_model_loading import revert_weight_conversion
+
+from seuf.moe.architectures import moe_layers
+from seuf.moe.places import (
+    layer_of,
+    place_of_row,
+    places_of,
+    rows_of_experts,
+    same_bits,
+    split_row,
+    storage,
+    to_checkpoint,
+    weight_names,
+    write,
+)
+from tests.tiny import EXPERTS, bits, changed_names, tiny_model
+
+
+def all_places(model):
+    """Yield every place of a model, each expert apart."""
+    rows = rows_of_experts(model)
+    for name in weight_names(model):
+        yield from (place_of_row(name, e) for e in range(rows[name])) if name in rows else [name]
+
+
+def by_key(model):
+    """Return what all places together hold of the checkpoint."""
+    tensors, found = model.state_dict(), {}
+    for place in all_places(model):
+        name, row = split_row(place)
+        found |= to_checkpoint(model, place, tensors[name] if row is None else tensors[name][row])
+    return found
+
+
+def test_all_places_together_are_the_checkpoint(any_model):
+    """As transformers writes it whole; what is fused there is compared expert by expert."""
+    state = any_model.state_dict()
+    once = {name: state[name] for name in weight_names(any_model)}
+    whole, apart = revert_weight_conversion(any_model, once), {}
+
+    found = by_key(any_model)
+
+    for key, tensor in whole.items():
+        fused = f"{key}[0]" in found
+        apart |= {f"{key}[{e}]": tensor[e] for e in range(EXPERTS)} if fused else {key: tensor}
+    assert found.keys() == apart.keys()
+    assert all(torch.equal(found[key], apart[key]) for key in apart)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key"),
+    [
+        ("qwen2_moe", "model.layers.1.mlp.experts.2.gate_proj.weight"),
+        ("mixtral", "model.layers.1.block_sparse_moe.experts.2.w1.weight"),
+        ("mixtral", "model.layers.1.block_sparse_moe.gate.weight"),
+        ("jamba", "model.layers.3.feed_forward.experts.2.up_proj.weight"),
+        ("gpt_oss", "model.layers.1.mlp.experts.gate_up_proj_bias[2]"),
+        ("granitemoe", "model.layers.1.block_sparse_moe.output_linear.weight[2]"),
+    ],
+)
+def test_keys_are_those_of_the_published_checkpoints(model_type, key):
+    assert key in by_key(tiny_model(model_type))
+
+
+def test_a_key_is_found_where_it_was_taken_from(any_model):
+    """Gate and up projection of an expert lie in one place of the model."""
+    layer = moe_layers(any_model)[-1]
+    name = next(n for n, m in any_model.named_modules() if m is layer.experts)
+    place = f"{name}.gate_up_proj[2]"
+    keys = to_checkpoint(any_model, place, storage(any_model, place))
+
+    assert places_of(any_model, keys) == {place: list(keys)}
+
+
+def test_a_key_that_the_model_does_not_hold_is_an_error(model):
+    with pytest.raises(KeyError, match="no lm_tail.weight"):
+        places_of(model, ["lm_tail.weight"])
+
+
+@torch.no_grad()
+def test_what_is_written_by_key_is_read_by_key(any_model):
+    """New values for every place; then each key holds its own."""
+    generator = torch.Generator().manual_seed(1)
+    for place in list(all_places(any_model)):
+        name, row = split_row(place)
+        if name not in dict(any_model.named_parameters()):
+            continue
+        held = to_checkpoint(any_model, place, storage(any_model, place))
+        new = {key: torch.randn(t.shape, generator=generator).to(t) for key, t in held.items()}
+
+        write(any_model, place, new)
+
+        now = to_checkpoint(any_model, place, storage(any_model, place))
+        assert all(torch.equal(now[key], new[key]) for key in new)
+
+
+def test_of_a_place_only_the_given_keys_are_written():
+    """The up projection is the second half of a fused row; the first stays."""
+    model = tiny_model("qwen2_moe")
+    before, place = bits(model), "model.layers.1.mlp.experts.gate_up_proj[2]"
+
+    write(model, place, {"model.layers.1.mlp.experts.2.up_proj.weight": torch.ones(16, 32)})
+
+    now, was = storage(model, place), before["model.layers.1.mlp.experts.gate_up_proj"][2]
+    assert torch.equal(now, torch.cat([was[:16], torch.ones(16, 32)]))
+    assert changed_names(model, before) == {"model.layers.1.mlp.experts.gate_up_proj"}
+
+
+def test_tied_weights_are_named_once():
+    model = tiny_model("qwen2_moe", tie_word_embeddings=True)
+
+    assert "model.embed_tokens.weight" in weight_names(model)
+    assert "lm_head.weight" not in weight_names(model)
+
+
+def test_storage_is_the_models_own(model):
+    place = next(iter(rows_of_experts(model)))
+
+    storage(model, f"{place}[2]").fill_(5)
+
+    assert (model.get_parameter(place)[2] == 5).all()
+
+
+def test_a_change_reaches_the_layers_from_its_own_on(model):
+    layers = next(n for n, m in model.named_modules() if m is model.get_decoder().layers)
+
+    assert layer_of(model, f"{layers}.1.mlp.anything[3]") == 1
+    assert layer_of(model, "model.embed_tokens.weight") == 0
+
+
+def test_bits_tell_zeros_of_two_signs_apart_and_find_equals_in_what_is_no_number():
+    assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert same_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
