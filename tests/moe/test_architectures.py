@@ -74,7 +74,7 @@ def fused_model_types() -> Iterator[str]:
             architecture = AutoModelForCausalLM._model_mapping[
                 type(AutoConfig.for_model(model_type))
             ]
-        except Exception:  # noqa: BLE001 - models that lack a package here; those have no experts
+        except Exception:
             continue
         if "use_experts_implementation" in inspect.getsource(inspect.getmodule(architecture)):
             yield model_type

@@ -86,6 +86,19 @@ def test_a_model_is_read_again_only_if_it_was_written_to(monkeypatch, model):
     assert len(reads) == 2
 
 
+def test_what_a_fused_optimizer_writes_is_noticed():
+    """It does not raise the version of what it writes."""
+    model = tiny_model("mixtral")
+    digest, weight = model_digest(model), model.lm_head.weight
+    optimizer = torch.optim.SGD([weight], lr=0.1, fused=True)
+
+    version, weight.grad = weight._version, torch.ones_like(weight)
+    optimizer.step()
+
+    assert weight._version == version
+    assert model_digest(model) != digest
+
+
 @pytest.mark.parametrize("name", ["wg.weight", "lm_head.weight"])
 def test_types_that_differ_from_most_are_told_by_key(name):
     model = tiny_model("hunyuan_v1_moe").bfloat16()

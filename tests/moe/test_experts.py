@@ -128,12 +128,13 @@ def test_a_bfloat16_model_gives_float32_masters_its_gradients(model):
     assert torch.equal(plain, model(**tiny_inputs(), use_cache=False).logits)
 
 
-def test_an_update_of_a_master_reaches_the_model_before_its_next_pass():
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_update_of_a_master_reaches_the_model_before_its_next_pass(fused):
     """One step of AdamW, as anyone would write it; the slice needs no call of its own."""
     model = tiny_model("mixtral").bfloat16().requires_grad_(False)
     layer = moe_layers(model)[0]
     with ExpertSlice(layer.experts, TARGET) as part:
-        optimizer = torch.optim.AdamW(part.parameters(), lr=0.1)
+        optimizer = torch.optim.AdamW(part.parameters(), lr=0.1, fused=fused)
         before = mean_nll(model)
         before.backward()
         optimizer.step()

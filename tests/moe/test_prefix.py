@@ -54,7 +54,7 @@ def test_with_a_frozen_prefix_gradients_are_the_same_to_the_bit(model):
         return torch.autograd.grad(nll[mask].mean(), above, materialize_grads=True)
 
     whole = gradients()
-    with frozen_prefix(model, last, hidden_before(model, last, batch)):
+    with frozen_prefix(model, last, hidden_before(model, last, batch.input_ids)):
         part = gradients()
 
     assert all(torch.equal(one, other) for one, other in zip(whole, part, strict=True))
@@ -64,7 +64,7 @@ def test_with_a_frozen_prefix_gradients_are_the_same_to_the_bit(model):
 @torch.no_grad()
 def test_neither_what_is_below_the_prefix_nor_above_the_end_runs(model):
     batch, last = tiny_batch(), len(decoder(model).layers) - 1
-    hidden = hidden_before(model, last, batch)
+    hidden = hidden_before(model, last, batch.input_ids)
     ran = layers_that_run(model)
 
     with stop_after(model, last), frozen_prefix(model, last, hidden):
@@ -88,7 +88,7 @@ def test_what_leaves_a_layer_is_what_transformers_gives_out(model):
         with stop_after(model, index) as reached:
             decoder(model)(**inputs, use_cache=False)
         assert torch.equal(reached.hidden, expected[index + 1])
-        assert torch.equal(hidden_before(model, index + 1, batch), expected[index + 1])
+        assert torch.equal(hidden_before(model, index + 1, batch.input_ids), expected[index + 1])
 
 
 def test_gradients_reach_the_layers_below_the_end_only(model):
@@ -117,7 +117,7 @@ def test_a_nested_end_does_not_end_what_is_around_it(model):
 @pytest.mark.parametrize("error", [False, True])
 def test_the_model_is_left_as_it_was(model, error):
     hooks, before = hook_count(model), bits(model)
-    hidden = hidden_before(model, 1, tiny_batch())
+    hidden = hidden_before(model, 1, tiny_batch().input_ids)
     forwards = [layer.forward for layer in decoder(model).layers]
 
     try:

@@ -75,12 +75,12 @@ def test_an_empty_set_is_refused(forget, retain, name):
 def test_references_are_of_the_original_model(language_model):
     """The head is set to zero afterwards, so that every token costs log 300."""
     run = run_of(language_model, "forget_nll", "forget_reference_nll")
-    original = run.at(1).forget_nll.sums()
+    original = run.at(run.feed(1)).forget_nll.sums()
 
     language_model.model.get_output_embeddings().weight.zero_()
 
-    step = run.at(1)
-    predicted = step.batch.attention_mask[:, 1:].sum(1)
+    step = run.at(run.feed(1))
+    predicted = step.forget_nll.mask.sum(1)
     torch.testing.assert_close(step.forget_reference_nll, original)
     torch.testing.assert_close(step.forget_nll.sums(), predicted * torch.tensor(300.0).log())
 
@@ -89,26 +89,24 @@ def test_references_are_of_the_original_model(language_model):
 def test_reference_activations_are_of_the_original_model(language_model):
     """Those of padding are zero; it does not count."""
     run = run_of(language_model, "forget_hidden", "retain_hidden", "retain_reference_hidden")
-    hidden, mask = run.at(2).retain_hidden
+    hidden, mask = run.at(run.feed(2)).retain_hidden
 
     language_model.model.get_input_embeddings().weight.mul_(2)
 
-    step = run.at(2)
+    step = run.at(run.feed(2))
     torch.testing.assert_close(step.retain_reference_hidden, hidden * mask[..., None])
     assert step.retain_hidden.distance(step.retain_reference_hidden) > 0.01
 
 
 @torch.no_grad()
-def test_reference_activations_of_a_bfloat16_model_are_kept_in_it_and_given_in_float32(
-    language_model,
-):
+def test_reference_activations_of_a_bfloat16_model_are_kept_in_it(language_model):
     language_model.model.bfloat16()
 
     run = run_of(language_model, "forget_hidden", "retain_hidden", "retain_reference_hidden")
 
     assert run.hidden.rows.dtype == torch.bfloat16
-    step = run.at(0)
-    assert step.retain_reference_hidden.dtype == torch.float32
+    step = run.at(run.feed(0))
+    assert step.retain_reference_hidden.dtype == torch.bfloat16
     assert step.retain_hidden.distance(step.retain_reference_hidden) < 1e-3
 
 
@@ -117,14 +115,15 @@ def test_nothing_is_computed_that_is_not_needed(language_model):
 
     assert run.sums == {}
     assert run.hidden is None
-    assert len(run.at(0).batch.input_ids) == 2
+    assert len(run.feed(0).rows.input_ids) == 2
 
 
 def test_both_sets_pass_the_model_together_and_once_a_step(language_model, monkeypatch):
     passes = []
     inner = Trunk.nll
     monkeypatch.setattr(Trunk, "nll", lambda self, b: (passes.append(len(b[0])), inner(self, b))[1])
-    step = run_of(language_model, "forget_nll", "retain_nll").at(0)
+    run = run_of(language_model, "forget_nll", "retain_nll")
+    step = run.at(run.feed(0))
 
     _ = step.forget_nll, step.retain_nll, step.forget_nll
 
@@ -135,11 +134,11 @@ def test_both_sets_pass_the_model_together_and_once_a_step(language_model, monke
 def test_each_set_has_its_own_part_of_the_pass(language_model, kind):
     """As if each had passed alone, but for the padding to the longest of both."""
     run = run_of(language_model, f"forget_{kind}", f"retain_{kind}")
-    step = run.at(0)
+    step = run.at(run.feed(0))
 
     for name in ("forget", "retain"):
-        batch = run.trunk.batch(getattr(step.draw, name))
-        alone = run.trunk.nll(batch) if kind == "nll" else run.trunk.hidden(batch, 0)
+        rows = run.trunk.rows(getattr(run.draws[0], name))
+        alone = run.trunk.nll(rows) if kind == "nll" else run.trunk.hidden(rows, 0)
         part, width = getattr(step, f"{name}_{kind}"), alone.mask.shape[1]
         assert torch.equal(part.mask[:, :width], alone.mask)
         assert not part.mask[:, width:].any()
@@ -154,7 +153,8 @@ def test_the_anchor_watches_tokens_to_forget_only(language_model, kind):
     for needed in ([f"forget_{kind}"], [f"forget_{kind}", f"retain_{kind}"]):
         anchor = anchor_for(language_model.model, [(0, 1)], "softmax")
         hooks = hook_count(language_model.model)
-        step = run_of(language_model, *needed, anchor=anchor).at(0)
+        run = run_of(language_model, *needed, anchor=anchor)
+        step = run.at(run.feed(0))
 
         getattr(step, f"forget_{kind}")
         losses.append(anchor.loss())

@@ -34,11 +34,11 @@ def trunk_of(base: LanguageModel, cached: bool) -> Trunk:
 @torch.no_grad()
 def test_losses_and_activations_are_the_same_with_and_without_the_cache(base):
     with_cache, without = trunk_of(base, True), trunk_of(base, False)
-    batch, last = with_cache.batch([3, 1]), last_layer(base.model)
+    last = last_layer(base.model)
 
-    nll, plain = with_cache.nll(batch), without.nll(batch)
+    nll, plain = with_cache.nll(with_cache.rows([3, 1])), without.nll(without.rows([3, 1]))
     torch.testing.assert_close(nll.values, plain.values, rtol=1e-5, atol=1e-5)
-    one, other = with_cache.hidden(batch, last), without.hidden(batch, last)
+    one, other = (t.hidden(t.rows([3, 1]), last) for t in (with_cache, without))
     torch.testing.assert_close(one.values[one.mask], other.values[other.mask], rtol=1e-5, atol=1e-5)
 
 
@@ -48,7 +48,7 @@ def test_layers_below_do_not_run_again(base):
     first = next(decoder(base.model).layers[0].children())
     first.register_forward_pre_hook(lambda module, args: ran.append(1))
 
-    trunk.nll(trunk.batch([0, 4]))
+    trunk.nll(trunk.rows([0, 4]))
 
     assert ran == []
 

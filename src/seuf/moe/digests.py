@@ -21,33 +21,33 @@ from seuf.moe.residence import is_offloaded, stored_tensor
 
 AHEAD = 64  # tensors that may wait to be read through
 DEFAULT = "default"
-_known: WeakKeyDictionary[nn.Module, tuple[list[int], str]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], str]] = WeakKeyDictionary()
 
 
 def model_digest(model: nn.Module) -> str:
     """Return the digest of a model: SHA-256 over the SHA-256 of each tensor of its checkpoint.
 
-    A model that nothing has written to since the last time is not read again.
+    A model that has not changed since the last time is not hashed again; that is told by its
+    tensors' versions, and by their sums for what was written past these.
     """
-    versions = _versions(model)
-    if model in _known and versions and _known[model][0] == versions:
+    fingerprint = _fingerprint(model)
+    if model in _known and fingerprint and _known[model][0] == fingerprint:
         return _known[model][1]
     digest = digest_of(checkpoint_tensors(model))
-    _known[model] = versions, digest
+    _known[model] = fingerprint, digest
     return digest
 
 
 def unchanged_since(model: nn.Module, digest: str) -> None:
     """Note that a model, though written to, is to the bit what it was."""
-    _known[model] = _versions(model), digest
+    _known[model] = _fingerprint(model), digest
 
 
 def checkpoint_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield all that a checkpoint of the model holds, by key, in CPU memory one at a time."""
+    """Yield all that a checkpoint of the model holds, by key, one at a time."""
     tensors = model.state_dict()
     for name in weight_names(model):
-        stored = stored_tensor(model, name, tensors[name]).cpu()
-        yield from to_checkpoint(model, name, stored).items()
+        yield from to_checkpoint(model, name, stored_tensor(model, name, tensors[name])).items()
 
 
 def checkpoint_dtypes(model: nn.Module) -> dict[str, str]:
@@ -82,12 +82,21 @@ def _lines(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
 
 
 def _line(key: str, tensor: Tensor) -> str:
-    data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return f"{key} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(data.data).hexdigest()}\n"
 
 
-def _versions(model: nn.Module) -> list[int]:
-    """Return how often each tensor was written to; nothing for a model that comes and goes."""
+def _fingerprint(model: nn.Module) -> list[tuple[int, int]]:
+    """Return each tensor's version and sum of bits; nothing for a model that comes and goes."""
     if is_offloaded(model):
         return []
-    return [tensor._version for tensor in model.state_dict(keep_vars=True).values()]
+    tensors = list(model.state_dict(keep_vars=True).values())
+    sums = [_sum_of_bits(tensor.detach()) for tensor in tensors]
+    numbers = torch.stack([one.to(sums[0].device) for one in sums]).tolist()
+    return [(tensor._version, number) for tensor, number in zip(tensors, numbers, strict=True)]
+
+
+def _sum_of_bits(tensor: Tensor) -> Tensor:
+    data = tensor.contiguous().flatten().view(torch.uint8)
+    eights = len(data) - len(data) % 8
+    return data[:eights].view(torch.int64).sum() + data[eights:].sum()

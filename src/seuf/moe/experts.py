@@ -25,7 +25,7 @@ class ExpertSlice:
     fused tensors would get; the forward pass is unchanged to the bit. In a float32 model the
     parameters are views of the module's storage. In a coarser type they are float32 masters, in
     which small updates do not vanish; an update reaches the model, rounded, before the next
-    forward pass and at the end of the context. Several slices may be open at once, also of one layer.
+    forward pass and at the end of the context. Several slices may be open at once.
 
     Args:
         experts: The fused experts module of one layer.
@@ -50,7 +50,6 @@ class ExpertSlice:
             if tensor.dim() >= 2 and tensor.shape[0] == count
         }
         self.tensors = {name: _master(view) for name, view in self.views.items()}
-        self._written = self._versions()
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the expert's trainable tensors."""
@@ -58,13 +57,11 @@ class ExpertSlice:
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Bring the model to what the masters are; nothing is done if they did not change."""
-        if self._written == (now := self._versions()):
-            return
+        """Bring the model to what the masters are, rounded."""
+        # Always: a fused optimizer does not tell that it has changed them.
         for name, view in self.views.items():
             if view.dtype.itemsize < 4:
                 view.copy_(self.tensors[name])
-        self._written = now
 
     def __enter__(self) -> ExpertSlice:
         self._hooks = [
@@ -82,9 +79,6 @@ class ExpertSlice:
         for hook in self._hooks:
             hook.remove()
         self.write_back()
-
-    def _versions(self) -> list[int]:
-        return [tensor._version for tensor in self.tensors.values()]
 
     def _attach(
         self, module: nn.Module, args: tuple, kwargs: dict[str, Any], out: Tensor

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seuf.moe.architectures import decoder, input_device
 from seuf.moe.batches import IGNORED, Batch
+from seuf.moe.kernels import nll_and_gradient
 
 CHUNK_BYTES = 2**28  # of float32 logits at a time
 
@@ -51,9 +52,24 @@ def batch_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         NLL (B, T-1) in float32, 0 where nothing is predicted, and a mask (B, T-1) of bool.
     """
     hidden = decoder(model)(**batch.inputs(input_device(model)), use_cache=False).last_hidden_state
+    labels = batch.labels.to(hidden.device)
+    return next_token_nll(hidden, output_head(model), labels)
+
+
+def next_token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how well each token's hidden state predicts the next token, and where one counts.
+
+    Args:
+        hidden: (B, T, d).
+        head: See `token_nll`.
+        labels: The tokens themselves, padding as `IGNORED`, (B, T).
+
+    Returns:
+        NLL (B, T-1) in float32, 0 where nothing is predicted, and a mask (B, T-1) of bool.
+    """
     # The labels are shifted, not the hidden states: a slice of those would be copied as a whole.
-    targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).to(hidden.device)
-    nll = token_nll(hidden, output_head(model), targets)
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    nll = token_nll(hidden, head, targets)
     return nll[:, :-1], targets[:, :-1] != IGNORED
 
 
@@ -84,16 +100,20 @@ class _FrozenHeadNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(rows) if wanted else None
+        gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        counts = targets != IGNORED
         parts = []
         for part in _parts(rows, head):
-            nll, of_logits, logits, hidden = _nll_and_gradient(rows[part], head, targets[part])
-            parts.append(nll)
+            with torch.enable_grad():
+                hidden = rows[part].detach().requires_grad_()
+                logits = head(hidden)
+            nll, of_logits = nll_and_gradient(logits.detach(), targets[part].clamp(min=0))
+            parts.append(nll.float())
             if gradient is not None:
                 gradient[part] = torch.autograd.grad(logits, hidden, of_logits)[0]
-        ctx.save_for_backward(*([] if gradient is None else [gradient]))
-        return torch.cat(parts)
+        if gradient is not None:
+            ctx.save_for_backward(gradient.mul_(counts[:, None]))
+        return torch.cat(parts) * counts
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
@@ -101,28 +121,11 @@ class _FrozenHeadNLL(torch.autograd.Function):
         return gradient * upstream[:, None].to(gradient.dtype), None, None
 
 
-def _nll_and_gradient(
-    rows: Tensor, head: nn.Module, targets: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return NLL (n,), its gradient of the logits (n, V), the logits, and what they are made of."""
-    with torch.enable_grad():
-        hidden = rows.detach().requires_grad_()
-        logits = head(hidden)
-    counts = targets != IGNORED
-    wanted = targets.clamp(min=0)[:, None]
-    # In place from here on: log-probabilities, probabilities, probabilities minus one-hot.
-    values = logits.detach().log_softmax(-1, dtype=_at_least_float32(logits))
-    nll = -values.gather(1, wanted)[:, 0] * counts
-    values.exp_().scatter_add_(1, wanted, -torch.ones_like(values[:, :1]))
-    return nll.float(), values.mul_(counts[:, None]).to(logits.dtype), logits, hidden
-
-
 def _with_trained_head(rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     def nll(rows: Tensor, targets: Tensor) -> Tensor:
         logits = head(rows)
-        return F.cross_entropy(
-            logits.to(_at_least_float32(logits)), targets, reduction="none", ignore_index=IGNORED
-        )
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
 
     parts = _parts(rows, head)
     if len(parts) == 1:  # what is that small may as well be kept
@@ -136,7 +139,3 @@ def _parts(rows: Tensor, head: nn.Module) -> list[slice]:
     size = max(1, CHUNK_BYTES // (4 * vocabulary))
     size = size - size % 64 if size > 64 else size  # matrix units work in tiles
     return [slice(start, start + size) for start in range(0, len(rows), size)]
-
-
-def _at_least_float32(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)

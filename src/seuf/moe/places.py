@@ -1,6 +1,6 @@
 """Where a tensor of a checkpoint lies in a model, and back.
 
-A *place* is a parameter of the loaded model, or one row of it: `model.layers.1.mlp.experts.down_proj[3]`
+A *place* is a parameter of the loaded model, or one row of it: `layers.1.mlp.experts.down_proj[3]`
 is expert 3 of a fused tensor. A *key* is a tensor's name in the checkpoint, where most
 architectures keep each expert apart; `key[3]` is a row of one that is fused there too. Transformers
 knows how to get from the one to the other: it is asked, for each architecture, never imitated.

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seuf.moe.architectures import decoder, decoder_layer, input_device
-from seuf.moe.batches import Batch
+from seuf.moe.architectures import decoder, decoder_layer
 
 
 class Reached:
@@ -79,7 +78,7 @@ def frozen_prefix(model: nn.Module, layer_index: int, hidden: Tensor) -> Iterato
     """
     target = decoder_layer(model, layer_index)
     below = list(decoder(model).layers)[:layer_index]
-    with patched_forward({layer: _pass_on for layer in below}):
+    with patched_forward(dict.fromkeys(below, _pass_on)):
         handle = target.register_forward_pre_hook(_replace_by(hidden), with_kwargs=True)
         try:
             yield
@@ -103,7 +102,9 @@ def patched_forward(replacements: dict[nn.Module, Callable[..., Any]]) -> Iterat
 
 
 @torch.no_grad()
-def hidden_before(model: nn.Module, layer_index: int, batch: Batch) -> Tensor:
+def hidden_before(
+    model: nn.Module, layer_index: int, input_ids: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
     """Return what enters decoder layer `layer_index`, (B, T, d); that layer does not run."""
     reached = Reached()
 
@@ -113,7 +114,7 @@ def hidden_before(model: nn.Module, layer_index: int, batch: Batch) -> Tensor:
 
     handle = decoder_layer(model, layer_index).register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        decoder(model)(**batch.inputs(input_device(model)), use_cache=False)
+        decoder(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     except _Stop:
         return reached.hidden
     finally:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seuf.errors import InputError
 from seuf.moe.architectures import MoELayer, chosen_gates, decoder, input_device, moe_layers
 from seuf.moe.batches import Batch, as_batch
+from seuf.moe.masks import one_sequence_a_row
 from seuf.moe.prefix import stop_at
 
 Observer = Callable[[int, tuple[Tensor, ...]], None]
@@ -129,12 +130,12 @@ def _pass(
     def observe(position: int, output: tuple[Tensor, ...]) -> None:
         tallies[position].add(output, weights, kept)
 
-    with observed_routers(layers, observe), stop_at(layers[-1].router):
+    with observed_routers(layers, observe), stop_at(layers[-1].router), one_sequence_a_row():
         decoder(model)(**batch.inputs(device), use_cache=False)
 
 
 def _token_weights(mask: Tensor, half: Tensor) -> Tensor:
-    """Return what each token counts for, (3, N): in the even samples, in the odd ones, as a slot."""
+    """Return what each token counts for, (3, N): in even samples, in odd ones, as a slot."""
     counted = mask.double()
     means = counted / counted.sum(1, keepdim=True).clamp(min=1)
     rows = [means * (half == parity)[:, None] for parity in (0, 1)]

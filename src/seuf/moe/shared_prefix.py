@@ -17,7 +17,7 @@ from seuf.moe.states import half_of_free_memory
 
 
 class SharedPrefix:
-    """Inside the context, layers below `layer_index` run once for each batch, however often it comes.
+    """Inside the context, layers below `layer_index` run once for each batch.
 
     For a model that is scored again and again while only layers from `layer_index` on change:
     results are the same to the bit. Whoever calls the model need not know. What enters the layer

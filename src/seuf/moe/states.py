@@ -26,7 +26,7 @@ class HiddenStates:
         lengths: Number of tokens of each sample, T_i, by its position among others.
         size: d.
         dtype: What the states are kept in.
-        device: Where they are needed; memory is pinned for a GPU, so that it fetches them by itself.
+        device: Where they are needed; memory is pinned for a GPU, which fetches them by itself.
         limit: Bytes of memory they may take, by default half of what is free; beyond that they go
             to a file that is gone when the process ends, in the folder for temporary files.
 

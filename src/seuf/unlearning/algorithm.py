@@ -36,7 +36,7 @@ from seuf.unlearning.loop import Best, train
 from seuf.unlearning.quantities import Samples
 from seuf.unlearning.scopes import Scope, changed_tensors, everything, selected_experts
 from seuf.unlearning.settings import UnlearningSettings
-from seuf.unlearning.treatment import Treatment, budget_of, loss_at, quantities_of
+from seuf.unlearning.treatment import Treatment, budget_of, loss_of, quantities_of
 
 JudgeModel = Callable[[nn.Module], Judgement]
 LOG_COLUMNS = [
@@ -109,7 +109,7 @@ def _best(base: LanguageModel, scope: Scope, treatment: Treatment, judge: JudgeM
     with scope:
         for learning_rate in treatment.method.learning_rates:
             budget = budget_of(treatment.settings, learning_rate)
-            train(scope, partial(loss_at, run, treatment), look, budget, best)
+            train(scope, partial(loss_of, run, treatment), look, budget, best, run.feed)
             scope.restore(original)
     return best
 

@@ -13,19 +13,24 @@ from seuf.moe.routing import observed_routers
 from seuf.unlearning.objectives import masked_mean
 
 
-def anchor_loss(gates: Tensor, experts: list[int], mask: Tensor) -> Tensor:
+def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Return ||g - a||^2, averaged over tokens (Zhuang et al. 2025, Eq. 3).
 
     Args:
         gates: Gate probabilities of the layer (N, E): the full softmax, or zero outside the
             top-k as in Eq. 1. With the latter a token that is not routed to the target gives the
             router little gradient, or none.
-        experts: The layer's experts under treatment; a is 1/M on each of M, 0 elsewhere.
-        mask: Which of the N tokens are not padding, bool.
+        target: a of Eq. 3 (E,), see `anchor_target`.
+        mask: Which of the N tokens count, bool.
     """
-    target = torch.zeros_like(gates[0])
-    target[experts] = 1 / len(experts)
     return masked_mean((gates - target).square().sum(-1), mask)
+
+
+def anchor_target(num_experts: int, experts: list[int]) -> Tensor:
+    """Return a of Eq. 3: 1/M on each of the M experts under treatment, 0 elsewhere, (E,)."""
+    target = torch.zeros(num_experts)
+    target[experts] = 1 / len(experts)
+    return target
 
 
 class Anchor:
@@ -38,7 +43,11 @@ class Anchor:
     """
 
     def __init__(self, layers: list[MoELayer], experts: list[list[int]], on: str) -> None:
-        self.layers, self.experts, self.on = layers, experts, on
+        self.layers, self.on = layers, on
+        self.targets = [
+            anchor_target(layer.num_experts, chosen).to(next(layer.router.parameters()).device)
+            for layer, chosen in zip(layers, experts, strict=True)
+        ]
         self._losses: list[Tensor] = []
 
     @contextmanager
@@ -53,14 +62,15 @@ class Anchor:
             else:
                 gates = gate_probabilities(layer, output)
             kept = mask.flatten().to(gates.device)
-            self._losses.append(anchor_loss(gates, self.experts[position], kept))
+            self._losses.append(anchor_loss(gates, self.targets[position], kept))
 
         with observed_routers(self.layers, observe):
             yield
 
     def loss(self) -> Tensor:
-        """Return the mean over layers of what was last measured; 0 without layers."""
-        return torch.stack(self._losses).mean() if self._losses else torch.zeros(())
+        """Return the mean over layers of what was last measured, once."""
+        losses, self._losses = self._losses, []
+        return torch.stack(losses).mean()
 
 
 def anchor_for(model: nn.Module, experts: list[tuple[int, int]], on: str) -> Anchor:

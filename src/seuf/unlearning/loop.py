@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,21 +13,21 @@ from tqdm import tqdm
 
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.scopes import Scope
+from seuf.unlearning.updates import NUMBERS, Loss, Updates
 
-Loss = Callable[[int], tuple[Tensor, Tensor]]
 Judge = Callable[[], tuple[Judgement, dict[str, float]]]
-NUMBERS = ("loss", "anchor", "gradient_norm")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What one training run may spend."""
+    """What one training run may spend, and whether its steps may be recorded (see `Updates`)."""
 
     learning_rate: float
     steps: int
     evaluate_every: int
     gradient_clip: float
     forget_until: float | None
+    recorded: bool = True
 
 
 @dataclass
@@ -43,7 +44,14 @@ class Best:
             self.tensors, self.balance = scope.snapshot(), judgement.balance
 
 
-def train(scope: Scope, loss_at: Loss, judge: Judge, budget: Budget, best: Best) -> None:
+def train(
+    scope: Scope,
+    loss: Loss,
+    judge: Judge,
+    budget: Budget,
+    best: Best,
+    feed_at: Callable[[int], Any] = int,
+) -> None:
     """Train the scope's tensors and keep what is best in `best`.
 
     Between two looks nothing is asked of the device, so that a GPU need not wait. A step whose
@@ -52,18 +60,19 @@ def train(scope: Scope, loss_at: Loss, judge: Judge, budget: Budget, best: Best)
 
     Args:
         scope: What may change, at its original state.
-        loss_at: Returns a step's objective and its weighted anchor loss.
+        loss: Returns a feed's objective and its weighted anchor loss.
         judge: Scores the model as it is.
         budget: Steps, learning rate, when to look.
         best: Updated in place, its log too; a stop before the last step is logged with its reason.
+        feed_at: Returns what a step takes from outside; by default the number of the step.
     """
-    masters = scope.masters.values()
-    optimizer = torch.optim.AdamW(masters, lr=budget.learning_rate, weight_decay=0.0, fused=True)
+    update = Updates(scope, loss, budget.learning_rate, budget.gradient_clip, budget.recorded)
     since_look: list[Tensor] = []
     for step in tqdm(range(1, budget.steps + 1), desc=f"lr {budget.learning_rate:g}", disable=None):
-        since_look.append(_step(scope, optimizer, loss_at(step - 1), budget.gradient_clip))
+        since_look.append(update(feed_at(step - 1)))
         if step % budget.evaluate_every and step != budget.steps:
             continue
+        update.wait()
         entry, broken = _entry(step, since_look)
         entry = {"learning_rate": budget.learning_rate, **entry}
         since_look.clear()
@@ -78,19 +87,6 @@ def train(scope: Scope, loss_at: Loss, judge: Judge, budget: Budget, best: Best)
         best.log.append({**entry, **_columns(judgement, overlap), "stopped": stopped})
         if done:
             return
-
-
-def _step(
-    scope: Scope, optimizer: torch.optim.Optimizer, losses: tuple[Tensor, Tensor], clip: float
-) -> Tensor:
-    """Update the scope; return `NUMBERS`, the norm before clipping, without asking for them."""
-    objective, anchor = losses
-    (objective + anchor).backward()
-    norm = torch.nn.utils.clip_grad_norm_(scope.gradients_to_masters(), clip)
-    optimizer.step()
-    scope.write_back()
-    scope.clear_gradients()
-    return torch.stack([number.detach().to(norm.device) for number in (objective, anchor, norm)])
 
 
 def _entry(step: int, since_look: list[Tensor]) -> tuple[dict[str, float], bool]:

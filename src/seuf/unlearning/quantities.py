@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from seuf.errors import InputError
 from seuf.moe.states import HiddenStates
 from seuf.unlearning.anchor import Anchor
 from seuf.unlearning.objectives import OBJECTIVES, Hidden, TokenNLL
-from seuf.unlearning.trunk import Trunk
+from seuf.unlearning.trunk import Rows, Trunk
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Quantities:
         needed: set[str],
     ) -> None:
         self.trunk, self.draws, self.layer = trunk, draws, layer
-        self.steering, self.anchor, self.needed = steering, anchor, needed
+        self.steering, self.anchor, self.needed = steering.to(trunk.device), anchor, needed
         self.sums: dict[int, Tensor] = {}
         self.hidden: HiddenStates | None = None
         if "forget_reference_nll" in needed:
@@ -77,73 +78,97 @@ class Quantities:
         if "retain_reference_hidden" in needed:
             self.hidden = trunk.hidden_states(_union(draw.retain for draw in draws), layer)
 
-    def at(self, step: int) -> Step:
+    def feed(self, step: int) -> Feed:
+        """Return what a step takes from outside the model: its samples, and their references."""
+        draw = self.draws[step]
+        both = any(name.startswith("retain") for name in self.needed)
+        rows = self.trunk.rows(draw.forget + (draw.retain if both else []))
+        sums = [self.sums[position] for position in draw.forget if self.sums]
+        return Feed(
+            rows,
+            torch.stack(sums) if sums else None,
+            self.hidden.batch(draw.retain, rows.input_ids.shape[1]) if self.hidden else None,
+        )
+
+    def at(self, feed: Feed) -> Step:
         """Return the quantities of one step, each computed when it is first asked for."""
-        return Step(self, self.draws[step])
+        return Step(self, feed)
+
+
+class Feed(NamedTuple):
+    """What a step takes from outside the model, on its device.
+
+    Attributes:
+        rows: The samples to forget and then, if they are needed, as many to keep.
+        forget_reference_nll: The original model's NLL sum of each sample to forget, (B,).
+        retain_reference_hidden: The original model's activations of those to keep, (B, T, d).
+    """
+
+    rows: Rows
+    forget_reference_nll: Tensor | None
+    retain_reference_hidden: Tensor | None
 
 
 class Step:
-    """One step's batches and what the model makes of them.
+    """One step's quantities.
 
     Both sets pass the model together if both are needed; the anchor watches those to forget.
     """
 
-    def __init__(self, run: Quantities, draw: Draw) -> None:
-        self.run, self.draw, self.count = run, draw, len(draw.forget)
-        both = any(name.startswith("retain") for name in run.needed)
-        self.batch = run.trunk.batch(draw.forget + (draw.retain if both else []))
+    def __init__(self, run: Quantities, feed: Feed) -> None:
+        self.run, self.feed = run, feed
+        self.forget = slice(len(run.draws[0].forget))
+        self.retain = slice(len(run.draws[0].forget), None)
 
     @property
     def forget_nll(self) -> TokenNLL:
         """Token losses of the forget batch."""
-        return TokenNLL(*(part[: self.count] for part in self._nll))
+        return TokenNLL(*(part[self.forget] for part in self._nll))
 
     @property
     def retain_nll(self) -> TokenNLL:
         """Token losses of the retain batch."""
-        return TokenNLL(*(part[self.count :] for part in self._nll))
+        return TokenNLL(*(part[self.retain] for part in self._nll))
 
     @property
     def forget_hidden(self) -> Hidden:
         """Activations of the forget batch."""
-        return Hidden(*(part[: self.count] for part in self._hidden))
+        return Hidden(*(part[self.forget] for part in self._hidden))
 
     @property
     def retain_hidden(self) -> Hidden:
         """Activations of the retain batch."""
-        return Hidden(*(part[self.count :] for part in self._hidden))
+        return Hidden(*(part[self.retain] for part in self._hidden))
 
     @property
-    def forget_reference_nll(self) -> Tensor:
+    def forget_reference_nll(self) -> Tensor | None:
         """The original model's NLL sum of each forget sequence (B,)."""
-        return torch.stack([self.run.sums[position] for position in self.draw.forget])
+        return self.feed.forget_reference_nll
 
     @property
-    def retain_reference_hidden(self) -> Tensor:
+    def retain_reference_hidden(self) -> Tensor | None:
         """The original model's activations of the retain batch (B, T, d)."""
-        assert self.run.hidden is not None  # it was needed
-        now = self._hidden.values
-        return self.run.hidden.batch(self.draw.retain, now.shape[1]).to(now.device).float()
+        return self.feed.retain_reference_hidden
 
     @property
     def steering(self) -> Tensor:
         """RMU's target (d,)."""
-        return self.run.steering.to(self._hidden.values.device)
+        return self.run.steering
 
     @cached_property
     def _nll(self) -> TokenNLL:
         with self.run.anchor.watching(self._to_forget()):
-            return self.run.trunk.nll(self.batch)
+            return self.run.trunk.nll(self.feed.rows)
 
     @cached_property
     def _hidden(self) -> Hidden:
         with self.run.anchor.watching(self._to_forget()):
-            return self.run.trunk.hidden(self.batch, self.run.layer)
+            return self.run.trunk.hidden(self.feed.rows, self.run.layer)
 
     def _to_forget(self) -> Tensor:
         """Return which of the pass's tokens are to be forgotten, (B, T)."""
-        mask = self.batch.attention_mask.bool()
-        mask[self.count :] = False
+        mask = self.feed.rows.mask.clone()
+        mask[self.retain] = False
         return mask
 
 

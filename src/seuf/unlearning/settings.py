@@ -85,6 +85,7 @@ class UnlearningSettings(Settings):
         probe_tokens: Tokens of each set on which routing overlap is watched.
         prefix_cache: Compute what lies below the trained layer once for each sample and keep it;
             the result is the same, the memory is not.
+        cuda_graph: On a GPU, record a step and play it back: the same kernels without the waiting.
         threads: CPU threads; the number decides the last bits of every sum.
         objectives: Numbers of the objectives.
     """
@@ -98,6 +99,7 @@ class UnlearningSettings(Settings):
     gradient_clip: Positive = 1.0
     probe_tokens: Annotated[int, Field(gt=0)] = 2048
     prefix_cache: bool = True
+    cuda_graph: bool = True
     threads: Annotated[int, Field(gt=0)] = 2
     objectives: ObjectiveSettings = ObjectiveSettings()
 

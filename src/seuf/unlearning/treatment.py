@@ -1,4 +1,4 @@
-"""What is done to a model: which method, on which experts and samples; and what it makes of them."""
+"""What is done to a model: by which method, to which experts, with which samples."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from seuf.unlearning.anchor import anchor_for
 from seuf.unlearning.loop import Budget
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.quantities import (
+    Feed,
     Quantities,
     Samples,
     draws,
@@ -72,15 +73,17 @@ def _steered_layer(treatment: Treatment) -> int:
     return treatment.settings.objectives.rmu_layer
 
 
-def loss_at(run: Quantities, treatment: Treatment, step: int) -> tuple[Tensor, Tensor]:
+def loss_of(run: Quantities, treatment: Treatment, feed: Feed) -> tuple[Tensor, Tensor]:
     """Return a step's objective (l_f + lambda l_r) and alpha * L_anchor: Eq. 4."""
     objective = _objective(treatment.method)
     quantities, numbers = needs(objective)
-    now, settings = run.at(step), treatment.settings.objectives
+    now, settings = run.at(feed), treatment.settings.objectives
     loss = OBJECTIVES[objective](
         **{name: getattr(now, name) for name in sorted(quantities)},
         **{name: getattr(settings, name) for name in sorted(numbers)},
     )
+    if not run.anchor.layers:
+        return loss, loss.new_zeros(())
     return loss, treatment.method.anchor_weight * run.anchor.loss()
 
 
@@ -97,4 +100,5 @@ def budget_of(settings: UnlearningSettings, learning_rate: float) -> Budget:
         evaluate_every=settings.evaluate_every,
         gradient_clip=settings.gradient_clip,
         forget_until=settings.forget_until,
+        recorded=settings.cuda_graph,
     )

@@ -3,12 +3,15 @@
 What lies below that layer is the same in every step: it is computed once for each sample and kept.
 The original model is never held beside the one in training either: what is needed of it is
 computed before the first step, while the weights are still its own.
+
+Padding is on the right, where no token sees it: no mask is needed, and nothing is asked of a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +19,27 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from seuf.moe.architectures import decoder, input_device
-from seuf.moe.batches import Batch
-from seuf.moe.loss import batch_nll
+from seuf.moe.batches import IGNORED
+from seuf.moe.loss import next_token_nll, output_head
+from seuf.moe.masks import one_sequence_a_row
 from seuf.moe.models import LanguageModel
 from seuf.moe.prefix import frozen_prefix, hidden_before, stop_after
 from seuf.moe.states import HiddenStates
 from seuf.unlearning.objectives import Hidden, TokenNLL
+
+
+class Rows(NamedTuple):
+    """Right-padded samples on the device, and what enters the first trained layer.
+
+    Attributes:
+        input_ids: (B, T).
+        mask: Which are no padding, (B, T) of bool.
+        prefix: (B, T, d); None if it is not kept.
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    prefix: Tensor | None
 
 
 class Trunk:
@@ -47,68 +65,81 @@ class Trunk:
     ) -> None:
         self.model, self.padding, self.batch_size = base.model, base.padding, batch_size
         self.ids = [torch.tensor(sample) for sample in samples]
+        self.device, self.head = input_device(self.model), output_head(self.model)
         self.first_layer, self.states = first_layer, None
         if cached and first_layer > 0:
             self.states = self._prefix(used)
 
-    def batch(self, positions: Sequence[int]) -> Batch:
-        """Return samples as a right-padded batch."""
-        rows = [self.ids[position] for position in positions]
-        ids = pad_sequence(rows, batch_first=True, padding_value=self.padding)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
-        return Batch(ids, mask.long(), list(positions))
+    def rows(self, positions: Sequence[int]) -> Rows:
+        """Return samples, ready to pass."""
+        ids = [self.ids[position] for position in positions]
+        padded = pad_sequence(ids, batch_first=True, padding_value=self.padding)
+        width = padded.shape[1]
+        mask = torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None]
+        prefix = None if self.states is None else self.states.batch(positions, width)
+        return Rows(padded.to(self.device), mask.to(self.device), prefix)
 
-    def nll(self, batch: Batch) -> TokenNLL:
-        """Return the token losses of a batch (B, T-1)."""
-        with self._from_first_layer(batch):
-            return TokenNLL(*batch_nll(self.model, batch))
+    def nll(self, rows: Rows) -> TokenNLL:
+        """Return the token losses of samples (B, T-1)."""
+        with self._from_first_layer(rows), one_sequence_a_row():
+            hidden = decoder(self.model)(**_inputs(rows), use_cache=False)
+        labels = rows.input_ids.masked_fill(~rows.mask, IGNORED)
+        hidden = hidden.last_hidden_state
+        return TokenNLL(*next_token_nll(hidden, self.head, labels.to(hidden.device)))
 
-    def hidden(self, batch: Batch, layer: int) -> Hidden:
+    def hidden(self, rows: Rows, layer: int) -> Hidden:
         """Return what leaves a decoder layer (B, T, d), in float32; no layer above it runs."""
-        inputs = batch.inputs(input_device(self.model))
-        with stop_after(self.model, layer) as reached, self._from_first_layer(batch):
-            decoder(self.model)(**inputs, use_cache=False)
+        with (
+            stop_after(self.model, layer) as reached,
+            self._from_first_layer(rows),
+            one_sequence_a_row(),
+        ):
+            decoder(self.model)(**_inputs(rows), use_cache=False)
         hidden = reached.hidden.float()
-        return Hidden(hidden, batch.attention_mask.bool().to(hidden.device))
+        return Hidden(hidden, rows.mask.to(hidden.device))
 
     @torch.no_grad()
     def nll_sums(self, positions: Sequence[int]) -> dict[int, Tensor]:
         """Return each sample's NLL as the model is now, summed over its tokens."""
         sums: dict[int, Tensor] = {}
-        for batch in self._batches(positions, "reference losses"):
-            sums |= zip(batch.positions or (), self.nll(batch).sums(), strict=True)
+        for group in self._groups(positions, "reference losses"):
+            sums |= zip(group, self.nll(self.rows(group)).sums(), strict=True)
         return sums
 
     @torch.no_grad()
     def hidden_states(self, positions: Sequence[int], layer: int) -> HiddenStates:
         """Return what leaves a layer for each sample as the model is now."""
         states = self._empty_states(positions)
-        for batch in self._batches(positions, "reference activations"):
-            states.put(batch.positions or (), self.hidden(batch, layer).values)
+        for group in self._groups(positions, "reference activations"):
+            states.put(group, self.hidden(self.rows(group), layer).values)
         return states
 
     def _prefix(self, positions: Sequence[int]) -> HiddenStates:
         states = self._empty_states(positions)
-        for batch in self._batches(positions, f"layers below {self.first_layer}"):
-            hidden = hidden_before(self.model, self.first_layer, batch)
-            states.put(batch.positions or (), hidden)
+        for group in self._groups(positions, f"layers below {self.first_layer}"):
+            ids = self.rows(group).input_ids
+            states.put(group, hidden_before(self.model, self.first_layer, ids))
         return states
 
-    def _from_first_layer(self, batch: Batch) -> AbstractContextManager[None]:
-        if self.states is None:
+    def _from_first_layer(self, rows: Rows) -> AbstractContextManager[None]:
+        if rows.prefix is None:
             return nullcontext()
-        hidden = self.states.batch(batch.positions or (), batch.input_ids.shape[1])
-        return frozen_prefix(self.model, self.first_layer, hidden)
+        return frozen_prefix(self.model, self.first_layer, rows.prefix)
 
     def _empty_states(self, positions: Sequence[int]) -> HiddenStates:
         lengths = {position: len(self.ids[position]) for position in positions}
-        size, dtype = self.model.config.hidden_size, self.model.dtype
-        return HiddenStates(lengths, size, dtype, input_device(self.model))
+        return HiddenStates(lengths, self.model.config.hidden_size, self.model.dtype, self.device)
 
-    def _batches(self, positions: Sequence[int], what: str) -> Iterator[Batch]:
-        """Yield the samples, longest first, as many as pass at once."""
+    def _groups(self, positions: Sequence[int], what: str) -> Iterator[list[int]]:
+        """Yield the positions, those of long samples first, as many as pass at once."""
         order = sorted(positions, key=lambda position: -len(self.ids[position]))
         starts = range(0, len(order), self.batch_size)
         for start in tqdm(starts, desc=what, unit="batch", disable=None):
-            yield self.batch(order[start : start + self.batch_size])
+            yield order[start : start + self.batch_size]
+
+
+def _inputs(rows: Rows) -> dict[str, Tensor]:
+    """Return what the decoder takes: where the prefix is known, the embeddings are not needed."""
+    if rows.prefix is None:
+        return {"input_ids": rows.input_ids}
+    return {"inputs_embeds": rows.prefix}

@@ -1,0 +1,109 @@
+"""A training step of one expert and its router, beside the same step in plain transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from typing import Any
+
+import torch
+
+from bench import floors, peers, shapes
+from bench.measure import Cost, Machine, cost
+from seuf.moe.architectures import decoder, input_device, moe_layers
+from seuf.moe.models import LanguageModel
+from seuf.unlearning.quantities import Samples
+from seuf.unlearning.scopes import selected_experts
+from seuf.unlearning.settings import Method, ObjectiveSettings, UnlearningSettings
+from seuf.unlearning.treatment import Treatment, loss_of, quantities_of
+from seuf.unlearning.updates import Updates
+
+EXPERT = 3
+
+
+def steps(
+    base: LanguageModel, machine: Machine, device: str, batch: int, length: int, plain: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield what a step of GDiff and of RMU costs at three depths, ours and plain."""
+    layers = moe_layers(base.model)
+    for depth in (1.0, 0.75, 0.5):
+        layer = layers[int(depth * len(layers)) - 1]
+        for objective in ("gdiff", "rmu"):
+            ours = _ours(base, layer.index, objective, device, batch, length)
+            row = {
+                "depth": f"{depth:.0%}",
+                "objective": objective,
+                "ms": 1e3 * ours.seconds,
+                "peak GB": ours.peak / 1e9,
+                "of floor": _floor(base, layer.index, objective, 2 * batch * length, machine)
+                / ours.seconds,
+            }
+            if plain:
+                theirs = _plain(base, layer.index, objective, batch, length)
+                row |= {"plain ms": 1e3 * theirs.seconds, "plain peak GB": theirs.peak / 1e9}
+                row["faster"] = theirs.seconds / ours.seconds
+            yield row
+
+
+def treatment(
+    base: LanguageModel, layer: int, objective: str, batch: int, length: int, **settings: Any
+) -> Treatment:
+    """Return a run of SEUF on one expert with random samples."""
+    vocabulary = base.model.config.vocab_size
+    both = (shapes.samples(4 * batch, length, vocabulary, seed) for seed in (0, 1))
+    shared = UnlearningSettings(
+        batch_size=batch,
+        max_length=length,
+        objectives=ObjectiveSettings(rmu_steering_coefficient=20.0),
+        **settings,
+    )
+    method = Method(scope="experts", selection="affinity", objective=objective, anchor_weight=1.0)
+    return Treatment(Samples(*both), [(layer, EXPERT)], method, shared, seed=0)
+
+
+def _ours(
+    base: LanguageModel, layer: int, objective: str, device: str, batch: int, length: int
+) -> Cost:
+    run = treatment(base, layer, objective, batch, length, steps=60)
+    scope = selected_experts(base.model, run.experts)
+    quantities, number = quantities_of(base, scope, run), count()
+    original = scope.snapshot()
+    with scope:
+        update = Updates(scope, partial(loss_of, quantities, run), 1e-5, 1.0)
+        step = cost(lambda: update(quantities.feed(next(number))), device, repeats=30, warm=8)
+        update.wait()
+    scope.restore(original)
+    return step
+
+
+def _plain(base: LanguageModel, layer: int, objective: str, batch: int, length: int) -> Cost:
+    device = input_device(base.model)
+    vocabulary = base.model.config.vocab_size
+    forget, retain = (
+        torch.tensor(shapes.samples(batch, length, vocabulary, seed), device=device)
+        for seed in (0, 1)
+    )
+    if objective == "gdiff":
+        loss = peers.gdiff(base.model, forget, retain)
+    else:
+        loss = peers.rmu(base.model, forget, retain, layer, 20.0)
+    training = peers.MaskedTraining(base.model, layer, EXPERT)
+    measured = cost(lambda: training.step(loss()), device.type, repeats=5, warm=2)
+    training.close()
+    return measured
+
+
+def _floor(base: LanguageModel, layer: int, objective: str, tokens: int, machine: Machine) -> float:
+    """Return the floor of a step whose prefix is known: forward, and backward above the layer."""
+    model = base.model
+    last = len(decoder(model).layers)
+    own = next(one for one in moe_layers(model) if one.index == layer)
+    here = floors.layers(model, layer, layer + 1, tokens)
+    expert = floors.expert(own, tokens)  # its gradients: of both weights and of what is between
+    work = here + expert + expert
+    if objective == "gdiff":
+        above = floors.layers(model, layer + 1, last, tokens)
+        head = floors.head(model, tokens)
+        work = work + above + above + head + head
+    return work.seconds(machine)

@@ -1,0 +1,30 @@
+"""Masks are what they were, and found without looking at positions."""
+
+import pytest
+import torch
+from transformers import masking_utils
+
+from seuf.moe.masks import one_sequence_a_row
+from tests.tiny import tiny_batch
+
+NAMES = ["find_packed_sequence_indices", "is_tracing"]
+
+
+@torch.no_grad()
+def test_a_pass_is_the_same_to_the_bit(any_model):
+    ids = tiny_batch().input_ids
+    expected = any_model(input_ids=ids, use_cache=False).logits
+
+    with one_sequence_a_row():
+        logits = any_model(input_ids=ids, use_cache=False).logits
+
+    assert torch.equal(logits, expected)
+
+
+def test_transformers_is_left_as_it_was():
+    before = [getattr(masking_utils, name) for name in NAMES]
+
+    with pytest.raises(ZeroDivisionError), one_sequence_a_row():
+        _ = 1 / 0
+
+    assert [getattr(masking_utils, name) for name in NAMES] == before
