@@ -13,7 +13,7 @@ from bench import floors, peers, shapes
 from bench.measure import Cost, Machine, cost
 from seuf.moe.architectures import decoder, input_device, moe_layers
 from seuf.moe.models import LanguageModel
-from seuf.unlearning.quantities import Samples
+from seuf.unlearning.draws import Samples
 from seuf.unlearning.scopes import selected_experts
 from seuf.unlearning.settings import Method, ObjectiveSettings, UnlearningSettings
 from seuf.unlearning.treatment import Treatment, loss_of, quantities_of

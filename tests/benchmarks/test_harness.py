@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
+from lm_eval.api.instance import Instance
 
 from seuf.benchmarks import sandbox
-from seuf.benchmarks.harness import score_questions
+from seuf.benchmarks.harness import _harnessed, score_deltas, score_questions
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.scoring import ChoiceScorer
 from seuf.benchmarks.settings import SandboxSettings, ScoringSettings
-from tests.tiny import tiny_language_model
+from seuf.moe.deltas import Delta
+from seuf.moe.digests import model_digest
+from seuf.moe.models import LanguageModel
+from seuf.moe.places import storage
+from seuf.moe.shared_prefix import SharedPrefix
+from tests.tiny import CONFIGS, last_layer, tiny_language_model, tiny_model
+
+PARTS = ["gate_up_proj", "down_proj"]
 
 WORDY = [
     Question(
@@ -67,3 +77,56 @@ def test_nothing_is_printed_where_there_is_no_terminal(knowing_model, questions,
     score_questions(knowing_model, questions, ScoringSettings())
 
     assert capfd.readouterr() == ("", "")
+
+
+def likelihoods(base: LanguageModel, below: int | None = None) -> list[float]:
+    """Return what the harness makes of some choices; with layers below one shared, if asked."""
+    requests = [
+        Instance("loglikelihood", {}, (question.question, f" {choice}"), idx)
+        for idx, question in enumerate(WORDY)
+        for choice in question.choices
+    ]
+    settings = ScoringSettings(batch_size=3, max_length=64)
+    with nullcontext() if below is None else SharedPrefix(base.model, below) as shared:
+        values = []
+        for _ in range(2):
+            values.append(_harnessed(base, settings).loglikelihood(requests, disable_tqdm=True))
+        assert shared is None or (below and len(shared._kept) > 0)
+    assert values[0] == values[1]
+    return [value for value, _ in values[0]]
+
+
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+def test_log_likelihoods_are_identical_with_a_shared_prefix(model_type, language_model):
+    base = LanguageModel(tiny_model(model_type, vocab_size=300), language_model.tokenizer)
+
+    shared = likelihoods(base, below=last_layer(base.model))
+
+    assert shared == likelihoods(base)
+    assert len(set(shared)) > 4
+
+
+def test_many_deltas_on_one_base_score_as_each_alone(knowing_model, questions):
+    """One changes nothing, one a little, one spoils a layer; the first layer runs once a batch."""
+    model, settings = knowing_model.model, ScoringSettings(batch_size=4)
+    places = [f"model.layers.1.mlp.experts.{part}[{e}]" for e in range(4) for part in PARTS]
+    changed = {place: 30 * storage(model, place).clone().neg() for place in places}
+    digest = model_digest(model)
+    deltas = {
+        "none": Delta({}, digest),
+        "little": Delta.of(model, {places[0]: changed[places[0]] / 30}, digest),
+        "spoilt": Delta.of(model, changed, digest),
+    }
+    alone, runs = {}, []
+    model.model.layers[0].self_attn.register_forward_pre_hook(lambda *_: runs.append(1))
+    for name, delta in deltas.items():
+        with delta.applied_to(model):
+            alone[name] = score_questions(knowing_model, questions, settings)
+    passes = len(runs) // 3
+    runs.clear()
+
+    scores = score_deltas(knowing_model, deltas, questions, settings)
+
+    assert len(runs) == passes > 0
+    assert scores == alone
+    assert alone["none"] != alone["spoilt"]

@@ -1,32 +1,20 @@
-"""Whole checkpoints, made of a base and a delta, and taken apart again."""
+"""Checkpoints on disk are read as transformers reads them."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from seuf.errors import InputError
-from seuf.moe.checkpoints import INDEX, Checkpoint, delta_between, export, folder_digest
+from seuf.moe.checkpoints import INDEX, folder_digest
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import checkpoint_dtypes, model_digest
-from seuf.moe.places import split_row
+from tests.moe.folders import loaded, saved
 from tests.moe.test_deltas import some_change
-from tests.tiny import CONFIGS, MORE_CONFIGS, tiny_inputs, tiny_model
-
-
-def saved(model_type: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a tiny model in several files."""
-    tiny_model(model_type).to(dtype).save_pretrained(folder, max_shard_size="60KB")
-    return folder
-
-
-def loaded(folder: Path):
-    """Return a model as plain transformers loads it."""
-    return AutoModelForCausalLM.from_pretrained(folder).eval()
+from tests.tiny import CONFIGS, MORE_CONFIGS
 
 
 def delta_of(folder: Path) -> Delta:
@@ -39,24 +27,6 @@ def delta_of(folder: Path) -> Delta:
 def model_type(request):
     """Every architecture."""
     return request.param
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@torch.no_grad()
-def test_an_exported_checkpoint_is_the_base_with_the_delta_applied(model_type, dtype, tmp_path):
-    """To the bit, loaded by plain transformers; and the delta is found again between the two."""
-    base = saved(model_type, tmp_path / "base", dtype)
-    model, delta = loaded(base), delta_of(base)
-    with delta.applied_to(model):
-        expected = model(**tiny_inputs(), use_cache=False).logits
-
-    export(base, delta, tmp_path / "out")
-
-    assert torch.equal(loaded(tmp_path / "out")(**tiny_inputs(), use_cache=False).logits, expected)
-    found = delta_between(base, tmp_path / "out")
-    assert (found.base, found.dtypes) == (delta.base, delta.dtypes)
-    assert found.tensors.keys() == delta.tensors.keys()
-    assert all(torch.equal(found.tensors[key], delta.tensors[key]) for key in delta.tensors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -75,48 +45,6 @@ def test_a_float32_folder_loaded_in_bfloat16_has_the_digest_of_that(tmp_path):
     assert folder_digest(base, checkpoint_dtypes(loaded(base))) != model_digest(model)
 
 
-def test_files_that_the_delta_does_not_touch_are_linked_and_the_others_are_not(tmp_path):
-    base = saved("qwen2_moe", tmp_path / "base")
-    delta, files = delta_of(base), Checkpoint(base).files
-    touched = {files[split_row(key)[0]] for key in delta.tensors}
-
-    export(base, delta, tmp_path / "out")
-
-    assert set(files.values()) - touched
-    for name in set(files.values()):
-        assert (base / name).samefile(tmp_path / "out" / name) == (name not in touched)
-    for name in ("config.json", INDEX):
-        assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
-        assert not (base / name).samefile(tmp_path / "out" / name)
-
-
-def test_an_exported_checkpoint_has_exactly_the_deltas_tensors_changed(tmp_path):
-    base = saved("granitemoe", tmp_path / "base")
-    delta = delta_of(base)
-
-    export(base, delta, tmp_path / "out")
-
-    before, after = Checkpoint(base), Checkpoint(tmp_path / "out")
-    changed = {key for key in before.files if not torch.equal(before[key], after[key])}
-    assert changed == {split_row(key)[0] for key in delta.tensors}
-    for key, value in delta.tensors.items():
-        name, row = split_row(key)
-        assert torch.equal(after[name] if row is None else after[name][row], value)
-
-
-def test_links_of_the_hub_cache_are_followed(tmp_path):
-    """The hub's folders hold symbolic links to files elsewhere."""
-    blobs, base = saved("mixtral", tmp_path / "blobs"), tmp_path / "snapshot"
-    base.mkdir()
-    for path in blobs.iterdir():
-        (base / path.name).symlink_to(path)
-
-    export(base, delta_of(base), tmp_path / "out")
-
-    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
-    assert loaded(tmp_path / "out")
-
-
 def test_what_a_checkpoint_holds_beyond_the_model_is_no_matter(tmp_path):
     base = saved("mixtral", tmp_path / "base")
     digest = folder_digest(base, {"default": "float32"})
@@ -126,42 +54,6 @@ def test_what_a_checkpoint_holds_beyond_the_model_is_no_matter(tmp_path):
     (base / INDEX).write_text(json.dumps(index))
 
     assert folder_digest(base, {"default": "float32"}) == digest
-
-
-def test_another_base_is_refused(tmp_path):
-    """One bit of one tensor."""
-    base = saved("mixtral", tmp_path / "base")
-    delta = delta_of(base)
-    file = base / Checkpoint(base).files["lm_head.weight"]
-    tensors = load_file(file)
-    tensors["lm_head.weight"].view(torch.int32)[0, 0] ^= 1
-    save_file(tensors, file, metadata={"format": "pt"})
-
-    with pytest.raises(InputError, match=f"belongs to base model {delta.base[:12]}"):
-        export(base, delta, tmp_path / "out")
-
-    assert not list(tmp_path.glob("out*"))
-
-
-def test_a_folder_that_exists_is_not_written_to(tmp_path):
-    base = saved("mixtral", tmp_path / "base")
-
-    with pytest.raises(InputError, match="exists: name a folder that does not"):
-        export(base, delta_of(base), base)
-
-
-def test_nothing_is_left_if_writing_fails(tmp_path, monkeypatch):
-    base = saved("mixtral", tmp_path / "base")
-    delta = delta_of(base)
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("seuf.moe.checkpoints.save_file", full)
-    with pytest.raises(OSError, match="no space left"):
-        export(base, delta, tmp_path / "out")
-
-    assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.parametrize(
@@ -187,17 +79,3 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path):
 
     with pytest.raises(InputError, match=r"not a whole checkpoint: it lacks lm_head\.weight"):
         folder_digest(base, {"default": "float32"})
-
-
-def test_checkpoints_of_two_kinds_have_no_delta_between_them(tmp_path):
-    one, other = saved("mixtral", tmp_path / "one"), saved("olmoe", tmp_path / "other")
-
-    with pytest.raises(InputError, match="differ in what they hold"):
-        delta_between(one, other)
-
-
-def test_between_a_checkpoint_and_its_copy_there_is_nothing(tmp_path):
-    base = saved("mixtral", tmp_path / "base")
-    shutil.copytree(base, tmp_path / "copy")
-
-    assert delta_between(base, tmp_path / "copy").tensors == {}

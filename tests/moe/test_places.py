@@ -77,7 +77,7 @@ def test_a_key_is_found_where_it_was_taken_from(any_model):
 
 
 def test_a_key_that_the_model_does_not_hold_is_an_error(model):
-    with pytest.raises(KeyError, match="no lm_tail.weight"):
+    with pytest.raises(KeyError, match=r"no lm_tail\.weight"):
         places_of(model, ["lm_tail.weight"])
 
 
@@ -86,7 +86,7 @@ def test_what_is_written_by_key_is_read_by_key(any_model):
     """New values for every place; then each key holds its own."""
     generator = torch.Generator().manual_seed(1)
     for place in list(all_places(any_model)):
-        name, row = split_row(place)
+        name, _ = split_row(place)
         if name not in dict(any_model.named_parameters()):
             continue
         held = to_checkpoint(any_model, place, storage(any_model, place))

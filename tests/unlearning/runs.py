@@ -4,8 +4,8 @@ from torch import nn
 
 from seuf.moe.models import LanguageModel
 from seuf.unlearning.algorithm import Unlearned, unlearn
+from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.quantities import Samples
 from seuf.unlearning.settings import Method, UnlearningSettings
 from seuf.unlearning.treatment import Treatment
 from tests.tiny import tiny_samples

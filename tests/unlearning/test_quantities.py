@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.errors import InputError
 from seuf.moe.models import LanguageModel
 from seuf.unlearning.anchor import Anchor, anchor_for
-from seuf.unlearning.quantities import Quantities, Samples, draws, steering_vector, used_by
+from seuf.unlearning.draws import Samples, draws, used_by
+from seuf.unlearning.quantities import Quantities, steering_vector
 from seuf.unlearning.trunk import Trunk
 from tests.tiny import hook_count, tiny_samples
 
@@ -27,48 +27,6 @@ def run_of(language_model: LanguageModel, *needed: str, anchor: Anchor = NO_ANCH
         anchor=anchor,
         needed=set(needed),
     )
-
-
-def some(count: int) -> list[list[int]]:
-    """Return so many samples of two tokens."""
-    return [[1, 2]] * count
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 30), st.integers(1, 5))
-def test_every_epoch_draws_each_sample_once(forget, retain, steps, batch_size):
-    drawn = draws(Samples(some(forget), some(retain)), steps, batch_size, seed=3)
-
-    assert len(drawn) == steps
-    for name, first, count in (("forget", 0, forget), ("retain", forget, retain)):
-        order = [position - first for draw in drawn for position in getattr(draw, name)]
-        assert len(order) == steps * batch_size
-        for start in range(0, len(order) - count + 1, count):
-            assert sorted(order[start : start + count]) == list(range(count))
-
-
-@given(st.integers(0, 50))
-def test_draws_are_decided_by_the_seed(seed):
-    samples = Samples(some(40), some(40))
-
-    one, same, other = (draws(samples, 5, 8, s) for s in (seed, seed, seed + 1))
-
-    assert one == same
-    assert one != other
-    assert [draw.forget for draw in one] != [[p - 40 for p in draw.retain] for draw in one]
-
-
-def test_more_steps_begin_with_the_same_draws():
-    samples = Samples(some(5), some(7))
-
-    assert draws(samples, 9, 2, 0)[:4] == draws(samples, 4, 2, 0)
-
-
-@pytest.mark.parametrize(
-    ("forget", "retain", "name"), [([], [[1, 2]], "forget"), ([[1, 2]], [], "retain")]
-)
-def test_an_empty_set_is_refused(forget, retain, name):
-    with pytest.raises(InputError, match=f"The {name} set has no sample"):
-        Samples(forget, retain)
 
 
 @torch.no_grad()

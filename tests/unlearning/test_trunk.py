@@ -10,8 +10,8 @@ from seuf.moe.batches import Batch
 from seuf.moe.loss import batch_nll
 from seuf.moe.models import LanguageModel
 from seuf.unlearning.algorithm import unlearn
+from seuf.unlearning.draws import Samples
 from seuf.unlearning.objectives import OBJECTIVES
-from seuf.unlearning.quantities import Samples
 from seuf.unlearning.treatment import Treatment
 from seuf.unlearning.trunk import Trunk
 from tests.tiny import last_layer, tiny_samples

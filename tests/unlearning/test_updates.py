@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from seuf.moe.architectures import moe_layers
+from seuf.unlearning.draws import Samples
 from seuf.unlearning.objectives import OBJECTIVES
-from seuf.unlearning.quantities import Feed, Samples
+from seuf.unlearning.quantities import Feed
 from seuf.unlearning.scopes import Scope, selected_experts
 from seuf.unlearning.treatment import Treatment, loss_of, quantities_of
 from seuf.unlearning.trunk import Rows

@@ -1,4 +1,4 @@
-"""Whole checkpoints on disk: make one of a base and a delta, and find the delta between two.
+"""Whole checkpoints on disk: read them, and write one with some of its tensors changed.
 
 A checkpoint is a folder as `save_pretrained` writes it and the hub has it: `config.json`, one or
 more safetensors files, and an index if they are more.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from seuf.errors import InputError
-from seuf.moe.deltas import Delta
-from seuf.moe.digests import DEFAULT, checkpoint_dtypes, digest_of
+from seuf.moe.digests import DEFAULT, digest_of
 from seuf.moe.places import (
-    place_of_row,
     rows_of_experts,
-    same_bits,
     split_row,
     to_checkpoint,
     weight_names,
@@ -68,51 +65,6 @@ class Checkpoint:
         return self[key].to(getattr(torch, dtypes.get(key, dtypes[DEFAULT])))
 
 
-def export(base: Path, delta: Delta, folder: Path) -> None:
-    """Write the checkpoint of a base with a delta applied, for plain transformers to load.
-
-    Files that the delta does not touch are linked (copied to another file system), so they cost
-    nothing: do not edit them in place. The folder is written under a temporary name, then renamed.
-
-    Args:
-        base: Folder of the base checkpoint.
-        delta: Belongs to it.
-        folder: Does not exist yet.
-
-    Raises:
-        InputError: If the base is another one, or the folder exists.
-    """
-    if folder.exists():
-        raise InputError(f"{folder} exists: name a folder that does not.")
-    if (digest := folder_digest(base, delta.dtypes)) != delta.base:
-        raise InputError(
-            f"This delta belongs to base model {delta.base[:12]}; {base} is {digest[:12]}."
-        )
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        _write(base, delta, temporary)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def delta_between(base: Path, other: Path) -> Delta:
-    """Return the delta that makes the checkpoint `other` of the checkpoint `base`.
-
-    Raises:
-        InputError: If they differ in more than values.
-    """
-    ours, theirs = Checkpoint(base), Checkpoint(other)
-    if odd := sorted(ours.files.keys() ^ theirs.files.keys()):
-        raise InputError(f"{base} and {other} differ in what they hold: {', '.join(odd[:3])}.")
-    model = ours.empty_model()
-    dtypes = checkpoint_dtypes(model)
-    changed = dict(_changed(ours, theirs, dtypes, _fused_keys(model)))
-    return Delta(changed, folder_digest(base, dtypes), dtypes)
-
-
 def folder_digest(folder: Path, dtypes: dict[str, str]) -> str:
     """Return the `model_digest` of the model in a folder, loaded in the given types.
 
@@ -145,10 +97,38 @@ def _empty_tensors(model: Any) -> dict[str, Tensor]:
     return {key: tensor for part in parts for key, tensor in part.items()}
 
 
-def _write(base: Path, delta: Delta, folder: Path) -> None:
+def fused_keys(model: Any) -> set[str]:
+    """Return the keys that hold all experts of a layer in one tensor."""
+    tensors, rows = model.state_dict(), rows_of_experts(model)
+    found = ((to_checkpoint(model, name, tensors[name]), count) for name, count in rows.items())
+    return {key for part, experts in found for key, t in part.items() if len(part) < experts}
+
+
+def write_changed(base: Path, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write a checkpoint like `base` with some tensors changed.
+
+    Files that are not touched are linked (copied to another file system), so they cost nothing: do
+    not edit them in place. The folder is written under a temporary name, then renamed.
+
+    Args:
+        base: Folder of a checkpoint.
+        tensors: New values by key, see `seuf.moe.places`.
+        folder: Does not exist yet.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        _write(base, tensors, temporary)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(base: Path, tensors: Mapping[str, Tensor], folder: Path) -> None:
     files = _files(base)
     touched: dict[str, dict[str, Tensor]] = {}
-    for key, value in delta.tensors.items():
+    for key, value in tensors.items():
         touched.setdefault(files[split_row(key)[0]], {})[key] = value
     for path in sorted(path for path in base.iterdir() if path.is_file()):
         if path.name in touched:
@@ -184,25 +164,3 @@ def _link(path: Path, target: Path) -> None:
         os.link(path.resolve(), target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(path, target)
-
-
-def _changed(
-    ours: Checkpoint, theirs: Checkpoint, dtypes: dict[str, str], fused: set[str]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield what differs, of tensors that are fused in the checkpoint the experts that do."""
-    for key in ours.in_order():
-        one, other = ours.as_loaded(key, dtypes), theirs.as_loaded(key, dtypes)
-        if one.shape != other.shape:
-            raise InputError(f"{key} has another shape in {theirs.folder}.")
-        if key not in fused:
-            pairs = [(key, one, other)]
-        else:
-            pairs = [(place_of_row(key, e), one[e], other[e]) for e in range(len(one))]
-        yield from ((name, two.clone()) for name, one, two in pairs if not same_bits(one, two))
-
-
-def _fused_keys(model: Any) -> set[str]:
-    """Return the keys that hold all experts of a layer in one tensor."""
-    tensors, rows = model.state_dict(), rows_of_experts(model)
-    found = ((to_checkpoint(model, name, tensors[name]), count) for name, count in rows.items())
-    return {key for part, experts in found for key, t in part.items() if len(part) < experts}

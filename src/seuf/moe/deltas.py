@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from seuf.errors import InputError
+from seuf.moe.applied import Applied
 from seuf.moe.architectures import decoder
+from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys, write_changed
 from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
-from seuf.moe.places import layer_of, places_of, storage, to_checkpoint, write
-from seuf.moe.residence import resident
+from seuf.moe.places import layer_of, place_of_row, places_of, same_bits, to_checkpoint
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Delta:
                 f"This delta belongs to base model {self.base[:12]}; "
                 f"the model given is {digest[:12]}."
             )
-        _applied.setdefault(model, []).append(_Applied(self, model))
+        _applied.setdefault(model, []).append((self, Applied(model, self.tensors)))
 
     def revert(self, model: nn.Module) -> None:
         """Give the model back what it had before `apply`, to the bit.
@@ -100,9 +100,10 @@ class Delta:
             InputError: If the delta is not the one that was applied last.
         """
         stack = _applied.get(model, [])
-        if not stack or stack[-1].delta is not self:
+        if not stack or stack[-1][0] is not self:
             raise InputError("This delta is not the last one that was applied to the model.")
-        stack.pop().undo(model)
+        stack.pop()[1].undo(model)
+        unchanged_since(model, self.base)
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -124,29 +125,62 @@ class Delta:
         return min((layer_of(model, place) for place in places), default=last)
 
 
-class _Applied:
-    """A delta in a model, and what was there before."""
-
-    def __init__(self, delta: Delta, model: nn.Module) -> None:
-        self.delta, self._stack = delta, ExitStack()
-        places = places_of(model, delta.tensors)
-        self._stack.enter_context(resident(model, {layer_of(model, place) for place in places}))
-        self._before = {place: storage(model, place).clone() for place in places}
-        for place in places:
-            write(model, place, delta.tensors)
-
-    @torch.no_grad()
-    def undo(self, model: nn.Module) -> None:
-        for place, before in self._before.items():
-            storage(model, place).copy_(before)
-        self._stack.close()
-        unchanged_since(model, self.delta.base)
+_applied: WeakKeyDictionary[nn.Module, list[tuple[Delta, Applied]]] = WeakKeyDictionary()
 
 
-_applied: WeakKeyDictionary[nn.Module, list[_Applied]] = WeakKeyDictionary()
+def export(base: Path, delta: Delta, folder: Path) -> None:
+    """Write the checkpoint of a base with a delta applied, for plain transformers to load.
+
+    Files that the delta does not touch are linked, see `write_changed`.
+
+    Args:
+        base: Folder of the base checkpoint.
+        delta: Belongs to it.
+        folder: Does not exist yet.
+
+    Raises:
+        InputError: If the base is another one, or the folder exists.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists: name a folder that does not.")
+    if (digest := folder_digest(base, delta.dtypes)) != delta.base:
+        raise InputError(
+            f"This delta belongs to base model {delta.base[:12]}; {base} is {digest[:12]}."
+        )
+    write_changed(base, delta.tensors, folder)
+
+
+def delta_between(base: Path, other: Path) -> Delta:
+    """Return the delta that makes the checkpoint `other` of the checkpoint `base`.
+
+    Raises:
+        InputError: If they differ in more than values.
+    """
+    ours, theirs = Checkpoint(base), Checkpoint(other)
+    if odd := sorted(ours.files.keys() ^ theirs.files.keys()):
+        raise InputError(f"{base} and {other} differ in what they hold: {', '.join(odd[:3])}.")
+    model = ours.empty_model()
+    dtypes = checkpoint_dtypes(model)
+    changed = dict(_changed(ours, theirs, dtypes, fused_keys(model)))
+    return Delta(changed, folder_digest(base, dtypes), dtypes)
 
 
 def changed_share(model: nn.Module, delta: Delta) -> float:
     """Return the share of the model's parameters that lie in changed tensors."""
     changed = sum(tensor.numel() for tensor in delta.tensors.values())
     return changed / sum(parameter.numel() for parameter in model.parameters())
+
+
+def _changed(
+    ours: Checkpoint, theirs: Checkpoint, dtypes: dict[str, str], fused: set[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield what differs, of tensors that are fused in the checkpoint the experts that do."""
+    for key in ours.in_order():
+        one, other = ours.as_loaded(key, dtypes), theirs.as_loaded(key, dtypes)
+        if one.shape != other.shape:
+            raise InputError(f"{key} has another shape in {theirs.folder}.")
+        if key not in fused:
+            pairs = [(key, one, other)]
+        else:
+            pairs = [(place_of_row(key, e), one[e], other[e]) for e in range(len(one))]
+        yield from ((name, two.clone()) for name, one, two in pairs if not same_bits(one, two))

@@ -9,7 +9,7 @@ knows how to get from the one to the other: it is asked, for each architecture, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -84,7 +84,7 @@ def rows_of_experts(model: nn.Module) -> dict[str, int]:
     }
 
 
-def write(model: nn.Module, place: str, tensors: dict[str, Tensor]) -> None:
+def write(model: nn.Module, place: str, tensors: Mapping[str, Tensor]) -> None:
     """Write checkpoint tensors, by key, to the place that holds them.
 
     Which element goes where is read off the conversion itself: it is given positions for values.

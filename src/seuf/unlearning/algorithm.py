@@ -31,9 +31,9 @@ from seuf.moe.models import LanguageModel
 from seuf.moe.residence import resident
 from seuf.moe.shared_prefix import SharedPrefix
 from seuf.moe.stability import RoutingProbe, first_tokens
+from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.loop import Best, train
-from seuf.unlearning.quantities import Samples
 from seuf.unlearning.scopes import Scope, changed_tensors, everything, selected_experts
 from seuf.unlearning.settings import UnlearningSettings
 from seuf.unlearning.treatment import Treatment, budget_of, loss_of, quantities_of

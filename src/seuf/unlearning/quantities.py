@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import random
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from seuf.errors import InputError
 from seuf.moe.states import HiddenStates
 from seuf.unlearning.anchor import Anchor
+from seuf.unlearning.draws import Draw, union
 from seuf.unlearning.objectives import OBJECTIVES, Hidden, TokenNLL
 from seuf.unlearning.trunk import Rows, Trunk
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Token ids of the samples to forget and of those to keep.
-
-    Raises:
-        InputError: If one of the sets is empty.
-    """
-
-    forget: list[list[int]]
-    retain: list[list[int]]
-
-    def __post_init__(self) -> None:
-        for name, samples in (("forget", self.forget), ("retain", self.retain)):
-            if not samples:
-                raise InputError(f"The {name} set has no sample of two tokens or more.")
-
-    def both(self) -> list[list[int]]:
-        """Return the samples to forget, then those to keep."""
-        return [*self.forget, *self.retain]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Positions of the samples in one step's batches, among the samples of both sets."""
-
-    forget: list[int]
-    retain: list[int]
 
 
 class Quantities:
@@ -74,9 +42,9 @@ class Quantities:
         self.sums: dict[int, Tensor] = {}
         self.hidden: HiddenStates | None = None
         if "forget_reference_nll" in needed:
-            self.sums = trunk.nll_sums(_union(draw.forget for draw in draws))
+            self.sums = trunk.nll_sums(union(draw.forget for draw in draws))
         if "retain_reference_hidden" in needed:
-            self.hidden = trunk.hidden_states(_union(draw.retain for draw in draws), layer)
+            self.hidden = trunk.hidden_states(union(draw.retain for draw in draws), layer)
 
     def feed(self, step: int) -> Feed:
         """Return what a step takes from outside the model: its samples, and their references."""
@@ -179,35 +147,7 @@ def needs(objective: str) -> tuple[set[str], set[str]]:
     return {p.name for p in parameters} - numbers, numbers
 
 
-def draws(samples: Samples, steps: int, batch_size: int, seed: int) -> list[Draw]:
-    """Return which samples each step takes: both sets shuffled anew each time they are used up."""
-    first = len(samples.forget)
-    forget = _endless(range(first), random.Random(f"forget {seed}"))
-    retain = _endless(range(first, len(samples.both())), random.Random(f"retain {seed}"))
-    return [
-        Draw([next(forget) for _ in range(batch_size)], [next(retain) for _ in range(batch_size)])
-        for _ in range(steps)
-    ]
-
-
-def used_by(draws: list[Draw], needed: set[str]) -> list[int]:
-    """Return the positions of all samples that pass the model in some step."""
-    both = any(name.startswith("retain") for name in needed)
-    return _union(d.forget for d in draws) + (_union(d.retain for d in draws) if both else [])
-
-
-def _union(parts: Iterable[list[int]]) -> list[int]:
-    return sorted(set().union(*parts))
-
-
 def steering_vector(size: int, length: float, seed: int) -> Tensor:
     """Return c * u with u uniform in [0, 1)^d and scaled to length 1, as in wmdp rmu/unlearn.py."""
     direction = torch.rand(size, generator=torch.Generator().manual_seed(seed))
     return length * direction / direction.norm()
-
-
-def _endless(positions: range, rng: random.Random) -> Iterator[int]:
-    while True:
-        order = list(positions)
-        rng.shuffle(order)
-        yield from order

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from seuf.moe.models import LanguageModel
 from seuf.unlearning.algorithm import JudgeModel, Treatment, unlearn
-from seuf.unlearning.quantities import Samples
+from seuf.unlearning.draws import Samples
 from seuf.unlearning.scopes import Experts
 from seuf.unlearning.settings import Method, UnlearningSettings
 

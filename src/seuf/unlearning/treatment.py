@@ -8,17 +8,10 @@ from torch import Tensor
 
 from seuf.moe.models import LanguageModel
 from seuf.unlearning.anchor import anchor_for
+from seuf.unlearning.draws import Samples, draws, used_by
 from seuf.unlearning.loop import Budget
 from seuf.unlearning.objectives import OBJECTIVES
-from seuf.unlearning.quantities import (
-    Feed,
-    Quantities,
-    Samples,
-    draws,
-    needs,
-    steering_vector,
-    used_by,
-)
+from seuf.unlearning.quantities import Feed, Quantities, needs, steering_vector
 from seuf.unlearning.scopes import Experts, Scope
 from seuf.unlearning.settings import Method, UnlearningSettings
 from seuf.unlearning.trunk import Trunk
