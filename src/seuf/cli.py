@@ -11,6 +11,8 @@ import click
 
 from seuf.errors import InputError
 
+ALIGNED = ["left", *["right"] * 5]  # a stage and its numbers
+
 
 @click.group(name="SEUF")
 def cli() -> None:
@@ -30,6 +32,39 @@ def show(env: str) -> None:
         if not found:
             raise InputError(f"{root}/08_reporting holds no table: run the study first.")
         click.echo(found[0].read_text(encoding="utf-8"))
+
+
+@cli.command()
+@click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
+@click.option(
+    "--rate",
+    default=1000.0,
+    show_default=True,
+    help="Tokens a second that pass the model: `python -m bench capture` measures it.",
+)
+@click.option(
+    "--layer",
+    type=int,
+    help="Decoder layer of the selected expert; by default the first MoE layer, the worst case.",
+)
+def plan(env: str, rate: float, layer: int | None) -> None:
+    """Tell from its configuration alone what a study will need, and how long it will take.
+
+    Memory is that of the device the model runs on (device), and beside the model in the CPU's
+    (memory); disk is what the stages write, which DVC's cache holds once more.
+    """
+    from seuf.lineage.study import load_config
+    from seuf.pipelines.parameters import StudyParameters, check_parameters
+    from seuf.pipelines.plan import needs, table
+
+    with _one_line_for_input_errors():
+        config = load_config(Path.cwd(), env)
+        check_parameters(config["parameters"])
+        parameters = StudyParameters.model_validate(config["parameters"])
+        stages = needs(parameters, config["globals"], layer)
+        click.echo(
+            table(stages, rate).to_markdown(index=False, disable_numparse=True, colalign=ALIGNED)
+        )
 
 
 @cli.group()

@@ -58,7 +58,7 @@ def test_another_seed_gives_another_model(pretrained):
 def test_the_loss_falls(pretrained):
     """An untrained model of 300 tokens pays about log 300 = 5.7 nats a token."""
     batch = next(by_length(tokenize(pretrained.tokenizer, [TEXTS[0][0]], 16), 1, 0))
-    untrained = new_model(SETTINGS, pretrained.tokenizer).eval()
+    untrained = new_model(SETTINGS, len(pretrained.tokenizer)).eval()
 
     before, after = (batch_nll(m, batch)[0].mean() for m in (untrained, pretrained.model))
 

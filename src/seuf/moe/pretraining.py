@@ -32,7 +32,7 @@ def pretrain(
     torch.manual_seed(seed)
     torch.set_num_threads(settings.threads)
     tokenizer = train_tokenizer([text for text, _ in texts], settings.vocabulary)
-    model = new_model(settings, tokenizer)
+    model = new_model(settings, len(tokenizer), tokenizer.eos_token_id)
     samples = _samples(texts, tokenizer, settings.length, random.Random(seed))
     _train(model, samples, settings)
     return LanguageModel(model.eval(), tokenizer)
@@ -53,13 +53,11 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
 
-def new_model(
-    settings: PretrainingSettings, tokenizer: PreTrainedTokenizerFast
-) -> Qwen2MoeForCausalLM:
-    """Return an untrained model of the settings' shape."""
+def new_model(settings: PretrainingSettings, vocabulary: int, end: int = 0) -> Qwen2MoeForCausalLM:
+    """Return an untrained model of the settings' shape; `end` ends and pads a text."""
     return Qwen2MoeForCausalLM(
         Qwen2MoeConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=vocabulary,
             hidden_size=settings.hidden_size,
             num_hidden_layers=settings.layers,
             num_attention_heads=settings.heads,
@@ -72,9 +70,9 @@ def new_model(
             router_aux_loss_coef=settings.balance_weight,
             max_position_embeddings=512,
             tie_word_embeddings=False,
-            bos_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
+            bos_token_id=end,
+            eos_token_id=end,
+            pad_token_id=end,
         )
     )
 

@@ -1,0 +1,145 @@
+"""`kedro plan`: what a study will need, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from seuf.benchmarks.sizes import Sizes, sizes
+from seuf.moe.footprint import Footprint, footprint
+from seuf.moe.models import empty_model
+from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
+from seuf.pipelines.parameters import StudyParameters
+from seuf.unlearning import plan
+from seuf.unlearning.plan import Need
+from seuf.unlearning.settings import ReplicationSettings
+
+GB = 1e9
+
+
+def needs(
+    parameters: StudyParameters, globals_: Mapping[str, Any], layer: int | None = None
+) -> dict[str, Need]:
+    """Return what each stage of a study needs, by name.
+
+    Args:
+        parameters: Of the study.
+        globals_: Its globals, which name your own files.
+        layer: Decoder layer that the selected expert is assumed to be in; by default the first MoE
+            layer, where unlearning takes longest.
+
+    Raises:
+        InputError: If there is no model or no file where the study says.
+    """
+    model = footprint(_empty(parameters.base_model))
+    files = {name: Path(str(globals_.get(name))) for name in ("forget", "retain", "questions")}
+    size = sizes(parameters.benchmark, files)
+    where = model.first_moe if layer is None else layer
+    stages = _base_model(parameters.base_model, model) | _capture(parameters, model, size)
+    for name, method in parameters.methods.items():
+        stages[f"unlearn@{name}"] = plan.unlearning(
+            model,
+            method,
+            parameters.unlearning,
+            where,
+            (size.forget_tokens, size.retain_tokens),
+            size.selection_tokens + 2 * parameters.unlearning.probe_tokens,
+        )
+    stages |= _evaluation(parameters, model, size)
+    spread = parameters.replication
+    return {name: _times(need, name, spread) for name, need in stages.items()} if spread else stages
+
+
+def table(stages: Mapping[str, Need], rate: float) -> pd.DataFrame:
+    """Return the needs as a table, with the time at a rate in tokens a second; then all together.
+
+    Methods that need the same are one row.
+    """
+    rows = [_row(name, need, rate) for name, need in _alike(stages).items()]
+    total = Need(
+        tokens=sum(need.tokens for need in stages.values()),
+        device=max(need.device for need in stages.values()),
+        memory=max(need.memory for need in stages.values()),
+        disk=sum(need.disk for need in stages.values()),
+    )
+    return pd.DataFrame([*rows, _row("all", total, rate)])
+
+
+def _alike(stages: Mapping[str, Need]) -> dict[str, Need]:
+    """Return stages by name, those of one kind that need the same under all their names."""
+    names: dict[tuple[str, Need], list[str]] = {}
+    for name, need in stages.items():
+        stage, _, method = name.partition("@")
+        names.setdefault((stage, need), []).append(method)
+    return {
+        f"{stage}@{len(methods)} methods"
+        if len(methods) > 3
+        else f"{stage}@{', '.join(methods)}".rstrip("@"): need
+        for (stage, need), methods in names.items()
+    }
+
+
+def _row(name: str, need: Need, rate: float) -> dict[str, str]:
+    return {
+        "stage": name,
+        "tokens": f"{need.tokens:,.0f}",
+        "time": str(timedelta(seconds=round(need.tokens / rate))),
+        **{
+            f"{what} GB": f"{size / GB:.3g}"
+            for what, size in zip(("device", "memory", "disk"), need[1:], strict=True)
+        },
+    }
+
+
+def _times(need: Need, name: str, spread: ReplicationSettings) -> Need:
+    """Return what a stage needs in a study of spread: for each base, and there for each run."""
+    runs = 1
+    if "@" in name:
+        runs = len(spread.learning_rates) + len(spread.seeds) - 1
+    return need._replace(tokens=need.tokens * runs * len(spread.bases))
+
+
+def _empty(settings: PretrainingSettings | ExternalModelSettings) -> Any:
+    if isinstance(settings, ExternalModelSettings):
+        return empty_model(settings)
+    import torch
+
+    from seuf.moe.pretraining import new_model
+
+    with torch.device("meta"):
+        return new_model(settings, settings.vocabulary)
+
+
+def _base_model(
+    settings: PretrainingSettings | ExternalModelSettings, model: Footprint
+) -> dict[str, Need]:
+    if isinstance(settings, ExternalModelSettings):
+        return {"make_base_model": Need(0, model.weights)}
+    step = settings.batch_size * settings.length
+    held = plan.ADAM * model.parameters + model.training_bytes(step, 0, settings.layers - 1)
+    logits = 3 * 4 * step * model.vocabulary
+    tokens = (
+        settings.steps * step * 3 * (1 + model.head_share())
+    )  # forward, and backward twice that
+    return {"make_base_model": Need(tokens, held + logits, disk=model.weights)}
+
+
+def _capture(parameters: StudyParameters, model: Footprint, size: Sizes) -> dict[str, Need]:
+    both = [
+        plan.capture(model, parameters.routing_capture, tokens)
+        for tokens in (size.forget_tokens, size.retain_tokens)
+    ]
+    tokens, device = sum(n.tokens for n in both), max(n.device for n in both)
+    return {"capture_routing": Need(tokens, device)}
+
+
+def _evaluation(parameters: StudyParameters, model: Footprint, size: Sizes) -> dict[str, Need]:
+    settings = parameters.evaluation
+    batch = min(settings.batch_size * settings.max_length, size.test_tokens)
+    probe = 4 * settings.probe_tokens  # both sets, before and after
+    need = plan.evaluation(model, size.test_tokens + probe, batch)
+    return {f"evaluate@{name}": need for name in parameters.methods}

@@ -1,0 +1,126 @@
+"""The plan of a study from its configuration alone."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from seuf.cli import cli
+from seuf.errors import InputError
+from seuf.lineage.study import load_config
+from seuf.moe.models import load_model
+from seuf.moe.settings import ExternalModelSettings
+from seuf.pipelines.parameters import StudyParameters
+from seuf.pipelines.plan import needs, table
+from seuf.unlearning.plan import Need
+from tests.tiny import tiny_language_model
+
+PROJECT = Path(__file__).parents[2]
+
+
+def study(name: str, **changes: object) -> StudyParameters:
+    """Return the parameters of one of the project's studies."""
+    return StudyParameters.model_validate(load_config(PROJECT, name)["parameters"] | changes)
+
+
+def test_every_stage_and_every_method_has_its_needs():
+    parameters = study("base")
+
+    stages = needs(parameters, {})
+
+    assert list(stages)[:2] == ["make_base_model", "capture_routing"]
+    for method in parameters.methods:
+        assert {f"unlearn@{method}", f"evaluate@{method}"} <= stages.keys()
+    assert stages["unlearn@original"].tokens == 0
+
+
+def test_the_base_models_weights_are_what_is_written():
+    """The smoke study's model, made: as many bytes as its checkpoint's tensors."""
+    parameters = study("smoke")
+
+    from seuf.moe.pretraining import new_model
+
+    model = new_model(parameters.base_model, parameters.base_model.vocabulary)
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert needs(parameters, {})["make_base_model"].disk == size
+
+
+def test_an_external_model_is_sized_without_its_weights(tmp_path):
+    tiny_language_model().save(tmp_path)
+    weights = sum(4 * p.numel() for p in load_model(source(tmp_path)).model.parameters())
+    (tmp_path / "model.safetensors").unlink()
+
+    stages = needs(study("smoke", base_model=source(tmp_path).model_dump()), {})
+
+    assert stages["unlearn@original"].device == weights
+
+
+def source(folder: Path) -> ExternalModelSettings:
+    """Return settings of a model on the CPU."""
+    return ExternalModelSettings(path=str(folder), device="cpu")
+
+
+def test_a_model_that_is_not_there_is_one_clear_line(tmp_path):
+    nowhere = {"source": "external", "path": str(tmp_path / "nowhere")}
+
+    with pytest.raises(InputError, match="There is no model at"):
+        needs(study("smoke", base_model=nowhere), {})
+
+
+def test_a_higher_layer_costs_less():
+    low, high = (needs(study("base"), {}, layer)["unlearn@seuf_gdiff"] for layer in (0, 2))
+
+    assert high.tokens < low.tokens
+    assert high.device < low.device
+    assert high.memory > low.memory
+
+
+def test_a_study_of_spread_repeats_its_runs():
+    """Five rates with the first of three seeds, one with the others, on three bases: 21 runs."""
+    parameters = study("sandbox_seeds")
+    once = needs(parameters.model_copy(update={"replication": None}), {})
+
+    spread = needs(parameters, {})
+
+    assert spread["capture_routing"].tokens == 3 * once["capture_routing"].tokens
+    runs = spread["unlearn@seuf_ga"].tokens / once["unlearn@seuf_ga"].tokens
+    assert runs == pytest.approx(21)
+
+
+def test_the_table_adds_work_and_disk_and_takes_the_most_of_memory():
+    stages = {
+        "make": Need(1000, 2 * 10**9, 10**9, 10**9),
+        "unlearn@a": Need(500, 3 * 10**9, 0, 10**9),
+        "unlearn@b": Need(500, 3 * 10**9, 0, 10**9),
+    }
+
+    rows = table(stages, rate=10).to_dict("records")
+
+    assert [row["stage"] for row in rows] == ["make", "unlearn@a, b", "all"]
+    assert rows[-1] == {
+        "stage": "all",
+        "tokens": "2,000",
+        "time": "0:03:20",
+        "device GB": "3",
+        "memory GB": "1",
+        "disk GB": "3",
+    }
+
+
+def test_the_command_prints_it(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+
+    done = CliRunner().invoke(cli, ["plan", "--env", "smoke", "--rate", "5000"])
+
+    assert done.exit_code == 0
+    assert "| stage" in done.output
+    assert "| all" in done.output
+
+
+def test_the_command_names_the_studies_there_are(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+
+    done = CliRunner().invoke(cli, ["plan", "--env", "nope"])
+
+    assert done.exit_code == 1
+    assert "There is no study 'nope'" in done.stderr
