@@ -55,6 +55,7 @@ def test_a_stage_depends_on_its_inputs_its_code_and_its_wiring(study):
 
     assert stage["deps"] == [
         "data/routing.csv",
+        "src/seuf/base_settings.py",
         "src/seuf/datasets/atomic.py",
         "src/seuf/datasets/documents.py",
         "src/seuf/datasets/tables.py",

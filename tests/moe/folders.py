@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from seuf.moe.deltas import Delta
+from seuf.moe.digests import model_digest
+from tests.moe.test_deltas import some_change
 from tests.tiny import tiny_model
 
 
@@ -13,6 +16,12 @@ def saved(model_type: str, folder: Path, dtype: torch.dtype = torch.float32) -> 
     """Write a tiny model in several files."""
     tiny_model(model_type).to(dtype).save_pretrained(folder, max_shard_size="60KB")
     return folder
+
+
+def delta_of(folder: Path) -> Delta:
+    """Return a delta of the model in a folder."""
+    model = loaded(folder)
+    return Delta.of(model, some_change(model), model_digest(model))
 
 
 def loaded(folder: Path) -> Any:

@@ -1,7 +1,6 @@
 """Checkpoints on disk are read as transformers reads them."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,17 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from seuf.errors import InputError
 from seuf.moe.checkpoints import INDEX, folder_digest
-from seuf.moe.deltas import Delta
 from seuf.moe.digests import checkpoint_dtypes, model_digest
 from tests.moe.folders import loaded, saved
-from tests.moe.test_deltas import some_change
 from tests.tiny import CONFIGS, MORE_CONFIGS
-
-
-def delta_of(folder: Path) -> Delta:
-    """Return a delta of the model in a folder."""
-    model = loaded(folder)
-    return Delta.of(model, some_change(model), model_digest(model))
 
 
 @pytest.fixture(params=sorted(CONFIGS | MORE_CONFIGS))

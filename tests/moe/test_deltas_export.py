@@ -1,7 +1,6 @@
 """Whole checkpoints, made of a base and a delta, and taken apart again."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,18 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from seuf.errors import InputError
 from seuf.moe.checkpoints import INDEX, Checkpoint
-from seuf.moe.deltas import Delta, delta_between, export
-from seuf.moe.digests import model_digest
+from seuf.moe.deltas import delta_between, export
 from seuf.moe.places import split_row
-from tests.moe.folders import loaded, saved
-from tests.moe.test_deltas import some_change
+from tests.moe.folders import delta_of, loaded, saved
 from tests.tiny import CONFIGS, MORE_CONFIGS, tiny_inputs
-
-
-def delta_of(folder: Path) -> Delta:
-    """Return a delta of the model in a folder."""
-    model = loaded(folder)
-    return Delta.of(model, some_change(model), model_digest(model))
 
 
 @pytest.fixture(params=sorted(CONFIGS | MORE_CONFIGS))

@@ -17,6 +17,7 @@ from seuf.moe.models import load_model
 from seuf.moe.residence import is_offloaded, resident
 from seuf.moe.routing import capture_routing
 from seuf.moe.settings import ExternalModelSettings
+from seuf.unlearning.scopes import everything
 from tests.moe.test_deltas import some_change
 from tests.tiny import last_layer, tiny_inputs, tiny_language_model, tiny_samples
 
@@ -117,6 +118,11 @@ def test_a_delta_is_applied_to_a_layer_on_disk_and_taken_off_again(folder):
 
     assert torch.equal(model(**tiny_inputs(), use_cache=False).logits, before)
     assert moe_layers(model)[-1].experts.down_proj.is_meta
+
+
+def test_everything_of_an_offloaded_model_cannot_be_trained(model):
+    with pytest.raises(InputError, match="a part of this one is offloaded"):
+        everything(model)
 
 
 def test_what_is_written_to_a_resident_layer_is_gone_after_it(folder):

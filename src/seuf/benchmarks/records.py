@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Subject = Literal["forget", "retain"]
 Part = Literal["selection", "test"]
@@ -14,6 +15,11 @@ class Text(NamedTuple):
 
     text: str
     topic: str = ""
+
+
+def texts_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the texts of records that were read from a file."""
+    return [record["text"] for record in records]
 
 
 class Question(NamedTuple):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from seuf.base_settings import Settings
 
 Count = Annotated[int, Field(gt=0)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values cannot change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PretrainingSettings(Settings):

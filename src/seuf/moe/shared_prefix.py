@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -42,17 +41,12 @@ class SharedPrefix:
     def __enter__(self) -> SharedPrefix:
         body = decoder(self.model)
         forward = _Sharing(self, body.forward) if self.layer_index else body.forward
-        self._patch = patched_forward({body: forward})
-        self._patch.__enter__()
+        self._stack = ExitStack()
+        self._stack.enter_context(patched_forward({body: forward}))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._patch.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
     def known(self, key: bytes) -> Tensor | None:
         """Return what enters the layer for a batch that has passed before."""

@@ -19,7 +19,7 @@ from seuf.moe.models import LanguageModel
 from seuf.unlearning.algorithm import JudgeModel, Treatment, unlearn
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.scopes import Experts
-from seuf.unlearning.settings import Method, UnlearningSettings
+from seuf.unlearning.settings import Method, ReplicationSettings, UnlearningSettings
 
 Record = dict[str, object]
 Task = tuple[str, Method, int]
@@ -70,6 +70,17 @@ class Replicator:
             "trained_share": done.trained_share,
             "seconds": round(seconds, 2),
         }
+
+
+def tasks(
+    methods: dict[str, Method],
+    settings: ReplicationSettings,
+    chosen: dict[str, float] | None,
+) -> list[Task]:
+    """Return the runs of the grid with the first seed; with chosen rates, of the other seeds."""
+    if chosen is None:
+        return grid_tasks(methods, settings.learning_rates, settings.seeds[0])
+    return list(seed_tasks(methods, chosen, settings.seeds[1:]))
 
 
 def grid_tasks(methods: dict[str, Method], grid: list[float], seed: int) -> list[Task]:

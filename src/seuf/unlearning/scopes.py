@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from seuf.errors import InputError
 from seuf.moe.architectures import MoELayer, moe_layers
 from seuf.moe.experts import ExpertSlice
 from seuf.moe.places import place_of_row, rows_of_experts, same_bits, storage
+from seuf.moe.residence import is_offloaded
 
 Experts = list[tuple[int, int]]
 
@@ -59,12 +59,7 @@ class Scope:
             self._stack.enter_context(part)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
         self.clear_gradients()
 
@@ -111,7 +106,16 @@ class Scope:
 
 
 def everything(model: nn.Module) -> Scope:
-    """Return the scope of all parameters."""
+    """Return the scope of all parameters.
+
+    Raises:
+        InputError: If some are not on their device.
+    """
+    if is_offloaded(model):
+        raise InputError(
+            "Scope 'everything' trains the whole model, and a part of this one is offloaded: use "
+            "scope 'experts', or a device_map without cpu and disk."
+        )
     return Scope(model, dict(model.named_parameters()))
 
 

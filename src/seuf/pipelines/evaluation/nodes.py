@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.models import LanguageModel
 
@@ -29,7 +30,7 @@ def evaluate(
     from seuf.moe.stability import probe_of
 
     asked = [Question(**record) for record in questions if record["part"] == "test"]
-    forget, retain = ([r["text"] for r in records] for records in (forget_set, retain_set))
+    forget, retain = texts_of(forget_set), texts_of(retain_set)
     lowest = delta.lowest_layer(base_model.model)
     length, tokens = evaluation.max_length, evaluation.probe_tokens
     with SharedPrefix(base_model.model, lowest):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.models import LanguageModel
 from seuf.unlearning.settings import (
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Records = list[dict[str, Any]]
 
 
-def try_grid(
+def run_methods(
     base_model: LanguageModel,
     routing_forget: pd.DataFrame,
     routing_retain: pd.DataFrame,
@@ -33,16 +34,15 @@ def try_grid(
     unlearning: UnlearningSettings,
     evaluation: ScoringSettings,
     replication: ReplicationSettings,
+    chosen_learning_rates: dict[str, float] | None = None,
 ) -> pd.DataFrame:
-    """Try every learning rate of the grid for every method, with the first seed."""
-    from seuf.unlearning.replication import grid_tasks
+    """Run every method: the grid with the first seed, or with chosen rates the other seeds."""
+    from seuf.unlearning.replication import tasks
 
-    settings = expert_selection, unlearning, evaluation
     data = routing_forget, routing_retain, forget_set, retain_set, questions
-    replicator = _replicator(base_model, data, settings)
-    return replicator.run_all(
-        grid_tasks(_methods(methods), replication.learning_rates, replication.seeds[0])
-    )
+    replicator = _replicator(base_model, data, (expert_selection, unlearning, evaluation))
+    table = {name: Method.model_validate(row) for name, row in methods.items()}
+    return replicator.run_all(tasks(table, replication, chosen_learning_rates))
 
 
 def choose_learning_rates(*grids: pd.DataFrame) -> dict[str, float]:
@@ -50,30 +50,6 @@ def choose_learning_rates(*grids: pd.DataFrame) -> dict[str, float]:
     from seuf.unlearning.replication import choose_learning_rates
 
     return choose_learning_rates(pd.concat(grids))
-
-
-def run_other_seeds(
-    base_model: LanguageModel,
-    routing_forget: pd.DataFrame,
-    routing_retain: pd.DataFrame,
-    forget_set: Records,
-    retain_set: Records,
-    questions: Records,
-    methods: dict[str, Any],
-    expert_selection: SelectionSettings,
-    unlearning: UnlearningSettings,
-    evaluation: ScoringSettings,
-    replication: ReplicationSettings,
-    chosen_learning_rates: dict[str, float],
-) -> pd.DataFrame:
-    """Run every method with its chosen learning rate and the remaining seeds."""
-    from seuf.unlearning.replication import seed_tasks
-
-    settings = expert_selection, unlearning, evaluation
-    data = routing_forget, routing_retain, forget_set, retain_set, questions
-    replicator = _replicator(base_model, data, settings)
-    tasks = seed_tasks(_methods(methods), chosen_learning_rates, replication.seeds[1:])
-    return replicator.run_all(list(tasks))
 
 
 def summarise_spread(
@@ -88,10 +64,6 @@ def summarise_spread(
     return table, spread.metrics(table), spread.markdown(table)
 
 
-def _methods(table: dict[str, Any]) -> dict[str, Method]:
-    return {name: Method.model_validate(row) for name, row in table.items()}
-
-
 def _replicator(
     base: LanguageModel, data: tuple[Any, ...], settings: tuple[Any, ...]
 ) -> Replicator:
@@ -101,10 +73,9 @@ def _replicator(
 
     routing_forget, routing_retain, forget, retain, questions = data
     selection, unlearning, evaluation = settings
-    texts = [[record["text"] for record in records] for records in (forget, retain)]
     return Replicator(
         base=base,
-        samples=samples_of(base, texts[0], texts[1], unlearning),
+        samples=samples_of(base, texts_of(forget), texts_of(retain), unlearning),
         experts=_experts_of(routing_forget, routing_retain, selection),
         settings=unlearning,
         select=judge_by("selection", base, questions, evaluation),

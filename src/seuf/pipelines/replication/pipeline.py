@@ -5,9 +5,8 @@ from kedro.pipeline import Node, Pipeline
 from seuf.pipelines import base_model, data_preparation, routing_capture
 from seuf.pipelines.replication.nodes import (
     choose_learning_rates,
-    run_other_seeds,
+    run_methods,
     summarise_spread,
-    try_grid,
 )
 from seuf.pipelines.study import study_parameters
 
@@ -55,9 +54,9 @@ def _pipeline(bases: list[str]) -> Pipeline:
 
 
 def _of(base: str) -> Pipeline:
-    grid = Node(try_grid, inputs=MODEL_AND_DATA + SETTINGS, outputs="grid_runs", name="try_grid")
+    grid = Node(run_methods, inputs=MODEL_AND_DATA + SETTINGS, outputs="grid_runs", name="try_grid")
     seeds = Node(
-        run_other_seeds,
+        run_methods,
         inputs=[*MODEL_AND_DATA, *SETTINGS, "chosen_learning_rates"],
         outputs="seed_runs",
         name="run_other_seeds",

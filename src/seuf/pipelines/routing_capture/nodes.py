@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from seuf.benchmarks.records import texts_of
 from seuf.moe.models import LanguageModel
 from seuf.unlearning.settings import RoutingSettings
 
@@ -36,7 +37,7 @@ def _routing(
     from seuf.moe import batches, routing
     from seuf.unlearning.attribution import calibration_samples
 
-    tokens = batches.tokenize(base.tokenizer, [t["text"] for t in texts], settings.max_length)
+    tokens = batches.tokenize(base.tokenizer, texts_of(texts), settings.max_length)
     samples = calibration_samples(tokens, settings.max_tokens, seed, what)
     ordered = batches.by_length(samples, settings.batch_size, base.padding)
     return routing.capture_routing(base.model, ordered)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.models import LanguageModel
 from seuf.unlearning.settings import Method, UnlearningSettings
@@ -36,8 +37,9 @@ def unlearn(
     from seuf.unlearning import algorithm
 
     start = time.perf_counter()
-    forget, retain = ([record["text"] for record in s] for s in (forget_set, retain_set))
-    samples = algorithm.samples_of(base_model, forget, retain, unlearning)
+    samples = algorithm.samples_of(
+        base_model, texts_of(forget_set), texts_of(retain_set), unlearning
+    )
     experts = experts_of(selected_experts, method)
     judge = judge_by("selection", base_model, questions, evaluation)
     treatment = algorithm.Treatment(samples, experts, method, unlearning, seed)
