@@ -16,12 +16,14 @@ import pytest
 import torch
 import transformers
 from hypothesis import settings
+from kedro.framework.project import configure_project
 from transformers import PreTrainedModel
 
 from seuf.moe.models import LanguageModel
 from tests.tiny import CONFIGS, MORE_CONFIGS, tiny_language_model, tiny_model
 
 transformers.logging.set_verbosity_error()
+configure_project("seuf")  # the settings and the package that a command would find
 settings.register_profile("seuf", max_examples=30, deadline=None, derandomize=True)
 settings.load_profile("seuf")
 

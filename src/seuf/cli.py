@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from seuf.errors import InputError
+from seuf.kedro_dvc.cli import dvc
 
 ALIGNED = ["left", *["right"] * 5]  # a stage and its numbers
 
@@ -23,7 +24,7 @@ def cli() -> None:
 @click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 def show(env: str) -> None:
     """Print the table of a study that has run."""
-    from seuf.lineage.study import load_config
+    from seuf.kedro_dvc.study import load_config
 
     with _one_line_for_input_errors():
         root = Path(load_config(Path.cwd(), env)["globals"]["data_root"])
@@ -53,7 +54,7 @@ def plan(env: str, rate: float, layer: int | None) -> None:
     Memory is that of the device the model runs on (device), and beside the model in the CPU's
     (memory); disk is what the stages write, which DVC's cache holds once more.
     """
-    from seuf.lineage.study import load_config
+    from seuf.kedro_dvc.study import load_config
     from seuf.pipelines.parameters import StudyParameters, check_parameters
     from seuf.pipelines.plan import needs, table
 
@@ -67,29 +68,7 @@ def plan(env: str, rate: float, layer: int | None) -> None:
         )
 
 
-@cli.group()
-def dvc() -> None:
-    """Keep dvc.yaml in step with the pipelines."""
-
-
-@dvc.command()
-@click.option("--check", is_flag=True, help="Write nothing; fail if a file is behind.")
-@click.option("--env", metavar="STUDY", help="One folder of conf/; all of them without it.")
-def sync(check: bool, env: str | None) -> None:
-    """Write the dvc.yaml of every study from its pipelines, catalog and parameters."""
-    from seuf.lineage.study import load_config, study_names
-    from seuf.lineage.sync import dvc_file, sync
-    from seuf.pipelines.parameters import check_parameters
-
-    project = Path.cwd()
-    with _one_line_for_input_errors():
-        behind = []
-        for study in [env] if env else study_names(project):
-            check_parameters(load_config(project, study)["parameters"])
-            behind += [str(dvc_file(study))] if sync(project, study, write=not check) else []
-    for file in behind:
-        click.echo(f"{file} is behind: run `kedro dvc sync`" if check else f"wrote {file}")
-    sys.exit(1 if check and behind else 0)
+cli.add_command(dvc)
 
 
 @contextmanager

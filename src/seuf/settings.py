@@ -2,20 +2,20 @@
 
 import warnings
 
-from kedro.config import OmegaConfigLoader
-
-from seuf.hooks import Cleanliness, StudyHooks
+from seuf.hooks import StudyHooks
+from seuf.kedro_dvc.hooks import Cleanliness
+from seuf.kedro_dvc.loader import StudyConfigLoader
 
 HOOKS = (StudyHooks(), Cleanliness())
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
 
-CONFIG_LOADER_CLASS = OmegaConfigLoader
-# A top-level key that a study names is the study's alone: nothing of base's is mixed in. And no
-# conf/local: an override that is in no commit would be a hole in the lineage.
+CONFIG_LOADER_CLASS = StudyConfigLoader
+# A study says what differs from base, at any depth. There is no conf/local: an override that is in
+# no commit would be a hole in the lineage.
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "base",
-    "merge_strategy": {"parameters": "destructive"},
+    "merge_strategy": {"parameters": "soft"},
 }
 
 # Data sets of a namespace carry a dot by Kedro's own rule, and are read outside it on purpose.

@@ -12,7 +12,7 @@ import yaml
 from kedro.framework.startup import bootstrap_project
 
 from seuf.errors import InputError
-from seuf.lineage.study import load_config, study_names
+from seuf.kedro_dvc.study import load_config, study_names
 from seuf.pipelines.parameters import check_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_the_study_of_spread_compares_the_methods_of_the_sandbox():
     for row in base.values():
         row.pop("learning_rates", None)
 
-    assert spread == base
+    assert spread == {"_replace_": True, **base}
 
 
 def test_the_sandbox_has_the_learning_rates_that_the_study_of_spread_chose():

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
+from kedro.framework.project import settings
 from kedro.utils import find_kedro_project
 
 
@@ -29,7 +29,5 @@ def methods() -> list[str]:
 def _parameters(project: Path | None, env: str) -> dict[str, Any]:
     if project is None:
         raise FileNotFoundError(f"{Path.cwd()} is not inside a Kedro project.")
-    loader = OmegaConfigLoader(
-        str(project / "conf"), base_env="base", default_run_env="base", env=env
-    )
-    return loader["parameters"]
+    conf = str(project / settings.CONF_SOURCE)
+    return settings.CONFIG_LOADER_CLASS(conf, env=env, **settings.CONFIG_LOADER_ARGS)["parameters"]

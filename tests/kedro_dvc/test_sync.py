@@ -24,8 +24,8 @@ from kedro.framework.startup import bootstrap_project
 from kedro.io import AbstractDataset, CatalogProtocol
 from kedro.pipeline import Node
 
-from seuf.lineage import sync
-from seuf.lineage.study import load_study, study_names
+from seuf.kedro_dvc import sync
+from seuf.kedro_dvc.study import dvc_file, load_study, study_names
 
 ROOT = Path(__file__).parents[2]
 STUDIES = study_names(ROOT)
@@ -50,39 +50,40 @@ def test_a_stage_reads_and_writes_what_its_node_does(study):
         stage = _stages(study)[node.name]
         declared = set(_declared_sources(catalog, node))
 
-        assert _paths(stage.deps) - declared == _files(catalog, node.inputs), node.name
+        guard = {f".in_sync/{study}"}
+        assert _paths(stage.deps) - declared - guard == _files(catalog, node.inputs), node.name
         assert _paths(stage.outs) == _files(catalog, node.outputs), node.name
 
 
 def test_a_stage_watches_all_code_that_its_node_can_run(study):
-    """The node's module and those of its data sets, with all they import, found by reading."""
+    """Its module, those of its data sets, those that wire it, with all they import, by reading."""
     catalog = _context(study).catalog
     for node in pipelines["__default__"].nodes:
         datasets = [
             catalog[name] for name in [*node.inputs, *node.outputs] if "params:" not in name
         ]
         modules = {node.func.__module__, *(type(dataset).__module__ for dataset in datasets)}
-        code = _paths(_stages(study)[node.name].deps, code=True)
+        stage = _stages(study)[node.name]
 
-        wiring = {path for path in code if path.endswith("/pipeline.py")}
-        assert code - wiring == _reachable(modules), node.name
-        assert str(Path(_source(node.func.__module__)).with_name("pipeline.py")) in wiring
+        code = _paths(stage.deps, code=True)
+
+        assert code == _reachable(modules) | _wiring(node, shlex.split(stage.cmd)), node.name
 
 
 def test_a_stage_watches_the_values_of_its_parameters(study):
     """What DVC reads in the raw file is what Kedro gives to the node."""
     given = _context(study).config_loader["parameters"]
     for node in pipelines["__default__"].nodes:
-        watched = dict(_watched_values(_stages(study)[node.name]))
+        watched = _watched(_stages(study)[node.name])
         for name in node.inputs:
             if name.startswith("params:"):
                 key = name.removeprefix("params:")
-                seen = _with_globals(watched[key], watched)
+                seen = _with_globals(_at(watched, key), watched)
                 assert seen == _at(given, key), f"{node.name}: {key}"
 
 
 def test_the_files_are_current_and_nothing_is_written_by_a_check(study):
-    path = ROOT / sync.dvc_file(study)
+    path = ROOT / dvc_file(study)
     before = path.read_bytes()
 
     assert not sync.sync(ROOT, study, write=False)
@@ -90,10 +91,10 @@ def test_the_files_are_current_and_nothing_is_written_by_a_check(study):
 
 
 def test_the_text_is_the_same_each_time(study):
-    made = sync.stages(load_study(ROOT, study))
+    made = _document(study)
 
-    assert sync.render(made) == sync.render(sync.stages(load_study(ROOT, study)))
-    assert sync.render(made) == (ROOT / sync.dvc_file(study)).read_text()
+    assert sync.render(made) == sync.render(_document(study))
+    assert sync.render(made) == (ROOT / dvc_file(study)).read_text()
 
 
 def test_a_frozen_stage_stays_frozen(tmp_path):
@@ -106,6 +107,10 @@ def test_a_frozen_stage_stays_frozen(tmp_path):
     }
 
 
+def _document(study: str) -> dict[str, Any]:
+    return sync.document(load_study(ROOT, study), ROOT / dvc_file(study))
+
+
 @cache
 def _stages(study: str) -> dict[str, Stage]:
     """Return the stages of a study, each matrix written out, by the node that they run."""
@@ -113,8 +118,7 @@ def _stages(study: str) -> dict[str, Stage]:
     found = {}
     for stage in Repo(ROOT).index.stages:
         words = shlex.split(stage.cmd) if Path(stage.path).parent == folder else []
-        if words:
-            assert words[:2] == ["kedro", "run"]
+        if words[:2] == ["kedro", "run"]:
             assert (words[words.index("--env") + 1] if "--env" in words else "base") == study
             found[words[words.index("--nodes") + 1]] = stage
     return found
@@ -151,17 +155,37 @@ def _declared_sources(catalog: CatalogProtocol, node: Node) -> Iterator[str]:
         yield from metadata.get("dvc", {}).get("deps", [])
 
 
-def _watched_values(stage: Stage) -> Iterator[tuple[str, Any]]:
-    for dependency in stage.deps:
-        if isinstance(dependency, ParamsDependency):
-            values = yaml.safe_load(Path(dependency.fs_path).read_text())
-            yield from ((key, _at(values, key)) for key in dependency.params)
+def _watched(stage: Stage) -> dict[str, Any]:
+    """Return the watched parameters and globals: those of base, over them those of the study."""
+    found: dict[str, Any] = {}
+    files = [
+        one
+        for one in stage.deps
+        if isinstance(one, ParamsDependency) and "catalog" not in Path(one.fs_path).name
+    ]
+    for dependency in sorted(files, key=lambda one: "conf/base" not in str(one.fs_path)):
+        values = yaml.safe_load(Path(dependency.fs_path).read_text())
+        for key in dependency.params:
+            part = _at(values, key)
+            for step in reversed(key.split(".")):
+                part = {step: part}
+            _put_over(found, part)
+    return found
+
+
+def _put_over(below: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _put_over(below[key], value)
+        elif key != "_replace_":
+            below[key] = value
 
 
 def _with_globals(value: Any, watched: dict[str, Any]) -> Any:
     """Return a raw value with each `${globals:key}` replaced by that key, if DVC watches it."""
     if isinstance(value, dict):
-        return {key: _with_globals(item, watched) for key, item in value.items()}
+        kept = {key: item for key, item in value.items() if key != "_replace_"}
+        return {key: _with_globals(item, watched) for key, item in kept.items()}
     if isinstance(value, str) and value.startswith("${globals:"):
         return watched[value.removeprefix("${globals:").removesuffix("}")]
     return value
@@ -196,10 +220,18 @@ def _imports(path: str) -> set[str]:
     return {_source(name) for name in names if name.partition(".")[0] == "seuf"}
 
 
-def _reachable(modules: set[str]) -> set[str]:
+def _reachable(modules: set[str], beside: set[str] | None = None) -> set[str]:
     found: set[str] = set()
     ahead = {_source(module) for module in modules if module.partition(".")[0] == "seuf"}
     while ahead:
         found |= ahead
-        ahead = set().union(*map(_imports, ahead)) - found
+        ahead = set().union(*map(_imports, ahead)) - found - (beside or set())
     return found
+
+
+def _wiring(node: Node, command: list[str]) -> set[str]:
+    """Return what says how the node is wired: pipelines and what they import beside functions."""
+    owner = command[command.index("--pipelines") + 1]
+    home = node.func.__module__.removesuffix(".nodes")
+    functions = {_source(one.func.__module__) for one in pipelines["__default__"].nodes}
+    return _reachable({f"{home}.pipeline", f"seuf.pipelines.{owner}.pipeline"}, functions)

@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
 from kedro.framework.project import pipelines, settings
+from kedro.framework.session import KedroSession
 from kedro.io import CatalogConfigResolver
 from kedro.pipeline import Node, Pipeline
 
-from seuf.errors import InputError
-from seuf.lineage.configuration import BASE, Definitions, definitions
+from seuf.kedro_dvc.code import package
+from seuf.kedro_dvc.configuration import BASE, Definitions, definitions
+from seuf.kedro_dvc.errors import WorkflowError
+from seuf.kedro_dvc.loader import StudyConfigLoader
 
 IN_MEMORY = {"{default}": {"type": "MemoryDataset"}}
 
@@ -25,7 +27,7 @@ class Study:
 
     project: Path
     name: str
-    config: OmegaConfigLoader
+    config: StudyConfigLoader
     pipelines: dict[str, Pipeline]
 
     @cached_property
@@ -42,13 +44,13 @@ class Study:
         """Return the configuration of a data set that DVC can track.
 
         Raises:
-            InputError: If it is in memory, or versioned by Kedro.
+            WorkflowError: If it is in memory, or versioned by Kedro.
         """
         entry = self.catalog.resolve_pattern(name)
         if entry["type"].endswith("MemoryDataset"):
-            raise InputError(f"{name!r} is in memory, DVC tracks files: add it to the catalog.")
+            raise WorkflowError(f"{name!r} is in memory, DVC tracks files: add it to the catalog.")
         if entry.get("versioned"):
-            raise InputError(f"{name!r} is versioned by Kedro: remove `versioned`, DVC does it.")
+            raise WorkflowError(f"{name!r} is versioned by Kedro: remove `versioned`, DVC does it.")
         return entry
 
     def owner(self, node: Node) -> str:
@@ -74,29 +76,52 @@ def check_study(project: Path, name: str) -> str:
     """Return the name of a study if it exists.
 
     Raises:
-        InputError: If it does not; with those that do.
+        WorkflowError: If it does not; with those that do.
     """
     if name not in (known := study_names(project)):
-        raise InputError(
+        raise WorkflowError(
             f"There is no study {name!r}: conf/{name}/globals.yml is missing. "
             f"Studies: {', '.join(known)}."
         )
     return name
 
 
-def load_config(project: Path, name: str) -> OmegaConfigLoader:
-    """Return the configuration of a study; InputError if there is none."""
-    conf = str(project / "conf")
-    return OmegaConfigLoader(conf, env=check_study(project, name), **settings.CONFIG_LOADER_ARGS)
+def dvc_file(study: str) -> str:
+    """Return a study's dvc.yaml, from the project's root."""
+    return "dvc.yaml" if study == BASE else f"studies/{study}/dvc.yaml"
+
+
+def place(study: str) -> dict[str, str]:
+    """Return what lets a stage of the study run in the project's root."""
+    return {} if study == BASE else {"wdir": "../.."}
+
+
+def load_config(project: Path, name: str) -> StudyConfigLoader:
+    """Return the configuration of a study.
+
+    Raises:
+        WorkflowError: If there is none, or the project's settings leave room for an override that
+            no commit holds.
+    """
+    arguments = {"base_env": BASE, **settings.CONFIG_LOADER_ARGS}
+    if not issubclass(settings.CONFIG_LOADER_CLASS, StudyConfigLoader):
+        raise WorkflowError("settings.py must set CONFIG_LOADER_CLASS to StudyConfigLoader.")
+    if arguments.get("default_run_env") != BASE:
+        raise WorkflowError(
+            f"settings.py must set default_run_env to {BASE!r} in CONFIG_LOADER_ARGS: conf/local "
+            "is in no commit, and what it overrides could not be told from the lineage."
+        )
+    return settings.CONFIG_LOADER_CLASS(
+        str(project / "conf"), env=check_study(project, name), **arguments
+    )
 
 
 def load_study(project: Path, name: str) -> Study:
-    """Return a study with all its pipelines, which depend on its parameters."""
-    os.environ["KEDRO_ENV"] = check_study(project, name)
-    pipelines.configure("seuf.pipeline_registry")
-    return running_study(project, name)
-
-
-def running_study(project: Path, name: str) -> Study:
-    """Return a study with the pipelines that Kedro has at hand: those a run asked for."""
-    return Study(project, name, load_config(project, name), dict(pipelines))
+    """Return a study with all its pipelines, after the project's own checks of it."""
+    config = load_config(project, name)
+    session = KedroSession.create(project, env=name)
+    session.load_context()
+    session.close()
+    os.environ["KEDRO_ENV"] = name
+    pipelines.configure(f"{package()}.pipeline_registry")
+    return Study(project, name, config, dict(pipelines))
