@@ -20,7 +20,7 @@ from seuf.moe.models import LanguageModel
 from seuf.moe.residence import resident
 from seuf.moe.routing import capture_routing
 from seuf.unlearning.scopes import selected_experts
-from seuf.unlearning.treatment import Treatment, loss_of, quantities_of
+from seuf.unlearning.treatment import Treatment, loss_of, quantities_of, uses_head
 from seuf.unlearning.updates import Updates
 
 
@@ -59,7 +59,7 @@ def _steps(
     base: LanguageModel, run: Treatment, device: str, limit: float | None
 ) -> Iterator[dict[str, Any]]:
     layer, objective = run.experts[0][0], str(run.method.objective)
-    with resident(base.model, [layer]):
+    with resident(base.model, [layer], head=uses_head(run)):
         scope, number = selected_experts(base.model, run.experts), count()
         made: list[Any] = []
         reset_peak(device)

@@ -5,10 +5,12 @@ import warnings
 from seuf.hooks import StudyHooks
 from seuf.kedro_dvc.hooks import Cleanliness
 from seuf.kedro_dvc.loader import StudyConfigLoader
+from seuf.kedro_dvc.sharing import SharingCatalog
 
 HOOKS = (StudyHooks(), Cleanliness())
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
 
+DATA_CATALOG_CLASS = SharingCatalog
 CONFIG_LOADER_CLASS = StudyConfigLoader
 # A study says what differs from base, at any depth. There is no conf/local: an override that is in
 # no commit would be a hole in the lineage.

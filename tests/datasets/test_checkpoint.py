@@ -32,6 +32,17 @@ def test_a_model_comes_back_bit_by_bit(folder, language_model):
     assert loaded.tokenizer("Ada")["input_ids"] == language_model.tokenizer("Ada")["input_ids"]
 
 
+def test_the_fingerprint_tells_of_a_write(folder):
+    dataset = CheckpointDataset(str(folder))
+    model = dataset.load()
+    before = dataset.fingerprint(model)
+
+    with torch.no_grad():
+        next(model.model.parameters())[0] += 1
+    assert dataset.fingerprint(model) != before
+    assert dataset.fingerprint(dataset.load()) == before
+
+
 def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
     CheckpointDataset(str(tmp_path / "again")).save(tiny_language_model())
 

@@ -11,6 +11,7 @@ from seuf.moe.digests import (
     checkpoint_tensors,
     digest_of,
     model_digest,
+    sums_of_bits,
     unchanged_since,
 )
 from tests.tiny import tiny_model
@@ -111,3 +112,16 @@ def test_types_that_differ_from_most_are_told_by_key(name):
     assert dtypes.pop("default") == "bfloat16"
     assert dtypes
     assert all(key.endswith(name) and dtype == "float32" for key, dtype in dtypes.items())
+
+
+@torch.no_grad()
+def test_a_write_shows_in_the_sums_of_bits():
+    """Float32 1.0 is 0x3f800000, 2.0 is 0x40000000; what is no eighth byte is added alone."""
+    model = nn.Linear(2, 1)
+    model.weight.copy_(torch.tensor([[1.0, 2.0]]))
+    model.bias.zero_()
+
+    assert sums_of_bits(model) == [0x400000003F800000, 0]
+
+    model.bias.fill_(1.0)
+    assert sums_of_bits(model) == [0x400000003F800000, 0x3F + 0x80]

@@ -135,6 +135,20 @@ def test_what_is_written_to_a_resident_layer_is_gone_after_it(folder):
     assert model_digest(model) == before
 
 
+def test_the_head_and_the_last_norm_are_kept_where_they_are_asked_for(folder):
+    model = offloaded(folder, "everything")
+    inside = {}
+
+    for head in (False, True):
+        with resident(model, [1], head=head):
+            inside[head] = {n.split(".")[-2] for n, p in model.named_parameters() if p.is_meta}
+
+    assert {"lm_head", "embed_tokens"} <= inside[False]
+    assert "embed_tokens" in inside[True]
+    assert "lm_head" not in inside[True]
+    assert model.lm_head.weight.is_meta
+
+
 def test_resident_does_nothing_to_a_model_in_one_place(folder):
     model = whole(folder)
 

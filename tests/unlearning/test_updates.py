@@ -72,7 +72,8 @@ def trained(objective: str, dtype: torch.dtype, lengths: list[int], recorded: bo
         update = Updates(scope, partial(loss_of, quantities, run), 1e-3, 1.0, recorded)
         numbers = [update(quantities.feed(step)) for step in range(10)]
         update.wait()
-    assert (update.recording is not None) == recorded
+    # Torch's grouped product of float32 matrices asks the GPU for the sizes of the groups.
+    assert (update.recording is not None) == (recorded and dtype == torch.bfloat16)
     assert moe_layers(base.model)[1].index == 1
     return torch.stack(numbers), scope.snapshot()
 

@@ -39,6 +39,8 @@ class Killed(NamedTuple):
 class Project:
     """A copy of the project, and the commands a user gives in it."""
 
+    environment = ENVIRONMENT
+
     def __init__(self, root: Path) -> None:
         self.root = root
 
@@ -93,6 +95,18 @@ class Project:
             dvc.send_signal(signal.SIGKILL)
             dvc.wait()
         return Killed(started, _stages_in(log.read_text()))
+
+
+def copy_of(project: Project, root: Path) -> Project:
+    """Return a copy of a project in which nothing has run."""
+    files = project.done("git", "ls-files", "-co", "--exclude-standard").splitlines()
+    for name in files:
+        if (project.root / name).is_file() and not name.endswith("dvc.lock"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(project.root / name, root / name)
+    other = Project(root)
+    other.done("git", "init", "--quiet")
+    return other
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ class CheckpointDataset(AbstractDataset[LanguageModel, LanguageModel]):
         if reference.is_file():
             return load_model(ExternalModelSettings(**json.loads(reference.read_text())["source"]))
         return load_model(ExternalModelSettings(path=str(self._filepath)))
+
+    def fingerprint(self, data: LanguageModel) -> Hashable:
+        """Return what tells if a node wrote to the model it was given."""
+        from seuf.moe.digests import sums_of_bits
+
+        return tuple(sums_of_bits(data.model))
 
     def save(self, data: LanguageModel) -> None:
         """Write the folder under a temporary name, then rename it."""

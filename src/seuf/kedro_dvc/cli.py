@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +44,59 @@ def sync(check: bool, stamp: bool, env: str | None) -> None:
     if stamp:
         for study in studies:
             write_stamp(project, study)
+
+
+@dvc.command()
+@click.argument("targets", nargs=-1)
+@env_option("The study; its stages are the targets.", default="base", show_default=True)
+@click.option("--force", "-f", is_flag=True, help="Run stages even if nothing has changed.")
+@click.option(
+    "--single-item", "-s", is_flag=True, help="Leave alone what comes before the targets."
+)
+@click.option(
+    "--keep-going", "-k", is_flag=True, help="After a failure, run what does not need it."
+)
+@click.option("--pull", is_flag=True, help="Fetch from the remote what is missing.")
+@click.option("--isolate", is_flag=True, help="Run each stage in a process of its own.")
+@click.option("--wait", is_flag=True, help="Wait for another DVC command that is in the way.")
+@click.option("--plain", is_flag=True, help="Print lines, on a terminal too.")
+def run(
+    targets: tuple[str, ...], env: str, isolate: bool, wait: bool, plain: bool, **how: bool
+) -> None:
+    """Do what `dvc repro` does, in one process: torch and the base model are loaded once.
+
+    TARGETS are stages, such as unlearn or unlearn@seuf_ga; without any, the whole study.
+    """
+    from seuf.kedro_dvc.study import check_study, dvc_file
+    from seuf.kedro_dvc.unchanged import still_unchanged
+
+    project, file = Path.cwd(), dvc_file(check_study(Path.cwd(), env))
+    if not targets and not any(how.values()) and (count := still_unchanged(project, file)):
+        click.echo(f"{count} unchanged")
+        return
+
+    from seuf.kedro_dvc.progress import shown, told
+    from seuf.kedro_dvc.run import reproduce
+
+    stages = [target if ".yaml" in target else f"{file}:{target}" for target in targets]
+    on_error = "keep-going" if how.pop("keep_going") else "fail"
+    start = time.perf_counter()
+    with _cause_alone(), shown(plain) as watcher:
+        reproduce(project, stages or [file], watcher, isolate, wait, on_error=on_error, **how)
+    click.echo(f"{told(watcher.outcomes)}, in {time.perf_counter() - start:.1f} s")
+
+
+@contextmanager
+def _cause_alone() -> Iterator[None]:
+    """Raise what made DVC fail, which its own error only wraps."""
+    from dvc.exceptions import DvcException
+
+    from seuf.kedro_dvc.errors import WorkflowError
+
+    try:
+        yield
+    except DvcException as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, DvcException):
+            raise WorkflowError(str(cause or error)) from None
+        raise cause from None

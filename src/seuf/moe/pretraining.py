@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2MoeConfig, Qwen2MoeForCau
 
 from seuf.moe.models import LanguageModel
 from seuf.moe.settings import PretrainingSettings
+from seuf.moe.threads import threads
 
 END = "<|endoftext|>"
 
@@ -30,11 +31,11 @@ def pretrain(
         seed: Decides weights and order.
     """
     torch.manual_seed(seed)
-    torch.set_num_threads(settings.threads)
     tokenizer = train_tokenizer([text for text, _ in texts], settings.vocabulary)
-    model = new_model(settings, len(tokenizer), tokenizer.eos_token_id)
-    samples = _samples(texts, tokenizer, settings.length, random.Random(seed))
-    _train(model, samples, settings)
+    with threads(settings.threads):
+        model = new_model(settings, len(tokenizer), tokenizer.eos_token_id)
+        samples = _samples(texts, tokenizer, settings.length, random.Random(seed))
+        _train(model, samples, settings)
     return LanguageModel(model.eval(), tokenizer)
 
 

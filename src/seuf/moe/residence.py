@@ -13,17 +13,24 @@ from typing import Any
 from accelerate.hooks import AlignDevicesHook, SequentialHook
 from torch import Tensor, nn
 
-from seuf.moe.architectures import decoder_layer
+from seuf.moe.architectures import decoder, decoder_layer
 
 
 @contextmanager
-def resident(model: nn.Module, layer_indices: Iterable[int]) -> Iterator[None]:
+def resident(model: nn.Module, layer_indices: Iterable[int], head: bool = False) -> Iterator[None]:
     """Keep decoder layers on their device inside the context; after it they are as they were.
 
     What is written to an offloaded layer inside is gone after the context.
+
+    Args:
+        model: A model of which a part may be offloaded.
+        layer_indices: The decoder layers.
+        head: Keep what follows the decoder layers too: the last norm and the output head.
     """
     layers = [decoder_layer(model, index) for index in layer_indices]
     hooks = [pair for layer in layers for pair in _offloading(layer)]
+    if head:
+        hooks += _offloading_after_layers(model)
     for module, hook in hooks:
         hook.pre_forward(module)
         hook.offload = False
@@ -48,6 +55,11 @@ def stored_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     for _, hook in _offloading(model.get_submodule(module), recurse=False):
         return hook.weights_map[own].detach()
     raise KeyError(f"{name} is empty: the model was not loaded")
+
+
+def _offloading_after_layers(model: Any) -> Iterator[tuple[nn.Module, Any]]:
+    before = {model.get_input_embeddings(), *decoder(model).layers.modules()}
+    return (pair for pair in _offloading(model) if pair[0] not in before)
 
 
 def _offloading(module: nn.Module, recurse: bool = True) -> Iterator[tuple[nn.Module, Any]]:

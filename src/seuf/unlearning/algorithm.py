@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import nn
 
 from seuf.moe.batches import pack, tokenize
@@ -31,12 +30,13 @@ from seuf.moe.models import LanguageModel
 from seuf.moe.residence import resident
 from seuf.moe.shared_prefix import SharedPrefix
 from seuf.moe.stability import RoutingProbe, first_tokens
+from seuf.moe.threads import threads
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.loop import Best, train
 from seuf.unlearning.scopes import Scope, changed_tensors, everything, selected_experts
 from seuf.unlearning.settings import UnlearningSettings
-from seuf.unlearning.treatment import Treatment, budget_of, loss_of, quantities_of
+from seuf.unlearning.treatment import Treatment, budget_of, loss_of, quantities_of, uses_head
 
 JudgeModel = Callable[[nn.Module], Judgement]
 LOG_COLUMNS = [
@@ -81,8 +81,9 @@ def unlearn(base: LanguageModel, treatment: Treatment, judge: JudgeModel) -> Unl
     digest = model_digest(base.model)
     if treatment.method.scope == "nothing":
         return Unlearned(Delta({}, digest, checkpoint_dtypes(base.model)), [], 0.0)
-    torch.set_num_threads(treatment.settings.threads)
-    with resident(base.model, {layer for layer, _ in treatment.experts}):
+    layers = {layer for layer, _ in treatment.experts}
+    kept = resident(base.model, layers, head=uses_head(treatment))
+    with threads(treatment.settings.threads), kept:
         scope = _scope(base.model, treatment)
         original = scope.snapshot()
         try:

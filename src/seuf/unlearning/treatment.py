@@ -60,6 +60,11 @@ def quantities_of(base: LanguageModel, scope: Scope, treatment: Treatment) -> Qu
     )
 
 
+def uses_head(treatment: Treatment) -> bool:
+    """Tell if the treatment's objective is made of token losses."""
+    return "forget_nll" in needs(_objective(treatment.method))[0]
+
+
 def _steered_layer(treatment: Treatment) -> int:
     if treatment.method.scope == "experts":
         return max(layer for layer, _ in treatment.experts)

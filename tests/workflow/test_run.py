@@ -1,0 +1,146 @@
+"""`kedro dvc run` does what `dvc repro` does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import STUDY, Project, copy_of
+
+TIMED = ("timing.json", "comparison.csv", "comparison.md", "metrics.json", "report.html")
+PROCESS_BEGAN = "Using 'conf/logging.yml' as logging configuration"
+SELECT = ("kedro", "dvc", "run", "--env", "smoke", "select_experts")
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def in_process(fresh: Project, resumed: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Another copy, and what was printed when the study ran there in one process."""
+    other = copy_of(fresh, tmp_path_factory.mktemp("in_process") / "project")
+    return other, other.done("kedro", "dvc", "run", "--env", "smoke")
+
+
+def test_every_stage_is_told_with_seconds_and_memory(in_process):
+    *lines, last = in_process[1].splitlines()
+    stages = list(_lock(in_process[0]))
+
+    assert last.startswith(f"{len(stages)} ran, in ")
+    assert sorted(line.split()[0] for line in lines if " ran " in line) == sorted(stages)
+    assert all(line.endswith(" GB") for line in lines if " ran " in line)
+
+
+def test_the_lock_is_that_of_dvc_repro_to_the_byte(fresh, in_process):
+    """But for what tells of seconds."""
+    plain, here = _lock(fresh), _lock(in_process[0])
+
+    assert plain.keys() == here.keys()
+    for stage in plain:
+        assert _facts(plain[stage]) == _facts(here[stage]), stage
+
+
+def test_dvc_finds_nothing_to_do_after_it(in_process):
+    assert in_process[0].stale() == []
+    assert in_process[0].repro() == []
+
+
+def test_a_second_run_runs_nothing(in_process):
+    assert in_process[0].done("kedro", "dvc", "run", "--env", "smoke").endswith("unchanged\n")
+
+
+def test_an_earlier_state_is_restored_from_the_run_cache(in_process):
+    project, _ = in_process
+    with _top(project, 2):
+        assert "select_experts  ran" in _squeezed(project.done(*SELECT))
+
+    assert "select_experts  restored" in _squeezed(project.done(*SELECT))
+
+
+def test_a_stage_can_have_a_process_of_its_own(in_process):
+    project, _ = in_process
+    with _top(project, 3):
+        ended = project.run(*SELECT, "--isolate")
+
+        assert "select_experts  ran" in _squeezed(ended.stdout)
+        assert ended.stderr.count("Pipeline execution completed") == 1
+        assert ended.stderr.count(PROCESS_BEGAN) == 3  # this one, the guard's, the stage's
+        assert "select_experts" not in project.stale()
+
+
+def test_an_error_is_one_line_and_the_lock_stays(in_process):
+    project, _ = in_process
+    before = _lock(project)["select_experts"]
+    with _top(project, 100):
+        ended = project.run(*SELECT)
+
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("error: expert_selection.top is 100; the model has 8 experts.\n")
+    assert _lock(project)["select_experts"] == before
+
+
+def test_who_is_in_the_way_is_named_or_waited_for(in_process):
+    project, _ = in_process
+    with _top(project, 4), subprocess.Popen(["sleep", "60"]) as other:
+        who = f"(PID {other.pid}): dvc repro elsewhere"
+        _block(project, other.pid)
+        refused = project.run(*SELECT)
+        with _started(project, *SELECT, "--wait") as waiting:
+            first = next(line for line in waiting.stdout if line.startswith("waiting: "))
+            other.kill()
+            other.wait()
+            rest = waiting.stdout.read()
+
+    assert refused.returncode == 1
+    assert who in refused.stderr
+    assert who in first
+    assert "select_experts  ran" in _squeezed(rest)
+
+
+@contextmanager
+def _top(project: Project, number: int) -> Iterator[None]:
+    """Let the study select another number of experts for a while."""
+    path = project.root / "conf/base/parameters_expert_selection.yml"
+    before = path.read_text()
+    path.write_text(before.replace("top: 1", f"top: {number}"))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+def _started(project: Project, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=project.root, env=project.environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _block(project: Project, pid: int) -> None:
+    """Let another process seem to write what `select_experts` writes."""
+    path = project.root / "studies/smoke/data/05_model_input/selected_experts.json"
+    lock = {"write": {str(path): {"pid": pid, "cmd": "dvc repro elsewhere"}}, "read": {}}
+    (project.root / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
+
+
+def _lock(project: Project) -> dict[str, Any]:
+    return yaml.safe_load((project.root / STUDY).with_suffix(".lock").read_text())["stages"]
+
+
+def _facts(stage: dict[str, Any]) -> dict[str, Any]:
+    """Return the stage without what depends on its seconds."""
+    parts = {part: stage.get(part, []) for part in ("deps", "outs")}
+    kept = {
+        part: [one for one in paths if Path(one["path"]).name not in TIMED]
+        for part, paths in parts.items()
+    }
+    return {**stage, **kept}
+
+
+def _squeezed(text: str) -> str:
+    return "\n".join("  ".join(line.split()) for line in text.splitlines())
