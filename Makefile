@@ -5,7 +5,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 STUDY  ?= sandbox
-FILE   := $(if $(filter sandbox,$(STUDY)),dvc.yaml,studies/$(STUDY)/dvc.yaml)
 ENV    := $(if $(filter sandbox,$(STUDY)),base,$(STUDY))
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -21,7 +20,7 @@ help: ## list these commands
 
 repro: $(READY) ## run a study and print its table (STUDY=sandbox, smoke, tofu, ...)
 	@kedro dvc sync --env $(ENV)
-	dvc repro $(FILE)
+	kedro dvc run --env $(ENV)
 	@$(MAKE) --no-print-directory show STUDY=$(STUDY)
 
 show: $(READY) ## print the table of a study that has run
@@ -42,7 +41,7 @@ format: $(READY) ## format the code
 	ruff format .
 
 viz: $(READY) ## look at a study's pipeline in the browser
-	KEDRO_ENV=$(ENV) kedro viz run
+	kedro dvc viz --env $(ENV)
 
 lock: $(READY) ## write the installed versions to requirements.lock
 	@{ head -1 requirements.lock; pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.tmp

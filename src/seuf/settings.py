@@ -5,10 +5,11 @@ import warnings
 from seuf.hooks import StudyHooks
 from seuf.kedro_dvc.hooks import Cleanliness
 from seuf.kedro_dvc.loader import StudyConfigLoader
+from seuf.kedro_dvc.run_status import RunStatus
 from seuf.kedro_dvc.sharing import SharingCatalog
 
-HOOKS = (StudyHooks(), Cleanliness())
-DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
+HOOKS = (StudyHooks(), Cleanliness(), RunStatus())
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")  # RunStatus is in its place
 
 DATA_CATALOG_CLASS = SharingCatalog
 CONFIG_LOADER_CLASS = StudyConfigLoader

@@ -32,6 +32,14 @@ def test_a_model_comes_back_bit_by_bit(folder, language_model):
     assert loaded.tokenizer("Ada")["input_ids"] == language_model.tokenizer("Ada")["input_ids"]
 
 
+def test_the_size_of_a_checkpoint_is_told_before_it_is_written(folder, language_model):
+    """But for its header, and the tokenizer."""
+    told = CheckpointDataset(str(folder)).size_of(language_model)
+
+    written = (folder / "model.safetensors").stat().st_size
+    assert told < written < told * 1.1
+
+
 def test_the_fingerprint_tells_of_a_write(folder):
     dataset = CheckpointDataset(str(folder))
     model = dataset.load()

@@ -57,6 +57,11 @@ def test_a_file_that_only_one_of_them_can_read_is_named(tmp_path):
         _check(tmp_path, "a: {key: 1:30}\n")
 
 
+def test_a_file_that_neither_can_read_is_named(tmp_path):
+    with pytest.raises(WorkflowError, match=r"parameters.yml is no YAML: .* line 2, column 1"):
+        _check(tmp_path, "a: {key: 1\n")
+
+
 def test_anchors_and_merges_are_read_alike(tmp_path):
     _check(tmp_path, "_a: &a {x: 1}\nb: {<<: *a, y: 2}\n", "mine/catalog.yml")
 

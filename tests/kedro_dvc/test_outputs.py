@@ -32,6 +32,13 @@ def test_an_output_can_have_a_remote_of_its_own():
     }
 
 
+def test_a_flag_that_is_null_says_nothing():
+    """So one catalog serves those who have such a remote and those who have none."""
+    assert outputs_of([_entry("a", remote=None), _entry("b", remote=None, push=False)]) == {
+        "outs": ["a", {"b": {"push": False}}]
+    }
+
+
 def test_what_is_no_matter_of_the_output_is_left_out():
     assert outputs_of([_entry("a", deps=["b"], artifact={"type": "model"})]) == {"outs": ["a"]}
 

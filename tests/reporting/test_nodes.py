@@ -51,14 +51,14 @@ def test_every_method_reaches_its_nodes_in_the_order_of_the_table(monkeypatch):
 
     made = {node.name: node for node in pipeline.create_pipeline().nodes}
 
-    assert made["compare_methods"].inputs == list(RESULTS)
-    assert made["draw_figures"].inputs[-2:] == list(LOGS)
+    assert made["methods.compare_methods"].inputs == list(RESULTS)
+    assert made["methods.draw_figures"].inputs[-2:] == list(LOGS)
     assert made["write_report"].outputs == ["report"]
 
 
 def test_the_nodes_run_as_kedro_calls_them(monkeypatch):
     monkeypatch.setattr(pipeline, "methods", lambda: ["original", "seuf_ga"])
-    node = next(n for n in pipeline.create_pipeline().nodes if n.name == "compare_methods")
+    node = next(n for n in pipeline.create_pipeline().nodes if n.name == "methods.compare_methods")
 
     made = node.run(RESULTS)
 

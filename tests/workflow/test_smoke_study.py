@@ -103,7 +103,7 @@ def test_a_missing_file_gets_one_line(project, file):
     path = project.root / "studies/smoke/data" / file
     kept = path.rename(path.with_suffix(".kept"))
 
-    ended = project.run("kedro", "run", "--env", "smoke", "--nodes", "original.unlearn")
+    ended = project.run("kedro", "run", "--env", "smoke", "--nodes", "methods.original.unlearn")
 
     kept.rename(path)
     assert file in _only_line(ended)

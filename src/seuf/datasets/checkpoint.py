@@ -42,6 +42,10 @@ class CheckpointDataset(AbstractDataset[LanguageModel, LanguageModel]):
 
         return tuple(sums_of_bits(data.model))
 
+    def size_of(self, data: LanguageModel) -> int:
+        """Return how many bytes will be written, but for the tokenizer."""
+        return data.model.num_parameters() * data.model.dtype.itemsize if data.source is None else 0
+
     def save(self, data: LanguageModel) -> None:
         """Write the folder under a temporary name, then rename it."""
         temporary = self._filepath.with_name(f"{self._filepath.name}.tmp")
@@ -77,6 +81,10 @@ class DeltaDataset(AbstractDataset[Any, Any]):
         from seuf.moe.deltas import Delta
 
         return Delta.load(self._filepath)
+
+    def size_of(self, data: Any) -> int:
+        """Return how many bytes the delta's tensors are."""
+        return sum(tensor.nbytes for tensor in data.tensors.values())
 
     def save(self, data: Any) -> None:
         """Write the delta."""

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 Command = Callable[..., Any]
+COLOURS = {"ok": "green", "warning": "yellow", "ERROR": "red"}
 
 
 @click.group()
@@ -47,6 +48,45 @@ def sync(check: bool, stamp: bool, env: str | None) -> None:
 
 
 @dvc.command()
+@click.argument("name")
+@click.option(
+    "--from", "source", metavar="STUDY", default="base", show_default=True, help="Begin as this."
+)
+def new_study(name: str, source: str) -> None:
+    """Make a study: a folder of conf/, and a dvc.yaml for it."""
+    from seuf.kedro_dvc.new_study import new_study
+
+    for path in new_study(Path.cwd(), name, source):
+        click.echo(f"wrote {path}")
+    click.echo(
+        f"Say in conf/{name} what is to be different (parameters_*.yml, laid over those of base),\n"
+        f"then: kedro dvc sync --env {name}; kedro dvc run --env {name}"
+    )
+
+
+@dvc.command(context_settings={"ignore_unknown_options": True})
+@env_option("The study.", default="base", show_default=True)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def viz(env: str, arguments: tuple[str, ...]) -> None:
+    """Look at a study and its last runs in the browser.
+
+    ARGUMENTS go to `kedro viz run`, such as --port 4142 or --no-browser.
+    """
+    import importlib.util
+    import os
+
+    from seuf.kedro_dvc.errors import WorkflowError
+    from seuf.kedro_dvc.run_status import show
+    from seuf.kedro_dvc.study import check_study
+
+    if importlib.util.find_spec("kedro_viz") is None:
+        raise WorkflowError("kedro-viz is not installed: pip install kedro-viz")
+    show(Path.cwd(), check_study(Path.cwd(), env))
+    os.environ["KEDRO_ENV"] = env
+    os.execvp("kedro", ["kedro", "viz", "run", *arguments])
+
+
+@dvc.command()
 @click.argument("targets", nargs=-1)
 @env_option("The study; its stages are the targets.", default="base", show_default=True)
 @click.option("--force", "-f", is_flag=True, help="Run stages even if nothing has changed.")
@@ -57,6 +97,9 @@ def sync(check: bool, stamp: bool, env: str | None) -> None:
     "--keep-going", "-k", is_flag=True, help="After a failure, run what does not need it."
 )
 @click.option("--pull", is_flag=True, help="Fetch from the remote what is missing.")
+@click.option(
+    "--allow-missing", is_flag=True, help="Take a stage for done if only its files are missing."
+)
 @click.option("--isolate", is_flag=True, help="Run each stage in a process of its own.")
 @click.option("--wait", is_flag=True, help="Wait for another DVC command that is in the way.")
 @click.option("--plain", is_flag=True, help="Print lines, on a terminal too.")
@@ -97,6 +140,54 @@ def _cause_alone() -> Iterator[None]:
         yield
     except DvcException as error:
         cause = error.__cause__
-        if cause is None or isinstance(cause, DvcException):
+        if cause is None or isinstance(cause, DvcException | FileNotFoundError):
             raise WorkflowError(str(cause or error)) from None
         raise cause from None
+
+
+@dvc.command()
+@click.argument("datasets", nargs=-1, required=True)
+@env_option("The study whose outputs they are.", default="base", show_default=True)
+@click.option("--shared", is_flag=True, help="Delete it also where another output holds the same.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) -> None:
+    """Delete the bytes of data sets wherever DVC keeps them; dvc.lock keeps their hashes.
+
+    Every version that this clone knows of goes, from the workspace, the cache and all remotes.
+    """
+    from dvc.repo import Repo
+
+    from seuf.kedro_dvc.erase import carry_out, not_reached, outputs_named, plan
+    from seuf.kedro_dvc.study import load_study
+
+    outputs = outputs_named(load_study(Path.cwd(), env), datasets)
+    with _cause_alone(), Repo() as repo:
+        planned = plan(repo, outputs, shared)
+        click.echo(planned)
+        if planned.found and not yes:
+            click.confirm("Delete this for good?", abort=True)
+        failed = planned.out_of_reach + carry_out(repo, planned)
+    if planned.found:
+        click.echo("Deleted; the hashes stay in dvc.lock.")
+    click.echo("Not reached, see to it yourself:")
+    for line in failed + not_reached(planned, outputs):
+        click.echo(f"- {line}")
+    if failed:
+        sys.exit(1)
+
+
+@dvc.command()
+@env_option("The study to look at; without it all of them, and the whole of DVC's cache.")
+def doctor(env: str | None) -> None:
+    """Find what `dvc status` believes though it is not so: read the bytes, and say the way out."""
+    from seuf.kedro_dvc.doctor import examine
+    from seuf.kedro_dvc.study import check_study, study_names
+
+    project, failed = Path.cwd(), False
+    studies = [check_study(project, env)] if env else study_names(project)
+    with _cause_alone():
+        for level, text in examine(project, studies, whole_cache=env is None):
+            click.echo(f"{click.style(f'{level:7}', COLOURS[level])}  {text}")
+            failed |= level == "ERROR"
+    if failed:
+        sys.exit(1)

@@ -13,6 +13,7 @@ from typing import Any
 from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from seuf.kedro_dvc.configuration import BASE, KINDS, config_files
 from seuf.kedro_dvc.errors import WorkflowError
@@ -36,17 +37,22 @@ def check_yaml(project: Path, config: OmegaConfigLoader) -> None:
 
 
 def _differences(path: Path, name: str) -> Iterator[str]:
-    kedro = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     try:
+        kedro = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         dvc = load_yaml(str(path)) or {}
+    except YAMLError as error:
+        raise WorkflowError(f"{name} is no YAML: {_on_one_line(error)}") from error
     except YAMLFileCorruptedError as error:
-        problem = " ".join(str(error.__cause__).split())
-        raise WorkflowError(f"{name} is no YAML to DVC: {problem}") from error
+        raise WorkflowError(f"{name} is no YAML to DVC: {_on_one_line(error.__cause__)}") from error
     for way, ours, theirs in _unequal("", dvc, kedro):
         yield (
             f"{name}: {way} is {ours!r} to DVC and {theirs!r} to Kedro: write true or false, "
             "quote texts and dates, begin no number with 0"
         )
+
+
+def _on_one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split())
 
 
 def _unequal(way: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -18,11 +18,14 @@ PLOT = ("x", "y", "x_label", "y_label", "title", "template", "header")
 
 
 def outputs_of(written: Entries) -> Stage:
-    """Return the outputs of a stage, by kind, from the catalog entries that it writes."""
+    """Return the outputs of a stage, by kind, from the catalog entries that it writes.
+
+    A flag that is null says nothing, as if it were not there.
+    """
     found: Stage = {kind: [] for kind in KINDS}
     for entry in written:
         facts, path = for_dvc(entry), entry["filepath"]
-        flags = {flag: facts[flag] for flag in (*FLAGS, *PLOT) if flag in facts}
+        flags = {flag: facts[flag] for flag in (*FLAGS, *PLOT) if facts.get(flag) is not None}
         found[facts.get("kind", "outs")].append({path: flags} if flags else path)
     return {kind: outs for kind, outs in found.items() if outs}
 

@@ -87,7 +87,8 @@ def reproduce(
     here = None if isolate else InProcess(project)
     with Repo(str(project), _wait_for_lock=wait) as repo, _commands_run(here, runs), sharing():
         repo.reproduce(targets, repro_fn=runs.reproduce, **options)
-    if runs.before and len(targets) == 1 and Path(targets[0]).is_file():
+    whole = len(targets) == 1 and Path(targets[0]).is_file() and not options.get("allow_missing")
+    if runs.before and whole:
         note(project, targets[0], runs.before)
 
 

@@ -59,16 +59,20 @@ def _stages_of(study: Study, name: str, nodes: list[Node]) -> dict[str, Stage]:
     they are a stage of their own, numbered.
     """
     desc = {"desc": (nodes[0].func.__doc__ or nodes[0].name).strip().splitlines()[0]}
-    if nodes[0].namespace is None:
-        return {name: {**desc, **_stage(study, nodes[0])}}
     variable = _placeholder(study, nodes[0])
+    if variable is None and len(nodes) == 1:
+        return {name: {**desc, **_stage(study, nodes[0])}}
+    if variable is None:
+        raise WorkflowError(
+            f"{nodes[0].outputs[0]!r} of a namespace needs a dataset factory in the catalog."
+        )
     forms: list[tuple[Stage, list[str]]] = []
     for node in nodes:
         form = _without_namespace(_stage(study, node), node, variable)
         group = next((group for other, group in forms if other == form), None)
         if group is None:
             forms.append((form, group := []))
-        group.append(str(node.namespace))
+        group.append(_item(node))
         _check_alike(node, nodes[0], form, forms[0][0], variable)
     return {
         name if place == 1 else f"{name}-{place}": {**desc, "matrix": {variable: group}, **form}
@@ -84,13 +88,17 @@ def _check_alike(node: Node, first: Node, form: Stage, of_first: Stage, variable
         )
 
 
-def _placeholder(study: Study, node: Node) -> str:
+def _placeholder(study: Study, node: Node) -> str | None:
+    """Return the placeholder of the factory that makes the node's outputs, None if they have none.
+
+    It stands for the innermost namespace; those around it are boxes of kedro-viz.
+    """
     factory = study.factory(node.outputs[0])
-    if factory is None:
-        raise WorkflowError(
-            f"{node.outputs[0]!r} of a namespace needs a dataset factory in the catalog."
-        )
-    return factory.partition("{")[2].partition("}")[0]
+    return factory and factory.partition("{")[2].partition("}")[0]
+
+
+def _item(node: Node) -> str:
+    return str(node.namespace).rpartition(".")[2]
 
 
 def _without_namespace(value: Any, node: Node, variable: str) -> Any:
@@ -101,7 +109,7 @@ def _without_namespace(value: Any, node: Node, variable: str) -> Any:
     if isinstance(value, list):
         return [_without_namespace(item, node, variable) for item in value]
     if isinstance(value, str) and not value.startswith("src/"):
-        return re.sub(rf"(?<![\w-]){node.namespace}(?![\w-])", f"${{item.{variable}}}", value)
+        return re.sub(rf"(?<![\w-]){_item(node)}(?![\w-])", f"${{item.{variable}}}", value)
     return value
 
 

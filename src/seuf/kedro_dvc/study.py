@@ -118,7 +118,10 @@ def load_config(project: Path, name: str) -> StudyConfigLoader:
 
 def load_study(project: Path, name: str) -> Study:
     """Return a study with all its pipelines, after the project's own checks of it."""
+    from seuf.kedro_dvc.lint import check_yaml  # with DVC, which no stage needs
+
     config = load_config(project, name)
+    check_yaml(project, config)
     session = KedroSession.create(project, env=name)
     session.load_context()
     session.close()

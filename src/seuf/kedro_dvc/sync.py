@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from seuf.kedro_dvc.configuration import BASE
-from seuf.kedro_dvc.lint import check_yaml
 from seuf.kedro_dvc.outputs import Stage, for_dvc
 from seuf.kedro_dvc.stages import stages
 from seuf.kedro_dvc.study import Study, dvc_file, load_study
@@ -38,7 +37,6 @@ def document(study: Study, path: Path) -> dict[str, Any]:
     Raises:
         WorkflowError: If the project cannot be followed by DVC.
     """
-    check_yaml(study.project, study.config)
     made: dict[str, Any] = {"stages": keep_frozen(stages(study), path)}
     found = artifacts(study)
     return {**made, "artifacts": found} if found else made
@@ -60,7 +58,8 @@ def artifacts(study: Study) -> dict[str, Any]:
 def render(made: dict[str, Any]) -> str:
     """Return the text of a dvc.yaml."""
     text = yaml.dump(made, Dumper=_Dumper, sort_keys=False, width=100)
-    return HEADER + re.sub(r"\n(  \S)", r"\n\n\1", text).replace(":\n\n", ":\n")
+    spaced = re.sub(r"\n(  \S)", r"\n\n\1", text).replace(":\n\n", ":\n")
+    return HEADER + spaced.replace("\nartifacts:", "\n\nartifacts:")
 
 
 def keep_frozen(made: dict[str, Stage], path: Path) -> dict[str, Stage]:

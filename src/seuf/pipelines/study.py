@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kedro.framework.project import settings
+from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
 
 
@@ -23,6 +24,11 @@ def study_parameters() -> dict[str, Any]:
 def methods() -> list[str]:
     """Return the names of the study's methods in the order of its table."""
     return list(study_parameters()["methods"])
+
+
+def in_one_box(pipeline: Pipeline) -> Pipeline:
+    """Return what is made of every method, in a namespace that kedro-viz shows as one box."""
+    return Pipeline(pipeline, namespace="methods", prefix_datasets_with_namespace=False)
 
 
 @cache

@@ -3,14 +3,14 @@
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.evaluation.nodes import evaluate
-from seuf.pipelines.study import methods
+from seuf.pipelines.study import in_one_box, methods
 
 SHARED = {"base_model", "forget_set", "retain_set", "questions"}
 
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the evaluation nodes of all methods."""
-    return sum((_of(method) for method in methods()), Pipeline([]))
+    return in_one_box(sum((_of(method) for method in methods()), Pipeline([])))
 
 
 def _of(method: str) -> Pipeline:

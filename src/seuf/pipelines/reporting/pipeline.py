@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.reporting.nodes import compare_methods, draw_figures, write_report
-from seuf.pipelines.study import methods
+from seuf.pipelines.study import in_one_box, methods
 
 FIGURES = [
     "figure_efficacy_utility",
@@ -14,29 +14,26 @@ FIGURES = [
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the pipeline; its first two nodes take something of every method."""
-    return Pipeline(
-        [
-            Node(
-                compare_methods,
-                inputs=_of_every_method("scores", "training_log", "timing"),
-                outputs=["metrics", "comparison", "comparison_markdown"],
-                name="compare_methods",
-            ),
-            Node(
-                draw_figures,
-                inputs=_named("comparison", "routing_forget", "routing_retain", "selected_experts")
-                | _of_every_method("training_log"),
-                outputs=FIGURES,
-                name="draw_figures",
-            ),
-            Node(
-                write_report,
-                inputs=["comparison", "selected_experts", *FIGURES],
-                outputs="report",
-                name="write_report",
-            ),
-        ]
+    compare = Node(
+        compare_methods,
+        inputs=_of_every_method("scores", "training_log", "timing"),
+        outputs=["metrics", "comparison", "comparison_markdown"],
+        name="compare_methods",
     )
+    draw = Node(
+        draw_figures,
+        inputs=_named("comparison", "routing_forget", "routing_retain", "selected_experts")
+        | _of_every_method("training_log"),
+        outputs=FIGURES,
+        name="draw_figures",
+    )
+    write = Node(
+        write_report,
+        inputs=["comparison", "selected_experts", *FIGURES],
+        outputs="report",
+        name="write_report",
+    )
+    return in_one_box(Pipeline([compare, draw])) + Pipeline([write])
 
 
 def _of_every_method(*kinds: str) -> dict[str, str]:

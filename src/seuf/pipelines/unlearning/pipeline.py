@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from seuf.pipelines.study import methods
+from seuf.pipelines.study import in_one_box, methods
 from seuf.pipelines.unlearning.nodes import unlearn
 
 SHARED = {"base_model", "selected_experts", "forget_set", "retain_set", "questions"}
@@ -10,7 +10,7 @@ SHARED = {"base_model", "selected_experts", "forget_set", "retain_set", "questio
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the unlearning nodes of all methods."""
-    return sum((_of(method) for method in methods()), Pipeline([]))
+    return in_one_box(sum((_of(method) for method in methods()), Pipeline([])))
 
 
 def _of(method: str) -> Pipeline:

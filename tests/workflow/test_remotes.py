@@ -1,0 +1,252 @@
+"""Remotes: a local folder and S3, one for what is to be forgotten alone, and erasure."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from tests.workflow.conftest import STUDY, Project
+
+LOCK = STUDY.replace(".yaml", ".lock")
+DATA = "studies/smoke/data"
+PRIMARY = f"{DATA}/03_primary"
+FORGET = ("forget_set", "questions", "pretraining_texts")
+ON_S3 = """\
+['remote "{remote}"']
+    url = s3://{remote}/seuf
+    endpointurl = {address}
+    access_key_id = me
+    secret_access_key = hidden
+"""
+TOP = ("conf/base/parameters_expert_selection.yml", "top: 1", "top: 2")
+BATCH = ("conf/base/parameters_routing_capture.yml", "batch_size: 64", "batch_size: 32")
+RUN = ("kedro", "dvc", "run", "--env", "smoke")
+ERASE = ("kedro", "dvc", "erase", *FORGET, "--env", "smoke")
+GATE = ("dvc", "repro", "--dry", "--allow-missing", STUDY)
+
+pytestmark = pytest.mark.timeout(900)
+
+
+class World(NamedTuple):
+    """A project and its two remotes, folders beside it."""
+
+    root: Path
+
+    @property
+    def project(self) -> Project:
+        """The project."""
+        return Project(self.root / "project")
+
+    def copy(self, root: Path) -> World:
+        """Return a world of its own, as this one is."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return World(root)
+
+    def clone(self, name: str) -> Project:
+        """Return a clone beside the project; git holds no data."""
+        self.project.done("git", "clone", "--quiet", ".", str(self.root / name))
+        return Project(self.root / name)
+
+    def objects(self, remote: str) -> set[str]:
+        """Return the hashes that a remote holds."""
+        return {path.parent.name + path.name for path in _files(self.root / remote / "files")}
+
+
+@pytest.fixture(scope="module")
+def world(
+    fresh: Project, resumed: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[World, list[str]]:
+    """The study with a remote for the forget set, pushed and recorded; what ran for that."""
+    made = World(tmp_path_factory.mktemp("remotes"))
+    project = made.project
+    shutil.copytree(fresh.root, project.root, symlinks=True)
+    (project.root / ".dvc/config.local").unlink(missing_ok=True)
+    with (project.root / "conf/smoke/globals.yml").open("a") as settings:
+        settings.write("forget_remote: forget\n")
+    project.done("dvc", "remote", "add", "--default", "store", "../store")
+    project.done("dvc", "remote", "add", "forget", "../forget")
+    project.done("kedro", "dvc", "sync", "--env", "smoke")
+    ran = project.repro()
+    project.done("dvc", "push", "--run-cache", STUDY)
+    project.done("git", "add", "--all")
+    project.done("git", "add", "--force", f"{DATA}/08_reporting/metrics.json")
+    project.done("git", "commit", "--quiet", "--message", "Record the study")
+    return made, ran
+
+
+@pytest.fixture(scope="module")
+def erased(
+    world: tuple[World, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[World, str]:
+    """A world in which the forget set was erased, and what was printed."""
+    made = world[0].copy(tmp_path_factory.mktemp("erased") / "world")
+    return made, made.project.done(*ERASE, "--yes")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """An S3 server on this machine with two buckets; its address."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    for bucket in ("store", "forget"):
+        _bucket(address, bucket).create()
+    yield address
+    server.stop()
+
+
+def test_the_route_of_an_output_is_no_matter_of_its_stage(world):
+    """The guard runs, as the configuration has changed, and nothing else."""
+    assert world[1] == ["in_sync"]
+
+
+def test_the_remote_of_the_forget_set_holds_that_alone_and_no_other_holds_it(world):
+    locked = _locked(world[0].project)
+
+    assert world[0].objects("forget") == {locked[f"{PRIMARY}/{name}.jsonl"] for name in FORGET}
+    assert world[0].objects("store").isdisjoint(world[0].objects("forget"))
+
+
+def test_who_has_no_access_to_it_gets_all_else(world):
+    clone = world[0].clone("colleague")
+    clone.done("dvc", "remote", "modify", "--local", "forget", "url", "../nowhere")
+
+    assert "up to date" in clone.done(*GATE)
+    clone.done("dvc", "pull", "--remote", "store", "--allow-missing", STUDY)
+
+    there = {path for path in _locked(clone) if (clone.root / path).exists()}
+    assert set(_locked(clone)) - there == {f"{PRIMARY}/{name}.jsonl" for name in FORGET}
+
+
+def test_the_gate_of_ci_tells_what_the_lock_is_behind_of(world):
+    clone = world[0].clone("changed")
+    clone.replace(*TOP)
+    clone.done("dvc", "repro", f"{STUDY}:in_sync")
+
+    ended = clone.run(*GATE)
+
+    assert ended.returncode != 0
+    assert f"failed to reproduce '{STUDY}:select_experts'" in ended.stderr
+
+
+def test_an_erasure_tells_what_it_finds_where(erased):
+    rows = [line.split(maxsplit=3) for line in erased[1].splitlines() if PRIMARY in line]
+    locked = _locked(erased[0].project)
+
+    assert [row[0] for row in rows] == sorted(f"{PRIMARY}/{name}.jsonl" for name in FORGET)
+    assert [row[1] for row in rows] == [locked[row[0]] for row in rows]
+    assert {row[3] for row in rows} == {"workspace, cache, remote forget"}
+
+
+def test_no_byte_of_the_forget_set_is_left(world, erased):
+    lines = (world[0].project.root / PRIMARY / "forget_set.jsonl").read_bytes().splitlines()
+    texts = [line.split(b'"')[3] for line in lines]
+
+    assert _with_any(world[0].root, texts)
+    assert _with_any(erased[0].root, texts) == []
+
+
+def test_the_evidence_is_left(world, erased):
+    project = erased[0].project
+
+    assert (project.root / LOCK).read_bytes() == (world[0].project.root / LOCK).read_bytes()
+    assert "up to date" in project.done(*GATE)
+    assert f"not in cache:       {PRIMARY}/forget_set.jsonl" in project.done("dvc", "status", STUDY)
+
+
+def test_a_second_erasure_finds_nothing(erased):
+    assert erased[0].project.done(*ERASE).startswith("Nothing of it is left here.\n")
+
+
+def test_without_a_yes_nothing_is_erased(world):
+    ended = world[0].project.run(*ERASE)  # no answer either
+
+    assert ended.returncode == 1
+    assert "Delete this for good? [y/N]" in ended.stdout
+    assert world[0].objects("forget")
+
+
+def test_stages_that_do_not_need_it_still_run(erased, tmp_path):
+    project = erased[0].copy(tmp_path / "world").project
+    project.replace(*TOP)
+    target = ("--allow-missing", "--pull", "select_experts")
+
+    told = [line.split()[:2] for line in project.done(*RUN, *target).splitlines()]
+
+    assert ["prepare_data", "unchanged"] in told
+    assert ["select_experts", "ran"] in told
+    assert not (project.root / PRIMARY / "forget_set.jsonl").exists()
+
+
+@pytest.mark.parametrize("pull", [(), ("--pull",)])
+def test_a_stage_that_needs_it_says_what_is_missing(erased, tmp_path, pull):
+    project = erased[0].copy(tmp_path / "world").project
+    project.replace(*BATCH)
+    target = ("--allow-missing", *pull, "capture_routing")
+
+    ended = project.run(*RUN, *target)
+
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert f"{PRIMARY}/forget_set.jsonl" in ended.stderr.partition("error: ")[2]
+
+
+def test_a_run_that_allows_for_missing_files_is_not_taken_for_a_whole_one(erased, tmp_path):
+    """`kedro dvc run` alone would make the forget set anew, as `dvc repro` would."""
+    project = erased[0].copy(tmp_path / "world").project
+    project.done(*RUN, "--allow-missing")
+    assert not (project.root / PRIMARY / "forget_set.jsonl").exists()
+
+    project.done(*RUN)
+
+    assert (project.root / PRIMARY / "forget_set.jsonl").exists()
+
+
+def test_s3_gives_back_the_same_bytes_and_is_erased_too(world, s3, tmp_path):
+    project = world[0].copy(tmp_path / "world").project
+    here = (ON_S3.format(remote=remote, address=s3) for remote in ("store", "forget"))
+    (project.root / ".dvc/config.local").write_text("".join(here))
+    project.done("dvc", "push", STUDY)
+    before = {path.relative_to(project.root): path for path in _files(project.root / DATA)}
+    before = {name: path.read_bytes() for name, path in before.items()}
+    for folder in (".dvc/cache", PRIMARY, f"{DATA}/06_models"):
+        shutil.rmtree(project.root / folder)
+
+    project.done("dvc", "pull", STUDY)
+
+    assert {name: (project.root / name).read_bytes() for name in before} == before
+    assert len(list(_bucket(s3, "forget").objects.all())) == len(FORGET)
+    assert project.done(*ERASE, "--yes").count("workspace, cache, remote forget") == len(FORGET)
+    assert list(_bucket(s3, "forget").objects.all()) == []
+    assert "up to date" in project.done(*GATE)
+
+
+def _bucket(address: str, name: str) -> boto3.resources.base.ServiceResource:
+    keys = {"aws_access_key_id": "me", "aws_secret_access_key": "hidden"}
+    return boto3.resource("s3", endpoint_url=address, region_name="us-east-1", **keys).Bucket(name)
+
+
+def _locked(project: Project) -> dict[str, str]:
+    """Return the outputs in the lock with their hashes."""
+    stages = yaml.safe_load((project.root / LOCK).read_text())["stages"].values()
+    return {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _with_any(root: Path, texts: list[bytes]) -> list[Path]:
+    """Return the files that hold one of the texts."""
+    return [
+        path
+        for path in _files(root)
+        if (content := path.read_bytes()) and any(text in content for text in texts)
+    ]

@@ -1,0 +1,35 @@
+"""A stage that needs no torch does not wait for it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "dvc")
+LIGHT = [
+    "prepare_data",
+    "methods.compare_methods",
+    "methods.draw_figures",
+    "write_report",
+]
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.mark.parametrize("node", LIGHT)
+def test_a_light_stage_imports_nothing_heavy(project, node):
+    assert _imported(project, node).isdisjoint(HEAVY)
+
+
+def test_the_import_of_torch_would_be_seen(project):
+    assert "torch" in _imported(project, "capture_routing")
+
+
+def _imported(project, node: str) -> set[str]:
+    """Return the packages that a stage's process imports."""
+    command = (sys.executable, "-X", "importtime", "-m", "kedro", "run", "--env", "smoke")
+    ended = project.run(*command, "--nodes", node)
+    assert ended.returncode == 0, ended.stderr
+    lines = (line for line in ended.stderr.splitlines() if line.startswith("import time:"))
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
