@@ -24,7 +24,7 @@ def cli() -> None:
 @click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 def show(env: str) -> None:
     """Print the table of a study that has run."""
-    from seuf.kedro_dvc.study import load_config
+    from seuf.kedro_dvc.project.study import load_config
 
     with _one_line_for_input_errors():
         root = Path(load_config(Path.cwd(), env)["globals"]["data_root"])
@@ -54,7 +54,7 @@ def plan(env: str, rate: float, layer: int | None) -> None:
     Memory is that of the device the model runs on (device), and beside the model in the CPU's
     (memory); disk is what the stages write, which DVC's cache holds once more.
     """
-    from seuf.kedro_dvc.study import load_config
+    from seuf.kedro_dvc.project.study import load_config
     from seuf.pipelines.parameters import StudyParameters, check_parameters
     from seuf.pipelines.plan import needs, table
 

@@ -19,7 +19,7 @@ class StudyHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Make the study known to the registry and check its parameters."""
-        from seuf.kedro_dvc.study import check_study
+        from seuf.kedro_dvc.project.study import check_study
         from seuf.pipelines.parameters import check_parameters
 
         sys.excepthook = _one_line_for_input_errors

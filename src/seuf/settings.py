@@ -3,10 +3,10 @@
 import warnings
 
 from seuf.hooks import StudyHooks
-from seuf.kedro_dvc.hooks import Cleanliness
-from seuf.kedro_dvc.loader import StudyConfigLoader
-from seuf.kedro_dvc.run_status import RunStatus
-from seuf.kedro_dvc.sharing import SharingCatalog
+from seuf.kedro_dvc.project.loader import StudyConfigLoader
+from seuf.kedro_dvc.running.hooks import Cleanliness
+from seuf.kedro_dvc.running.run_status import RunStatus
+from seuf.kedro_dvc.running.sharing import SharingCatalog
 
 HOOKS = (StudyHooks(), Cleanliness(), RunStatus())
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")  # RunStatus is in its place
@@ -22,5 +22,5 @@ CONFIG_LOADER_ARGS = {
 }
 
 # Data sets of a namespace carry a dot by Kedro's own rule, and are read outside it on purpose.
-warnings.filterwarnings("ignore", message="One or more dataset names contain", module="seuf")
+warnings.filterwarnings("ignore", message="One or more dataset names contain")
 warnings.filterwarnings("ignore", message="Namespace .* is interrupted")

@@ -1,1 +1,1 @@
-"""Tests of stages and dvc.yaml."""
+"""Tests of what joins Kedro and DVC."""

@@ -12,7 +12,7 @@ import yaml
 from kedro.framework.startup import bootstrap_project
 
 from seuf.errors import InputError
-from seuf.kedro_dvc.study import load_config, study_names
+from seuf.kedro_dvc.project.study import load_config, study_names
 from seuf.pipelines.parameters import check_parameters
 
 ROOT = Path(__file__).parents[2]

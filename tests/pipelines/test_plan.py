@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from seuf.cli import cli
 from seuf.errors import InputError
-from seuf.kedro_dvc.study import load_config
+from seuf.kedro_dvc.project.study import load_config
 from seuf.moe.models import load_model
 from seuf.moe.settings import ExternalModelSettings
 from seuf.pipelines.parameters import StudyParameters

@@ -71,7 +71,7 @@ LINES = [  # in each room
     (f"{CODE}/pipelines/study.py", [*FIRST[:2], *UNLEARN, *EVALUATE, *REPORTING]),
     (f"{CODE}/datasets/figures.py", REPORTING[1:]),
     (f"{CODE}/reporting/report.py", REPORTING),
-    (f"{CODE}/kedro_dvc/sync.py", []),
+    (f"{CODE}/kedro_dvc/generation/sync.py", []),
     (f"{CODE}/hooks.py", []),
     ("tests/conftest.py", []),
     ("docs/workflow.md", []),

@@ -31,9 +31,9 @@ def env_option(meaning: str, **settings: Any) -> Callable[[Command], Command]:
 @env_option("One folder of conf/; all of them without it.")
 def sync(check: bool, stamp: bool, env: str | None) -> None:
     """Write the dvc.yaml of every study from its pipelines, catalog and parameters."""
-    from seuf.kedro_dvc.guard import write_stamp
-    from seuf.kedro_dvc.study import dvc_file, study_names
-    from seuf.kedro_dvc.sync import sync
+    from seuf.kedro_dvc.generation.guard import write_stamp
+    from seuf.kedro_dvc.generation.sync import sync
+    from seuf.kedro_dvc.project.study import dvc_file, study_names
 
     project = Path.cwd()
     studies = [env] if env else study_names(project)
@@ -54,7 +54,7 @@ def sync(check: bool, stamp: bool, env: str | None) -> None:
 )
 def new_study(name: str, source: str) -> None:
     """Make a study: a folder of conf/, and a dvc.yaml for it."""
-    from seuf.kedro_dvc.new_study import new_study
+    from seuf.kedro_dvc.generation.new_study import new_study
 
     for path in new_study(Path.cwd(), name, source):
         click.echo(f"wrote {path}")
@@ -76,8 +76,8 @@ def viz(env: str, arguments: tuple[str, ...]) -> None:
     import os
 
     from seuf.kedro_dvc.errors import WorkflowError
-    from seuf.kedro_dvc.run_status import show
-    from seuf.kedro_dvc.study import check_study
+    from seuf.kedro_dvc.project.study import check_study
+    from seuf.kedro_dvc.running.run_status import show
 
     if importlib.util.find_spec("kedro_viz") is None:
         raise WorkflowError("kedro-viz is not installed: pip install kedro-viz")
@@ -110,16 +110,16 @@ def run(
 
     TARGETS are stages, such as unlearn or unlearn@seuf_ga; without any, the whole study.
     """
-    from seuf.kedro_dvc.study import check_study, dvc_file
-    from seuf.kedro_dvc.unchanged import still_unchanged
+    from seuf.kedro_dvc.project.study import check_study, dvc_file
+    from seuf.kedro_dvc.running.unchanged import still_unchanged
 
     project, file = Path.cwd(), dvc_file(check_study(Path.cwd(), env))
     if not targets and not any(how.values()) and (count := still_unchanged(project, file)):
         click.echo(f"{count} unchanged")
         return
 
-    from seuf.kedro_dvc.progress import shown, told
-    from seuf.kedro_dvc.run import reproduce
+    from seuf.kedro_dvc.running.progress import shown, told
+    from seuf.kedro_dvc.running.run import reproduce
 
     stages = [target if ".yaml" in target else f"{file}:{target}" for target in targets]
     on_error = "keep-going" if how.pop("keep_going") else "fail"
@@ -157,8 +157,8 @@ def erase(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) -> None:
     """
     from dvc.repo import Repo
 
-    from seuf.kedro_dvc.erase import carry_out, not_reached, outputs_named, plan
-    from seuf.kedro_dvc.study import load_study
+    from seuf.kedro_dvc.erasure.erase import carry_out, not_reached, outputs_named, plan
+    from seuf.kedro_dvc.project.study import load_study
 
     outputs = outputs_named(load_study(Path.cwd(), env), datasets)
     with _cause_alone(), Repo() as repo:
@@ -180,8 +180,8 @@ def erase(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) -> None:
 @env_option("The study to look at; without it all of them, and the whole of DVC's cache.")
 def doctor(env: str | None) -> None:
     """Find what `dvc status` believes though it is not so: read the bytes, and say the way out."""
-    from seuf.kedro_dvc.doctor import examine
-    from seuf.kedro_dvc.study import check_study, study_names
+    from seuf.kedro_dvc.doctor.examine import examine
+    from seuf.kedro_dvc.project.study import check_study, study_names
 
     project, failed = Path.cwd(), False
     studies = [check_study(project, env)] if env else study_names(project)

@@ -1,0 +1,1 @@
+"""What DVC believes of a project though it is not so."""

@@ -1,0 +1,1 @@
+"""Delete bytes, keep hashes."""

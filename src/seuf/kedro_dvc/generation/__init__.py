@@ -1,0 +1,1 @@
+"""dvc.yaml from the Kedro project."""

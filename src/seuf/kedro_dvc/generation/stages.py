@@ -1,0 +1,165 @@
+"""The stages of a study as DVC runs them, made from its pipelines, catalog and parameters.
+
+A stage is a Kedro node. Nodes that differ in their namespace alone are one stage with a `matrix`,
+named after the placeholder in the catalog's dataset factories: `unlearn@seuf_ga`. A stage is run
+again when one of these changes:
+
+1. its input files;
+2. its code: the module of its function and of its data sets' classes, with all they import;
+3. its wiring: the `pipeline.py` that holds the node, with all it imports to know what to wire, and
+   the catalog entries that it reads or writes;
+4. its parameters, each as its key is written: no stage sees another method's row;
+5. its command.
+
+The list itself is read from the project: see `guard` for what happens when it changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import Any
+
+from kedro.pipeline.node import Node
+
+from seuf.kedro_dvc.errors import WorkflowError
+from seuf.kedro_dvc.generation.guard import GUARD, after_guard, guard
+from seuf.kedro_dvc.generation.outputs import Entries, Stage, check_paths, for_dvc, outputs_of
+from seuf.kedro_dvc.project.code import source_files, wiring_files
+from seuf.kedro_dvc.project.configuration import BASE, Address, addresses, as_params
+from seuf.kedro_dvc.project.study import Study, place
+
+# What of a catalog entry no node sees (metadata), the stage names itself (filepath), or the other
+# end of the entry goes by.
+NOT_OF_INPUTS = ("metadata", "filepath", "save_args")
+NOT_OF_OUTPUTS = ("metadata", "filepath", "load_args")
+
+
+def stages(study: Study) -> dict[str, Stage]:
+    """Return the stages by name, in the order of the study's pipeline, the guard first.
+
+    Raises:
+        WorkflowError: If a data set is in memory or versioned, a parameter is unknown, two stages
+            write one path, or nodes of one name differ in more than their namespace.
+    """
+    alike: dict[str, list[Node]] = defaultdict(list)
+    for node in study.pipelines["__default__"].nodes:
+        alike[node.name.removeprefix(f"{node.namespace}.")].append(node)
+    made: dict[str, Stage] = {}
+    for name, nodes in alike.items():
+        made |= _stages_of(study, name, nodes)
+    check_paths(made)
+    return {GUARD: guard(study), **after_guard(made, study)}
+
+
+def _stages_of(study: Study, name: str, nodes: list[Node]) -> dict[str, Stage]:
+    """Return one stage for the nodes that are the same up to their namespace.
+
+    Where a study overrides a part of some methods' parameters, these have other files to watch:
+    they are a stage of their own, numbered.
+    """
+    desc = {"desc": (nodes[0].func.__doc__ or nodes[0].name).strip().splitlines()[0]}
+    variable = _placeholder(study, nodes[0])
+    if variable is None and len(nodes) == 1:
+        return {name: {**desc, **_stage(study, nodes[0])}}
+    if variable is None:
+        raise WorkflowError(
+            f"{nodes[0].outputs[0]!r} of a namespace needs a dataset factory in the catalog."
+        )
+    forms: list[tuple[Stage, list[str]]] = []
+    for node in nodes:
+        form = _without_namespace(_stage(study, node), node, variable)
+        group = next((group for other, group in forms if other == form), None)
+        if group is None:
+            forms.append((form, group := []))
+        group.append(_item(node))
+        _check_alike(node, nodes[0], form, forms[0][0], variable)
+    return {
+        name if place == 1 else f"{name}-{place}": {**desc, "matrix": {variable: group}, **form}
+        for place, (form, group) in enumerate(forms, 1)
+    }
+
+
+def _check_alike(node: Node, first: Node, form: Stage, of_first: Stage, variable: str) -> None:
+    if {**form, "params": []} != {**of_first, "params": []}:
+        raise WorkflowError(
+            f"{node.name!r} and {first.name!r} differ in more than their {variable}, or its name "
+            "is that of a folder or parameter: they cannot be one stage."
+        )
+
+
+def _placeholder(study: Study, node: Node) -> str | None:
+    """Return the placeholder of the factory that makes the node's outputs, None if they have none.
+
+    It stands for the innermost namespace; those around it are boxes of kedro-viz.
+    """
+    factory = study.factory(node.outputs[0])
+    return factory and factory.partition("{")[2].partition("}")[0]
+
+
+def _item(node: Node) -> str:
+    return str(node.namespace).rpartition(".")[2]
+
+
+def _without_namespace(value: Any, node: Node, variable: str) -> Any:
+    """Return the value with the placeholder for the namespace, but in the names of code."""
+    if isinstance(value, dict):
+        pairs = _without_namespace(list(map(list, value.items())), node, variable)
+        return dict(pairs)
+    if isinstance(value, list):
+        return [_without_namespace(item, node, variable) for item in value]
+    if isinstance(value, str) and not value.startswith("src/"):
+        return re.sub(rf"(?<![\w-]){_item(node)}(?![\w-])", f"${{item.{variable}}}", value)
+    return value
+
+
+def _stage(study: Study, node: Node) -> Stage:
+    owner = study.owner(node)
+    read = [study.dataset(name) for name in node.inputs if not name.startswith("params:")]
+    written = [_written(study, name) for name in node.outputs]
+    return {
+        "cmd": _command(study, node, owner),
+        **place(study.name),
+        "deps": _files(read, written) + _code(study, node, owner, read + written),
+        "params": as_params(_defined_by(study, node)),
+        **outputs_of(written),
+    }
+
+
+def _written(study: Study, name: str) -> dict[str, Any]:
+    entry = study.dataset(name)
+    if "filepath" not in entry:
+        raise WorkflowError(f"{name!r} has no file to be written to: give it a filepath.")
+    return entry
+
+
+def _command(study: Study, node: Node, owner: str) -> str:
+    env = "" if study.name == BASE else f" --env {study.name}"
+    return f"kedro run{env} --pipelines {owner} --nodes {node.name}"
+
+
+def _files(read: Entries, written: Entries) -> list[str]:
+    """Return the files of the inputs, and those that the catalog says an output is made from."""
+    made_from = (for_dvc(entry).get("deps", []) for entry in written)
+    return sorted({entry["filepath"] for entry in read if "filepath" in entry}.union(*made_from))
+
+
+def _code(study: Study, node: Node, owner: str, entries: Entries) -> list[str]:
+    functions = {one.func.__module__ for one in study.pipelines["__default__"].nodes}
+    home = node.func.__module__.rpartition(".")[0]
+    wiring = {f"{home}.pipeline", f"{home.rpartition('.')[0]}.{owner}.pipeline"}
+    classes = (entry["type"].rpartition(".")[0] for entry in entries)
+    run = source_files([node.func.__module__, *classes])
+    return sorted(wiring_files(wiring, functions).union(run))
+
+
+def _defined_by(study: Study, node: Node) -> set[Address]:
+    """Return where the node's parameters and data sets are defined."""
+    parameters = [name for name in node.inputs if name.startswith("params:")]
+    read = [name for name in node.inputs if not name.startswith("params:")]
+    keys = [
+        *(("parameters", name.removeprefix("params:"), ()) for name in parameters),
+        *(("catalog", study.factory(name) or name, NOT_OF_INPUTS) for name in read),
+        *(("catalog", study.factory(name) or name, NOT_OF_OUTPUTS) for name in node.outputs),
+    ]
+    return {address for key in keys for address in addresses(study.defined, *key)}

@@ -1,0 +1,1 @@
+"""What DVC believes though it is not so."""

@@ -1,0 +1,1 @@
+"""Bytes that go while their hashes stay."""

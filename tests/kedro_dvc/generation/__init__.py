@@ -1,0 +1,1 @@
+"""dvc.yaml, made from the Kedro project."""

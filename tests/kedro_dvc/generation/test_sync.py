@@ -1,0 +1,237 @@
+"""Each dvc.yaml of the project is held against Kedro, without the code that wrote it.
+
+If a test here fails, run `kedro dvc sync`; if it still fails, mend the workflow, not the test.
+"""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.dependency.param import ParamsDependency
+from dvc.repo import Repo
+from dvc.stage import Stage
+from kedro.framework.context import KedroContext
+from kedro.framework.project import pipelines
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from kedro.io import AbstractDataset, CatalogProtocol
+from kedro.pipeline import Node
+
+from seuf.kedro_dvc.generation import sync
+from seuf.kedro_dvc.project.study import dvc_file, load_study, study_names
+
+ROOT = Path(__file__).parents[3]
+STUDIES = study_names(ROOT)
+
+
+@pytest.fixture(params=STUDIES)
+def study(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each study of the project, made known to its pipelines."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("KEDRO_ENV", request.param)
+    bootstrap_project(ROOT)
+    return request.param
+
+
+def test_every_node_is_a_stage_and_every_stage_a_node(study):
+    assert set(_stages(study)) == {node.name for node in pipelines["__default__"].nodes}
+
+
+def test_a_stage_reads_and_writes_what_its_node_does(study):
+    catalog = _context(study).catalog
+    for node in pipelines["__default__"].nodes:
+        stage = _stages(study)[node.name]
+        declared = set(_declared_sources(catalog, node))
+
+        guard = {f".in_sync/{study}"}
+        assert _paths(stage.deps) - declared - guard == _files(catalog, node.inputs), node.name
+        assert _paths(stage.outs) == _files(catalog, node.outputs), node.name
+
+
+def test_a_stage_watches_all_code_that_its_node_can_run(study):
+    """Its module, those of its data sets, those that wire it, with all they import, by reading."""
+    catalog = _context(study).catalog
+    for node in pipelines["__default__"].nodes:
+        datasets = [
+            catalog[name] for name in [*node.inputs, *node.outputs] if "params:" not in name
+        ]
+        modules = {node.func.__module__, *(type(dataset).__module__ for dataset in datasets)}
+        stage = _stages(study)[node.name]
+
+        code = _paths(stage.deps, code=True)
+
+        assert code == _reachable(modules) | _wiring(node, shlex.split(stage.cmd)), node.name
+
+
+def test_a_stage_watches_the_values_of_its_parameters(study):
+    """What DVC reads in the raw file is what Kedro gives to the node."""
+    given = _context(study).config_loader["parameters"]
+    for node in pipelines["__default__"].nodes:
+        watched = _watched(_stages(study)[node.name])
+        for name in node.inputs:
+            if name.startswith("params:"):
+                key = name.removeprefix("params:")
+                seen = _with_globals(_at(watched, key), watched)
+                assert seen == _at(given, key), f"{node.name}: {key}"
+
+
+def test_the_files_are_current_and_nothing_is_written_by_a_check(study):
+    path = ROOT / dvc_file(study)
+    before = path.read_bytes()
+
+    assert not sync.sync(ROOT, study, write=False)
+    assert path.read_bytes() == before
+
+
+def test_the_text_is_the_same_each_time(study):
+    made = _document(study)
+
+    assert sync.render(made) == sync.render(_document(study))
+    assert sync.render(made) == (ROOT / dvc_file(study)).read_text()
+
+
+def test_a_frozen_stage_stays_frozen(tmp_path):
+    path = tmp_path / "dvc.yaml"
+    path.write_text("stages: {a: {cmd: x, frozen: true}, b: {cmd: y}}")
+
+    assert sync.keep_frozen({"a": {"cmd": "z"}, "b": {"cmd": "y"}}, path) == {
+        "a": {"cmd": "z", "frozen": True},
+        "b": {"cmd": "y"},
+    }
+
+
+def _document(study: str) -> dict[str, Any]:
+    return sync.document(load_study(ROOT, study), ROOT / dvc_file(study))
+
+
+@cache
+def _stages(study: str) -> dict[str, Stage]:
+    """Return the stages of a study, each matrix written out, by the node that they run."""
+    folder = ROOT if study == "base" else ROOT / "studies" / study
+    found = {}
+    for stage in Repo(ROOT).index.stages:
+        words = shlex.split(stage.cmd) if Path(stage.path).parent == folder else []
+        if words[:2] == ["kedro", "run"]:
+            assert (words[words.index("--env") + 1] if "--env" in words else "base") == study
+            found[words[words.index("--nodes") + 1]] = stage
+    return found
+
+
+def _context(study: str) -> KedroContext:
+    # made anew each time: `${globals:...}` is resolved by the loader that was made last
+    with KedroSession.create(ROOT, env=study) as session:
+        return session.load_context()
+
+
+def _paths(items: list[Any], code: bool = False) -> set[str]:
+    paths = {
+        str(Path(item.fs_path).relative_to(ROOT))
+        for item in items
+        if not isinstance(item, ParamsDependency)
+    }
+    return {path for path in paths if path.startswith("src/") == code}
+
+
+def _files(catalog: CatalogProtocol, names: list[str]) -> set[str]:
+    datasets = [catalog[name] for name in names if not name.startswith("params:")]
+    return {str(path.relative_to(ROOT)) for path in map(_file, datasets) if path}
+
+
+def _file(dataset: AbstractDataset) -> Path | None:
+    path = getattr(dataset, "_filepath", None)
+    return Path(str(path)) if path else None
+
+
+def _declared_sources(catalog: CatalogProtocol, node: Node) -> Iterator[str]:
+    for name in node.outputs:
+        metadata = getattr(catalog[name], "metadata", None) or {}
+        yield from metadata.get("dvc", {}).get("deps", [])
+
+
+def _watched(stage: Stage) -> dict[str, Any]:
+    """Return the watched parameters and globals: those of base, over them those of the study."""
+    found: dict[str, Any] = {}
+    files = [
+        one
+        for one in stage.deps
+        if isinstance(one, ParamsDependency) and "catalog" not in Path(one.fs_path).name
+    ]
+    for dependency in sorted(files, key=lambda one: "conf/base" not in str(one.fs_path)):
+        values = yaml.safe_load(Path(dependency.fs_path).read_text())
+        for key in dependency.params:
+            part = _at(values, key)
+            for step in reversed(key.split(".")):
+                part = {step: part}
+            _put_over(found, part)
+    return found
+
+
+def _put_over(below: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _put_over(below[key], value)
+        elif key != "_replace_":
+            below[key] = value
+
+
+def _with_globals(value: Any, watched: dict[str, Any]) -> Any:
+    """Return a raw value with each `${globals:key}` replaced by that key, if DVC watches it."""
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if key != "_replace_"}
+        return {key: _with_globals(item, watched) for key, item in kept.items()}
+    if isinstance(value, str) and value.startswith("${globals:"):
+        return watched[value.removeprefix("${globals:").removesuffix("}")]
+    return value
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def _source(module: str) -> str:
+    path = Path("src", *module.split("."))
+    return f"{path}/__init__.py" if (ROOT / path).is_dir() else f"{path}.py"
+
+
+@cache
+def _imports(path: str) -> set[str]:
+    """Return the first-party files that a file imports anywhere but under TYPE_CHECKING."""
+    tree = ast.parse((ROOT / path).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in inside if (ROOT / _source(name)).is_file()}
+            names |= modules | ({node.module or ""} if modules != inside else set())
+    return {_source(name) for name in names if name.partition(".")[0] == "seuf"}
+
+
+def _reachable(modules: set[str], beside: set[str] | None = None) -> set[str]:
+    found: set[str] = set()
+    ahead = {_source(module) for module in modules if module.partition(".")[0] == "seuf"}
+    while ahead:
+        found |= ahead
+        ahead = set().union(*map(_imports, ahead)) - found - (beside or set())
+    return found
+
+
+def _wiring(node: Node, command: list[str]) -> set[str]:
+    """Return what says how the node is wired: pipelines and what they import beside functions."""
+    owner = command[command.index("--pipelines") + 1]
+    home = node.func.__module__.removesuffix(".nodes")
+    functions = {_source(one.func.__module__) for one in pipelines["__default__"].nodes}
+    return _reachable({f"{home}.pipeline", f"seuf.pipelines.{owner}.pipeline"}, functions)

@@ -1,0 +1,1 @@
+"""Studies, their configuration, and the code they can run."""

@@ -1,0 +1,1 @@
+"""Stages while they run."""
