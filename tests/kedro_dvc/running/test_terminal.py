@@ -25,6 +25,17 @@ open(sys.argv[1], "w").write("|".join([*heard, str(tty)]))
 """
 
 
+SCREEN = """
+import sys
+from seuf.kedro_dvc.running.progress import shown
+with shown() as screen:
+    screen.planned(["a"])
+    screen.began("a")
+    for number in range(500):
+        sys.stderr.write(f"noise {number}\\n")
+"""
+
+
 def test_all_writers_are_heard_and_the_terminal_is_free(tmp_path: Path):
     shown = _on_a_terminal([sys.executable, "-c", SCRIPT, str(tmp_path / "heard")])
 
@@ -52,3 +63,11 @@ def _on_a_terminal(command: list[str]) -> str:
     os.waitpid(pid, 0)
     os.close(terminal)
     return text.decode()
+
+
+def test_a_screen_is_not_disturbed_by_what_stages_write():
+    """It shows the last line that it has heard of, some times a second."""
+    shown = _on_a_terminal([sys.executable, "-c", SCREEN])
+
+    assert "stage" in shown
+    assert shown.count("noise") < 50

@@ -138,7 +138,8 @@ def shown(plain: bool = False) -> Iterator[Lines]:
     with taken_off(lambda line: holder[0].heard(line)) as terminal:
         console = Console(file=terminal)
         holder.append(Screen(console))
-        with Live(holder[0], console=console, refresh_per_second=4):
+        # What is written has been taken off already: Live would put it on the screen.
+        with Live(holder[0], console=console, redirect_stdout=False, redirect_stderr=False):
             yield holder[0]
 
 
