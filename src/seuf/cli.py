@@ -68,6 +68,20 @@ def plan(env: str, rate: float, layer: int | None) -> None:
         )
 
 
+@cli.command()
+@click.argument("method")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
+def export(method: str, folder: Path, env: str) -> None:
+    """Write a method's model as a checkpoint that plain transformers loads, with a model card."""
+    from seuf.kedro_dvc.project.study import load_study
+    from seuf.pipelines.export import export_method
+
+    with _one_line_for_input_errors():
+        export_method(load_study(Path.cwd(), env), method, folder)
+    click.echo(f"wrote {folder}")
+
+
 cli.add_command(dvc)
 
 

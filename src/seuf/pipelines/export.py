@@ -1,0 +1,109 @@
+"""`kedro export`: a method's model as a checkpoint of its own, with a page that tells of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from seuf.datasets.checkpoint import REFERENCE
+from seuf.errors import InputError
+from seuf.kedro_dvc.project.study import Study
+from seuf.moe.checkpoints import Checkpoint
+from seuf.moe.deltas import Delta, export
+from seuf.reporting.model_card import Exported, model_card
+
+CARD = "README.md"
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+def export_method(study: Study, method: str, folder: Path) -> None:
+    """Write the checkpoint of a method's model, in the layout of the hub, and its model card.
+
+    Files that the method has not changed are linked to those of the base model where they are on
+    one file system. The folder is written under another name, then renamed.
+
+    Args:
+        study: Has run.
+        method: Of its table of methods.
+        folder: Does not exist yet.
+
+    Raises:
+        InputError: If there is no such method, it has not run, the folder exists, or the base model
+            is not the one that it was made from.
+    """
+    settings = _settings(study, method)
+    if folder.exists():
+        raise InputError(f"{folder} exists: name a folder that does not.")
+    name, base = _base(_output(study, "base_model"))
+    delta = Delta.load(_output(study, f"{method}.delta"))
+    card = model_card(_facts(study, method, settings, name, base, delta), _comparison(study))
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        export(base, delta, part)
+        (part / CARD).write_text(card, encoding="utf-8")
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _settings(study: Study, method: str) -> dict[str, Any]:
+    methods = study.config["parameters"]["methods"]
+    if method not in methods:
+        raise InputError(
+            f"The study {study.name!r} has no method {method!r}; it has {', '.join(methods)}."
+        )
+    return dict(methods[method])
+
+
+def _output(study: Study, name: str) -> Path:
+    """Return where an output lies.
+
+    Raises:
+        InputError: If it is not there.
+    """
+    path = Path(study.dataset(name)["filepath"])
+    if not path.exists():
+        raise InputError(f"{path} is missing: `kedro dvc run --env {study.name}` makes it.")
+    return path
+
+
+def _base(path: Path) -> tuple[str, Path]:
+    """Return the base model's name, and the folder in which its checkpoint lies."""
+    if not (path / REFERENCE).is_file():
+        return path.name, path
+    source = json.loads((path / REFERENCE).read_text(encoding="utf-8"))["source"]
+    if Path(source["path"]).is_dir():
+        return source["path"], Path(source["path"])
+    from huggingface_hub import snapshot_download
+
+    there = snapshot_download(source["path"], revision=source["revision"], allow_patterns=HUB_FILES)
+    return source["path"], Path(there)
+
+
+def _comparison(study: Study) -> pd.DataFrame:
+    return pd.read_csv(_output(study, "comparison"))
+
+
+def _facts(
+    study: Study, method: str, settings: dict[str, Any], name: str, base: Path, delta: Delta
+) -> Exported:
+    return Exported(
+        base=name,
+        digest=delta.base,
+        study=study.config["globals"]["study"],
+        method=method,
+        settings=settings,
+        texts=(_lines(_output(study, "forget_set")), _lines(_output(study, "retain_set"))),
+        changed={key: tensor.numel() for key, tensor in delta.tensors.items()},
+        total=sum(p.numel() for p in Checkpoint(base).empty_model().parameters()),
+    )
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
