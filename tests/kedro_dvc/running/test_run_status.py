@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kedro.framework.hooks.manager import _create_hook_manager
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
@@ -46,7 +46,8 @@ def project(tmp_path: Path) -> Path:
 def _run(project: Path, node: Node, study: str = "base") -> None:
     """Run a node as a stage does: in a session of its own."""
     files = {name: TextDataset(filepath=str(project / name)) for name in ("text", "twice")}
-    hooks, catalog = _create_hook_manager(), DataCatalog(files)
+    word = {"params:word": MemoryDataset("four")}
+    hooks, catalog = _create_hook_manager(), DataCatalog(files | word)
     hooks.register(RunStatus())
     hooks.hook.after_context_created(context=SimpleNamespace(project_path=project, env=study))
     hooks.hook.after_catalog_created(
@@ -86,6 +87,17 @@ def test_runs_of_single_nodes_are_shown_together(project):
     assert set(shown.datasets) == {hooks_utils.hash_node(name) for name in ("text", "twice")}
     assert shown.pipeline.status == "success"
     assert shown.pipeline.duration > 0
+
+
+def test_what_is_no_file_has_no_size(project, monkeypatch):
+    """Least of all that of the working directory."""
+    (project / "something").write_text("large")
+    monkeypatch.chdir(project)
+
+    _run(project, Node(_twice, "params:word", "twice", name="double"))
+
+    sizes = {data.name: data.size for data in _shown(project).datasets.values()}
+    assert sizes == {"params:word": 0, "twice": 8}
 
 
 def test_an_error_is_shown_until_the_node_has_run(project):

@@ -100,9 +100,8 @@ class RunStatus:
         self._events.append(found | facts)
 
     def _note_dataset(self, event: str, name: str) -> None:
-        path = Path(str(getattr(self._catalog.get(name), "_filepath", "")))
-        files = path.rglob("*") if path.is_dir() else [path]
-        size = sum(file.stat().st_size for file in files if file.is_file())
+        path = getattr(self._catalog.get(name), "_filepath", None)
+        size = _size(Path(str(path))) if path else 0
         self._note(event, name.partition("@")[0], dataset=name, size=size)
 
     def _write(self) -> None:
@@ -151,6 +150,11 @@ def _key(event: Event) -> tuple[str, str]:
     if event["event"] in NODE_EVENTS:
         return "node", event["node"]
     return event["event"], event["dataset"]
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _trace(error: Exception) -> str:
