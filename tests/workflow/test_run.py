@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,8 @@ from tests.workflow.conftest import STUDY, Project, copy_of
 
 TIMED = ("timing.json", "comparison.csv", "comparison.md", "metrics.json", "report.html")
 PROCESS_BEGAN = "Using 'conf/logging.yml' as logging configuration"
-SELECT = ("kedro", "dvc", "run", "--env", "smoke", "select_experts")
+RUN = ("kedro", "dvc", "run", "--env", "smoke")
+SELECT = (*RUN, "select_experts")
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -83,6 +86,22 @@ def test_an_error_is_one_line_and_the_lock_stays(in_process):
     assert ended.returncode == 1
     assert ended.stderr.endswith("error: expert_selection.top is 100; the model has 8 experts.\n")
     assert _lock(project)["select_experts"] == before
+
+
+def test_ctrl_c_stops_the_stage_and_keeps_those_before_it(in_process):
+    """DVC's lock stays readable, and nothing that has ended is run again."""
+    project, _ = in_process
+    with _started(project, *RUN, "--force") as running:
+        next(line for line in running.stdout if line.startswith("select_experts"))
+        time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        assert running.wait() == 1
+        rest = running.stdout.read()
+
+    again = _squeezed(project.done(*RUN))
+    assert " ran, in " not in rest
+    assert " ran, in " in " ".join(again.split())
+    assert "select_experts  unchanged" in again
 
 
 def test_who_is_in_the_way_is_named_or_waited_for(in_process):

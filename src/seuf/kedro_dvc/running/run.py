@@ -21,6 +21,7 @@ from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.stage import Stage
 
 from seuf.kedro_dvc.running.in_process import InProcess
+from seuf.kedro_dvc.running.interrupts import Interrupts
 from seuf.kedro_dvc.running.lockfile import quick_locks
 from seuf.kedro_dvc.running.peak import Peak
 from seuf.kedro_dvc.running.sharing import sharing
@@ -87,7 +88,7 @@ def reproduce(
     runs = _Runs(project, targets, watcher, wait)
     here = None if isolate else InProcess(project)
     repo = Repo(str(project), _wait_for_lock=wait)
-    with repo, _commands_run(here, runs), sharing(), quick_locks():
+    with runs.interrupts.held(), repo, _commands_run(here, runs), sharing(), quick_locks():
         repo.reproduce(targets, repro_fn=runs.reproduce, **options)
     whole = len(targets) == 1 and Path(targets[0]).is_file() and not options.get("allow_missing")
     if runs.before and whole:
@@ -103,6 +104,7 @@ class _Runs:
     watcher: Watcher
     wait: bool
     peak: Peak | None = None  # of the stage that DVC is at, if it ran
+    interrupts: Interrupts = field(default_factory=Interrupts)
     before: Before | None = field(default=None, init=False)
     _planned: bool = field(default=False, init=False)
 
@@ -110,6 +112,7 @@ class _Runs:
         """Bring one stage up to date; return it if anything was done."""
         if not self._planned:
             self._plan(stage.repo)
+        self.interrupts.check()
         self.watcher.began(stage.addressing)
         start, self.peak, what = time.perf_counter(), None, "failed"
         try:
@@ -133,7 +136,8 @@ class _Runs:
                 if not self.wait:
                     raise
                 self.watcher.waits(str(error))
-                time.sleep(AGAIN)
+                with self.interrupts.welcome():
+                    time.sleep(AGAIN)
 
     def _plan(self, repo: Repo) -> None:
         asked = [stage for stage in repo.index.stages if self._is_target(stage)]
@@ -152,7 +156,7 @@ def _commands_run(here: InProcess | None, runs: _Runs) -> Iterator[None]:
     original = dvc.stage.run.cmd_run
 
     def cmd_run(stage: Stage, dry: bool = False, run_env: dict[str, str] | None = None) -> None:
-        with Peak() as runs.peak:
+        with runs.interrupts.welcome(), Peak() as runs.peak:
             if dry or here is None or not here(stage.cmd):
                 original(stage, dry=dry, run_env=run_env)
 
