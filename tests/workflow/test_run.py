@@ -89,7 +89,10 @@ def test_an_error_is_one_line_and_the_lock_stays(in_process):
 
 
 def test_ctrl_c_stops_the_stage_and_keeps_those_before_it(in_process):
-    """DVC's lock stays readable, and nothing that has ended is run again."""
+    """DVC's lock stays readable, and nothing that has ended is run again.
+
+    Amid a stage or between two: that is a matter of luck.
+    """
     project, _ = in_process
     with _started(project, *RUN, "--force") as running:
         next(line for line in running.stdout if line.startswith("select_experts"))
@@ -98,10 +101,9 @@ def test_ctrl_c_stops_the_stage_and_keeps_those_before_it(in_process):
         assert running.wait() == 1
         rest = running.stdout.read()
 
-    again = _squeezed(project.done(*RUN))
     assert " ran, in " not in rest
-    assert " ran, in " in " ".join(again.split())
-    assert "select_experts  unchanged" in again
+    assert "select_experts  unchanged" in _squeezed(project.done(*RUN))
+    assert project.stale() == []
 
 
 def test_who_is_in_the_way_is_named_or_waited_for(in_process):
