@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kedro.framework.hooks.manager import _create_hook_manager
-from kedro.io import DataCatalog, MemoryDataset
+from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
@@ -120,6 +120,15 @@ def test_an_error_is_shown_until_the_node_has_run(project):
 
 def test_a_node_that_cannot_read_its_input_has_failed(project):
     with pytest.raises(Exception, match="text"):
+        _run(project, DOUBLE)
+
+    assert _shown(project).nodes[hooks_utils.hash_node(DOUBLE)].status == "failed"
+
+
+def test_a_node_that_cannot_write_its_output_has_failed(project):
+    (project / "twice").mkdir()
+    _run(project, READ)
+    with pytest.raises(DatasetError):
         _run(project, DOUBLE)
 
     assert _shown(project).nodes[hooks_utils.hash_node(DOUBLE)].status == "failed"

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 CHUNK = 1 << 20
 FOLDER = ".dir"  # ends the MD5 of a folder, and the name of its listing in the cache
-BYTES: dict[str, Any] = {"unit": "B", "unit_scale": True}
 UNREADABLE = "no MD5"
 
 

@@ -19,6 +19,8 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.tree import Tree
 from dvc_objects.errors import ObjectFormatError
 
+from seuf.kedro_dvc.files import files_of
+
 LOCK = "dvc.lock"
 DIRECTORY = ".dir"  # how the hash of a folder ends
 
@@ -71,10 +73,9 @@ def listing(md5: str, stores: list[HashFileDB]) -> Tree | None:
 
 def lying(root: Path, paths: Iterable[str]) -> Iterator[Version]:
     """Yield the files that lie at the paths, whether a lock file knows them or not."""
-    for top in (root / path for path in paths):
-        for file in [top, *top.rglob("*")]:
-            if file.is_file():
-                yield Version(str(file.relative_to(root)), md5_of(file), file.stat().st_size)
+    for path in paths:
+        for file in files_of(root / path):
+            yield Version(str(file.relative_to(root)), md5_of(file), file.stat().st_size)
 
 
 def md5_of(file: Path) -> str:

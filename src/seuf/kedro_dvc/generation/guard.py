@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from seuf.kedro_dvc.files import write_text
 from seuf.kedro_dvc.generation.outputs import Stage, paths_of
 from seuf.kedro_dvc.project.code import package
 from seuf.kedro_dvc.project.study import BASE, Study, place
@@ -26,9 +27,7 @@ def stamp(study: str) -> str:
 
 def write_stamp(project: Path, study: str) -> None:
     """Write what the guard leaves behind."""
-    path = project / stamp(study)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(STAMP, encoding="utf-8")
+    write_text(project / stamp(study), STAMP)
 
 
 def guard(study: Study) -> Stage:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from seuf.kedro_dvc.files import write_text
 from seuf.kedro_dvc.generation.outputs import Stage, for_dvc
 from seuf.kedro_dvc.generation.stages import stages
 from seuf.kedro_dvc.project.configuration import BASE
@@ -26,8 +27,7 @@ def sync(project: Path, name: str, write: bool = True) -> bool:
     if _ordered(made) == _ordered(there):
         return False
     if write:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(made), encoding="utf-8")
+        write_text(path, render(made))
     return True
 
 

@@ -15,6 +15,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 
 from seuf.kedro_dvc.errors import WorkflowError
+from seuf.kedro_dvc.files import path_of
 
 COPIES = 2  # the output, and what DVC's cache keeps of it
 GB = 1e9
@@ -43,7 +44,9 @@ class Cleanliness:
                 will write needs more than there are.
         """
         dataset = self._catalog.get(dataset_name)
-        path = Path(str(getattr(dataset, "_filepath", "")))
+        path = path_of(dataset)
+        if path is None:
+            return
         if size_of := getattr(dataset, "size_of", None):
             check_space(path, size_of(data))
         if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):

@@ -85,13 +85,13 @@ def reproduce(
     Raises:
         dvc.exceptions.ReproductionError: If a stage has failed, with its error as the cause.
     """
-    runs = _Runs(project, targets, watcher, wait)
+    whole = len(targets) == 1 and Path(targets[0]).is_file() and not options.get("allow_missing")
+    runs = _Runs(project, targets, watcher, wait, whole)
     here = None if isolate else InProcess(project)
     repo = Repo(str(project), _wait_for_lock=wait)
     with runs.interrupts.held(), repo, _commands_run(here, runs), sharing(), quick_locks():
         repo.reproduce(targets, repro_fn=runs.reproduce, **options)
-    whole = len(targets) == 1 and Path(targets[0]).is_file() and not options.get("allow_missing")
-    if runs.before and whole:
+    if runs.before:
         note(project, targets[0], runs.before)
 
 
@@ -103,6 +103,7 @@ class _Runs:
     targets: list[str]
     watcher: Watcher
     wait: bool
+    whole: bool  # all of a dvc.yaml: its end can be noted, see `unchanged`
     peak: Peak | None = None  # of the stage that DVC is at, if it ran
     interrupts: Interrupts = field(default_factory=Interrupts)
     before: Before | None = field(default=None, init=False)
@@ -143,7 +144,8 @@ class _Runs:
         asked = [stage for stage in repo.index.stages if self._is_target(stage)]
         steps = plan_repro(get_active_graph(repo.index.graph), asked)
         self.watcher.planned([stage.addressing for stage in steps])
-        self.before, self._planned = before(self.project, steps), True
+        self.before = before(self.project, steps) if self.whole else None
+        self._planned = True
 
     def _is_target(self, stage: Stage) -> bool:
         address = f"{stage.path_in_repo}:{stage.name}" if hasattr(stage, "name") else stage.relpath

@@ -21,6 +21,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Node
 
+from seuf.kedro_dvc.files import files_of, path_of, write_text
 from seuf.kedro_dvc.project.configuration import BASE
 
 FOLDER = ".viz"
@@ -73,11 +74,6 @@ class RunStatus:
         self._note("after_node_run", str(node), node=node.name, duration=seconds, status="success")
 
     @hook_impl
-    def before_dataset_saved(self, node: Node) -> None:
-        """Remember whose output it is."""
-        self._node = node
-
-    @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:
         """Note what was written."""
         self._note_dataset("after_dataset_saved", dataset_name)
@@ -100,17 +96,14 @@ class RunStatus:
         self._events.append(found | facts)
 
     def _note_dataset(self, event: str, name: str) -> None:
-        path = getattr(self._catalog.get(name), "_filepath", None)
-        size = _size(Path(str(path))) if path else 0
+        path = path_of(self._catalog.get(name))
+        size = sum(file.stat().st_size for file in files_of(path)) if path else 0
         self._note(event, name.partition("@")[0], dataset=name, size=size)
 
     def _write(self) -> None:
         own = _file(self._project, self._study)
         before = json.loads(own.read_text()) if own.exists() else []
-        own.parent.mkdir(exist_ok=True)
-        temporary = own.with_suffix(".tmp")
-        temporary.write_text(json.dumps(_together(before, self._events), indent=1))
-        temporary.replace(own)
+        write_text(own, json.dumps(_together(before, self._events), indent=1))
         show(self._project, self._study)
 
 
@@ -150,11 +143,6 @@ def _key(event: Event) -> tuple[str, str]:
     if event["event"] in NODE_EVENTS:
         return "node", event["node"]
     return event["event"], event["dataset"]
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _trace(error: Exception) -> str:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from kedro.io import AbstractDataset, DataCatalog
 
+from seuf.kedro_dvc.files import files_of, path_of
+
 log = logging.getLogger(__name__)
 
 
@@ -45,9 +47,9 @@ class SharingCatalog(DataCatalog):
     def load(self, name: str, version: str | None = None) -> Any:
         """Return the data of a data set."""
         dataset = self.get(name)
-        if not _sharing or dataset is None or not _is_kept(dataset):
+        path = path_of(dataset)
+        if not _sharing or dataset is None or path is None or not _is_kept(dataset):
             return super().load(name, version)
-        path = Path(str(dataset._filepath))  # type: ignore[attr-defined]
         stamp, kept = _stamp(path), _kept.get(str(path))
         if kept is not None and kept.stamp == stamp and kept.fingerprint == _of(dataset, kept.data):
             log.debug("Sharing data from %s", name)
@@ -70,6 +72,5 @@ def _of(dataset: AbstractDataset[Any, Any], data: Any) -> Hashable:
 
 def _stamp(path: Path) -> Hashable:
     """Return what changes when a file, or one in a folder, is written."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    facts = ((file, file.stat()) for file in files if file.is_file())
+    facts = ((file, file.stat()) for file in files_of(path))
     return tuple((str(file), s.st_ino, s.st_size, s.st_mtime_ns) for file, s in facts)

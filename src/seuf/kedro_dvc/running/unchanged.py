@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from seuf.kedro_dvc.files import write_text
+
 if TYPE_CHECKING:
     from dvc.stage import Stage
 
@@ -51,11 +53,7 @@ def before(project: Path, stages: list[Stage]) -> Before | None:
 def note(project: Path, file: str, run: Before) -> None:
     """Note that a run of all stages of a dvc.yaml has ended well."""
     facts = {**run.facts, **_facts(project, run.written)}
-    path = _note(project, file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps([run.stages, run.read + run.written, facts]))
-    temporary.replace(path)
+    write_text(_note(project, file), json.dumps([run.stages, run.read + run.written, facts]))
 
 
 def still_unchanged(project: Path, file: str) -> int:

@@ -1,0 +1,41 @@
+"""Where data lie, and how our own files are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kedro.io import MemoryDataset
+
+from seuf.datasets.texts import TextDataset
+from seuf.kedro_dvc.files import files_of, path_of, write_text
+
+
+def test_a_data_set_in_memory_is_nowhere():
+    """Least of all in the working directory."""
+    assert path_of(MemoryDataset()) is None
+    assert path_of(None) is None
+    assert path_of(TextDataset(filepath="a/b")) == Path("a/b")
+
+
+def test_the_files_of_a_path_are_itself_or_what_lies_below(tmp_path):
+    (tmp_path / "folder/deep").mkdir(parents=True)
+    for name in ("folder/b", "folder/deep/a"):
+        (tmp_path / name).write_text("")
+
+    assert files_of(tmp_path / "folder") == [tmp_path / "folder/b", tmp_path / "folder/deep/a"]
+    assert files_of(tmp_path / "folder/b") == [tmp_path / "folder/b"]
+    assert files_of(tmp_path / "missing") == []
+
+
+def test_a_file_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):
+    path = tmp_path / "folder/file"
+    write_text(path, "old")
+
+    def fails(self: Path, target: Path) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(OSError, match="full"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
