@@ -18,11 +18,13 @@ import transformers
 
 from bench import offload
 from bench.capture import capture
+from bench.drive import Drive
 from bench.job import job
 from bench.measure import Machine, machine
 from bench.shapes import SHAPES, build
 from bench.steps import steps
 from seuf.moe.compiled import compile_pieces
+from seuf.pipelines.parameters import StudyParameters
 
 
 def main() -> None:
@@ -34,6 +36,9 @@ def main() -> None:
         f"{best.name}; torch {torch.__version__}, transformers {transformers.__version__}; "
         f"{best.flops / 1e12:.3g} TFLOP/s, {best.bandwidth / 1e9:.3g} GB/s"
     )
+    if "drive" in options.what:
+        facts = {"machine": best.name, "shape": options.shape, "compiled": False}
+        return _report("drive", facts, _drive(options).rows(), options.json)
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     base = (offload.build if "offload" in options.what else build)(
         options.shape, options.device, dtype
@@ -44,6 +49,13 @@ def main() -> None:
         for what in options.what:
             facts = {"machine": best.name, "shape": options.shape, "compiled": compiled}
             _report(what, facts, _rows(what, base, best, options, compiled), options.json)
+
+
+def _drive(options: Any) -> Drive:
+    """Return the drive through a study whose parameters, as Kedro merges them, are in a file."""
+    read = json.loads(Path(options.parameters).read_text(encoding="utf-8"))
+    parameters = StudyParameters.model_validate(read)
+    return Drive(options.shape, options.device, parameters, options.methods)
 
 
 def _rows(
@@ -82,7 +94,7 @@ def _say(text: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", nargs="+", choices=["capture", "steps", "job", "offload"])
+    parser.add_argument("what", nargs="+", choices=["capture", "steps", "job", "offload", "drive"])
     parser.add_argument("--shape", choices=sorted(SHAPES), default="small")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, default=4, help="samples of each set in a step")
@@ -92,6 +104,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit-gb", type=float, help="device memory for the steps of offload")
     parser.add_argument("--compile", action="store_true", help="then again, compiled")
     parser.add_argument("--no-plain", action="store_true", help="leave plain transformers out")
+    parser.add_argument("--parameters", help="JSON file with a study's parameters, for drive")
+    parser.add_argument("--methods", nargs="+", default=[], help="of that study")
     parser.add_argument("--json", help="file to append the rows to")
     return parser.parse_args()
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from kedro.pipeline import Node
+
+from seuf.datasets.progress import NAME, FileProgress
 from seuf.errors import InputError
-from seuf.hooks import _one_line_for_input_errors
+from seuf.hooks import StudyHooks, _one_line_for_input_errors
+from seuf.unlearning.resumption import Kept
 
 
 def test_an_input_error_is_one_line(capsys):
@@ -28,6 +32,39 @@ def test_a_bug_keeps_its_traceback(capsys):
     _one_line_for_input_errors(*_raised(ZeroDivisionError("oh")))
 
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_causes_that_go_round_in_a_circle_come_to_an_end(capsys):
+    """As when what an error wraps is raised in its place."""
+    cause, wrapper = ZeroDivisionError("oh"), RuntimeError("failed to run")
+    wrapper.__cause__, cause.__context__ = cause, wrapper
+
+    _one_line_for_input_errors(*_raised(cause))
+
+    assert "ZeroDivisionError: oh" in capsys.readouterr().err
+
+
+def test_each_node_keeps_progress_in_its_own_file_until_all_is_saved(tmp_path):
+    hooks, node = _hooks(), Node(max, ["progress", "x"], "y", name="n", namespace="methods.ga")
+    given = {"progress": FileProgress(tmp_path), "x": 1}
+
+    changed = hooks.before_node_run(node, given)
+    changed["progress"].save("key", Kept({}, {}))
+
+    assert list(changed) == ["progress"]
+    assert (tmp_path / "ga" / NAME).exists()
+    hooks.after_pipeline_run()
+    assert not (tmp_path / "ga" / NAME).exists()
+
+
+def test_a_node_without_progress_is_left_alone():
+    assert _hooks().before_node_run(Node(len, "x", "y", name="n"), {"x": 1}) == {}
+
+
+def _hooks():
+    hooks = StudyHooks()
+    hooks._unfinished = []
+    return hooks
 
 
 def _raised(error):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from seuf.moe.architectures import moe_layers
+from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import Batch, pad
 from seuf.moe.models import LanguageModel
 from seuf.moe.pretraining import train_tokenizer
@@ -209,6 +211,24 @@ def bits(model: nn.Module) -> dict[str, torch.Tensor]:
 def changed_names(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
     """Return the names of the parameters that are no longer what they were, bit by bit."""
     return {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+
+
+@contextmanager
+def little_memory(model: nn.Module, rows: int) -> Iterator[list[int]]:
+    """Let memory run out in the last decoder layer when more rows pass at once; yield how many."""
+    failed: list[int] = []
+
+    def fail(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        count = len(args[0] if args else kwargs["hidden_states"])
+        if count > rows:
+            failed.append(count)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = decoder(model).layers[-1].register_forward_pre_hook(fail, with_kwargs=True)
+    try:
+        yield failed
+    finally:
+        handle.remove()
 
 
 def hook_count(model: nn.Module) -> int:

@@ -3,7 +3,7 @@
 import warnings
 
 from seuf.hooks import StudyHooks
-from seuf.kedro_dvc.project.loader import StudyConfigLoader
+from seuf.kedro_dvc.project.loader import StudyConfigLoader, folders
 from seuf.kedro_dvc.running.hooks import Cleanliness
 from seuf.kedro_dvc.running.run_status import RunStatus
 from seuf.kedro_dvc.running.sharing import SharingCatalog
@@ -19,6 +19,8 @@ CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "base",
     "merge_strategy": {"parameters": "soft"},
+    # what DVC watches of a data set or model that is a hub id or a folder
+    "custom_resolvers": {"folders": folders},
 }
 
 # Data sets of a namespace carry a dot by Kedro's own rule, and are read outside it on purpose.

@@ -17,7 +17,7 @@ from seuf.moe.digests import model_digest
 from seuf.moe.models import LanguageModel
 from seuf.moe.places import storage
 from seuf.moe.shared_prefix import SharedPrefix
-from tests.tiny import CONFIGS, last_layer, tiny_language_model, tiny_model
+from tests.tiny import CONFIGS, last_layer, little_memory, tiny_language_model, tiny_model
 
 PARTS = ["gate_up_proj", "down_proj"]
 
@@ -130,3 +130,14 @@ def test_many_deltas_on_one_base_score_as_each_alone(knowing_model, questions):
     assert len(runs) == passes > 0
     assert scores == alone
     assert alone["none"] != alone["spoilt"]
+
+
+def test_the_harness_begins_again_with_half_where_memory_runs_out(knowing_model, questions):
+    settings = ScoringSettings(batch_size=8)
+    whole = score_questions(knowing_model, questions, settings)
+
+    with little_memory(knowing_model.model, rows=3) as failed:
+        parts = score_questions(knowing_model, questions, settings)
+
+    assert failed == [8, 4]
+    assert parts == whole

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.benchmarks.own import prepare
-from seuf.benchmarks.records import Text
+from seuf.benchmarks.records import Question, Text
 from seuf.benchmarks.settings import OwnSettings
 from seuf.errors import InputError
 
@@ -52,14 +52,14 @@ def test_texts_and_questions_are_taken_over():
     assert world.forget == [Text("Ada keeps bees.", "Ada"), Text("Ada lives in Oslo.", "")]
     assert world.retain == [Text("Bo keeps sheep.", "")]
     assert world.pretraining == []
-    assert world.questions[0] == (
-        "forget 0?",
-        ["yes", "no"],
-        0,
-        "bees",
-        "forget",
-        "test",
-        "Yes, she does.",
+    assert world.questions[0] == Question(
+        question="forget 0?",
+        choices=["yes", "no"],
+        answer=0,
+        topic="bees",
+        subject="forget",
+        part="test",
+        reference="Yes, she does.",
     )
 
 

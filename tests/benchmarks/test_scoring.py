@@ -7,6 +7,8 @@ import torch
 
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.scoring import ChoiceScorer, chance, preferred
+from seuf.errors import InputError
+from tests.tiny import little_memory
 
 
 def asked(choices: list[str], subject: str = "forget") -> Question:
@@ -87,8 +89,32 @@ def test_choices_of_one_token_are_read_in_one_row(language_model):
     assert len(rows) == len(scorer.wanted) == 1
 
 
+def test_a_question_that_is_too_long_for_the_model_is_refused(language_model):
+    language_model.model.config.max_position_embeddings = 8
+    scorer = ChoiceScorer(language_model.tokenizer, [asked(["a", "b"])], "acc", batch_size=2)
+
+    with pytest.raises(InputError, match=r"8 positions, .* with a choice must have 8 or less"):
+        scorer.answers(language_model.model)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_the_batch_size_changes_nothing(knowing_model, questions, batch_size):
     scorer = ChoiceScorer(knowing_model.tokenizer, questions, "acc_norm", batch_size)
 
     assert scorer.answers(knowing_model.model) == [0, 1, 2, 3]
+
+
+def test_rows_that_do_not_fit_are_scored_in_parts_and_the_size_is_remembered(
+    knowing_model, questions
+):
+    """Rows come 16 at once, then 8, 4 and 2; the second time 2 at once."""
+    scorer = ChoiceScorer(knowing_model.tokenizer, questions, "acc", batch_size=16)
+    assert len(scorer.wanted) == 16
+    before = scorer._log_likelihoods(knowing_model.model)
+
+    with little_memory(knowing_model.model, rows=3) as failed:
+        first, second = (scorer._log_likelihoods(knowing_model.model) for _ in range(2))
+
+    assert failed == [16, 8, 4]
+    assert first == second
+    assert first == pytest.approx(before, abs=1e-4)

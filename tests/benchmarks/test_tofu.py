@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import TofuSettings
 from seuf.benchmarks.tofu import prepare
+from seuf.datasets.records import RecordsDataset
 from seuf.errors import InputError
+from tests.hub import tofu as hub
 
 Record = dict[str, Any]
 PUBLISHED = Path(os.environ.get("SEUF_TOFU", Path(__file__).parents[2] / "data/01_raw/tofu"))
@@ -130,17 +134,121 @@ def test_more_authors_than_there_are_is_refused():
         prepare(small(forget_authors=3), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
 
 
-@pytest.mark.skipif(
+GENERAL = {"real authors": hub.general("author", 3), "world facts": hub.general("fact", 4)}
+
+
+def full(**changes: Any) -> list[Question]:
+    """Return the questions of full metrics."""
+    settings = small(metrics="full", **changes)
+    return prepare(settings, FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG, GENERAL).questions
+
+
+def test_full_metrics_add_to_what_is_asked_anyway():
+    asked = prepare(small(), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG).questions
+
+    assert full()[: len(asked)] == asked
+    assert all(question.part == "test" for question in full()[len(asked) :])
+
+
+def test_a_truth_has_the_answer_its_paraphrase_and_the_wrong_ones():
+    """Of 5 authors 50 questions are in the test part; row 0 of author 3 is the first of them."""
+    truths = [q for q in full() if q.kind == "truth" and q.topic.startswith("author")]
+    first = FORGET_WRONG[0]
+
+    assert len(truths) == 50
+    assert truths[0] == Question(
+        question="Question: forget q0? Answer:",
+        choices=[first["answer"], first["paraphrased_answer"], *first["perturbed_answer"]],
+        answer=0,
+        topic="author 3",
+        subject="forget",
+        part="test",
+        kind="truth",
+    )
+
+
+@pytest.mark.parametrize("true_answer", ["answer", "paraphrased_answer"])
+def test_truths_are_of_the_questions_that_are_reported(true_answer):
+    asked = full(true_answer=true_answer)
+    truths = [q for q in asked if q.kind == "truth" and q.topic.startswith("author")]
+
+    assert [(q.question, q.topic, q.subject) for q in truths] == [
+        (q.question, q.topic, q.subject) for q in asked if q.kind == "answer" and q.part == "test"
+    ]
+
+
+def test_what_was_known_before_has_no_paraphrase_and_is_answered_freely_too():
+    known = [q for q in full() if q.topic in GENERAL]
+    first = GENERAL["real authors"][0]
+
+    assert [(q.topic, q.kind) for q in known] == [
+        *[("real authors", "truth"), ("real authors", "real_authors")] * 3,
+        *[("world facts", "truth"), ("world facts", "world_facts")] * 4,
+    ]
+    assert known[0].choices == [first["answer"], *first["perturbed_answer"]]
+    assert (known[0].answer, known[0].reference, known[0].subject) == (0, "", "retain")
+    assert (known[1].choices, known[1].answer, known[1].reference) == ([], -1, first["answer"])
+    assert known[0].question == known[1].question == f"Question: {first['question']} Answer:"
+
+
+def test_full_metrics_without_what_was_known_before_are_refused():
+    with pytest.raises(InputError, match="rows about real authors are needed"):
+        prepare(small(metrics="full"), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+
+
+def test_a_row_without_wrong_answers_is_named():
+    broken = [*GENERAL["world facts"], {"question": "?", "answer": "!", "perturbed_answer": []}]
+    rows = {**GENERAL, "world facts": broken}
+
+    with pytest.raises(InputError, match="world facts, row 5: `perturbed_answer` is empty"):
+        prepare(small(metrics="full"), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG, rows)
+
+
+def test_a_folder_laid_out_as_on_the_hub_is_read(tmp_path, monkeypatch):
+    """As files and as configurations of a repository the rows are the same."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = hub.write(tmp_path / "tofu")
+    names = ("forget10", "forget10_perturbed", "retain90", "retain_perturbed")
+    general = ("real_authors_perturbed", "world_facts_perturbed")
+    files, rows = (
+        {name: dataset(folder, name).load() for name in (*names, *general)}
+        for dataset in (_file, _configuration)
+    )
+
+    known = dict(zip(GENERAL, map(rows.get, general), strict=True))
+    world = prepare(small(metrics="full"), *map(rows.get, names), known)
+
+    assert files == rows
+    assert len(world.questions) == 100 + 50 + 2 * (5 + 6)
+
+
+def _file(folder: Path, name: str) -> RecordsDataset:
+    return RecordsDataset(filepath=str(folder / f"{name}.json"))
+
+
+def _configuration(folder: Path, name: str) -> RecordsDataset:
+    return RecordsDataset(hub={"path": str(folder), "name": name, "split": "train"})
+
+
+there = pytest.mark.skipif(
     not (PUBLISHED / "forget10.json").is_file(),
     reason=f"TOFU is not in {PUBLISHED}; name its folder by SEUF_TOFU",
 )
+
+
+def published(name: str) -> list[Record]:
+    """Return the rows of a file as published."""
+    text = (PUBLISHED / f"{name}.json").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@there
 def test_tofu_as_published_is_whole():
     """20 authors to forget, 20 of those to keep have wrong answers; author 180 is the first of
     forget10, after the 180 of retain90. No true answer is among the wrong ones.
     """
     names = ("forget10", "forget10_perturbed", "retain90", "retain_perturbed")
-    lines = ((PUBLISHED / f"{name}.json").read_text(encoding="utf-8") for name in names)
-    files = [[json.loads(line) for line in text.splitlines()] for text in lines]
+    files = [published(name) for name in names]
 
     world = prepare(TofuSettings(forget_authors=20, retain_authors=20), *files)
 
@@ -148,3 +256,26 @@ def test_tofu_as_published_is_whole():
     assert world.forget[-1].topic == "author 199"
     assert len(world.questions) == 800
     assert all(len(set(question.choices)) == 6 for question in world.questions)
+
+
+@there
+def test_the_full_metrics_of_tofu_as_published_are_whole():
+    """Of 800 questions 400 are reported; 100 real authors and 117 facts, each asked twice."""
+    names = ("forget10", "forget10_perturbed", "retain90", "retain_perturbed")
+    general = ("real_authors_perturbed", "world_facts_perturbed")
+    settings = TofuSettings(forget_authors=20, retain_authors=20, metrics="full")
+
+    known = dict(zip(GENERAL, map(published, general), strict=True))
+    asked = prepare(settings, *map(published, names), known).questions
+
+    truths = [question for question in asked if question.kind == "truth"]
+    assert len(asked) == 800 + 400 + 2 * 217
+    assert Counter(q.topic if q.topic in GENERAL else q.subject for q in truths) == {
+        "forget": 200,
+        "retain": 200,
+        "real authors": 100,
+        "world facts": 117,
+    }
+    assert {len(q.choices) for q in truths if q.topic in GENERAL} == {4}
+    assert {len(q.choices) for q in truths if q.topic not in GENERAL} == {7}
+    assert all(len(set(q.choices)) >= len(q.choices) - 1 for q in truths)

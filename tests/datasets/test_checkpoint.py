@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,9 @@ def test_a_delta_comes_back(tmp_path):
     assert data_set.exists()
     assert (loaded.base, loaded.about) == ("base", {"seed": 0})
     assert torch.equal(loaded.tensors["a.weight"], delta.tensors["a.weight"])
+
+
+def test_a_deltas_folder_is_the_owners_alone(tmp_path):
+    DeltaDataset(str(tmp_path / "seuf_ga/delta.safetensors")).save(Delta({}, "base"))
+
+    assert stat.S_IMODE((tmp_path / "seuf_ga").stat().st_mode) == 0o700

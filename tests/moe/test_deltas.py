@@ -1,6 +1,7 @@
 """A delta puts a change on a model, and takes it off without a trace."""
 
 import hashlib
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -169,6 +170,14 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="is not a safetensors file"):
         Delta.load(path)
+
+
+def test_nobody_but_the_owner_reads_a_delta(tmp_path):
+    path = tmp_path / "delta"
+
+    Delta({}, "base").save(path)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_nothing_is_left_if_writing_fails(tmp_path):

@@ -1,16 +1,19 @@
 """Models on disk."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from seuf.errors import InputError
-from seuf.moe.models import LanguageModel, load_model
+from seuf.moe.models import LanguageModel, empty_model, load_model
 from seuf.moe.settings import ExternalModelSettings
 from tests.tiny import bits, changed_names, tiny_language_model
 
 
-def source(path: object, **changes: str) -> ExternalModelSettings:
+def source(path: object, **changes: object) -> ExternalModelSettings:
     """Return settings of a model in a folder, on the CPU."""
     return ExternalModelSettings(path=str(path), device="cpu", **changes)
 
@@ -79,6 +82,133 @@ def test_a_folder_without_weights_is_one_clear_sentence(language_model, tmp_path
         load_model(source(tmp_path))
 
     assert "\n" not in str(error.value)
+
+
+def without_some(folder, changed):
+    """Rewrite a folder's weights: what `changed` makes of them."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file(changed(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def refusal(folder, **changes):
+    """Return the one line with which a folder is refused."""
+    with pytest.raises(InputError) as refused:
+        load_model(source(folder, **changes))
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_model_without_a_tokenizer_is_refused(language_model, tmp_path):
+    """Transformers would make one that knows its special tokens alone."""
+    language_model.save(tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+
+    assert refusal(tmp_path) == (
+        f"The model {str(tmp_path)!r} has no tokenizer: put tokenizer.json and "
+        "tokenizer_config.json of the model that it was made from beside its config.json."
+    )
+
+
+def test_a_damaged_tokenizer_is_refused(language_model, tmp_path):
+    language_model.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+
+    assert refusal(tmp_path).startswith(f"Cannot load the tokenizer of the model {str(tmp_path)!r}")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (lambda whole: whole[:-100], "incomplete metadata, file not fully covered"),
+        (lambda _: b"version https://git-lfs.github.com/spec/v1", "header too large"),
+        (lambda _: b"", "header too small"),
+    ],
+)
+def test_a_damaged_file_is_refused(language_model, tmp_path, content, what):
+    language_model.save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content(path.read_bytes()))
+
+    line = refusal(tmp_path)
+
+    assert line.startswith(f"A file of the model {str(tmp_path)!r} is damaged or cut off (")
+    assert line.endswith(f"{what}): download or copy it again.")
+
+
+def test_a_missing_tensor_is_not_drawn_at_random(language_model, tmp_path):
+    language_model.save(tmp_path)
+    without_some(tmp_path, lambda held: {k: t for k, t in held.items() if k != "lm_head.weight"})
+
+    assert refusal(tmp_path) == (
+        f"Cannot load the model {str(tmp_path)!r}: its files lack 1 of its tensors, lm_head.weight "
+        "among them."
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda held: {key: t for key, t in held.items() if "experts.1." not in key},
+        lambda held: {**held, "lm_head.weight": held["lm_head.weight"][1:].clone()},
+    ],
+)
+def test_weights_of_another_shape_are_refused(language_model, tmp_path, changed):
+    language_model.save(tmp_path)
+    without_some(tmp_path, changed)
+
+    assert refusal(tmp_path) == (
+        f"The weights of the model {str(tmp_path)!r} do not fit its config.json: they have other "
+        "shapes, or not all experts are there."
+    )
+
+
+def test_code_that_comes_with_a_model_runs_only_where_the_study_says_so(
+    language_model, tmp_path, monkeypatch
+):
+    """The code is a known model under another name."""
+    modules = str(tmp_path / "modules")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)
+    monkeypatch.syspath_prepend(modules)
+    language_model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    mapped = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    changed = {**config, "model_type": "own_moe", "auto_map": mapped}
+    (tmp_path / "config.json").write_text(json.dumps(changed))
+    (tmp_path / "own.py").write_text(
+        "from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM\n"
+        "class OwnConfig(Qwen2MoeConfig):\n    model_type = 'own_moe'\n"
+        "class OwnModel(Qwen2MoeForCausalLM):\n    config_class = OwnConfig\n"
+    )
+
+    assert refusal(tmp_path) == (
+        f"The model {str(tmp_path)!r} comes with Python files of its own, which would run to build "
+        "it: read them, pin base_model.revision, and set base_model.trust_remote_code to true."
+    )
+    assert not (tmp_path / "modules").exists()
+    trusted = source(tmp_path, trust_remote_code=True)
+    assert type(empty_model(trusted)).__name__ == "OwnModel"
+
+
+def test_a_folder_of_the_hubs_cache_is_told_from_the_snapshot_in_it(tmp_path):
+    (tmp_path / "snapshots").mkdir()
+
+    assert refusal(tmp_path) == (
+        f"There is no model at {str(tmp_path)!r}: it holds no config.json; name one of the folders "
+        "in its snapshots."
+    )
+
+
+def test_a_file_that_the_index_names_is_missed(language_model, tmp_path):
+    language_model.model.save_pretrained(tmp_path, max_shard_size="60KB")
+    language_model.tokenizer.save_pretrained(tmp_path)
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    (tmp_path / files[1]).unlink()
+
+    assert refusal(tmp_path) == (
+        f"Cannot load the model {str(tmp_path)!r}: it lacks 1 of the {len(files)} files that its "
+        f"index names, {files[1]} among them: download or copy them again."
+    )
 
 
 def test_padding_is_the_pad_token_or_else_the_end_or_else_zero(language_model):

@@ -86,7 +86,9 @@ def test_blocks_are_full_and_never_mix_topics(length):
     }
     ids = {topic: tokens | {tokenizer.eos_token_id} for topic, tokens in ids.items()}
 
-    blocks = list(islice(pretraining._samples(TEXTS, tokenizer, length, random.Random(0)), 60))
+    blocks = list(
+        islice(pretraining.endless_samples(TEXTS, tokenizer, length, random.Random(0)), 60)
+    )
 
     for block in blocks:
         assert len(block) == length
@@ -119,4 +121,4 @@ def test_the_learning_rate_rises_then_falls_to_a_fiftieth(step, rate):
     """Eight steps, warm-up of 3: a third at first, half of the peak half-way, .02 at the end."""
     settings = PretrainingSettings(steps=8, warmup=3, learning_rate=1.0)
 
-    assert pretraining._rate(step, settings) == pytest.approx(rate)
+    assert pretraining.rate_at(step, settings) == pytest.approx(rate)

@@ -17,6 +17,7 @@ from tests.tiny import (
     changed_names,
     hook_count,
     inputs_of,
+    little_memory,
     tiny_batch,
     tiny_model,
     tiny_samples,
@@ -288,3 +289,27 @@ def test_layers_below_the_first_are_not_observed(model):
 
     assert part.layers == [last]
     assert torch.equal(part.affinity[0], whole.affinity[-1])
+
+
+def test_a_batch_that_does_not_fit_passes_in_parts_and_nothing_counts_twice():
+    """Two of the three layers have counted when memory runs out; 7 rows pass as 3, 3 and 1."""
+    model = tiny_model("mixtral", num_hidden_layers=3)
+    batches = list(by_length(tiny_samples(7), 7, padding=0))
+    whole = capture_routing(model, batches, top_k_sets=True)
+
+    with little_memory(model, rows=3) as failed:
+        parts = capture_routing(model, batches, top_k_sets=True)
+
+    assert failed == [7]
+    assert (parts.samples, parts.tokens) == (whole.samples, whole.tokens)
+    assert torch.equal(parts.token_share, whole.token_share)
+    assert torch.equal(parts.top_k_sets, whole.top_k_sets)
+    torch.testing.assert_close(parts.affinity, whole.affinity, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parts.halves, whole.halves, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sample_that_does_not_fit_is_too_long():
+    model = tiny_model("mixtral")
+
+    with little_memory(model, rows=0), pytest.raises(InputError, match="lower max_length"):
+        capture_routing(model, by_length(tiny_samples(7), 4, padding=0))

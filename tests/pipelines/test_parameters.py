@@ -41,8 +41,19 @@ def test_the_parameters_of_each_study_are_right(study):
         ("methods.full_ga.objective", "best", r"methods.full_ga.objective: .*'ga', 'gdiff'"),
         ("methods.full_ga.scope", "half", r"methods.full_ga.scope: "),
         ("methods.seuf_gdiff.selection", "best", r"'best' is unknown; expert_selection knows"),
+        (
+            "expert_selection.rules",
+            ["best"],
+            r"expert_selection.rules.0: .*'best' is no rule; rules",
+        ),
+        ("methods.seuf_gdiff.selection", "esft", r"'esft' is unknown; expert_selection knows"),
         ("methods", {}, r"methods: .*at least 1"),
         ("benchmark.name", "trivia", r"benchmark: .*'trivia'"),
+        (
+            "benchmark",
+            {"name": "wmdp", "domain": "chem"},
+            r"benchmark.wmdp.domain: .*questions on chem but no texts to forget: take bio or cyber",
+        ),
         ("base_model.source", "air", r"base_model: .*'air'"),
     ],
 )
@@ -65,11 +76,29 @@ def test_every_wrong_parameter_is_told_at_once(parameters):
         check_parameters(parameters)
 
 
-def test_your_own_texts_are_nothing_to_pretrain_on(parameters):
-    parameters["benchmark"] = {"name": "own"}
+def test_a_ranked_rule_may_be_a_methods_selection(parameters):
+    parameters["expert_selection"]["rules"] += ["affinity_2", "esft"]
+    parameters["methods"]["seuf_gdiff"]["selection"] = "affinity_2"
 
-    with pytest.raises(InputError, match=r"base_model\.source must be external"):
+    check_parameters(parameters)
+
+
+@pytest.mark.parametrize("name", ["own", "wmdp"])
+@pytest.mark.parametrize(
+    "base", [{"source": "pretrain"}, {"source": "finetune", "path": "some/model"}]
+)
+def test_some_texts_are_nothing_to_train_on(parameters, name, base):
+    parameters["benchmark"], parameters["base_model"] = {"name": name}, base
+
+    with pytest.raises(InputError, match=rf"'{name}' brings .*base_model\.source must be external"):
         check_parameters(parameters)
+
+
+def test_a_model_that_is_taught_may_be_the_base_and_its_reference_be_made_alike(parameters):
+    parameters["base_model"] = {"source": "finetune", "path": "some/model", "rank": 4}
+    parameters["reference_model"] = "alike"
+
+    check_parameters(parameters)
 
 
 def test_the_study_of_spread_compares_the_methods_of_the_sandbox():

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from seuf.cli import cli
 from seuf.errors import InputError
 from seuf.kedro_dvc.project.study import load_config
+from seuf.moe.footprint import footprint
 from seuf.moe.models import load_model
 from seuf.moe.settings import ExternalModelSettings
 from seuf.pipelines.parameters import StudyParameters
@@ -60,6 +61,27 @@ def source(folder: Path) -> ExternalModelSettings:
     return ExternalModelSettings(path=str(folder), device="cpu")
 
 
+def test_a_model_that_is_taught_is_written_and_needs_room_for_its_adapters(tmp_path):
+    """849 parameters of rank 1 in each of 2 layers, 16 bytes each: see tests/moe/test_adapters.
+
+    10 steps of 4 * 16 tokens pass there and back, 2.5, and twice the head.
+    """
+    tiny_language_model().save(tmp_path)
+    taught = {"source": "finetune", "path": str(tmp_path), "device": "cpu", "steps": 10}
+    taught |= {"batch_size": 4, "length": 16}
+
+    one, two = (
+        needs(study("smoke", base_model=taught | {"rank": rank}), {})["make_base_model"]
+        for rank in (1, 2)
+    )
+
+    model = load_model(source(tmp_path)).model
+    size = footprint(model)
+    assert one.disk == sum(4 * p.numel() for p in model.parameters())
+    assert two.device - one.device == 16 * 2 * 849
+    assert one.tokens == pytest.approx(10 * 64 * (2.5 + 2 * size.head_share()))
+
+
 def test_a_model_that_is_not_there_is_one_clear_line(tmp_path):
     nowhere = {"source": "external", "path": str(tmp_path / "nowhere")}
 
@@ -73,6 +95,20 @@ def test_a_higher_layer_costs_less():
     assert high.tokens < low.tokens
     assert high.device < low.device
     assert high.memory > low.memory
+
+
+def test_esft_is_planned_for_as_many_experts_as_it_can_take():
+    """.15 of 8 experts is 1.2: 2 in each of 3 layers."""
+    selection = {"rules": ["affinity", "esft"]}
+    row = {"scope": "experts", "objective": "ga"}
+    methods = {
+        "one": {**row, "selection": "affinity", "router": "none"},
+        "many": {**row, "selection": "esft", "router": "none"},
+    }
+
+    stages = needs(study("base", expert_selection=selection, methods=methods), {})
+
+    assert stages["unlearn@many"].disk == 2 * 3 * stages["unlearn@one"].disk
 
 
 def test_a_study_of_spread_repeats_its_runs():

@@ -30,10 +30,11 @@ SELECTED: dict[str, Any] = {
 def scores(forget: float, retain: float, trained: float, error: Any = 0.05) -> dict[str, Any]:
     """Return the scores of a method that changed two tensors if it trained anything."""
     return {
-        "questions": {
-            "forget": {"accuracy": forget, "standard_error": error, "questions": 4, "answers": []},
-            "retain": {"accuracy": retain, "standard_error": error, "questions": 4, "answers": []},
+        "headline": {
+            "forget": {"measure": "accuracy", "value": forget, "standard_error": error},
+            "retain": {"measure": "accuracy", "value": retain, "standard_error": error},
         },
+        "measures": {},
         "routing_overlap": {"forget": 0.5, "retain": 0.75},
         "trained_share": trained,
         "changed_share": trained,
@@ -43,10 +44,10 @@ def scores(forget: float, retain: float, trained: float, error: Any = 0.05) -> d
 
 
 def generation(forget: float, retain: float) -> dict[str, Any]:
-    """Return scores of generated answers."""
+    """Return the measures of generated answers."""
     return {
-        "forget": {"rouge_l_recall": forget, "standard_error": 0.01, "answers": []},
-        "retain": {"rouge_l_recall": retain, "standard_error": 0.02, "answers": []},
+        "rouge_forget": {"value": forget, "standard_error": 0.01},
+        "rouge_retain": {"value": retain, "standard_error": 0.02},
     }
 
 

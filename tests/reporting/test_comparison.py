@@ -54,7 +54,7 @@ def test_a_number_that_was_not_measured_is_left_out():
 
 
 def test_generated_answers_add_rouge():
-    generated = {"seuf_ga": scores(0.5, 0.75, 0.1) | {"generation": generation(0.1, 0.6)}}
+    generated = {"seuf_ga": scores(0.5, 0.75, 0.1) | {"measures": generation(0.1, 0.6)}}
 
     metrics = compare(generated, LOGS, TIMINGS)
 

@@ -4,7 +4,13 @@ import pytest
 
 from seuf.reporting.efficacy_utility import efficacy_utility
 from seuf.reporting.overlap_over_steps import kept_curve, overlap_over_steps
-from seuf.reporting.tokens_per_expert import ranked_shares, rules_by_expert, tokens_per_expert
+from seuf.reporting.tokens_per_expert import (
+    counted,
+    layers_to_draw,
+    ranked_shares,
+    rules_by_expert,
+    tokens_per_expert,
+)
 from tests.reporting.examples import SELECTED, comparison, log, routing
 
 LOGS = {
@@ -63,6 +69,44 @@ def test_only_layers_of_selected_experts_have_a_panel():
 
     assert [trace.name for trace in figure.data] == ["forget set", "retain set"]
     assert figure.data[0].x == ("3", "2", "1", "0")
+
+
+def choice(*experts):
+    """Return what a rule chose, by experts alone."""
+    return {"experts": [list(expert) for expert in experts]}
+
+
+def test_a_rule_of_many_experts_asks_for_no_panel_but_is_marked_in_those_there_are():
+    """13 experts of layers 0 to 12 are many; of them one is in the layer of `affinity`."""
+    many = choice(*((layer, 2) for layer in range(13)))
+
+    figure = tokens_per_expert(routing([0.25] * 4), routing([0.25] * 4), {**SELECTED, "esft": many})
+
+    marks = [note.text for note in figure.layout.annotations]
+    assert marks == ["layer 1", "esft", "affinity, by_hand"]
+    assert figure.layout.xaxis.title.text.endswith("first; layers not drawn: 12")
+
+
+def test_without_any_other_rule_the_first_layers_of_many_are_drawn():
+    """13 experts from layer 3 on."""
+    assert layers_to_draw({"esft": choice(*((at, 0) for at in range(3, 16)))}) == [*range(3, 11)]
+
+
+def test_of_many_layers_those_of_the_first_rules_are_drawn():
+    ranks = {f"affinity_{rank}": choice((20 - rank, 0)) for rank in range(1, 13)}
+
+    assert layers_to_draw(ranks) == [*range(12, 20)]
+
+
+def test_nothing_is_said_of_layers_left_out_where_there_are_none():
+    figure = tokens_per_expert(routing([0.25] * 4), routing([0.25] * 4), SELECTED)
+
+    assert figure.layout.xaxis.title.text == "expert, most used on the forget set first"
+
+
+def test_experts_are_counted_by_layer():
+    assert counted([(1, 2), (1, 3), (4, 0)]) == "3 experts in 2 layers"
+    assert counted([(1, 2), (1, 3)]) == "2 experts in 1 layer"
 
 
 def test_the_arrow_points_at_the_bar_of_the_selected_expert():

@@ -37,3 +37,9 @@ def test_a_method_keeps_its_look_when_others_follow():
     alone, followed = looks_of("full_ga"), looks_of("full_ga", "seuf_rmu", "random_npo")
 
     assert followed["full_ga"] == alone["full_ga"]
+
+
+def test_a_model_that_was_not_trained_here_is_a_black_cross():
+    seen = looks(comparison(full_ga={"trained_share": float("nan")}))
+
+    assert seen["full_ga"] == seen["original"]._replace(family="full_ga")

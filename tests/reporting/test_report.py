@@ -85,6 +85,18 @@ def test_the_selected_experts_are_listed_with_how_clear_the_choice_was(written):
         assert "".join(f"<td>{cell}</td>" for cell in cells) in written
 
 
+def test_a_rule_of_many_experts_is_one_line(written):
+    """93 experts, from layers 0 to 23 and again from the first."""
+    experts = [[place % 24, place // 24] for place in range(93)]
+    many = {**SELECTED["by_hand"], "experts": experts, "scores": [0.5] * 93}
+
+    line = "".join(
+        f"<td>{cell}</td>" for cell in ("esft", "-", "93 experts in 24 layers", "-", "-", "-", "-")
+    )
+    assert line in page(selected={**SELECTED, "esft": many})
+    assert "<td>esft</td>" not in written
+
+
 def test_a_name_cannot_bring_markup_into_the_page(written):
     table = comparison().replace({"method": {"seuf_rmu": EVIL}})
     selected = {EVIL: SELECTED["affinity"]}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seuf.errors import InputError
 from seuf.unlearning.loop import Best, Loss, train
 from seuf.unlearning.scopes import Scope
 from tests.unlearning.one_weight import BUDGET, one_weight, run, scripted, upwards
@@ -177,3 +178,19 @@ def test_the_best_of_several_runs_is_kept_in_one_place():
     assert [entry["learning_rate"] for entry in best.log] == [0.1, 0.5]
     assert best.tensors["weight"].item() == pytest.approx(0.2, abs=1e-4)
     assert scope.model.weight.item() == 0
+
+
+def test_a_step_that_does_not_fit_is_not_split_but_an_error_that_says_what_to_lower():
+    def large(scope: Scope) -> Loss:
+        def loss(step: int) -> tuple[Tensor, Tensor]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        return loss
+
+    with pytest.raises(InputError) as raised:
+        run(scripted((0.5, 0.8)), large)
+
+    assert str(raised.value) == (
+        "A step does not fit in memory (CUDA out of memory. Tried to allocate 2.00 GiB): lower "
+        "unlearning.batch_size or unlearning.max_length, to which packed samples are joined."
+    )

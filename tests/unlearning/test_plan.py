@@ -1,10 +1,17 @@
 """What unlearning will need, worked out by hand for a model of round sizes."""
 
+from dataclasses import replace
+
 import pytest
 
 from seuf.moe.footprint import Footprint, LayerSize
-from seuf.unlearning.plan import Need, capture, evaluation, unlearning
-from seuf.unlearning.settings import Method, RoutingSettings, UnlearningSettings
+from seuf.unlearning.plan import Need, capture, evaluation, treated, unlearning
+from seuf.unlearning.settings import (
+    Method,
+    RoutingSettings,
+    SelectionSettings,
+    UnlearningSettings,
+)
 
 # Four equal layers: a token uses 100 of 400 parameters; the head costs as much as one layer.
 MODEL = Footprint(
@@ -25,7 +32,21 @@ def need(objective: str | None, scope: str = "experts", layer: int = 2, **settin
     if scope == "experts":
         row |= {"selection": "affinity", "anchor_weight": 1.0}
     shared = SETTINGS.model_copy(update=settings)
-    return unlearning(MODEL, Method(**row), shared, layer, (80, 1000), 40)
+    return unlearning(MODEL, Method(**row), shared, {layer: 1}, (80, 1000), 40)
+
+
+# The first layer is dense; the others have 20 experts, and each in training keeps 8 elements.
+SPARSE = LayerSize(400, 100, expert=50, router=10, width=30, slice_width=8, experts=20)
+DENSE_FIRST = replace(MODEL, layers=[LayerSize(400, 100), SPARSE, SPARSE, SPARSE])
+
+
+def esft(objective: str, router: str = "none", threshold: float = 0.15) -> Need:
+    """Return what a method needs that trains ESFT's experts."""
+    row = {"scope": "experts", "selection": "esft", "objective": objective, "router": router}
+    method = Method(**row, learning_rates=[1e-3, 1e-2])
+    selection = SelectionSettings(rules=["esft"], esft_threshold=threshold)
+    experts = treated(DENSE_FIRST, method, selection, layer=3)
+    return unlearning(DENSE_FIRST, method, SETTINGS, experts, (80, 1000), 40)
 
 
 def test_capture_passes_the_set_or_the_part_that_is_asked_for():
@@ -88,6 +109,79 @@ def test_a_delta_is_as_large_as_what_is_trained():
     assert need("gdiff", "everything").disk == 1800 * 2
 
 
+def test_any_rule_but_esft_treats_one_expert_where_it_is_assumed():
+    method = Method(scope="experts", selection="affinity_2", objective="ga")
+
+    assert treated(DENSE_FIRST, method, SelectionSettings(), layer=2) == {2: 1}
+
+
+def test_esft_treats_at_most_its_share_of_every_moe_layer():
+    """.15 of 20 experts is 3, .16 of them 3.2; the first layer has none."""
+    method = Method(scope="experts", selection="esft", objective="ga")
+
+    for threshold, most in ((0.15, 3), (0.16, 4)):
+        settings = SelectionSettings(rules=["esft"], esft_threshold=threshold)
+        assert treated(DENSE_FIRST, method, settings, layer=3) == {1: most, 2: most, 3: most}
+
+
+def test_esft_needs_the_memory_of_all_its_experts_and_is_trained_from_the_first_moe_layer_on():
+    """9 experts of 50 parameters; 20 tokens of three layers, and 8 elements of 2 bytes for each
+    expert. A step passes 3 of 4 layers: 20 * 20 * (2.5 * 3/4 + 2/4) = 950; prefix 180 / 4 = 45;
+    looks 40 * (1 + 6 * 3/4) = 220.
+    """
+    layers, slices = 20 * 3 * LAYER, 20 * 9 * 8 * 2
+
+    needed = esft("gdiff")
+
+    assert needed.device == 3600 + 450 * 16 + layers + slices + 2 * 200 * 2
+    assert needed.disk == 450 * 2
+    assert needed.tokens == pytest.approx(950 + 45 + 220)
+
+
+def test_esft_with_routers_trains_those_of_its_layers():
+    assert esft("gdiff", router="layer").disk == (450 + 3 * 10) * 2
+
+
+def test_rmu_on_esfts_experts_goes_up_to_the_last_of_them():
+    """Up to the last layer, but no head: 20 * 20 * 2.5 * 3/4 = 750; references pass 3 layers."""
+    assert esft("rmu").tokens == pytest.approx(750 + 45 + 180 * 3 / 4 + 220)
+
+
+# The same four layers with 20 experts each, of which LoRA adapts 300 parameters of 400.
+ADAPTED = LayerSize(400, 100, 50, 10, width=30, experts=20, adapted=300, adapter=7, inputs=9)
+
+
+def lora(objective: str) -> Need:
+    """Return what LoRA of rank 2 needs."""
+    method = Method(scope="lora", rank=2, objective=objective, learning_rates=[1e-3, 1e-2])
+    model = replace(MODEL, layers=[ADAPTED] * 4)
+    return unlearning(model, method, SETTINGS, {2: 1}, (80, 1000), 40)
+
+
+def test_lora_keeps_a_second_copy_of_the_experts_and_what_enters_each_linear_layer():
+    """4 * 7 * 2 parameters of 16 bytes; 20 tokens of 4 layers; 20 experts of 50 parameters in
+    each, of 2 bytes; 9 inputs of 4 bytes a token and layer; the logits.
+    """
+    layers = 20 * 4 * LAYER
+
+    assert lora("gdiff").device == 3600 + 56 * 16 + layers + 4 * 2000 + 20 * 4 * 9 * 4 + 800
+
+
+def test_rmu_by_lora_ends_at_the_layer_that_the_study_steers():
+    """Layers 0 and 1."""
+    half = 20 * 2 * LAYER + 2 * 2000 + 20 * 2 * 9 * 4
+
+    assert lora("rmu").device == 3600 + 56 * 16 + half
+
+
+def test_loras_delta_is_all_that_its_adapters_are_merged_into():
+    assert lora("gdiff").disk == 4 * 300 * 2
+
+
+def test_lora_passes_as_many_tokens_as_everything_does():
+    assert lora("gdiff").tokens == need("gdiff", "everything").tokens
+
+
 def test_the_original_needs_nothing_but_itself():
     assert need(None, "nothing") == Need(0, 3600)
 
@@ -95,3 +189,39 @@ def test_the_original_needs_nothing_but_itself():
 def test_evaluation_passes_its_tokens_and_keeps_logits():
     """100 tokens and the head, a quarter; 8 at a time: 8 * 260, and 12 bytes for 8 * 10 logits."""
     assert evaluation(MODEL, 100, 8) == Need(125, 3600 + 8 * LAYER + 12 * 80)
+
+
+def part(objective: str = "ga", **row) -> Need:
+    """Return what a part of everything needs of the model whose first layer is dense."""
+    method = Method(scope="everything", objective=objective, learning_rates=[1e-3], **row)
+    return unlearning(DENSE_FIRST, method, SETTINGS, {1: 1}, (80, 1000), 40)
+
+
+@pytest.mark.parametrize(
+    ("row", "trained"),
+    [
+        ({}, 1800),
+        ({"only": "experts"}, 3 * 20 * 50),
+        ({"only": "routers"}, 3 * 10),
+        ({"only": "experts_and_routers"}, 3 * (20 * 50 + 10)),
+        ({"only": "experts", "layers": [0, 2, 3]}, 2 * 20 * 50),
+        ({"layers": [0, 2]}, 2 * 400),
+    ],
+)
+def test_a_part_of_everything_trains_that_part(row, trained):
+    assert part(**row).disk == 2 * trained
+
+
+def test_a_part_begins_at_its_first_layer():
+    """RMU steers layer 1 by default; GA passes the layers from 2 on: 10 tokens a step there and
+    back through half of the layers, the head twice: 10 * 10 * 1.75. Of the forget set 80 tokens
+    pass the layers below once: 40. A look of 40 tokens passes whole, then 3 times the upper half.
+    """
+    assert part(layers=[2, 3]).tokens == pytest.approx(175 + 40 + 40 + 60)
+
+
+def test_a_method_may_have_a_batch_of_its_own():
+    """Twice the tokens in a step: twice the work, but for the looks and the whole forget set."""
+    one, two = part(layers=[2, 3]), part(layers=[2, 3], batch_size=4)
+
+    assert two.tokens - one.tokens == pytest.approx(175)

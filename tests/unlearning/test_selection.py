@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seuf.errors import InputError
 from seuf.unlearning.selection import SELECTIONS, Affinities, select_experts
@@ -12,14 +14,18 @@ FORGET = torch.tensor([[0.50, 0.10, 0.05], [0.15, 0.05, 0.40]])
 RETAIN = torch.tensor([[0.45, 0.15, 0.05], [0.30, 0.30, 0.05]])
 
 
+SHARE = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
+
+
 def affinities(scores: torch.Tensor, halves: torch.Tensor | None = None) -> Affinities:
-    """Return the table of layers 1 and 3; both halves like the whole unless given."""
-    return Affinities([1, 3], scores, torch.stack([scores, scores]) if halves is None else halves)
+    """Return the tables of layers 1 and 3; both halves like the whole unless given."""
+    halves = torch.stack([scores, scores]) if halves is None else halves
+    return Affinities([1, 3], scores, halves, token_share=SHARE)
 
 
-def select(rule: str, top: int = 1, seed: int = 0, forget: Affinities | None = None):
+def select(rule: str, top: int = 1, seed: int = 0, forget: Affinities | None = None, **settings):
     """Return what one rule chooses."""
-    settings = SelectionSettings(rules=[rule], top=top)
+    settings = SelectionSettings(rules=[rule], top=top, **settings)
     return select_experts(forget or affinities(FORGET), affinities(RETAIN), settings, seed)[rule]
 
 
@@ -66,8 +72,8 @@ def test_stability_is_the_agreement_of_the_two_halves():
     assert select("affinity").stability == 1.0
 
     ramp = torch.arange(12.0).view(2, 6)
-    scores = Affinities([1, 3], ramp, torch.stack([ramp, -ramp]))
-    retain = Affinities([1, 3], ramp * 0, torch.zeros(2, 2, 6))
+    retain = affinities(ramp * 0)
+    scores = affinities(ramp, torch.stack([ramp, -ramp]))
     chosen = select_experts(scores, retain, SelectionSettings(rules=["affinity"]), 0)["affinity"]
     assert chosen.stability == 0.0
 
@@ -108,3 +114,104 @@ def test_an_expert_that_is_not_there_is_refused_with_the_range(layer, expert):
 def test_as_many_experts_as_the_model_has_are_refused():
     with pytest.raises(InputError, match=r"expert_selection.top is 6; the model has 6 experts"):
         select("affinity", top=6)
+
+
+def test_the_second_rank_is_the_runner_up_of_the_first():
+    """.50 at (1, 0), .40 at (3, 2), .15 at (3, 0)."""
+    chosen = select("affinity_2")
+
+    assert chosen.experts == [select("affinity").runner_up] == [(3, 2)]
+    assert chosen.scores == pytest.approx([0.4])
+    assert chosen.runner_up == (3, 0)
+    assert chosen.margin == pytest.approx(0.25)
+
+
+def test_the_first_rank_is_the_rule_itself():
+    assert select("affinity_1") == select("affinity")
+    assert select("random_1", seed=5) == select("random", seed=5)
+
+
+def test_a_rank_goes_in_steps_of_top():
+    """.50, .40 | .15, .10 | .05, .05."""
+    assert select("affinity_2", top=2).experts == [(3, 0), (1, 1)]
+
+
+def test_the_last_rank_has_nobody_behind_it():
+    """The smallest gain of all is -.25 at (3, 1)."""
+    chosen = select("contrast_6")
+
+    assert chosen.experts == [(3, 1)]
+    assert (chosen.margin, chosen.runner_up) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("rule", "top", "ranks"), [("affinity_7", 1, "7 to 7"), ("random_2", 4, "5 to 8")]
+)
+def test_a_rank_beyond_the_experts_is_refused(rule, top, ranks):
+    with pytest.raises(InputError) as error:
+        select(rule, top=top)
+
+    assert f"rules: '{rule}' takes the experts ranked {ranks}; the model has 6." in str(error.value)
+
+
+@given(
+    st.sampled_from(sorted(SELECTIONS)),
+    st.integers(1, 3),
+    st.lists(st.sampled_from([0.0, 0.25, 0.5]), min_size=6, max_size=6),
+    st.integers(0, 99),
+)
+def test_ranks_are_parts_of_one_order_of_all_experts_even_among_equals(rule, top, scores, seed):
+    forget = affinities(torch.tensor(scores).view(2, 3))
+    ranks = [
+        select(f"{rule}_{rank}", top=top, seed=seed, forget=forget)
+        for rank in range(1, 6 // top + 1)
+    ]
+
+    experts = [expert for rank in ranks for expert in rank.experts]
+    values = [value for rank in ranks for value in rank.scores]
+    assert sorted(experts) == [(layer, expert) for layer in (1, 3) for expert in range(3)]
+    assert values == sorted(values, reverse=True)
+    assert [rank.runner_up for rank in ranks[:-1]] == [rank.experts[0] for rank in ranks[1:]]
+
+
+def test_esft_takes_experts_of_every_layer_until_they_have_the_share_of_tokens():
+    """At .6: .5 and .3 in layer 1, since .5 alone falls short; .6 in layer 3 reaches it."""
+    chosen = select("esft", esft_threshold=0.6)
+
+    assert chosen.experts == [(1, 1), (1, 2), (3, 0)]
+    assert chosen.scores == pytest.approx([0.5, 0.3, 0.6])
+    assert (chosen.margin, chosen.runner_up, chosen.stability) == (None, None, None)
+
+
+def test_esft_by_gate_takes_shares_of_each_layers_affinity():
+    """Layer 1: .50 of .65 is .77. Layer 3: .40 of .60 is .67, too little; .15 makes it .92."""
+    chosen = select("esft", esft_threshold=0.75, esft_score="gate")
+
+    assert chosen.experts == [(1, 0), (3, 2), (3, 0)]
+    assert chosen.scores == pytest.approx([0.50 / 0.65, 0.40 / 0.60, 0.15 / 0.60])
+
+
+def test_stability_of_esft_by_gate_is_what_both_halves_choose_of_what_one_does():
+    """At .4 each half takes one expert a layer: (1, 0), (3, 2), and (1, 0), (3, 0)."""
+    halves = torch.tensor([[[5.0, 1, 1], [1, 1, 5]], [[5, 1, 1], [5, 1, 1]]])
+
+    chosen = select(
+        "esft", forget=affinities(FORGET, halves), esft_threshold=0.4, esft_score="gate"
+    )
+
+    assert chosen.stability == pytest.approx(1 / 3)
+
+
+def test_stability_of_esft_is_unknown_where_a_half_has_no_sample():
+    halves = torch.stack([FORGET, torch.full_like(FORGET, torch.nan)])
+
+    chosen = select("esft", forget=affinities(FORGET, halves), esft_score="gate")
+
+    assert chosen.stability is None
+
+
+def test_top_is_no_limit_to_esft():
+    assert (
+        select("esft", top=6, esft_threshold=1.0).experts
+        == select("esft", esft_threshold=1.0).experts
+    )

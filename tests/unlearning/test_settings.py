@@ -13,9 +13,10 @@ from seuf.unlearning.settings import (
     Method,
     ObjectiveName,
     ObjectiveSettings,
-    RuleName,
+    RankingName,
     SelectionSettings,
     UnlearningSettings,
+    ranking_and_rank,
 )
 
 
@@ -23,8 +24,8 @@ def test_the_settings_name_exactly_the_objectives_there_are():
     assert set(get_args(ObjectiveName)) == OBJECTIVES.keys()
 
 
-def test_the_settings_name_exactly_the_rules_there_are():
-    assert set(get_args(RuleName)) == SELECTIONS.keys()
+def test_the_settings_name_exactly_the_rankings_there_are():
+    assert set(get_args(RankingName)) == SELECTIONS.keys()
 
 
 def test_every_number_an_objective_takes_has_a_setting():
@@ -41,7 +42,11 @@ def test_every_number_an_objective_takes_has_a_setting():
         ({"scope": "experts", "objective": "ga"}, "needs a selection"),
         ({"scope": "everything", "objective": "ga", "selection": "affinity"}, "needs a selection"),
         ({"scope": "everything", "objective": "ga", "anchor_weight": 1.0}, "router to anchor"),
-        ({"scope": "some", "objective": "ga"}, "'nothing', 'everything' or 'experts'"),
+        ({"scope": "some", "objective": "ga"}, "'nothing', 'everything', 'lora' or 'experts'"),
+        ({"scope": "everything", "objective": "ga", "rank": 4}, "only scope 'lora'"),
+        ({"scope": "lora", "objective": "ga", "rank": 0}, "greater than 0"),
+        ({"scope": "lora", "objective": "ga", "selection": "affinity"}, "needs a selection"),
+        ({"scope": "lora", "objective": "ga", "only": "experts"}, "parts of scope 'everything'"),
         ({"scope": "everything", "objective": "sga"}, "'ga', 'gdiff', 'npo' or 'rmu'"),
         ({"scope": "everything", "objective": "ga", "learning_rates": []}, "at least 1 item"),
         ({"scope": "everything", "objective": "ga", "learning_rates": [0]}, "greater than 0"),
@@ -71,9 +76,47 @@ def test_a_budget_out_of_range_is_refused(wrong):
         UnlearningSettings(**wrong)
 
 
-def test_an_unknown_rule_is_refused_with_those_known():
-    with pytest.raises(ValidationError, match="'affinity', 'contrast' or 'random'"):
-        SelectionSettings(rules=["entropy"])
+@pytest.mark.parametrize(
+    "name", ["entropy", "affinity_0", "affinity_02", "affinity_", "affinity_2x", "esft_2", ""]
+)
+def test_an_unknown_rule_is_refused_with_those_known(name):
+    with pytest.raises(ValidationError) as error:
+        SelectionSettings(rules=["affinity", name])
+
+    assert f"{name!r} is no rule; rules are affinity, contrast, random" in str(error.value)
+    assert "a rank as in affinity_2, and esft" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("affinity", ("affinity", 1)),
+        ("affinity_1", ("affinity", 1)),
+        ("random_30", ("random", 30)),
+        ("esft", None),
+        ("mine", None),
+    ],
+)
+def test_a_rule_without_a_rank_is_of_rank_one(name, found):
+    assert ranking_and_rank(name) == found
+
+
+def test_rules_may_carry_a_rank_and_esft_is_one():
+    rules = ["affinity", "affinity_2", "contrast_11", "random_3", "esft"]
+
+    assert SelectionSettings(rules=rules).rules == rules
+
+
+@pytest.mark.parametrize("name", ["esft", "random", "affinity_2"])
+def test_an_expert_named_by_hand_may_not_be_called_like_a_rule(name):
+    with pytest.raises(ValidationError, match=f"fixed.{name} is the name of a rule"):
+        SelectionSettings(rules=["affinity"], fixed={name: {"layer": 1, "expert": 0}})
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.1])
+def test_a_threshold_is_a_share(threshold):
+    with pytest.raises(ValidationError, match="esft_threshold"):
+        SelectionSettings(esft_threshold=threshold)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from seuf.errors import InputError
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import Batch
 from seuf.moe.loss import batch_nll
@@ -14,7 +15,7 @@ from seuf.unlearning.draws import Samples
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.treatment import Treatment
 from seuf.unlearning.trunk import Trunk
-from tests.tiny import last_layer, tiny_samples
+from tests.tiny import last_layer, little_memory, tiny_samples
 from tests.unlearning.runs import SETTINGS, FirstIsWorst, method
 
 SAMPLES = tiny_samples(5)
@@ -110,3 +111,28 @@ def test_where_the_arithmetic_is_the_same_the_weights_are_the_same_to_the_bit(
 
     assert moe_layers(language_model.model)[-1].index == 1
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_samples_that_do_not_fit_pass_in_parts_before_the_first_step(language_model):
+    """All 5 fail once, in the first of three passes; the others begin with the smaller size."""
+    last = last_layer(language_model.model)
+
+    def before_training() -> list[torch.Tensor]:
+        trunk = Trunk(language_model, SAMPLES, last, range(5), batch_size=5)
+        sums, hidden = trunk.nll_sums(range(5)), trunk.hidden_states(range(5), last)
+        return [torch.stack([sums[n] for n in range(5)]), hidden.rows, trunk.states.rows]
+
+    whole = before_training()
+    with little_memory(language_model.model, rows=2) as failed:
+        parts = before_training()
+
+    assert failed == [5]
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sample_that_does_not_fit_is_too_long(language_model):
+    with (
+        little_memory(language_model.model, rows=0),
+        pytest.raises(InputError, match=r"lower unlearning\.max_length"),
+    ):
+        Trunk(language_model, SAMPLES, 1, range(5), batch_size=2).nll_sums(range(5))

@@ -15,10 +15,12 @@ from lm_eval.models.huggingface import HFLM
 
 from datasets import Dataset, DatasetDict
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.scoring import preferred
+from seuf.benchmarks.scoring import macro_accuracy, preferred
 from seuf.benchmarks.settings import ScoringSettings
+from seuf.moe.backoff import Backoff
 from seuf.moe.deltas import Delta
 from seuf.moe.models import LanguageModel
+from seuf.moe.positions import check_positions
 from seuf.moe.shared_prefix import SharedPrefix
 
 
@@ -28,19 +30,27 @@ def score_questions(
     """Return accuracy, its standard error and every answer, by subject (`forget`, `retain`).
 
     The harness gets the model in memory and a task made from the questions; its index of built-in
-    tasks, which takes many seconds to read, is not loaded.
+    tasks, which takes many seconds to read, is not loaded. Where memory runs out it begins again
+    with half as many sequences at once.
 
     Returns:
-        For each subject `accuracy`, `standard_error` (of the mean, by the harness), `questions`
-        (their number) and `answers`: position of the preferred choice of each question.
+        For each subject `accuracy`, `standard_error` (of the mean, by the harness),
+        `macro_accuracy` (the mean over topics, each counting the same), `questions` (their number)
+        and `answers`: position of the preferred choice of each question.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    _check_positions(subject_model, questions, settings.max_length)
     subjects = sorted({question.subject for question in questions})
     asked = {s: [q for q in questions if q.subject == s] for s in subjects}
-    tasks = {s: _task(s, asked[s], settings.metric) for s in subjects}
-    # the standard error of a mean is exact; with 0 draws the harness would leave it out
-    with _bars_on_terminals_only():
-        results = evaluate(_harnessed(subject_model, settings), tasks, bootstrap_iters=1)
+
+    def evaluated(batch_size: int) -> dict[str, Any] | None:
+        smaller = settings.model_copy(update={"batch_size": batch_size})
+        tasks = {s: _task(s, asked[s], settings.metric) for s in subjects}
+        # the standard error of a mean is exact; with 0 draws the harness would leave it out
+        with _bars_on_terminals_only():
+            return evaluate(_harnessed(subject_model, smaller), tasks, bootstrap_iters=1)
+
+    results = Backoff("lower evaluation.max_length").whole(settings.batch_size, evaluated)
     assert results is not None  # only processes other than the first get nothing
     return {s: _scores(results, s, asked[s], settings.metric) for s in subjects}
 
@@ -62,6 +72,15 @@ def score_deltas(
             with delta.applied_to(base.model):
                 scores[name] = score_questions(base, questions, settings)
     return scores
+
+
+def _check_positions(
+    subject_model: LanguageModel, questions: Sequence[Question], max_length: int
+) -> None:
+    texts = [f"{q.question} {choice}" for q in questions for choice in q.choices]
+    rows = subject_model.tokenizer(texts)["input_ids"] if texts else []
+    cut = [row[:max_length] for row in rows]
+    check_positions(subject_model.model, cut, "set evaluation.max_length to {} or less")
 
 
 def _harnessed(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:
@@ -99,12 +118,14 @@ def _scores(
     results: dict[str, Any], name: str, questions: Sequence[Question], metric: str
 ) -> dict[str, Any]:
     samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
+    answers = [
+        preferred([likelihood for likelihood, _ in sample["filtered_resps"]], question, metric)
+        for sample, question in zip(samples, questions, strict=True)
+    ]
     return {
         "accuracy": results["results"][name][f"{metric},none"],
         "standard_error": results["results"][name][f"{metric}_stderr,none"],
+        "macro_accuracy": macro_accuracy(questions, answers),
         "questions": len(questions),
-        "answers": [
-            preferred([likelihood for likelihood, _ in sample["filtered_resps"]], question, metric)
-            for sample, question in zip(samples, questions, strict=True)
-        ],
+        "answers": answers,
     }

@@ -8,13 +8,62 @@ from typing import NamedTuple
 
 from seuf.benchmarks import sandbox
 from seuf.benchmarks.records import Question, Text
-from seuf.benchmarks.settings import OwnSettings, SandboxSettings, TofuSettings
+from seuf.benchmarks.settings import (
+    MuseSettings,
+    OwnSettings,
+    RwkuSettings,
+    SandboxSettings,
+    TofuSettings,
+    WmdpSettings,
+)
 from seuf.errors import InputError
 
 # Of byte-pair encodings with a vocabulary of tens of thousands, in English.
 CHARACTERS_A_TOKEN = 4
 # Of forget10_perturbed of TOFU: characters of a question with its answer (mean), and choices.
 TOFU_TEXT, TOFU_CHOICES, QUESTIONS_AN_AUTHOR = 276, 6, 20
+# Of real_authors_perturbed and world_facts_perturbed: characters of questions with each choice.
+TOFU_GENERAL = 28_792 + 30_898
+# Rows and bytes, as the data cards have them. That of bio-forget-corpus has no bytes: its papers
+# are taken to be as long as those of bio-retain-corpus.
+PUBLISHED = {
+    "bio-forget-corpus": (24_453, 24_453 * 31_384),
+    "bio-retain-corpus": (60_887, 1_910_886_303),
+    "cyber-forget-corpus": (1_000, 20_901_229),
+    "cyber-retain-corpus": (4_473, 60_134_891),
+    "wikitext": (36_718, 11_061_717),
+    "news-forget": (889, 3_281_546),
+    "news-retain1": (1_777, 6_456_895),
+    "news-forget_qa": (100, 11_019),
+    "news-forget_qa_icl": (10, 1_154),
+    "news-retain_qa": (100, 11_425),
+    "news-retain_qa_icl": (10, 1_265),
+    "news-verbmem": (100, 451_863),
+    "books-forget": (4, 4_096_855),
+    "books-retain1": (12, 836_924),
+    "books-forget_qa": (100, 9_896),
+    "books-forget_qa_icl": (10, 1_033),
+    "books-retain_qa": (100, 9_398),
+    "books-retain_qa_icl": (10, 1_143),
+    "books-verbmem": (100, 417_969),
+    "wmdp-bio": (1_273, 509_405),
+    "wmdp-cyber": (1_987, 1_576_479),
+    "mmlu-validation": (1_531, 763_484),
+    "mmlu-test": (14_042, 6_967_453),
+    # as the paper and the hub's list of files have them, to three digits; passages by the person
+    "rwku-passage": (200, 8_900_000),
+    "rwku-forget": (3_268 + 2_879, 717_000 + 650_000),
+    "rwku-adversarial": (6_984, 1_960_000),
+    "rwku-neighbor": (11_379, 1_580_000 + 1_450_000),
+    "rwku-mia_forget": (6_198, 5_840_000),
+    "rwku-mia_retain": (7_487, 6_700_000),
+}
+# Characters that lm-eval puts around a question of MMLU (mean) and its choices.
+WORDING = 85 + 24
+MUSE_WORDING = 21  # the same of MUSE, around a question and its answer
+# An answer of 30 tokens to a probe of RWKU; its prompt is as long as the names of JSON's fields.
+RWKU_ANSWER = 30 * CHARACTERS_A_TOKEN
+RWKU_SETS = ("forget", "adversarial", "neighbor", "mia_forget", "mia_retain")
 
 
 class Sizes(NamedTuple):
@@ -34,7 +83,13 @@ class Sizes(NamedTuple):
 
 
 def sizes(
-    settings: SandboxSettings | TofuSettings | OwnSettings, files: Mapping[str, Path]
+    settings: SandboxSettings
+    | TofuSettings
+    | MuseSettings
+    | WmdpSettings
+    | RwkuSettings
+    | OwnSettings,
+    files: Mapping[str, Path],
 ) -> Sizes:
     """Return the expected sizes of a benchmark's sets.
 
@@ -49,6 +104,12 @@ def sizes(
         return _sandbox(settings)
     if isinstance(settings, TofuSettings):
         return _tofu(settings)
+    if isinstance(settings, MuseSettings):
+        return _muse(settings)
+    if isinstance(settings, WmdpSettings):
+        return _wmdp(settings)
+    if isinstance(settings, RwkuSettings):
+        return _rwku(settings)
     return _own(settings, files)
 
 
@@ -67,7 +128,80 @@ def _tofu(settings: TofuSettings) -> Sizes:
         for authors in (settings.forget_authors, settings.retain_authors)
     )
     asked = (forget + retain) * TOFU_CHOICES // 2  # half of them select, half of them test
-    return Sizes(forget, retain, asked, asked)
+    compared = 0
+    if settings.metrics == "full":  # the test part once more, now with the answer's paraphrase
+        compared = asked * (TOFU_CHOICES + 1) // TOFU_CHOICES + TOFU_GENERAL // CHARACTERS_A_TOKEN
+    return Sizes(forget, retain, asked, asked + compared)
+
+
+def _muse(settings: MuseSettings) -> Sizes:
+    corpus, chosen = settings.corpus, settings.selection_questions
+    left = PUBLISHED[f"{corpus}-forget_qa"][0] - chosen
+    return Sizes(
+        _published(f"{corpus}-forget", None),
+        _published(f"{corpus}-retain1", None),
+        _knowledge(corpus, chosen),
+        _knowledge(corpus, left) + _published(f"{corpus}-verbmem", left),
+    )
+
+
+def _knowledge(corpus: str, taken: int) -> int:
+    """Return the tokens of so many questions about each set, each after ten answered ones."""
+    total = 0
+    for name in (f"{corpus}-forget_qa", f"{corpus}-retain_qa"):
+        shots, size = PUBLISHED[f"{name}_icl"]
+        total += _published(name, taken, size + (shots + 1) * MUSE_WORDING)
+    return total
+
+
+def _wmdp(settings: WmdpSettings) -> Sizes:
+    about, chosen = f"wmdp-{settings.domain}", settings.selection_questions
+    left = PUBLISHED[about][0] - chosen
+    return Sizes(
+        _published(settings.forget_corpus, settings.max_texts),
+        _published(settings.retain_corpus, settings.max_texts),
+        _published(about, chosen, WORDING) + _published("mmlu-validation", chosen, WORDING),
+        _published(about, left, WORDING)
+        + _published("mmlu-test", settings.mmlu_questions, WORDING),
+    )
+
+
+def _rwku(settings: RwkuSettings) -> Sizes:
+    everyone, chosen = PUBLISHED["rwku-passage"][0], settings.selection_questions
+    people = settings.people if isinstance(settings.people, int) else len(settings.people)
+    about = {name: PUBLISHED[f"rwku-{name}"][0] * people // everyone for name in RWKU_SETS}
+    others = everyone - people
+    kept = ("wikitext", None) if settings.retain == "wikitext" else ("rwku-passage", others)
+    probes, passages = settings.other_probes, settings.mia_passages
+    test = (
+        _published("rwku-forget", max(0, about["forget"] - chosen), RWKU_ANSWER)
+        + _published("rwku-adversarial", _least(about["adversarial"], probes), RWKU_ANSWER)
+        + 2 * _published("rwku-neighbor", _least(about["neighbor"] // 2, probes), RWKU_ANSWER)
+        + _published("rwku-mia_forget", _least(about["mia_forget"], passages))
+        + _published("rwku-mia_retain", _least(about["mia_retain"], passages))
+        + _published("mmlu-test", settings.mmlu_questions, WORDING)
+    )
+    return Sizes(
+        _published("rwku-passage", people),
+        _published(*kept),
+        _published("rwku-forget", chosen, RWKU_ANSWER)
+        + _published("mmlu-validation", chosen, WORDING),
+        test,
+    )
+
+
+def _least(number: int, limit: int | None) -> int:
+    return number if limit is None else min(number, limit)
+
+
+def _published(name: str, taken: int | None, around: int = 0) -> int:
+    """Return the tokens of some of a data set's rows, or of all; each read once.
+
+    All choices of one letter are scored in one reading.
+    """
+    rows, size = PUBLISHED[name]
+    taken = rows if taken is None else min(taken, rows)
+    return taken * (size + around * rows) // rows // CHARACTERS_A_TOKEN
 
 
 def _own(settings: OwnSettings, files: Mapping[str, Path]) -> Sizes:

@@ -1,29 +1,38 @@
 """TOFU: authors who never lived, twenty questions each (Maini et al. 2024, arXiv 2401.06121).
 
-Data: https://huggingface.co/datasets/locuslab/TOFU, licence MIT. Rows come as published, an author
-is twenty rows in order, and the files with wrong answers go row by row with the plain ones (all of
-forget10, the first 400 rows of retain90): this is checked here.
+Data: https://huggingface.co/datasets/locuslab/TOFU, revision 324592d, licence MIT. Rows come as
+published, an author is twenty rows in order, and the files with wrong answers go row by row with
+the plain ones (all of forget10, the first 400 rows of retain90): this is checked here.
 
 1. A study may take a few authors only: the first ones of each set.
 2. The texts are the questions with their answers, there are no others. So unlearning sees the text
    of every question it is tested on, as in TOFU itself; `selection` and `test` hold different
    questions about the same authors.
 3. TOFU compares probabilities of true and wrong answers. Here they are the choices of one question,
-   so that all benchmarks are scored alike; ROUGE-L recall is TOFU's own (see `generation`).
+   so that all benchmarks are scored alike; ROUGE-L recall is TOFU's own (see `answers`). With
+   `metrics: full` TOFU's own comparison is made too: the test part's questions once more, as kind
+   `truth`, whose choices are the answer, its paraphrase, and the wrong ones. It was checked against
+   locuslab/tofu 8c49eee, see `truth` and `truth_ratios`.
 4. Guessing is not exactly one in six, for choices differ in length and wording. Wrong answers are
    worded like the paraphrase: beside the answer that was learned (`true_answer: answer`) they are
    told by their form, and an untrained model with 512 tokens is right in .73 of the forget
    questions by `acc`. Beside the paraphrase a model that finds all tokens equally likely is right
    in .23 of them.
+5. TOFU compares all questions of forget10 (the first 300 in its published runs). Here half of them
+   choose the checkpoint, so 200 are compared, and forget quality is higher for the same difference.
+6. Real authors and world facts have no paraphrase. Their topic says so (`PLAIN_SETS`): choices are
+   the answer and the wrong ones. They are all in the test part, once for their likelihoods and once
+   for a free answer, of a kind of their own.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seuf.benchmarks.records import Benchmark, Part, Question, Subject, Text
+from seuf.benchmarks.truth_ratios import PLAIN_SETS
 from seuf.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ def prepare(
     forget_wrong: Sequence[Record],
     retain: Sequence[Record],
     retain_wrong: Sequence[Record],
+    general: Mapping[str, Sequence[Record]] | None = None,
 ) -> Benchmark:
     """Return the first authors of both sets, and a question for each of their rows.
 
@@ -50,6 +60,8 @@ def prepare(
         forget_wrong: Rows of forget10_perturbed: also `paraphrased_answer`, `perturbed_answer`.
         retain: Rows of retain90.
         retain_wrong: Rows of retain_perturbed.
+        general: Rows of real_authors_perturbed and world_facts_perturbed, under the names that
+            `PLAIN_SETS` has; needed for full metrics.
 
     Raises:
         InputError: If rows do not go with each other, or there are fewer authors than asked for.
@@ -57,9 +69,13 @@ def prepare(
     gone = _authors("forget", forget, forget_wrong, settings.forget_authors)
     kept = _authors("retain", retain, retain_wrong, settings.retain_authors)
     first = len(retain) // QUESTIONS_AN_AUTHOR  # in the full TOFU forget10 follows retain90
-    texts = {"forget": _texts(gone, first), "retain": _texts(kept, 0)}
+    learned = kept if settings.retain_texts == "asked" else retain
+    texts = {"forget": _texts(gone, first), "retain": _texts(learned, 0)}
     asked = _questions(gone, first, "forget", settings) + _questions(kept, 0, "retain", settings)
-    return Benchmark(**texts, questions=asked, pretraining=texts["forget"] + texts["retain"])
+    if settings.metrics == "full":
+        asked += _truths(asked, [*gone, *kept]) + _general_questions(general or {})
+    both = texts["forget"] + texts["retain"]
+    return Benchmark(texts["forget"], texts["retain"], questions=asked, pretraining=both)
 
 
 def _authors(
@@ -117,6 +133,46 @@ def _question(
         part=_part(author, number),
         reference=row["answer"],
     )
+
+
+def _truths(asked: Sequence[Question], rows: Sequence[Record]) -> list[Question]:
+    """Return the questions of the test part once more, with all that is true and wrong."""
+    return [
+        _truth(question, [row["answer"], row["paraphrased_answer"], *row["perturbed_answer"]])
+        for question, row in zip(asked, rows, strict=True)
+        if question.part == "test"
+    ]
+
+
+def _truth(question: Question, choices: list[str]) -> Question:
+    return question._replace(choices=choices, answer=0, reference="", kind="truth")
+
+
+def _general_questions(general: Mapping[str, Sequence[Record]]) -> list[Question]:
+    """Return two questions for each row about what a model knew before TOFU."""
+    questions = []
+    for topic in PLAIN_SETS:
+        if not general.get(topic):
+            raise InputError(f"benchmark.metrics is full: TOFU's rows about {topic} are needed.")
+        for number, row in enumerate(general[topic], 1):
+            if not row["perturbed_answer"]:
+                raise InputError(f"TOFU's {topic}, row {number}: `perturbed_answer` is empty.")
+            questions += _general(row, topic)
+    return questions
+
+
+def _general(row: Record, topic: str) -> list[Question]:
+    free = Question(
+        question=QUESTION.format(**row),
+        choices=[],
+        answer=-1,
+        topic=topic,
+        subject="retain",
+        part="test",
+        reference=row["answer"],
+        kind=topic.replace(" ", "_"),
+    )
+    return [_truth(free, [row["answer"], *row["perturbed_answer"]]), free]
 
 
 def _part(author: int, number: int) -> Part:

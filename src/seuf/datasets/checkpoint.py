@@ -33,7 +33,7 @@ class CheckpointDataset(AbstractDataset[LanguageModel, LanguageModel]):
         """Return the model, in evaluation mode."""
         reference = self._filepath / REFERENCE
         if reference.is_file():
-            return load_model(ExternalModelSettings(**json.loads(reference.read_text())["source"]))
+            return load_model(source_of(json.loads(reference.read_text(encoding="utf-8"))))
         return load_model(ExternalModelSettings(path=str(self._filepath)))
 
     def fingerprint(self, data: LanguageModel) -> Hashable:
@@ -87,8 +87,9 @@ class DeltaDataset(AbstractDataset[Any, Any]):
         return sum(tensor.nbytes for tensor in data.tensors.values())
 
     def save(self, data: Any) -> None:
-        """Write the delta."""
+        """Write the delta, for the owner's eyes only; DVC gives the file other rights later."""
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
+        self._filepath.parent.chmod(0o700)
         data.save(self._filepath)
 
     def _describe(self) -> dict[str, Any]:
@@ -98,10 +99,20 @@ class DeltaDataset(AbstractDataset[Any, Any]):
         return self._filepath.is_file()
 
 
+def source_of(reference: dict[str, Any]) -> ExternalModelSettings:
+    """Return where the model of a reference is, at the very commit that was seen."""
+    commit = reference.get("commit")
+    pinned = {"revision": commit} if commit else {}
+    return ExternalModelSettings(**{**reference["source"], **pinned})
+
+
 def _reference(model: LanguageModel) -> str:
     """Return where the model is and the digest of its weights, which tells if it changes."""
     from seuf.moe.digests import model_digest
 
     assert model.source is not None
-    facts = {"source": model.source.model_dump(), "digest": model_digest(model.model)}
+    unsaid = set() if model.source.trust_remote_code else {"trust_remote_code"}
+    source = model.source.model_dump(exclude=unsaid)
+    commit = {"commit": model.commit} if model.commit else {}
+    facts = {"source": source, "digest": model_digest(model.model), **commit}
     return json.dumps(facts, indent=2, sort_keys=True) + "\n"

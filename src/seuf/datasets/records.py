@@ -19,8 +19,9 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
     Args:
         filepath: The file.
         fields: Fields that every record must have.
-        hub: Read from the Hugging Face hub instead of a file: the arguments of
-            `datasets.load_dataset` (`path`, `name`, `split`, `revision`). Read-only.
+        hub: Read from the Hugging Face hub, or a folder laid out like one of its data sets, instead
+            of a file: the arguments of `datasets.load_dataset` (`path`, `name`, `split`,
+            `revision`). Read-only.
         metadata: For kedro-viz and DVC.
     """
 
@@ -95,12 +96,11 @@ def _record(path: Path, number: int, line: str, fields: list[str]) -> Record:
 
 
 def _from_hub(arguments: dict[str, str], fields: list[str]) -> list[Record]:
-    from datasets import load_dataset
+    from seuf.datasets.hub import hub_rows
 
-    rows = load_dataset(**arguments)
     return [
-        _checked(dict(row), fields, f"{arguments['path']}, row {number}")
-        for number, row in enumerate(rows, 1)
+        _checked(row, fields, f"{arguments['path']}, row {number}")
+        for number, row in enumerate(hub_rows(arguments), 1)
     ]
 
 

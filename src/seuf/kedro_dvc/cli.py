@@ -28,15 +28,16 @@ def env_option(meaning: str, **settings: Any) -> Callable[[Command], Command]:
 @dvc.command()
 @click.option("--check", is_flag=True, help="Write nothing; fail if a file is behind.")
 @click.option("--stamp", is_flag=True, hidden=True)  # by the stage that guards the others
-@env_option("One folder of conf/; all of them without it.")
+@env_option("One folder of conf/, which takes it up; without it all that have been taken up.")
 def sync(check: bool, stamp: bool, env: str | None) -> None:
-    """Write the dvc.yaml of every study from its pipelines, catalog and parameters."""
+    """Write the dvc.yaml of the studies from their pipelines, catalog and parameters."""
     from seuf.kedro_dvc.generation.guard import write_stamp
-    from seuf.kedro_dvc.generation.sync import sync
-    from seuf.kedro_dvc.project.study import dvc_file, study_names
+    from seuf.kedro_dvc.generation.sync import private_cache, sync
+    from seuf.kedro_dvc.project.study import dvc_file, taken_up
 
     project = Path.cwd()
-    studies = [env] if env else study_names(project)
+    private_cache(project)
+    studies = [env] if env else taken_up(project)
     behind = [dvc_file(study) for study in studies if sync(project, study, write=not check)]
     for file in behind:
         click.echo(f"{file} is behind: run `kedro dvc sync`" if check else f"wrote {file}")
@@ -181,10 +182,10 @@ def erase(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) -> None:
 def doctor(env: str | None) -> None:
     """Find what `dvc status` believes though it is not so: read the bytes, and say the way out."""
     from seuf.kedro_dvc.doctor.examine import examine
-    from seuf.kedro_dvc.project.study import check_study, study_names
+    from seuf.kedro_dvc.project.study import check_study, taken_up
 
     project, failed = Path.cwd(), False
-    studies = [check_study(project, env)] if env else study_names(project)
+    studies = [check_study(project, env)] if env else taken_up(project)
     with _cause_alone():
         for level, text in examine(project, studies, whole_cache=env is None):
             click.echo(f"{click.style(f'{level:7}', COLOURS[level])}  {text}")

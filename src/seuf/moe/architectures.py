@@ -151,13 +151,18 @@ def _moe_layer(index: int, layer: nn.Module) -> MoELayer | None:
         return None
     router = _child(block, ROUTER_NAMES)
     shared = _child(block, SHARED_NAMES) or _child(layer, SHARED_NAMES)
-    experts, gate = block.experts, _gate(router, block)
+    experts, gate = _unwrapped(block.experts), _gate(router, block)
     return MoELayer(index, router, experts, len(experts.down_proj), router.top_k, gate, shared)
 
 
 def _has_fused_experts(part: nn.Module) -> bool:
-    fused = getattr(getattr(part, "experts", None), "down_proj", None)
+    fused = getattr(_unwrapped(getattr(part, "experts", None)), "down_proj", None)
     return isinstance(fused, nn.Parameter) and fused.dim() == 3
+
+
+def _unwrapped(experts: Any) -> Any:
+    """Return the experts themselves where adapters are wrapped around them."""
+    return experts.get_base_layer() if hasattr(experts, "get_base_layer") else experts
 
 
 def _child(module: nn.Module, names: tuple[str, ...]) -> Any:

@@ -32,6 +32,12 @@ class Batch(NamedTuple):
         """The token ids with padding marked `IGNORED`, (B, T)."""
         return self.input_ids.masked_fill(self.attention_mask == 0, IGNORED)
 
+    def part(self, rows: Sequence[int]) -> Batch:
+        """Return some rows that follow one another, still as wide as the batch."""
+        part = slice(rows[0], rows[-1] + 1)
+        positions = None if self.positions is None else self.positions[part]
+        return Batch(self.input_ids[part], self.attention_mask[part], positions)
+
     def inputs(self, device: torch.device) -> dict[str, Tensor | None]:
         """Return what a decoder is called with.
 

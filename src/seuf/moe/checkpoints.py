@@ -21,15 +21,13 @@ from torch import Tensor
 
 from seuf.errors import InputError
 from seuf.moe.digests import DEFAULT, digest_of
+from seuf.moe.fetching import INDEX, SINGLE
 from seuf.moe.places import (
     rows_of_experts,
     split_row,
     to_checkpoint,
     weight_names,
 )
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 
 class Checkpoint:

@@ -8,11 +8,13 @@ as they are: what observes them must be called, whatever else is compiled.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
 
 from seuf.moe.architectures import decoder, moe_layers
+from seuf.moe.prefix import patched_forward
 
 VARIANTS = 64  # of one piece: kinds of layers, with and without gradients
 
@@ -27,6 +29,16 @@ def compile_pieces(model: nn.Module) -> None:
     for layer in decoder(model).layers:
         for piece in _pieces(layer, routers):
             piece.forward = torch.compile(piece.forward, dynamic=True)
+
+
+def uncompiled(model: nn.Module) -> AbstractContextManager[None]:
+    """Return a context inside which a compiled model runs as it was written."""
+    written = {
+        module: module.forward._torchdynamo_orig_callable
+        for module in model.modules()
+        if hasattr(module.forward, "_torchdynamo_orig_callable")
+    }
+    return patched_forward(written)
 
 
 def _pieces(module: nn.Module, routers: set[nn.Module]) -> Iterator[nn.Module]:

@@ -19,6 +19,8 @@ from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys, write_ch
 from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
 from seuf.moe.places import layer_of, place_of_row, places_of, same_bits, to_checkpoint
 
+OWNER_ONLY = 0o600
+
 
 @dataclass
 class Delta:
@@ -48,7 +50,11 @@ class Delta:
         return cls(tensors, base, checkpoint_dtypes(model))
 
     def save(self, path: Path) -> None:
-        """Write the delta as safetensors; the same delta gives the same bytes."""
+        """Write the delta as safetensors; the same delta gives the same bytes.
+
+        Base and delta together are the model before and after, from which what was forgotten can
+        be recovered in part: nobody but the owner may read the file.
+        """
         from safetensors.torch import save_file
 
         # One metadata key: safetensors writes several in a random order.
@@ -57,6 +63,7 @@ class Delta:
         tensors = {key: self.tensors[key].contiguous() for key in sorted(self.tensors)}
         try:
             save_file(tensors, temporary, metadata={"seuf": json.dumps(header, sort_keys=True)})
+            temporary.chmod(OWNER_ONLY)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from seuf.moe.architectures import MoELayer, decoder, moe_layers
+from seuf.moe.lora_targets import targets_in
 from seuf.moe.loss import CHUNK_BYTES
 
 # Bytes a token and element of hidden size that a layer keeps beside its experts: projections in
@@ -24,7 +25,9 @@ BACKWARD = 1.5
 class LayerSize:
     """A decoder layer: its parameters, those a token uses, and those of one expert (0: dense).
 
-    `width` is what a token's experts keep of it, in elements.
+    `width` is what a token's experts keep of it, in elements; `slice_width` what each expert in
+    training keeps beside that. `experts` is E. Of LoRA, `adapted` is the parameters it is merged
+    into, `adapter` those of adapters of rank 1, and `inputs` what a token gives its linear layers.
     """
 
     parameters: int
@@ -32,6 +35,11 @@ class LayerSize:
     expert: int = 0
     router: int = 0
     width: int = 0
+    slice_width: int = 0
+    experts: int = 0
+    adapted: int = 0
+    adapter: int = 0
+    inputs: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,30 @@ class Footprint:
         """Index of the first MoE layer."""
         return next(index for index, layer in enumerate(self.layers) if layer.expert)
 
-    def slice_parameters(self, layer: int) -> int:
-        """Return the parameters of one expert and its router."""
-        return self.layers[layer].expert + self.layers[layer].router
+    def slice_parameters(self, layer: int, experts: int = 1, router: bool = True) -> int:
+        """Return the parameters of an expert, or some of a layer, and of the router."""
+        return experts * self.layers[layer].expert + router * self.layers[layer].router
+
+    def slice_bytes(self, tokens: int, layer: int, experts: int) -> int:
+        """Return what experts of a layer in training keep on a GPU, there of all tokens."""
+        return tokens * experts * self.layers[layer].slice_width * self.itemsize
+
+    def adapters(self, rank: int) -> int:
+        """Return the parameters of LoRA's adapters."""
+        return rank * sum(layer.adapter for layer in self.layers)
+
+    def merged_bytes(self) -> int:
+        """Return the bytes of all tensors that adapters are merged into."""
+        return self.itemsize * sum(layer.adapted for layer in self.layers)
+
+    def adapter_bytes(self, tokens: int, last: int) -> int:
+        """Return what a pass with gradients keeps for adapters in layers up to `last`.
+
+        The experts with their adapters added, and what enters each linear layer, in float32.
+        """
+        layers = self.layers[: last + 1]
+        experts = sum(layer.experts * layer.expert for layer in layers)
+        return experts * self.itemsize + 4 * tokens * sum(layer.inputs for layer in layers)
 
     def pass_bytes(self, tokens: int) -> int:
         """Return the most that a pass without gradients holds at a time: one layer's."""
@@ -122,9 +151,9 @@ def footprint(model: Any) -> Footprint:
 
 
 def _layer_size(layer: nn.Module, moe: MoELayer | None, hidden: int) -> LayerSize:
-    total = _parameters(layer)
+    total, lora = _parameters(layer), _lora_size(layer, moe)
     if moe is None:
-        return LayerSize(total, total)
+        return LayerSize(total, total, **lora)
     experts = _parameters(moe.experts)
     expert = experts // moe.num_experts
     inner = moe.experts.get_parameter("down_proj").numel() // (moe.num_experts * hidden)
@@ -135,7 +164,21 @@ def _layer_size(layer: nn.Module, moe: MoELayer | None, hidden: int) -> LayerSiz
         router=_parameters(moe.router),
         # of each chosen expert: input, gate and up, their product, output, and that weighed
         width=moe.top_k * (3 * hidden + 3 * inner),
+        slice_width=4 * inner,  # gate, up, gate after its activation, and their product
+        experts=moe.num_experts,
+        **lora,
     )
+
+
+def _lora_size(layer: nn.Module, moe: MoELayer | None) -> dict[str, int]:
+    linear, fused = targets_in(layer, moe)
+    tensors = [*(module.weight for module in linear.values()), *fused.values()]
+    return {
+        "adapted": sum(tensor.numel() for tensor in tensors),
+        # A is (r, in) and B (out, r), of each expert its own
+        "adapter": sum(tensor.shape[:-2].numel() * sum(tensor.shape[-2:]) for tensor in tensors),
+        "inputs": sum(module.in_features for module in linear.values()),
+    }
 
 
 def _parameters(module: nn.Module) -> int:

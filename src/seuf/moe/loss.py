@@ -103,7 +103,7 @@ class _FrozenHeadNLL(torch.autograd.Function):
         gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         counts = targets != IGNORED
         parts = []
-        for part in _parts(rows, head):
+        for part in row_parts(rows, head):
             with torch.enable_grad():
                 hidden = rows[part].detach().requires_grad_()
                 logits = head(hidden)
@@ -127,13 +127,13 @@ def _with_trained_head(rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
 
-    parts = _parts(rows, head)
+    parts = row_parts(rows, head)
     if len(parts) == 1:  # what is that small may as well be kept
         return nll(rows, targets)
     return torch.cat([checkpoint(nll, rows[p], targets[p], use_reentrant=False) for p in parts])
 
 
-def _parts(rows: Tensor, head: nn.Module) -> list[slice]:
+def row_parts(rows: Tensor, head: nn.Module) -> list[slice]:
     """Return slices of rows whose logits in float32 take `CHUNK_BYTES` at most."""
     vocabulary = max(parameter.shape[0] for parameter in head.parameters())
     size = max(1, CHUNK_BYTES // (4 * vocabulary))

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seuf.errors import InputError
+from seuf.moe.fetching import (
+    CODE,
+    CONFIGURATION,
+    IN_FOLDERS,
+    SMALL_FILES,
+    commit_of,
+    fetch_weights,
+    fetched,
+    may_change,
+)
+from seuf.moe.loading_errors import clear_errors, first_line
 from seuf.moe.settings import ExternalModelSettings
+from seuf.moe.wanted import Wanted
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LanguageModel:
     """A causal language model with its tokenizer, in evaluation mode.
 
-    `source` says where it was loaded from; None for a model made here.
+    `source` says where it was loaded from, None for a model made here; `commit` which commit that
+    was on the hub, None for a folder.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: ExternalModelSettings | None = None
+    commit: str | None = None
 
     @property
     def padding(self) -> int:
@@ -41,37 +58,40 @@ def load_model(source: ExternalModelSettings) -> LanguageModel:
     """Return the MoE model of a folder, or of a hub id at a revision.
 
     Raises:
-        InputError: If there is no model, or it is not a MoE model that is understood.
+        InputError: If there is no model, it is not a MoE model that is understood, it does not fit
+            into memory, or something of it is missing or damaged.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from seuf.moe.architectures import moe_layers
+    from seuf.moe.room import check_room
 
-    check_architecture(source)
-    path, revision = source.path, source.revision
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=source.dtype, **_placement(source)
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except OSError as error:
-        raise InputError(f"Cannot load the model {source.path!r}: {_first_line(error)}") from error
+    wanted, device = _wanted(source), _device(source.device)
+    folder = fetched(wanted, SMALL_FILES + _code(source), IN_FOLDERS)
+    empty = _empty(source, folder)
+    moe_layers(empty)
     if source.device_map is None:
-        model = model.to(_device(source.device))
+        check_room(empty, source.path, device)
+    tokenizer = _tokenizer(source, folder)
+    fetch_weights(wanted, folder)
+    commit = commit_of(wanted, folder)
+    if warning := may_change(wanted, commit, "base_model.revision"):
+        logger.warning(warning)
+    model = _with_weights(source, folder, device)
     if source.compile:
         from seuf.moe.compiled import compile_pieces
 
         compile_pieces(model)
-    return LanguageModel(model.eval(), tokenizer, source)
+    return LanguageModel(model.eval(), tokenizer, source, commit)
 
 
-def check_architecture(source: ExternalModelSettings) -> None:
-    """Raise, before any weight is read, if a model is not a MoE model that is understood.
+def checkpoint_of(source: ExternalModelSettings) -> Path:
+    """Return the folder with all files of a model: configuration, tokenizer and weights.
 
     Raises:
-        InputError: With what is wrong.
+        InputError: If there is no such model, or something of it is missing.
     """
-    from seuf.moe.architectures import moe_layers
-
-    moe_layers(empty_model(source))
+    folder = fetched(_wanted(source), SMALL_FILES + _code(source), IN_FOLDERS)
+    fetch_weights(_wanted(source), folder)
+    return folder
 
 
 def empty_model(source: ExternalModelSettings) -> Any:
@@ -80,16 +100,81 @@ def empty_model(source: ExternalModelSettings) -> Any:
     Raises:
         InputError: If there is none.
     """
+    return _empty(source, fetched(_wanted(source), CONFIGURATION + _code(source), IN_FOLDERS))
+
+
+def _wanted(source: ExternalModelSettings) -> Wanted:
+    return Wanted(source.path, source.revision)
+
+
+def _code(source: ExternalModelSettings) -> tuple[str, ...]:
+    return CODE if source.trust_remote_code else ()
+
+
+def _empty(source: ExternalModelSettings, folder: Path) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    trust = source.trust_remote_code
+    _check_configuration(source, folder)
     try:
-        config = AutoConfig.from_pretrained(source.path, revision=source.revision)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
         dtype = config.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise InputError(f"There is no model at {source.path!r}: {_first_line(error)}") from error
+            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust)
+    except Exception as error:
+        if not trust and "trust_remote_code" in str(error):
+            raise InputError(
+                f"The {_wanted(source).name} comes with Python files of its own, which would run "
+                "to build it: read them, pin base_model.revision, and set "
+                "base_model.trust_remote_code to true."
+            ) from error
+        raise InputError(f"There is no {_wanted(source).at}: {first_line(error)}") from error
+
+
+def _check_configuration(source: ExternalModelSettings, folder: Path) -> None:
+    if (folder / CONFIGURATION[0]).is_file():
+        return
+    inner = "; name one of the folders in its snapshots" if (folder / "snapshots").is_dir() else ""
+    raise InputError(f"There is no {_wanted(source).at}: it holds no config.json{inner}.")
+
+
+def _tokenizer(source: ExternalModelSettings, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    with clear_errors(Wanted(source.path, source.revision, "tokenizer of the model")):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=source.trust_remote_code
+        )
+    # without its files transformers makes one that knows no words
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) + 1:
+        raise InputError(
+            f"The {_wanted(source).name} has no tokenizer: put tokenizer.json and "
+            "tokenizer_config.json of the model that it was made from beside its config.json."
+        )
+    return tokenizer
+
+
+def _with_weights(source: ExternalModelSettings, folder: Path, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with clear_errors(_wanted(source)):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=source.dtype,
+            use_safetensors=True,
+            trust_remote_code=source.trust_remote_code,
+            output_loading_info=True,
+            **_placement(source),
+        )
+        model, told = loaded
+        # transformers draws what it misses at random
+        if missing := sorted(told["missing_keys"]):
+            raise InputError(
+                f"Cannot load the {_wanted(source).name}: its files lack {len(missing)} of its "
+                f"tensors, {missing[0]} among them."
+            )
+        return model if source.device_map is not None else model.to(device)
 
 
 def _placement(source: ExternalModelSettings) -> dict[str, Any]:
@@ -112,7 +197,3 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -10,17 +10,25 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast, Qwen2MoeConfig, Qwen2MoeForCausalLM
+from transformers import (
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 from seuf.moe.models import LanguageModel
-from seuf.moe.settings import PretrainingSettings
+from seuf.moe.settings import FinetuningSettings, PretrainingSettings
 from seuf.moe.threads import threads
 
 END = "<|endoftext|>"
 
 
 def pretrain(
-    texts: Sequence[tuple[str, str]], settings: PretrainingSettings, seed: int
+    texts: Sequence[tuple[str, str]],
+    settings: PretrainingSettings,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> LanguageModel:
     """Return a small qwen2_moe model, and its tokenizer, trained on the texts.
 
@@ -29,12 +37,13 @@ def pretrain(
             would.
         settings: Shape and training budget.
         seed: Decides weights and order.
+        tokenizer: Of another model of the same study; by default one is trained on the texts.
     """
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer([text for text, _ in texts], settings.vocabulary)
+    tokenizer = tokenizer or train_tokenizer([text for text, _ in texts], settings.vocabulary)
     with threads(settings.threads):
         model = new_model(settings, len(tokenizer), tokenizer.eos_token_id)
-        samples = _samples(texts, tokenizer, settings.length, random.Random(seed))
+        samples = endless_samples(texts, tokenizer, settings.length, random.Random(seed))
         _train(model, samples, settings)
     return LanguageModel(model.eval(), tokenizer)
 
@@ -78,9 +87,9 @@ def new_model(settings: PretrainingSettings, vocabulary: int, end: int = 0) -> Q
     )
 
 
-def _samples(
+def endless_samples(
     texts: Sequence[tuple[str, str]],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     length: int,
     rng: random.Random,
 ) -> Iterator[list[int]]:
@@ -107,7 +116,7 @@ def _train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, settings))
     model.train()
     progress = tqdm(range(settings.steps), desc="pretraining", unit="step", disable=None)
     for _ in progress:
@@ -126,7 +135,8 @@ def _loss(model: Qwen2MoeForCausalLM, batch: Tensor) -> Tensor:
     return model(batch, labels=batch, output_router_logits=True, use_cache=False).loss
 
 
-def _rate(step: int, settings: PretrainingSettings) -> float:
+def rate_at(step: int, settings: PretrainingSettings | FinetuningSettings) -> float:
+    """Return the learning rate of a step: a linear rise, then a linear fall to a fiftieth."""
     rise = min(1.0, (step + 1) / settings.warmup)
     fall = max(0.02, 1 - step / settings.steps)
     return settings.learning_rate * rise * fall

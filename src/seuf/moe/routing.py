@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from seuf.errors import InputError
 from seuf.moe.architectures import MoELayer, chosen_gates, decoder, input_device, moe_layers
+from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, as_batch
 from seuf.moe.masks import one_sequence_a_row
 from seuf.moe.prefix import stop_at
 
 Observer = Callable[[int, tuple[Tensor, ...]], None]
+SHORTER = "lower max_length, of routing_capture or of unlearning"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def capture_routing(
     Eq. 2 to the letter: s is the router's softmax over all experts, g is s inside the top-k and 0
     outside, averaged over the tokens of a sample first and over samples second. The order
     matters: a plain token mean can choose another expert. The pass ends at the last router; what
-    is summed lies beside it, (3, E) of float64 a layer, and moves once, at the end.
+    is summed lies beside it, (3, E) of float64 a layer, and moves once, at the end. A batch that
+    does not fit in memory passes in parts.
 
     Args:
         model: A causal language model with MoE layers.
@@ -67,14 +71,14 @@ def capture_routing(
         InputError: If there is no token, or the layers differ in their number of experts.
     """
     layers = [layer for layer in moe_layers(model) if layer.index >= first_layer]
-    tallies = [_Tally(layer, top_k_sets) for layer in layers]
+    tallies, backoff = [_Tally(layer, top_k_sets) for layer in layers], Backoff(SHORTER)
     samples, tokens = torch.zeros(2, dtype=torch.float64), 0
-    for batch in map(as_batch, batches):
-        numbers = batch.positions or range(int(samples.sum()), int(samples.sum()) + len(batch[0]))
-        half = torch.tensor(list(numbers)) % 2
-        _pass(model, layers, tallies, batch, half)
-        samples += torch.bincount(half, minlength=2)
-        tokens += int(batch.attention_mask.sum())
+    for batch in _numbered(map(as_batch, batches)):
+        for part, found in backoff.rows(batch, partial(_pass, model, tallies)):
+            for tally, counted in zip(tallies, found, strict=True):
+                tally.add(counted)
+            samples += torch.bincount(_halves(part), minlength=2)
+            tokens += int(part.attention_mask.sum())
     if not tokens:
         raise InputError("There is no token to capture the routing of.")
     return _routing(layers, tallies, samples, tokens)
@@ -101,6 +105,13 @@ def observed_routers(layers: list[MoELayer], observe: Observer) -> Iterator[None
             handle.remove()
 
 
+class _Counted(NamedTuple):
+    """What a pass adds to a tally: g by half and slots, (3, E), and choices, (tokens, E)."""
+
+    sums: Tensor
+    sets: Tensor | None
+
+
 class _Tally:
     """What one layer adds up: g by half, (2, E), and slots, (1, E), in float64 on its device."""
 
@@ -108,30 +119,47 @@ class _Tally:
         self.layer, self.sums = layer, torch.zeros(3, layer.num_experts, dtype=torch.float64)
         self.sets: list[Tensor] | None = [] if keep_sets else None
 
-    def add(self, output: tuple[Tensor, ...], weights: Tensor, kept: Tensor) -> None:
+    def counted(self, output: tuple[Tensor, ...], weights: Tensor, kept: Tensor) -> _Counted:
+        """Return what a pass is going to add; it may yet fail in a higher layer."""
         gates, choice = chosen_gates(self.layer, output)
-        if self.sums.device != gates.device:
-            self.sums = self.sums.to(gates.device)
         weights = weights.to(gates.device)
-        self.sums[:2] += weights[:2] @ gates.double()
-        self.sums[2:] += weights[2:] @ choice.double()
-        if self.sets is not None:
-            self.sets.append(choice.cpu().bool()[kept])
+        sums = torch.cat([weights[:2] @ gates.double(), weights[2:] @ choice.double()])
+        return _Counted(sums, None if self.sets is None else choice.cpu().bool()[kept])
+
+    def add(self, counted: _Counted) -> None:
+        self.sums = self.sums.to(counted.sums.device)
+        self.sums += counted.sums
+        if self.sets is not None and counted.sets is not None:
+            self.sets.append(counted.sets)
+
+
+def _numbered(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches with the position of each row among all."""
+    seen = 0
+    for batch in batches:
+        count = len(batch.input_ids)
+        yield batch._replace(positions=batch.positions or list(range(seen, seen + count)))
+        seen += count
+
+
+def _halves(batch: Batch) -> Tensor:
+    return torch.tensor(batch.positions) % 2
 
 
 @torch.no_grad()
-def _pass(
-    model: nn.Module, layers: list[MoELayer], tallies: list[_Tally], batch: Batch, half: Tensor
-) -> None:
-    device = input_device(model)
-    weights = _token_weights(batch.attention_mask.cpu(), half).to(device)
+def _pass(model: nn.Module, tallies: list[_Tally], batch: Batch) -> list[_Counted]:
+    """Return what a batch adds to each tally."""
+    device, layers = input_device(model), [tally.layer for tally in tallies]
+    weights = _token_weights(batch.attention_mask.cpu(), _halves(batch)).to(device)
     kept = batch.attention_mask.cpu().flatten().bool()
+    found: dict[int, _Counted] = {}
 
     def observe(position: int, output: tuple[Tensor, ...]) -> None:
-        tallies[position].add(output, weights, kept)
+        found[position] = tallies[position].counted(output, weights, kept)
 
     with observed_routers(layers, observe), stop_at(layers[-1].router), one_sequence_a_row():
         decoder(model)(**batch.inputs(device), use_cache=False)
+    return [found[position] for position in range(len(layers))]
 
 
 def _token_weights(mask: Tensor, half: Tensor) -> Tensor:

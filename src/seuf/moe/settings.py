@@ -51,8 +51,8 @@ class PretrainingSettings(Settings):
     threads: Count = 1
 
 
-class ExternalModelSettings(Settings):
-    """A model that exists: never rewritten, only read.
+class ExistingModelSettings(Settings):
+    """Which model, and where it runs.
 
     Attributes:
         path: Folder, or hub id such as `Qwen/Qwen1.5-MoE-A2.7B-Chat`.
@@ -62,23 +62,66 @@ class ExternalModelSettings(Settings):
         device_map: Spread the model over devices, CPU memory (`cpu`) and disk (`disk`), as
             accelerate does: `auto`, or a device for each module by name. `device` is then not used.
         max_memory: With `device_map: auto`, what each device may hold: `{"0": 60GB, cpu: 90GB}`.
-        offload_folder: Where what goes to disk is put.
-        compile: Compile what lies between the routers with torch.compile: on a GPU nearly twice
-            as fast after some seconds of compiling, with another rounding. Needs a C compiler.
     """
 
-    source: Literal["external"] = "external"
     path: str
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     device_map: str | dict[str, str | int] | None = None
     max_memory: dict[str, str] = {}
+
+
+class ExternalModelSettings(ExistingModelSettings):
+    """A model that exists: never rewritten, only read.
+
+    Attributes:
+        offload_folder: Where what goes to disk is put.
+        compile: Compile what lies between the routers with torch.compile: on a GPU nearly twice
+            as fast after some seconds of compiling, with another rounding. Needs a C compiler.
+        trust_remote_code: Run Python files that come with the model, as models need that
+            transformers does not know. Pin the revision, and read them first.
+    """
+
+    source: Literal["external"] = "external"
     offload_folder: str | None = None
     compile: bool = False
+    trust_remote_code: bool = False
 
     @model_validator(mode="after")
     def _is_compiled_in_one_place(self) -> Self:
         if self.compile and self.device_map is not None:
             raise ValueError("a model with a device_map cannot be compiled: its weights move")
         return self
+
+
+class FinetuningSettings(ExistingModelSettings):
+    """A model that exists, taught the benchmark's texts by LoRA and written as a new checkpoint.
+
+    All of it stays on its devices while it is taught, and it needs no code of its own.
+
+    Attributes:
+        steps: Updates.
+        batch_size: Samples in an update.
+        length: Tokens in a sample.
+        learning_rate: Peak of the schedule: a linear rise, then a linear fall.
+        warmup: Steps of the rise.
+        rank: r of the adapters.
+        threads: CPU threads; the number decides the last bits of every sum.
+    """
+
+    source: Literal["finetune"] = "finetune"
+    steps: Count = 500
+    batch_size: Count = 8
+    length: Count = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    warmup: Count = 50
+    rank: Count = 8
+    threads: Count = 1
+
+    @property
+    def taught(self) -> ExternalModelSettings:
+        """The model that is taught."""
+        return ExternalModelSettings(
+            **self.model_dump(include=set(ExistingModelSettings.model_fields))
+        )

@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from seuf.datasets.checkpoint import REFERENCE
+from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.errors import InputError
 from seuf.kedro_dvc.project.study import Study
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.deltas import Delta, export
+from seuf.moe.models import checkpoint_of
 from seuf.reporting.model_card import Exported, model_card
 
 CARD = "README.md"
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
 def export_method(study: Study, method: str, folder: Path) -> None:
@@ -76,13 +76,8 @@ def _base(path: Path) -> tuple[str, Path]:
     """Return the base model's name, and the folder in which its checkpoint lies."""
     if not (path / REFERENCE).is_file():
         return path.name, path
-    source = json.loads((path / REFERENCE).read_text(encoding="utf-8"))["source"]
-    if Path(source["path"]).is_dir():
-        return source["path"], Path(source["path"])
-    from huggingface_hub import snapshot_download
-
-    there = snapshot_download(source["path"], revision=source["revision"], allow_patterns=HUB_FILES)
-    return source["path"], Path(there)
+    source = source_of(json.loads((path / REFERENCE).read_text(encoding="utf-8")))
+    return source.path, checkpoint_of(source)
 
 
 def _comparison(study: Study) -> pd.DataFrame:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from seuf.benchmarks.settings import OwnSettings, SandboxSettings, ScoringSettings, TofuSettings
+from seuf.benchmarks.settings import (
+    MuseSettings,
+    OwnSettings,
+    RwkuSettings,
+    SandboxSettings,
+    ScoringSettings,
+    TofuSettings,
+    WmdpSettings,
+)
 from seuf.errors import InputError
-from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
+from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 from seuf.unlearning.settings import (
     Method,
     ReplicationSettings,
@@ -16,6 +24,13 @@ from seuf.unlearning.settings import (
     SelectionSettings,
     UnlearningSettings,
 )
+
+# Benchmarks of what a model knows already, and that a small one cannot be taught here.
+WITHOUT_PRETRAINING = ("own", "rwku", "wmdp")
+
+BaseModelSettings = Annotated[
+    PretrainingSettings | FinetuningSettings | ExternalModelSettings, Field(discriminator="source")
+]
 
 
 class StudyParameters(BaseModel):
@@ -25,10 +40,12 @@ class StudyParameters(BaseModel):
 
     seed: int
     base_seed: int
-    benchmark: Annotated[SandboxSettings | TofuSettings | OwnSettings, Field(discriminator="name")]
-    base_model: Annotated[
-        PretrainingSettings | ExternalModelSettings, Field(discriminator="source")
+    benchmark: Annotated[
+        SandboxSettings | TofuSettings | MuseSettings | WmdpSettings | RwkuSettings | OwnSettings,
+        Field(discriminator="name"),
     ]
+    base_model: BaseModelSettings
+    reference_model: Literal["alike"] | BaseModelSettings | None = None
     routing_capture: RoutingSettings
     expert_selection: SelectionSettings
     unlearning: UnlearningSettings
@@ -48,10 +65,21 @@ class StudyParameters(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _pretraining_needs_texts(self) -> Self:
-        if self.benchmark.name == "own" and self.base_model.source == "pretrain":
+    def _reference_can_be_made(self) -> Self:
+        if self.reference_model == "alike" and self.base_model.source == "external":
             raise ValueError(
-                "benchmark 'own' brings no texts to pretrain on: base_model.source must be external"
+                "reference_model 'alike' needs a base model that is made here: name the model that "
+                "never saw what is to be forgotten, with `source: external` and its `path`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pretraining_needs_texts(self) -> Self:
+        name = self.benchmark.name
+        if name in WITHOUT_PRETRAINING and self.base_model.source != "external":
+            raise ValueError(
+                f"benchmark {name!r} brings no texts to train on: base_model.source must be "
+                "external"
             )
         return self
 

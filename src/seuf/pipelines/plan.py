@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from seuf.benchmarks.sizes import Sizes, sizes
-from seuf.moe.footprint import Footprint, footprint
+from seuf.moe.footprint import BACKWARD, Footprint, footprint
 from seuf.moe.models import empty_model
-from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
-from seuf.pipelines.parameters import StudyParameters
+from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
+from seuf.pipelines.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning import plan
 from seuf.unlearning.plan import Need
 from seuf.unlearning.settings import ReplicationSettings
@@ -30,7 +30,7 @@ def needs(
         parameters: Of the study.
         globals_: Its globals, which name your own files.
         layer: Decoder layer that the selected expert is assumed to be in; by default the first MoE
-            layer, where unlearning takes longest.
+            layer, where unlearning takes longest. ESFT's experts are in all of them.
 
     Raises:
         InputError: If there is no model or no file where the study says.
@@ -45,7 +45,7 @@ def needs(
             model,
             method,
             parameters.unlearning,
-            where,
+            plan.treated(model, method, parameters.expert_selection, where),
             (size.forget_tokens, size.retain_tokens),
             size.selection_tokens + 2 * parameters.unlearning.probe_tokens,
         )
@@ -103,9 +103,11 @@ def _times(need: Need, name: str, spread: ReplicationSettings) -> Need:
     return need._replace(tokens=need.tokens * runs * len(spread.bases))
 
 
-def _empty(settings: PretrainingSettings | ExternalModelSettings) -> Any:
+def _empty(settings: BaseModelSettings) -> Any:
     if isinstance(settings, ExternalModelSettings):
         return empty_model(settings)
+    if isinstance(settings, FinetuningSettings):
+        return empty_model(settings.taught)
     import torch
 
     from seuf.moe.pretraining import new_model
@@ -114,11 +116,11 @@ def _empty(settings: PretrainingSettings | ExternalModelSettings) -> Any:
         return new_model(settings, settings.vocabulary)
 
 
-def _base_model(
-    settings: PretrainingSettings | ExternalModelSettings, model: Footprint
-) -> dict[str, Need]:
+def _base_model(settings: BaseModelSettings, model: Footprint) -> dict[str, Need]:
     if isinstance(settings, ExternalModelSettings):
         return {"make_base_model": Need(0, model.weights)}
+    if isinstance(settings, FinetuningSettings):
+        return {"make_base_model": _finetuning(settings, model)}
     step = settings.batch_size * settings.length
     held = plan.ADAM * model.parameters + model.training_bytes(step, 0, settings.layers - 1)
     logits = 3 * 4 * step * model.vocabulary
@@ -126,6 +128,19 @@ def _base_model(
         settings.steps * step * 3 * (1 + model.head_share())
     )  # forward, and backward twice that
     return {"make_base_model": Need(tokens, held + logits, disk=model.weights)}
+
+
+def _finetuning(settings: FinetuningSettings, model: Footprint) -> Need:
+    step, last = settings.batch_size * settings.length, len(model.layers) - 1
+    return Need(
+        settings.steps * step * (1 + BACKWARD + 2 * model.head_share()),
+        model.weights
+        + plan.ADAM * model.adapters(settings.rank)
+        + model.training_bytes(step, 0, last)
+        + model.adapter_bytes(step, last)
+        + model.loss_bytes(step),
+        disk=model.weights,
+    )
 
 
 def _capture(parameters: StudyParameters, model: Footprint, size: Sizes) -> dict[str, Need]:

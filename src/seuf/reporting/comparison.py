@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from seuf.reporting.draws import DRAWS_OF, draws_of
+
 Metrics = dict[str, dict[str, float]]
 
 COLUMNS = [
@@ -23,7 +25,8 @@ COLUMNS = [
     "changed_tensors",
     "seconds",
 ]
-GENERATION_COLUMNS = ["rouge_forget", "rouge_forget_stderr", "rouge_retain", "rouge_retain_stderr"]
+STDERR = "_stderr"
+KIND = {"forget_measure": "forget", "utility_measure": "retain"}
 
 
 def compare(
@@ -36,25 +39,45 @@ def compare(
     Args:
         scores: What the evaluation of each method gave.
         logs: The training log of each method; they tell the chance level.
-        timings: The seconds each method took.
+        timings: The seconds each method took; one that was not trained here has none.
 
     Returns:
-        For each method its numbers by the names in `COLUMNS`, and in `GENERATION_COLUMNS` where
-        the study generates. A number that was not measured is left out.
+        For each method its numbers by the names in `COLUMNS`, then by those in the `measures` of
+        its scores. A number that was not measured is left out.
     """
     chance = study_chance(logs)
     return {
-        method: _known({**_numbers(scored), **_judged(scored, chance), **timings[method]})
+        method: _known(
+            {**_numbers(scored), **_judged(scored, chance), **timings.get(method, {})}
+            | _further(scored.get("measures", {}))
+        )
         for method, scored in scores.items()
     }
 
 
-def comparison_table(metrics: Metrics) -> pd.DataFrame:
-    """Return the metrics as a table: `method`, then `COLUMNS`, then ROUGE where it was measured."""
-    measured = {name for numbers in metrics.values() for name in numbers}
-    generated = GENERATION_COLUMNS if measured & set(GENERATION_COLUMNS) else []
-    table = pd.DataFrame.from_dict(metrics, orient="index").reindex(columns=COLUMNS + generated)
+def comparison_table(metrics: Metrics, scores: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Return the metrics as a table: `method`, then `COLUMNS`, then all that was measured beside.
+
+    Args:
+        metrics: By method, see `compare`.
+        scores: What the evaluation of each method gave; tells what forget efficacy and utility are
+            measured by, by default accuracy.
+    """
+    names = dict.fromkeys(name for numbers in metrics.values() for name in numbers)
+    columns = COLUMNS + [name for name in names if name not in COLUMNS]
+    table = pd.DataFrame.from_dict(metrics, orient="index").reindex(columns=columns)
+    for column, subject in KIND.items():
+        table[column] = _measure(scores or {}, subject)
+    if draws := draws_of(scores or {}):
+        table[DRAWS_OF] = pd.Series(draws)
     return table.rename_axis("method").reset_index()
+
+
+def further(comparison: pd.DataFrame) -> list[str]:
+    """Return what was measured beside forget efficacy, utility and routing."""
+    known = {"method", DRAWS_OF, *COLUMNS, *KIND}
+    names = map(str, comparison.columns)
+    return [name for name in names if name not in known and not name.endswith(STDERR)]
 
 
 def study_chance(logs: Mapping[str, pd.DataFrame]) -> float | None:
@@ -84,39 +107,43 @@ def best_method(comparison: pd.DataFrame) -> str | None:
 
 
 def _numbers(scored: Mapping[str, Any]) -> dict[str, Any]:
-    questions, overlap = scored["questions"], scored["routing_overlap"]
+    headline, overlap = scored["headline"], scored.get("routing_overlap", {})
     return {
-        "forget_efficacy": questions["forget"]["accuracy"],
-        "forget_efficacy_stderr": questions["forget"]["standard_error"],
-        "utility": questions["retain"]["accuracy"],
-        "utility_stderr": questions["retain"]["standard_error"],
-        "routing_overlap_forget": overlap["forget"],
-        "routing_overlap_retain": overlap["retain"],
-        **{key: scored[key] for key in ("trained_share", "changed_share", "changed_tensors")},
-        **_generated(scored.get("generation", {})),
+        "forget_efficacy": headline["forget"]["value"],
+        "forget_efficacy_stderr": headline["forget"]["standard_error"],
+        "utility": headline["retain"]["value"],
+        "utility_stderr": headline["retain"]["standard_error"],
+        "routing_overlap_forget": overlap.get("forget"),
+        "routing_overlap_retain": overlap.get("retain"),
+        **{key: scored.get(key) for key in ("trained_share", "changed_share", "changed_tensors")},
     }
 
 
-def _generated(generation: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {}
-    for subject, scored in generation.items():
-        numbers[f"rouge_{subject}"] = scored["rouge_l_recall"]
-        numbers[f"rouge_{subject}_stderr"] = scored["standard_error"]
-    return numbers
+def _further(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    found = [(name, m["value"], m["standard_error"]) for name, m in measures.items()]
+    pairs = [{name: value, f"{name}{STDERR}": error} for name, value, error in found]
+    return {name: number for pair in pairs for name, number in pair.items()}
+
+
+def _measure(scores: Mapping[str, Any], subject: str) -> str:
+    """Return what a subject is measured by: the same for all methods."""
+    first: Mapping[str, Any] = next(iter(scores.values()), {"headline": {}})
+    return first["headline"].get(subject, {}).get("measure", "accuracy")
 
 
 def _judged(scored: Mapping[str, Any], chance: float | None) -> dict[str, float]:
     """Return the balance by which checkpoints are chosen, here of the test questions."""
     if chance is None:
         return {}
-    forget, retain = (scored["questions"][name]["accuracy"] for name in ("forget", "retain"))
+    forget, retain = (scored["headline"][name]["value"] for name in ("forget", "retain"))
     return {"chance": chance, "balance": retain - max(forget - chance, 0.0)}
 
 
 def _known(numbers: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers in the order of the columns; the harness says 'N/A' where it has none."""
+    others = [name for name in numbers if name not in COLUMNS]
     return {
         name: numbers[name]
-        for name in COLUMNS + GENERATION_COLUMNS
+        for name in COLUMNS + others
         if isinstance(numbers.get(name), int | float) and not pd.isna(numbers[name])
     }

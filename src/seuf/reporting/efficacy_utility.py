@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from seuf.reporting.comparison import by_method, reference_method
 from seuf.reporting.looks import FAINT, INK, Look, legend_entry, looks, objective_entries, styled
+from seuf.reporting.words import measure
 
 DOTTED = {"color": FAINT, "width": 1.5, "dash": "dot"}
 ABOVE: dict[str, Any] = {
@@ -30,8 +31,9 @@ def efficacy_utility(comparison: pd.DataFrame) -> go.Figure:
         figure.add_trace(_marker(row, seen[method]))
     for entry in _legend(seen):
         figure.add_trace(entry)
-    figure.update_xaxes(title="accuracy on forget questions (lower is better)")
-    figure.update_yaxes(title="accuracy on retain questions (higher is better)")
+    forget, retain = (measure(comparison, what) for what in ("forget", "utility"))
+    figure.update_xaxes(title=f"{forget} on forget questions (lower is better)")
+    figure.update_yaxes(title=f"{retain} on retain questions (higher is better)")
     return styled(figure, height=540)
 
 

@@ -63,7 +63,7 @@ class Look(NamedTuple):
 def looks(comparison: pd.DataFrame) -> dict[str, Look]:
     """Return the look of each method; one that trained nothing is a black cross."""
     rows = by_method(comparison)
-    parts = {name: _parts(name) for name, row in rows.items() if row["trained_share"]}
+    parts = {name: _parts(name) for name, row in rows.items() if row["trained_share"] > 0}
     families = dict.fromkeys(family for family, _ in parts.values())
     symbols = dict(zip(families, cycle(SYMBOLS), strict=False))
     objectives = dict.fromkeys(objective for _, objective in parts.values())

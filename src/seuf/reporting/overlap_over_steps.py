@@ -23,8 +23,9 @@ def overlap_over_steps(comparison: pd.DataFrame, logs: Mapping[str, pd.DataFrame
         comparison: One row a method.
         logs: The training log of each method; an empty one draws nothing.
     """
-    curves = {method: kept_curve(log) for method, log in logs.items()}
-    seen = {m: look for m, look in looks(comparison).items() if not curves[m].empty}
+    every = {method: kept_curve(log) for method, log in logs.items()}
+    curves = {method: curve for method, curve in every.items() if not curve.empty}
+    seen = {m: look for m, look in looks(comparison).items() if m in curves}
     families = list(dict.fromkeys(look.family for look in seen.values()))
     figure = _panels(families)
     rows = by_method(comparison)

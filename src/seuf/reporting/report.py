@@ -12,10 +12,12 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from seuf.reporting.comparison import best_method
+from seuf.reporting.draws import spread_over_draws
 from seuf.reporting.looks import Look, looks
 from seuf.reporting.page import CAPTIONS, GENERATION_GLOSSARY, GLOSSARY, LIMITS, PAGE
 from seuf.reporting.summary import headline, summary
 from seuf.reporting.tables import MISSING, number, readable
+from seuf.reporting.tokens_per_expert import FEW, counted
 
 CONFIG = {
     "displaylogo": False,
@@ -42,7 +44,7 @@ def report(
         headline=_tiles(comparison),
         comparison=_comparison(comparison),
         experts=_experts(selected),
-        glossary=_glossary("rouge_forget" in comparison),
+        glossary=_glossary(any("ROUGE" in header for header in readable(comparison)[0])),
         limits="".join(f"<li>{escape(limit)}</li>" for limit in LIMITS),
         **{name: _figure(name, figure) for name, figure in figures.items()},
     )
@@ -82,7 +84,8 @@ def _comparison(comparison: pd.DataFrame) -> str:
         )
         for row in rows
     ]
-    return _table(headers, body)
+    below = "".join(f"<p>{escape(sentence)}</p>" for sentence in spread_over_draws(comparison))
+    return _table(headers, body) + below
 
 
 def _method(name: str, look: Look) -> str:
@@ -106,16 +109,18 @@ def _experts(selected: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _choices(rule: str, choice: Mapping[str, Any]) -> list[list[str]]:
-    scores = choice["scores"] or [None] * len(choice["experts"])
-    runner = choice["runner_up"]
+    experts, runner = choice["experts"], choice["runner_up"]
     about_all = [
         number(choice["margin"], ".4f"),
         MISSING if runner is None else f"layer {runner[0]}, expert {runner[1]}",
         number(choice["stability"], ".0%"),
     ]
+    if len(experts) > FEW:
+        return [[rule, MISSING, counted(experts), MISSING, *about_all]]
+    scores = choice["scores"] or [None] * len(experts)
     return [
         [rule, str(layer), str(expert), number(score, ".4f"), *about_all]
-        for (layer, expert), score in zip(choice["experts"], scores, strict=True)
+        for (layer, expert), score in zip(experts, scores, strict=True)
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from seuf.reporting.comparison import best_method, by_method, reference_method
+from seuf.reporting.words import measure
 
 Rows = dict[str, dict[str, Any]]
 
@@ -34,25 +35,39 @@ def headline(comparison: pd.DataFrame) -> list[tuple[str, str]]:
         return []
     rows = by_method(comparison)
     row = rows[best]
+    forget, retain = (measure(comparison, what) for what in ("forget", "utility"))
     return [
-        (_from_to(rows, best, reference, "forget_efficacy"), "accuracy on forget questions"),
-        (_from_to(rows, best, reference, "utility"), "accuracy on retain questions"),
+        (_from_to(rows, best, reference, "forget_efficacy"), f"{forget} on forget questions"),
+        (_from_to(rows, best, reference, "utility"), f"{retain} on retain questions"),
         (f"{row['trained_share']:.2%}", "of the weights were trained"),
         (f"{row['routing_overlap_retain']:.1%}", "of retain routing as before"),
     ]
 
 
 def _reached(rows: Rows, best: str, reference: str | None) -> str:
-    row = rows[best]
-    forget, retain = f"{row['forget_efficacy']:.1%}", f"{row['utility']:.1%}"
-    if reference is None:
-        return f"it answers {forget} of the forget questions and {retain} of the retain questions"
-    before = rows[reference]
-    return (
-        f"it answers {forget} of the forget questions ({before['forget_efficacy']:.1%} before, "
-        f"{row['chance']:.0%} by guessing) and {retain} of the retain questions "
-        f"({before['utility']:.1%} before)"
-    )
+    row, before = rows[best], rows[reference] if reference else None
+    guessing = f", {row['chance']:.0%} by guessing" if row["chance"] else ""
+    forget, retain = row["forget_measure"], row["utility_measure"]
+    first = f"{_verb(forget)} {_share(row, before, 'forget', 'forget_efficacy', guessing)}"
+    second = _share(row, before, "retain", "utility")
+    return f"it {first} and {second if forget == retain else f'{_verb(retain)} {second}'}"
+
+
+def _verb(measured: str) -> str:
+    return "answers" if measured == "accuracy" else "gives"
+
+
+def _share(
+    row: dict[str, Any],
+    before: dict[str, Any] | None,
+    subject: str,
+    name: str,
+    guessing: str = "",
+) -> str:
+    accuracy = row["forget_measure" if subject == "forget" else "utility_measure"] == "accuracy"
+    what = f"the {subject} questions" if accuracy else f"the answers to {subject} questions"
+    was = f" ({before[name]:.1%} before{guessing})" if before else ""
+    return f"{row[name]:.1%} of {what}{was}"
 
 
 def _rivals(rows: Rows, best: str) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from seuf.reporting.comparison import by_method
+from seuf.reporting.comparison import by_method, further
+from seuf.reporting.draws import spread_over_draws
+from seuf.reporting.words import header, headers
 
 MISSING = "-"
 Row = dict[str, Any]
@@ -16,7 +18,7 @@ Row = dict[str, Any]
 
 def readable(comparison: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return the headers and, for each method, its cells as text."""
-    columns = {**COLUMNS, **(ROUGE_COLUMNS if "rouge_forget" in comparison else {})}
+    columns = _columns(comparison)
     rows = [[text(row) for text in columns.values()] for row in by_method(comparison).values()]
     return list(columns), rows
 
@@ -28,7 +30,8 @@ def markdown(comparison: pd.DataFrame) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [_line(row, widths) for row in cells]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], _line(rule, widths), *lines[1:]]) + "\n"
+    below = [f"\n{sentence}" for sentence in spread_over_draws(comparison)]
+    return "\n".join([lines[0], _line(rule, widths), *lines[1:], *below]) + "\n"
 
 
 def number(value: float | None, form: str) -> str:
@@ -52,17 +55,22 @@ def _plain(name: str, form: str, row: Row) -> str:
     return number(row[name], form)
 
 
+def _columns(comparison: pd.DataFrame) -> dict[str, Callable[[Row], str]]:
+    """Return how each column is made of a row, by its header."""
+    forget, retain = headers(comparison)
+    return {
+        "method": lambda row: str(row["method"]),
+        forget: partial(_measured, "forget_efficacy"),
+        retain: partial(_measured, "utility"),
+        **COLUMNS,
+        **{header(name): partial(_measured, name) for name in further(comparison)},
+    }
+
+
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "method": lambda row: str(row["method"]),
-    "forget accuracy ↓": partial(_measured, "forget_efficacy"),
-    "retain accuracy ↑": partial(_measured, "utility"),
     "balance ↑": partial(_plain, "balance", ".3f"),
     "overlap forget": partial(_plain, "routing_overlap_forget", ".3f"),
     "overlap retain": partial(_plain, "routing_overlap_retain", ".3f"),
     "weights trained": partial(_plain, "trained_share", ".2%"),
     "seconds": partial(_plain, "seconds", ".1f"),
-}
-ROUGE_COLUMNS: dict[str, Callable[[Row], str]] = {
-    "ROUGE-L forget ↓": partial(_measured, "rouge_forget"),
-    "ROUGE-L retain ↑": partial(_measured, "rouge_retain"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -13,13 +13,15 @@ from plotly.subplots import make_subplots
 from seuf.reporting.looks import FAINT, INK, styled
 
 Expert = tuple[int, int]
+FEW = 12  # experts of a rule that are told one by one
+PANELS = 8
 SETS = {"forget": "#3d4b5c", "retain": "#bcc5ce"}  # greys: colours stand for objectives
 
 
 def tokens_per_expert(
     forget: pd.DataFrame, retain: pd.DataFrame, selected: Mapping[str, Mapping[str, Any]]
 ) -> go.Figure:
-    """Return one panel for each layer in which an expert was selected.
+    """Return one panel for each layer in which an expert was selected, see `layers_to_draw`.
 
     Args:
         forget: The routing table of the forget set.
@@ -27,7 +29,7 @@ def tokens_per_expert(
         selected: What each selection rule chose.
     """
     rules = rules_by_expert(selected)
-    layers = sorted({layer for layer, _ in rules})
+    layers = layers_to_draw(selected)
     figure = make_subplots(
         rows=max(len(layers), 1),
         subplot_titles=[f"layer {layer}" for layer in layers],
@@ -39,7 +41,22 @@ def tokens_per_expert(
         _mark_selected(
             figure, row, shares, {e: who for (at, e), who in rules.items() if at == layer}
         )
-    return _finished(figure, rows=max(len(layers), 1))
+    left_out = len({layer for layer, _ in rules}) - len(layers)
+    return _finished(figure, rows=max(len(layers), 1), left_out=left_out)
+
+
+def layers_to_draw(selected: Mapping[str, Mapping[str, Any]]) -> list[int]:
+    """Return the first layers that rules chose from; rules of many experts ask for no panel."""
+    choices = [choice["experts"] for choice in selected.values()]
+    few = [experts for experts in choices if len(experts) <= FEW] or choices
+    layers = dict.fromkeys(layer for experts in few for layer, _ in experts)
+    return sorted(list(layers)[:PANELS])
+
+
+def counted(experts: Collection[Sequence[int]]) -> str:
+    """Return `93 experts in 24 layers`."""
+    layers = len({layer for layer, _ in experts})
+    return f"{len(experts)} experts in {layers} layer{'s' if layers > 1 else ''}"
 
 
 def rules_by_expert(selected: Mapping[str, Mapping[str, Any]]) -> dict[Expert, list[str]]:
@@ -100,10 +117,12 @@ def _mark_selected(
         )
 
 
-def _finished(figure: go.Figure, rows: int) -> go.Figure:
+def _finished(figure: go.Figure, rows: int, left_out: int) -> go.Figure:
+    title = "expert, most used on the forget set first"
+    title += f"; layers not drawn: {left_out}" if left_out else ""
     figure.update_layout(bargap=0.25, bargroupgap=0, legend={"orientation": "h", "x": 0})
     figure.update_layout(legend={"y": 1, "yanchor": "bottom"})
     figure.update_yaxes(title="share of tokens", tickformat=".0%", rangemode="tozero")
     figure.update_xaxes(type="category", showgrid=False)
-    figure.update_xaxes(title="expert, most used on the forget set first", row=rows, col=1)
+    figure.update_xaxes(title=title, row=rows, col=1)
     return styled(figure, height=80 + 260 * rows)

@@ -17,7 +17,8 @@ it too and differ only in their scope. Where we depart from the paper:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +28,7 @@ from seuf.moe.batches import pack, tokenize
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
 from seuf.moe.models import LanguageModel
+from seuf.moe.positions import check_positions
 from seuf.moe.residence import resident
 from seuf.moe.shared_prefix import SharedPrefix
 from seuf.moe.stability import RoutingProbe, first_tokens
@@ -34,7 +36,9 @@ from seuf.moe.threads import threads
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.loop import Best, train
-from seuf.unlearning.scopes import Scope, changed_tensors, everything, selected_experts
+from seuf.unlearning.lora import lora
+from seuf.unlearning.resumption import Progress, Resumption, key_of
+from seuf.unlearning.scopes import Scope, everything, selected_experts
 from seuf.unlearning.settings import UnlearningSettings
 from seuf.unlearning.treatment import Treatment, budget_of, loss_of, quantities_of, uses_head
 
@@ -70,33 +74,48 @@ class Unlearned:
     trained_share: float
 
 
-def unlearn(base: LanguageModel, treatment: Treatment, judge: JudgeModel) -> Unlearned:
+def unlearn(
+    base: LanguageModel,
+    treatment: Treatment,
+    judge: JudgeModel,
+    progress: Progress | None = None,
+) -> Unlearned:
     """Return what a treatment changes in the base model, which is left as it was.
 
     Args:
         base: The original model.
         treatment: What is done.
         judge: Scores a model on the selection questions.
+        progress: Keeps what the run has come to, should it be killed, if the settings want that.
     """
     digest = model_digest(base.model)
     if treatment.method.scope == "nothing":
         return Unlearned(Delta({}, digest, checkpoint_dtypes(base.model)), [], 0.0)
     layers = {layer for layer, _ in treatment.experts}
-    kept = resident(base.model, layers, head=uses_head(treatment))
-    with threads(treatment.settings.threads), kept:
-        scope = _scope(base.model, treatment)
-        original = scope.snapshot()
+    with (
+        threads(treatment.settings.threads),
+        resident(base.model, layers, head=uses_head(treatment)),
+        _left_as_it_was(base.model, digest),
+        _scope(base.model, treatment) as scope,
+    ):
+        share, original = scope.trained_share(), scope.snapshot()
         try:
-            best = _best(base, scope, treatment, judge)
+            resumption = _resumption(progress, base, digest, treatment)
+            best = _best(base, scope, treatment, judge, resumption)
             scope.restore(best.tensors)
-            changed = changed_tensors(base.model, original)
+            changed = scope.changed(original)
         finally:
             scope.restore(original)
-            unchanged_since(base.model, digest)
-    return Unlearned(Delta.of(base.model, changed, digest), best.log, scope.trained_share())
+    return Unlearned(Delta.of(base.model, changed, digest), best.log, share)
 
 
-def _best(base: LanguageModel, scope: Scope, treatment: Treatment, judge: JudgeModel) -> Best:
+def _best(
+    base: LanguageModel,
+    scope: Scope,
+    treatment: Treatment,
+    judge: JudgeModel,
+    resumption_of: Callable[[Scope, Best], Resumption],
+) -> Best:
     """Return the best checkpoint over all learning rates."""
     shared = SharedPrefix(base.model, _shared_below(scope, treatment.settings))
     probe = _probe(base, scope, treatment)
@@ -106,11 +125,12 @@ def _best(base: LanguageModel, scope: Scope, treatment: Treatment, judge: JudgeM
             return judge(base.model), probe.overlap(base.model)
 
     original, best = scope.snapshot(), Best(scope.snapshot(), look()[0].balance)
-    run = quantities_of(base, scope, treatment)
+    run, resumption = quantities_of(base, scope, treatment), resumption_of(scope, best)
     with scope:
-        for learning_rate in treatment.method.learning_rates:
+        for learning_rate in resumption.ahead(treatment.method.learning_rates):
             budget = budget_of(treatment.settings, learning_rate)
-            train(scope, partial(loss_of, run, treatment), look, budget, best, run.feed)
+            loss = partial(loss_of, run, treatment)
+            train(scope, loss, look, budget, best, run.feed, resumption)
             scope.restore(original)
     return best
 
@@ -127,13 +147,37 @@ def _tokens(base: LanguageModel, texts: list[str], settings: UnlearningSettings)
     if settings.pack:
         random.Random(0).shuffle(samples)  # neighbours in a file tell of the same thing
         samples = pack(samples, settings.max_length, base.tokenizer.eos_token_id)
+    check_positions(base.model, samples, "set unlearning.max_length to {} or less")
     return [ids for ids in samples if len(ids) > 1]  # a single token predicts nothing
 
 
-def _scope(model: nn.Module, treatment: Treatment) -> Scope:
-    if treatment.method.scope == "everything":
-        return everything(model)
-    return selected_experts(model, treatment.experts, treatment.method.router)
+@contextmanager
+def _scope(model: nn.Module, treatment: Treatment) -> Iterator[Scope]:
+    """Give the method's scope inside the context; what it put into the model is then gone."""
+    method = treatment.method
+    if method.scope == "lora":
+        with lora(model, method.rank, treatment.seed) as scope:
+            yield scope
+    elif method.scope == "everything":
+        yield everything(model, method.only, method.layers)
+    else:
+        yield selected_experts(model, treatment.experts, method.router)
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module, digest: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        unchanged_since(model, digest)
+
+
+def _resumption(
+    progress: Progress | None, base: LanguageModel, digest: str, treatment: Treatment
+) -> Callable[[Scope, Best], Resumption]:
+    if progress is None or not treatment.settings.resumable:
+        return partial(Resumption, None, "")
+    return partial(Resumption, progress, key_of(base, digest, treatment))
 
 
 def _shared_below(scope: Scope, settings: UnlearningSettings) -> int:

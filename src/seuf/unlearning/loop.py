@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from seuf.moe.backoff import must_fit
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.scopes import Scope
 from seuf.unlearning.updates import NUMBERS, Loss, Updates
 
+# Not split by itself: which samples stand in a step together is part of the method.
+SMALLER = "lower unlearning.batch_size or unlearning.max_length, to which packed samples are joined"
 Judge = Callable[[], tuple[Judgement, dict[str, float]]]
 
 
@@ -44,6 +47,16 @@ class Best:
             self.tensors, self.balance = scope.snapshot(), judgement.balance
 
 
+class Keeper(Protocol):
+    """Keeps how far a run has come, see `resumption`."""
+
+    def begin(self, update: Updates) -> int:
+        """Bring the updates to where they were; return the steps that are done."""
+
+    def keep(self, update: Updates, step: int, over: bool) -> None:
+        """Keep how things are after a look; `over` tells that no step follows."""
+
+
 def train(
     scope: Scope,
     loss: Loss,
@@ -51,6 +64,7 @@ def train(
     budget: Budget,
     best: Best,
     feed_at: Callable[[int], Any] = int,
+    keeper: Keeper | None = None,
 ) -> None:
     """Train the scope's tensors and keep what is best in `best`.
 
@@ -65,28 +79,52 @@ def train(
         budget: Steps, learning rate, when to look.
         best: Updated in place, its log too; a stop before the last step is logged with its reason.
         feed_at: Returns what a step takes from outside; by default the number of the step.
+        keeper: Is told of every look; knows of those before, if the run was killed.
     """
     update = Updates(scope, loss, budget.learning_rate, budget.gradient_clip, budget.recorded)
     since_look: list[Tensor] = []
-    for step in tqdm(range(1, budget.steps + 1), desc=f"lr {budget.learning_rate:g}", disable=None):
-        since_look.append(update(feed_at(step - 1)))
+    first = keeper.begin(update) if keeper else 0
+    for step in _bar(first, budget):
+        with must_fit(SMALLER):
+            since_look.append(update(feed_at(step - 1)))
         if step % budget.evaluate_every and step != budget.steps:
             continue
         update.wait()
         entry, broken = _entry(step, since_look)
-        entry = {"learning_rate": budget.learning_rate, **entry}
         since_look.clear()
-        if broken:
-            best.log.append({**entry, "stopped": "loss or gradient is not finite"})
-            scope.restore(best.tensors)
+        over = _look(scope, judge, budget, best, entry, broken)
+        if keeper:
+            keeper.keep(update, step, over or step == budget.steps)
+        if over:
             return
-        judgement, overlap = judge()
-        best.consider(scope, judgement)
-        done = judgement.forget_efficacy <= _goal(budget, judgement)
-        stopped = "forgotten" if done else None
-        best.log.append({**entry, **_columns(judgement, overlap), "stopped": stopped})
-        if done:
-            return
+
+
+def _bar(first: int, budget: Budget) -> Iterable[int]:
+    """Return the steps from the first that is not done; a terminal shows how far they are."""
+    steps, what = range(first + 1, budget.steps + 1), f"lr {budget.learning_rate:g}"
+    return tqdm(steps, desc=what, initial=first, total=budget.steps, disable=None)
+
+
+def _look(
+    scope: Scope,
+    judge: Judge,
+    budget: Budget,
+    best: Best,
+    entry: dict[str, float],
+    broken: bool,
+) -> bool:
+    """Log a look, and tell if training is over."""
+    logged = {"learning_rate": budget.learning_rate, **entry}
+    if broken:
+        best.log.append({**logged, "stopped": "loss or gradient is not finite"})
+        scope.restore(best.tensors)
+        return True
+    judgement, overlap = judge()
+    best.consider(scope, judgement)
+    done = judgement.forget_efficacy <= _goal(budget, judgement)
+    stopped = "forgotten" if done else None
+    best.log.append({**logged, **_columns(judgement, overlap), "stopped": stopped})
+    return done
 
 
 def _entry(step: int, since_look: list[Tensor]) -> tuple[dict[str, float], bool]:

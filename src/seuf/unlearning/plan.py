@@ -6,11 +6,19 @@ gives the time of everything.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from seuf.moe.footprint import BACKWARD, Footprint
+from seuf.moe.footprint import BACKWARD, Footprint, LayerSize
+from seuf.unlearning.esft import most_to_reach
 from seuf.unlearning.quantities import needs
-from seuf.unlearning.settings import Method, RoutingSettings, UnlearningSettings
+from seuf.unlearning.settings import (
+    ESFT,
+    Method,
+    RoutingSettings,
+    SelectionSettings,
+    UnlearningSettings,
+)
 
 ADAM = 4 * 4  # bytes a trained parameter: float32 master, gradient and two moments
 
@@ -38,40 +46,63 @@ def capture(model: Footprint, settings: RoutingSettings, tokens: int) -> Need:
     return Need(taken, model.weights + model.pass_bytes(min(batch, taken)))
 
 
+def treated(
+    model: Footprint, method: Method, settings: SelectionSettings, layer: int
+) -> dict[int, int]:
+    """Return how many experts of which layers a method treats: one, or of ESFT the most it can.
+
+    How many ESFT takes is not known before routing: fewer, the less evenly tokens are spread.
+
+    Args:
+        model: Sizes of the base model.
+        method: Which selection.
+        settings: ESFT's threshold.
+        layer: Decoder layer in which any other rule is assumed to choose.
+    """
+    if method.selection != ESFT:
+        return {layer: 1}
+    return {
+        index: most_to_reach(size.experts, settings.esft_threshold)
+        for index, size in enumerate(model.layers)
+        if size.expert
+    }
+
+
 def unlearning(
     model: Footprint,
     method: Method,
     settings: UnlearningSettings,
-    layer: int,
+    experts: Mapping[int, int],
     set_tokens: tuple[int, int],
     looked_at: int,
 ) -> Need:
-    """Return what one method needs.
+    """Return what one method needs; with ESFT's experts, see `treated`, the most.
+
+    The work of experts in training, which is done a second time, is not in `tokens`.
 
     Args:
         model: Sizes of the base model.
         method: Which scope and objective.
         settings: The budget.
-        layer: Decoder layer of the expert under treatment.
+        experts: How many are under treatment, by decoder layer.
         set_tokens: Tokens of the set to forget and of the one to keep.
         looked_at: Tokens that pass in one look: selection questions and routing probe.
     """
     if method.objective is None:
         return Need(0, model.weights)
     quantities = needs(method.objective)[0]
-    first = layer if method.scope == "experts" else 0
-    last = len(model.layers) - 1
-    steered = layer if method.scope == "experts" else settings.objectives.rmu_layer
+    first, last = _first(model, method, experts), len(model.layers) - 1
+    steered = max(experts) if method.scope == "experts" else settings.objectives.rmu_layer
     to = steered if "forget_hidden" in quantities else last
     sets = 2 if any(name.startswith("retain") for name in quantities) else 1
-    step = sets * settings.batch_size * settings.max_length
-    used = _used(settings, set_tokens, sets)
+    batch = (method.batch_size or settings.batch_size) * settings.max_length
+    step, used = sets * batch, _used(settings.steps * batch, set_tokens, sets)
     cached = settings.prefix_cache and first > 0
     below = 0 if cached else model.share(0, first - 1)
     a_step = below + (1 + BACKWARD) * model.share(first, to)
     a_step += 0 if "forget_hidden" in quantities else 2 * model.head_share()
     runs, looks = len(method.learning_rates), _looks(settings)
-    trained = _trained(model, method, layer)
+    trained = _trained(model, method, experts)
     return Need(
         tokens=runs * settings.steps * step * a_step
         + (used * model.share(0, first - 1) if cached else 0)
@@ -80,11 +111,13 @@ def unlearning(
         device=model.weights
         + ADAM * trained
         + model.training_bytes(step, first, to)
+        + _slices(model, method, step, experts)
+        + (model.adapter_bytes(step, to) if method.scope == "lora" else 0)
         + (0 if "forget_hidden" in quantities else model.loss_bytes(step)),
         memory=model.hidden_size
         * model.itemsize
         * ((used if cached else 0) + (used if "retain_reference_hidden" in quantities else 0)),
-        disk=trained * model.itemsize,
+        disk=model.merged_bytes() if method.scope == "lora" else trained * model.itemsize,
     )
 
 
@@ -94,13 +127,50 @@ def evaluation(model: Footprint, tokens: int, batch: int) -> Need:
     return Need(tokens * (1 + model.head_share()), model.weights + model.pass_bytes(batch) + logits)
 
 
-def _trained(model: Footprint, method: Method, layer: int) -> int:
-    return model.parameters if method.scope == "everything" else model.slice_parameters(layer)
+def _first(model: Footprint, method: Method, experts: Mapping[int, int]) -> int:
+    """Return the first decoder layer that is trained."""
+    if method.scope == "experts":
+        return min(experts)
+    if method.only:
+        return min(index for index, _ in _with_experts(model, method))
+    return min(method.layers) if method.layers else 0
 
 
-def _used(settings: UnlearningSettings, set_tokens: tuple[int, int], sets: int) -> int:
+def _with_experts(model: Footprint, method: Method) -> list[tuple[int, LayerSize]]:
+    """Return the MoE layers that are trained as a whole, or in part."""
+    chosen = range(len(model.layers)) if method.layers is None else method.layers
+    return [(index, model.layers[index]) for index in chosen if model.layers[index].expert]
+
+
+def _trained(model: Footprint, method: Method, experts: Mapping[int, int]) -> int:
+    if method.scope == "everything":
+        return _of_everything(model, method)
+    if method.scope == "lora":
+        return model.adapters(method.rank)
+    router = method.router != "none"
+    return sum(model.slice_parameters(layer, count, router) for layer, count in experts.items())
+
+
+def _of_everything(model: Footprint, method: Method) -> int:
+    if method.only is None and method.layers is None:
+        return model.parameters
+    if method.only is None:
+        return sum(model.layers[index].parameters for index in method.layers or ())
+    sizes = [size for _, size in _with_experts(model, method)]
+    routers = sum(size.router for size in sizes) if "routers" in method.only else 0
+    all_experts = sum(size.experts * size.expert for size in sizes)
+    return routers + (all_experts if "experts" in method.only else 0)
+
+
+def _slices(model: Footprint, method: Method, step: int, experts: Mapping[int, int]) -> int:
+    """Return the bytes that experts in training keep of a step's tokens."""
+    if method.scope != "experts":
+        return 0
+    return sum(model.slice_bytes(step, layer, count) for layer, count in experts.items())
+
+
+def _used(drawn: int, set_tokens: tuple[int, int], sets: int) -> int:
     """Return the tokens of the samples that some step takes."""
-    drawn = settings.steps * settings.batch_size * settings.max_length
     return sum(min(drawn, tokens) for tokens in set_tokens[:sets])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -13,6 +13,7 @@ from seuf.moe.architectures import MoELayer, moe_layers
 from seuf.moe.experts import ExpertSlice
 from seuf.moe.places import place_of_row, rows_of_experts, same_bits, storage
 from seuf.moe.residence import is_offloaded
+from seuf.unlearning.parts import part_of
 
 Experts = list[tuple[int, int]]
 
@@ -98,6 +99,10 @@ class Scope:
             self.trained[place].copy_(value)
             self.masters[place].copy_(value)
 
+    def changed(self, original: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what has changed since a snapshot, by place, see `changed_tensors`."""
+        return changed_tensors(self.model, original)
+
     def trained_share(self) -> float:
         """Return the share of the model's parameters that are in training."""
         total = sum(parameter.numel() for parameter in self.model.parameters())
@@ -105,18 +110,21 @@ class Scope:
         return sum(t.numel() * rows.get(name, 1.0) for name, t in self.trained.items()) / total
 
 
-def everything(model: nn.Module) -> Scope:
-    """Return the scope of all parameters.
+def everything(
+    model: nn.Module, only: str | None = None, layers: Sequence[int] | None = None
+) -> Scope:
+    """Return the scope of all parameters, or of a part of them, see `part_of`.
 
     Raises:
-        InputError: If some are not on their device.
+        InputError: If some are not on their device, or there is no such part.
     """
     if is_offloaded(model):
         raise InputError(
             "Scope 'everything' trains the whole model, and a part of this one is offloaded: use "
             "scope 'experts', or a device_map without cpu and disk."
         )
-    return Scope(model, dict(model.named_parameters()))
+    whole, first = part_of(model, only, layers)
+    return Scope(model, whole, first_layer=first)
 
 
 def selected_experts(model: nn.Module, experts: Experts, router: str = "layer") -> Scope:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from seuf.errors import InputError
 from seuf.unlearning.attribution import top_overlap
-from seuf.unlearning.settings import FixedExpert, SelectionSettings
+from seuf.unlearning.esft import agreement, fewest_to_reach, shares_by_layer
+from seuf.unlearning.settings import ESFT, FixedExpert, SelectionSettings, ranking_and_rank
 
 Rule = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -21,11 +22,11 @@ class Selection:
 
     Attributes:
         experts: (layer, expert) pairs; layer is the index among all decoder layers.
-        scores: What the rule gave each of them, best first.
-        margin: How far the last one chosen lies before the first one not chosen.
-        runner_up: The first one not chosen.
-        stability: Share of the rule's six best that both halves of the samples agree on; None
-            if a half has no sample.
+        scores: What the rule gave each of them, best first; of ESFT best first in each layer.
+        margin: How far the last one chosen lies before the next one; None where there is none.
+        runner_up: The next one.
+        stability: Share of the ranking's six best that both halves of the samples agree on; of
+            ESFT by affinity, of all that a half chooses. None if a half has no sample.
     """
 
     experts: list[tuple[int, int]]
@@ -37,11 +38,19 @@ class Selection:
 
 @dataclass(frozen=True)
 class Affinities:
-    """Gate affinity on one set: of all samples (L, E), and of two halves of them (2, L, E)."""
+    """How one set is routed.
+
+    Attributes:
+        layers: Decoder index of each MoE layer.
+        all: Gate affinity of all samples (L, E).
+        halves: That of two halves of them (2, L, E).
+        token_share: Share of a layer's top-k slots that went to each expert (L, E).
+    """
 
     layers: list[int]
     all: Tensor
     halves: Tensor
+    token_share: Tensor
 
 
 def affinity(forget: Tensor, retain: Tensor, seed: int) -> Tensor:
@@ -75,30 +84,67 @@ def select_experts(
     """Return what each rule chooses, and the experts named by hand, by the rule's name.
 
     Raises:
-        InputError: If an expert named by hand is not in the model.
+        InputError: If an expert named by hand is not in the model, or a rank is beyond its experts.
     """
-    chosen = {
-        name: _select(SELECTIONS[name], forget, retain, settings.top, seed)
-        for name in settings.rules
-    }
+    chosen = {name: _by_rule(name, forget, retain, settings, seed) for name in settings.rules}
     fixed = {name: _fixed(name, expert, forget) for name, expert in settings.fixed.items()}
     return chosen | fixed
 
 
-def _select(rule: Rule, forget: Affinities, retain: Affinities, top: int, seed: int) -> Selection:
+def _by_rule(
+    name: str, forget: Affinities, retain: Affinities, settings: SelectionSettings, seed: int
+) -> Selection:
+    if name == ESFT:
+        return _esft(forget, settings)
+    found = ranking_and_rank(name)
+    assert found is not None  # SelectionSettings refuses other names
+    ranking, rank = found
+    ranks = _ranks(name, rank, settings.top, forget.all.numel())
+    return _ranked(SELECTIONS[ranking], forget, retain, ranks, seed)
+
+
+def _ranks(name: str, rank: int, top: int, experts: int) -> slice:
+    """Return the places of the rank-th `top` experts, counted from 0."""
+    if top >= experts:
+        raise InputError(f"expert_selection.top is {top}; the model has {experts} experts.")
+    if rank * top > experts:
+        raise InputError(
+            f"expert_selection.rules: {name!r} takes the experts ranked {(rank - 1) * top + 1} to "
+            f"{rank * top}; the model has {experts}. Name a lower rank."
+        )
+    return slice((rank - 1) * top, rank * top)
+
+
+def _ranked(
+    rule: Rule, forget: Affinities, retain: Affinities, ranks: slice, seed: int
+) -> Selection:
     scores = rule(forget.all, retain.all, seed)
-    if top >= scores.numel():
-        raise InputError(f"expert_selection.top is {top}; the model has {scores.numel()} experts.")
     even, odd = (rule(f, r, seed) for f, r in zip(forget.halves, retain.halves, strict=True))
-    best = torch.topk(scores.flatten(), top + 1)
-    ids = [_expert(int(i), forget.layers, scores.shape[1]) for i in best.indices]
-    values = best.values.tolist()
+    # Stable: of equals the first comes first whatever the rank, so no two ranks share an expert.
+    falling = scores.flatten().sort(descending=True, stable=True)
+    values = falling.values.tolist()
+    ids = [_expert(place, forget.layers, scores.shape[1]) for place in falling.indices.tolist()]
+    last, following = ranks.stop - 1, ids[ranks.stop :]
     return Selection(
-        experts=ids[:top],
-        scores=values[:top],
-        margin=values[top - 1] - values[top],
-        runner_up=ids[top],
+        experts=ids[ranks],
+        scores=values[ranks],
+        margin=values[last] - values[last + 1] if following else None,
+        runner_up=following[0] if following else None,
         stability=None if (even + odd).isnan().any() else top_overlap(even, odd),
+    )
+
+
+def _esft(forget: Affinities, settings: SelectionSettings) -> Selection:
+    by_gate = settings.esft_score == "gate"
+    scores = forget.all if by_gate else forget.token_share
+    halves = list(forget.halves) if by_gate and not forget.halves.isnan().any() else []
+    chosen, *by_half = (fewest_to_reach(s, settings.esft_threshold) for s in (scores, *halves))
+    shares = shares_by_layer(scores).tolist()
+    places = [(row, expert) for row, experts in enumerate(chosen) for expert in experts]
+    return Selection(
+        experts=[(forget.layers[row], expert) for row, expert in places],
+        scores=[shares[row][expert] for row, expert in places],
+        stability=agreement(*by_half) if by_half else None,
     )
 
 

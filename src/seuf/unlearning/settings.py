@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from seuf.base_settings import Settings
 
-ScopeName = Literal["nothing", "everything", "experts"]
+ScopeName = Literal["nothing", "everything", "lora", "experts"]
 ObjectiveName = Literal["ga", "gdiff", "npo", "rmu"]
-RuleName = Literal["affinity", "contrast", "random"]
+RankingName = Literal["affinity", "contrast", "random"]
 Positive = Annotated[float, Field(gt=0)]
+
+ESFT = "esft"
+RANK = 8
+_RANKED = re.compile(f"({'|'.join(get_args(RankingName))})(?:_([1-9][0-9]*))?")
+
+
+def ranking_and_rank(rule: str) -> tuple[str, int] | None:
+    """Return `affinity`, 2 of `affinity_2` and `affinity`, 1 of `affinity`; None of other names."""
+    found = _RANKED.fullmatch(rule)
+    return None if found is None else (found[1], int(found[2] or 1))
+
+
+def _is_rule(name: str) -> bool:
+    return name == ESFT or ranking_and_rank(name) is not None
+
+
+def _known_rule(name: str) -> str:
+    if not _is_rule(name):
+        raise ValueError(
+            f"{name!r} is no rule; rules are {', '.join(get_args(RankingName))}, each with or "
+            f"without a rank as in affinity_2, and {ESFT}"
+        )
+    return name
+
+
+RuleName = Annotated[str, AfterValidator(_known_rule)]
 
 
 class Method(Settings):
     """One row of the methods table.
 
     Attributes:
-        scope: What may change: nothing, everything, or the selected experts.
+        scope: What may change: nothing, everything, everything by LoRA, or the selected experts.
         selection: Rule (or name of a fixed expert) that says which experts; scope `experts` only.
         objective: What is minimised.
         anchor_weight: alpha of Eq. 4; scope `experts` only.
         anchor_on: Anchor the full softmax, or g of Eq. 1, which is zero outside the top-k.
         router: Train the router's whole matrix, only the expert's row, or nothing of it.
+        only: Of everything, the experts, the routers, or both and nothing else.
+        layers: Of everything, these decoder layers and nothing else.
+        rank: r of the adapters; scope `lora` only.
+        batch_size: Overrides the study's own, see `UnlearningSettings`.
         learning_rates: Each is tried with the full step budget; the best result is kept.
         steering_coefficient: Overrides the objective's own, for RMU.
     """
@@ -34,6 +65,10 @@ class Method(Settings):
     anchor_weight: Annotated[float, Field(ge=0)] = 0.0
     anchor_on: Literal["softmax", "topk"] = "softmax"
     router: Literal["layer", "row", "none"] = "layer"
+    only: Literal["experts", "routers", "experts_and_routers"] | None = None
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    rank: Annotated[int, Field(gt=0)] = RANK
+    batch_size: Annotated[int, Field(gt=0)] | None = None
     learning_rates: Annotated[list[Positive], Field(min_length=1)] = [1e-4]
     steering_coefficient: Positive | None = None
 
@@ -45,6 +80,10 @@ class Method(Settings):
             raise ValueError("scope 'experts', and no other, needs a selection")
         if self.anchor_weight and self.scope != "experts":
             raise ValueError("only scope 'experts' has a router to anchor")
+        if (self.only or self.layers) and self.scope != "everything":
+            raise ValueError("`only` and `layers` are parts of scope 'everything'")
+        if self.rank != RANK and self.scope != "lora":
+            raise ValueError("only scope 'lora' has adapters with a `rank`")
         return self
 
 
@@ -83,6 +122,7 @@ class UnlearningSettings(Settings):
             the result is the same, the memory is not.
         cuda_graph: On a GPU, record a step and play it back: the same kernels without the waiting.
         threads: CPU threads; the number decides the last bits of every sum.
+        resumable: Keep at every look what a killed run needs to go on from there.
         objectives: Numbers of the objectives.
     """
 
@@ -97,6 +137,7 @@ class UnlearningSettings(Settings):
     prefix_cache: bool = True
     cuda_graph: bool = True
     threads: Annotated[int, Field(gt=0)] = 2
+    resumable: bool = True
     objectives: ObjectiveSettings = ObjectiveSettings()
 
 
@@ -125,14 +166,26 @@ class SelectionSettings(Settings):
     """Which rules choose experts, and how many each.
 
     Attributes:
-        rules: Rules to apply, of those in `seuf.unlearning.selection.SELECTIONS`.
-        top: Experts each rule chooses, M; the paper finds 1 best.
+        rules: Rankings of `seuf.unlearning.selection.SELECTIONS`, and `esft`. A ranking may carry
+            a rank: `affinity_2` takes the next `top` after the best, `random_3` the third draw.
+        top: Experts each ranking chooses, M; the paper finds 1 best.
         fixed: Experts named by hand; the name is used like a rule.
+        esft_threshold: Share of a layer's score that the experts of `esft` reach together, p.
+        esft_score: `token`, share of the top-k slots, or `gate`, affinity, both by layer.
     """
 
     rules: list[RuleName] = ["affinity", "contrast", "random"]
     top: Annotated[int, Field(gt=0)] = 1
     fixed: dict[str, FixedExpert] = {}
+    esft_threshold: Annotated[float, Field(gt=0, le=1)] = 0.15
+    esft_score: Literal["token", "gate"] = "token"
+
+    @model_validator(mode="after")
+    def _fixed_have_names_of_their_own(self) -> Self:
+        for name in self.fixed:
+            if _is_rule(name):
+                raise ValueError(f"fixed.{name} is the name of a rule; call this expert otherwise")
+        return self
 
 
 class ReplicationSettings(Settings):

@@ -41,7 +41,8 @@ def quantities_of(base: LanguageModel, scope: Scope, treatment: Treatment) -> Qu
     method, settings, seed = treatment.method, treatment.settings, treatment.seed
     anchored = treatment.experts if method.scope == "experts" and method.anchor_weight else []
     coefficient = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
-    steps = draws(treatment.samples, settings.steps, settings.batch_size, seed)
+    batch_size = method.batch_size or settings.batch_size
+    steps = draws(treatment.samples, settings.steps, batch_size, seed)
     needed = needs(_objective(method))[0]
     return Quantities(
         Trunk(
@@ -49,7 +50,7 @@ def quantities_of(base: LanguageModel, scope: Scope, treatment: Treatment) -> Qu
             treatment.samples.both(),
             scope.first_layer,
             used=used_by(steps, needed),
-            batch_size=2 * settings.batch_size,
+            batch_size=2 * batch_size,
             cached=settings.prefix_cache,
         ),
         steps,

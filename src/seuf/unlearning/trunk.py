@@ -9,7 +9,7 @@ Padding is on the right, where no token sees it: no mask is needed, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from seuf.moe.architectures import decoder, input_device
+from seuf.moe.backoff import Backoff
 from seuf.moe.batches import IGNORED
 from seuf.moe.loss import next_token_nll, output_head
 from seuf.moe.masks import one_sequence_a_row
@@ -67,6 +68,7 @@ class Trunk:
         self.ids = [torch.tensor(sample) for sample in samples]
         self.device, self.head = input_device(self.model), output_head(self.model)
         self.first_layer, self.states = first_layer, None
+        self.backoff = Backoff("lower unlearning.max_length")
         if cached and first_layer > 0:
             self.states = self._prefix(used)
 
@@ -102,23 +104,29 @@ class Trunk:
     def nll_sums(self, positions: Sequence[int]) -> dict[int, Tensor]:
         """Return each sample's NLL as the model is now, summed over its tokens."""
         sums: dict[int, Tensor] = {}
-        for group in self._groups(positions, "reference losses"):
-            sums |= zip(group, self.nll(self.rows(group)).sums(), strict=True)
+        passed = self._passed(positions, "reference losses", lambda rows: self.nll(rows).sums())
+        for group, found in passed:
+            sums |= zip(group, found, strict=True)
         return sums
 
     @torch.no_grad()
     def hidden_states(self, positions: Sequence[int], layer: int) -> HiddenStates:
         """Return what leaves a layer for each sample as the model is now."""
         states = self._empty_states(positions)
-        for group in self._groups(positions, "reference activations"):
-            states.put(group, self.hidden(self.rows(group), layer).values)
+        what = "reference activations"
+        passed = self._passed(positions, what, lambda rows: self.hidden(rows, layer).values)
+        for group, hidden in passed:
+            states.put(group, hidden)
         return states
 
     def _prefix(self, positions: Sequence[int]) -> HiddenStates:
         states = self._empty_states(positions)
-        for group in self._groups(positions, f"layers below {self.first_layer}"):
-            ids = self.rows(group).input_ids
-            states.put(group, hidden_before(self.model, self.first_layer, ids))
+        below, what = self.first_layer, f"layers below {self.first_layer}"
+        passed = self._passed(
+            positions, what, lambda rows: hidden_before(self.model, below, rows.input_ids)
+        )
+        for group, hidden in passed:
+            states.put(group, hidden)
         return states
 
     def _from_first_layer(self, rows: Rows) -> AbstractContextManager[None]:
@@ -130,12 +138,19 @@ class Trunk:
         lengths = {position: len(self.ids[position]) for position in positions}
         return HiddenStates(lengths, self.model.config.hidden_size, self.model.dtype, self.device)
 
-    def _groups(self, positions: Sequence[int], what: str) -> Iterator[list[int]]:
-        """Yield the positions, those of long samples first, as many as pass at once."""
+    def _passed(
+        self, positions: Sequence[int], what: str, work: Callable[[Rows], Tensor]
+    ) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Yield as many positions as pass at once, long samples first, and what work makes of them.
+
+        Raises:
+            InputError: If one sample alone does not fit in memory.
+        """
         order = sorted(positions, key=lambda position: -len(self.ids[position]))
         starts = range(0, len(order), self.batch_size)
         for start in tqdm(starts, desc=what, unit="batch", disable=None):
-            yield order[start : start + self.batch_size]
+            group = order[start : start + self.batch_size]
+            yield from self.backoff.parts(group, lambda part: work(self.rows(part)))
 
 
 def _inputs(rows: Rows) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ kernels on the same memory, into which each step's feed is copied.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from seuf.unlearning.scopes import Scope
 
 Loss = Callable[[Any], tuple[Tensor, Tensor]]
 NUMBERS = ("loss", "anchor", "gradient_norm")
+MASTER, ADAMW = "master", ("step", "exp_avg", "exp_avg_sq")
 WARM = 3  # steps before the recording: libraries set themselves up in the first ones
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,26 @@ class Updates:
         """Let what follows on the device come after all updates so far."""
         if self.stream is not None:
             torch.cuda.current_stream().wait_stream(self.stream)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what the next step starts from: the masters and AdamW's own, by kind and place."""
+        state: dict[str, Tensor] = {}
+        for place, master in self.scope.masters.items():
+            state[f"{MASTER}.{place}"] = master
+            own = self.optimizer.state.get(master, {})  # nothing if it never had a gradient
+            state |= {f"{kind}.{place}": value for kind, value in own.items()}
+        return state
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put a state back, before the first step."""
+        for place, master in self.scope.masters.items():
+            master.copy_(state[f"{MASTER}.{place}"])
+            own = {kind: state[f"{kind}.{place}"] for kind in ADAMW if f"{kind}.{place}" in state}
+            if own:
+                copies = {kind: one.to(master.device, copy=True) for kind, one in own.items()}
+                self.optimizer.state[master] = copies
+        self.scope.write_back()
 
     def _recorded_update(self, feed: Any) -> Tensor:
         self.count += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import shlex
+import stat
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -25,10 +26,10 @@ from kedro.io import AbstractDataset, CatalogProtocol
 from kedro.pipeline import Node
 
 from seuf.kedro_dvc.generation import sync
-from seuf.kedro_dvc.project.study import dvc_file, load_study, study_names
+from seuf.kedro_dvc.project.study import dvc_file, load_study, study_names, taken_up
 
 ROOT = Path(__file__).parents[3]
-STUDIES = study_names(ROOT)
+STUDIES = taken_up(ROOT)
 
 
 @pytest.fixture(params=STUDIES)
@@ -150,7 +151,9 @@ def _file(dataset: AbstractDataset) -> Path | None:
 
 
 def _declared_sources(catalog: CatalogProtocol, node: Node) -> Iterator[str]:
-    for name in node.outputs:
+    """Yield what the catalog says that an output, or an input without a file, is made from."""
+    read = [name for name in node.inputs if "params:" not in name]
+    for name in [*node.outputs, *(name for name in read if not _files(catalog, [name]))]:
         metadata = getattr(catalog[name], "metadata", None) or {}
         yield from metadata.get("dvc", {}).get("deps", [])
 
@@ -235,3 +238,34 @@ def _wiring(node: Node, command: list[str]) -> set[str]:
     home = node.func.__module__.removesuffix(".nodes")
     functions = {_source(one.func.__module__) for one in pipelines["__default__"].nodes}
     return _reachable({f"{home}.pipeline", f"seuf.pipelines.{owner}.pipeline"}, functions)
+
+
+def test_a_new_cache_is_the_owners_alone_and_an_old_one_keeps_its_rights(tmp_path):
+    cache = tmp_path / ".dvc" / "cache"
+    cache.parent.mkdir()
+
+    sync.private_cache(tmp_path)
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+
+    cache.chmod(0o750)
+    sync.private_cache(tmp_path)
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o750
+
+
+def test_without_dvc_there_is_no_cache(tmp_path):
+    sync.private_cache(tmp_path)
+
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", sorted(set(study_names(ROOT)) - set(STUDIES)))
+def test_a_study_that_waits_to_be_run_can_be_taken_up(name, monkeypatch, tmp_path):
+    """Its stages can be made, and a sync of all studies leaves it alone."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("KEDRO_ENV", name)
+    bootstrap_project(ROOT)
+
+    made = sync.document(load_study(ROOT, name), tmp_path / "dvc.yaml")["stages"]
+
+    assert {"in_sync", "prepare_data", "unlearn", "evaluate", "compare_methods"} <= set(made)
+    assert name not in taken_up(ROOT)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seuf.kedro_dvc.project.study import dvc_file, study_names
+from seuf.kedro_dvc.project.study import dvc_file, taken_up
 from seuf.kedro_dvc.running.in_process import InProcess
 
 ROOT = Path(__file__).parents[3]
@@ -22,7 +22,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return made
 
 
-@pytest.mark.parametrize("study", study_names(ROOT))
+@pytest.mark.parametrize("study", taken_up(ROOT))
 def test_every_command_of_a_dvc_yaml_is_run_here(study, calls):
     stages = yaml.safe_load((ROOT / dvc_file(study)).read_text())["stages"]
 

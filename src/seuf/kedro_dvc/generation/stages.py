@@ -139,8 +139,9 @@ def _command(study: Study, node: Node, owner: str) -> str:
 
 
 def _files(read: Entries, written: Entries) -> list[str]:
-    """Return the files of the inputs, and those that the catalog says an output is made from."""
-    made_from = (for_dvc(entry).get("deps", []) for entry in written)
+    """Return the files of the inputs, and those that the catalog says a data set is made from."""
+    without_file = [entry for entry in read if "filepath" not in entry]
+    made_from = (for_dvc(entry).get("deps", []) for entry in [*written, *without_file])
     return sorted({entry["filepath"] for entry in read if "filepath" in entry}.union(*made_from))
 
 

@@ -31,6 +31,16 @@ def sync(project: Path, name: str, write: bool = True) -> bool:
     return True
 
 
+def private_cache(project: Path) -> None:
+    """Make DVC's cache, if there is none yet, so that no other user of the machine can read it.
+
+    DVC itself lets everyone read it, whatever rights the outputs had. A cache that is there keeps
+    its rights: a team may share it on purpose.
+    """
+    if (project / ".dvc").is_dir():
+        (project / ".dvc" / "cache").mkdir(mode=0o700, exist_ok=True)
+
+
 def document(study: Study, path: Path) -> dict[str, Any]:
     """Return the content of a study's dvc.yaml; a stage that someone has frozen stays so.
 

@@ -72,6 +72,16 @@ def study_names(project: Path) -> list[str]:
     return [BASE, *(name for name in studies if name != BASE)]
 
 
+def taken_up(project: Path) -> list[str]:
+    """Return the studies that have a dvc.yaml, and base.
+
+    DVC reads all of them for every command, some hundredths of a second a stage: a study that only
+    waits to be run costs nothing until `kedro dvc sync --env <study>` takes it up.
+    """
+    known = study_names(project)
+    return [name for name in known if name == BASE or (project / dvc_file(name)).is_file()]
+
+
 def check_study(project: Path, name: str) -> str:
     """Return the name of a study if it exists.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from seuf.moe.models import LanguageModel, load_model
-from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
+from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 
 
 def pretrain_base_model(
@@ -16,6 +16,42 @@ def pretrain_base_model(
 
     texts = [(record["text"], record["topic"]) for record in pretraining_texts]
     return pretrain(texts, base_model, base_seed)
+
+
+def finetune_base_model(
+    base_model: FinetuningSettings, pretraining_texts: list[dict[str, Any]], base_seed: int
+) -> LanguageModel:
+    """Teach an existing MoE model the benchmark's texts."""
+    from seuf.moe.finetuning import finetune
+
+    texts = [(record["text"], record["topic"]) for record in pretraining_texts]
+    return finetune(texts, base_model, base_seed)
+
+
+def leave_out_forgotten(
+    pretraining_texts: list[dict[str, Any]], forget_set: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Leave out what is to be forgotten, by its text and by its topic."""
+    texts = {record["text"] for record in forget_set}
+    topics = {record["topic"] for record in forget_set} - {""}
+    return [
+        record
+        for record in pretraining_texts
+        if record["text"] not in texts and record["topic"] not in topics
+    ]
+
+
+def pretrain_reference_model(
+    reference_model: PretrainingSettings,
+    reference_texts: list[dict[str, Any]],
+    base_seed: int,
+    base_model: LanguageModel,
+) -> LanguageModel:
+    """Train a model as the base model was, but never on what is to be forgotten."""
+    from seuf.moe.pretraining import pretrain
+
+    texts = [(record["text"], record["topic"]) for record in reference_texts]
+    return pretrain(texts, reference_model, base_seed, base_model.tokenizer)
 
 
 def check_base_model(base_model: ExternalModelSettings) -> LanguageModel:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
+from seuf.errors import InputError
 from seuf.moe.models import LanguageModel
 
 if TYPE_CHECKING:
@@ -21,40 +22,91 @@ def evaluate(
     retain_set: Records,
     questions: Records,
     evaluation: ScoringSettings,
+    passages: Records | None = None,
 ) -> dict[str, Any]:
     """Score one unlearned model: test questions, routing beside the original, what changed."""
-    from seuf.benchmarks.harness import score_questions
-    from seuf.benchmarks.records import Question
     from seuf.moe.deltas import changed_share
     from seuf.moe.shared_prefix import SharedPrefix
     from seuf.moe.stability import probe_of
 
-    asked = [Question(**record) for record in questions if record["part"] == "test"]
     forget, retain = texts_of(forget_set), texts_of(retain_set)
     lowest = delta.lowest_layer(base_model.model)
     length, tokens = evaluation.max_length, evaluation.probe_tokens
     with SharedPrefix(base_model.model, lowest):
         probe = probe_of(base_model, forget, retain, length, tokens, lowest)
         with delta.applied_to(base_model.model) as model:
-            scores = score_questions(base_model, asked, evaluation)
-            generation = _generation(base_model, asked, evaluation)
+            scores = score(base_model, questions, evaluation, passages)
             overlap = probe.overlap(model)
     return {
-        "questions": scores,
-        **generation,
+        **scores,
         "routing_overlap": overlap,
         "trained_share": delta.about["trained_share"],
         "changed_share": changed_share(base_model.model, delta),
         "changed_tensors": len(delta.tensors),
+        "method": delta.about["method"],
         "experts": delta.about["experts"],
     }
 
 
-def _generation(
-    base_model: LanguageModel, asked: list[Question], evaluation: ScoringSettings
+def score_reference(
+    reference_model: LanguageModel,
+    questions: Records,
+    evaluation: ScoringSettings,
+    passages: Records | None = None,
 ) -> dict[str, Any]:
-    if not evaluation.generate:
-        return {}
-    from seuf.benchmarks.generation import score_answers
+    """Score the model that never saw what is to be forgotten: what unlearning is compared with."""
+    return score(reference_model, questions, evaluation, passages)
 
-    return {"generation": score_answers(base_model, asked, evaluation)}
+
+def score(
+    model: LanguageModel,
+    questions: Records,
+    evaluation: ScoringSettings,
+    passages: Records | None = None,
+) -> dict[str, Any]:
+    """Return all that a model's answers and likelihoods tell, with the headline."""
+    from seuf.benchmarks.examination import headline
+    from seuf.benchmarks.measures import measures
+    from seuf.benchmarks.records import Question
+
+    asked = [Question(**record) for record in questions if record["part"] == "test"]
+    scores = _asked(model, asked, evaluation) | _attacked(model, passages, evaluation)
+    return {"headline": headline(scores), **scores, "measures": measures(scores, asked)}
+
+
+def _asked(
+    model: LanguageModel, asked: list[Question], evaluation: ScoringSettings
+) -> dict[str, Any]:
+    from seuf.benchmarks.answers import score_answers
+    from seuf.benchmarks.harness import score_questions
+
+    chosen = [question for question in asked if question.is_chosen()]
+    answered = [question for question in asked if question.is_answered(evaluation.generate)]
+    compared = [question for question in asked if question.is_compared()]
+    if evaluation.generate and not answered:
+        raise InputError(
+            "evaluation.generate is true, but no question has a `reference` to hold an answer "
+            "against; set it to false."
+        )
+    scores: dict[str, Any] = {}
+    if chosen:
+        scores["questions"] = score_questions(model, chosen, evaluation)
+    if answered:
+        scores["generation"] = score_answers(model, answered, evaluation)
+    if compared:
+        from seuf.benchmarks.truth import score_truth
+
+        scores["truth"] = score_truth(model, compared, evaluation)
+    return scores
+
+
+def _attacked(
+    model: LanguageModel, passages: Records | None, evaluation: ScoringSettings
+) -> dict[str, Any]:
+    if not passages:
+        return {}
+    from seuf.benchmarks.membership import score_passages
+    from seuf.benchmarks.records import Passage
+
+    found = [Passage(**record) for record in passages]
+    return {"membership": score_passages(model, found, evaluation)}

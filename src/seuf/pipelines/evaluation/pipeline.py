@@ -1,19 +1,22 @@
-"""One namespaced node a method."""
+"""One namespaced node a method, and one for the reference model where the study has one."""
 
 from kedro.pipeline import Node, Pipeline
 
-from seuf.pipelines.evaluation.nodes import evaluate
-from seuf.pipelines.study import in_one_box, methods
+from seuf.pipelines.data_preparation.pipeline import has_passages
+from seuf.pipelines.evaluation.nodes import evaluate, score_reference
+from seuf.pipelines.study import in_one_box, methods, study_parameters
 
 SHARED = {"base_model", "forget_set", "retain_set", "questions"}
 
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the evaluation nodes of all methods."""
-    return in_one_box(sum((_of(method) for method in methods()), Pipeline([])))
+    passages = ["passages"] if has_passages() else []
+    of_methods = sum((_of(method, passages) for method in methods()), Pipeline([]))
+    return in_one_box(of_methods) + _of_reference(passages)
 
 
-def _of(method: str) -> Pipeline:
+def _of(method: str, passages: list[str]) -> Pipeline:
     node = Node(
         evaluate,
         inputs=[
@@ -23,6 +26,7 @@ def _of(method: str) -> Pipeline:
             "retain_set",
             "questions",
             "params:evaluation",
+            *passages,
         ],
         outputs="scores",
         name="evaluate",
@@ -30,6 +34,18 @@ def _of(method: str) -> Pipeline:
     return Pipeline(
         [node],
         namespace=method,
-        inputs=SHARED,
+        inputs=SHARED.union(passages),
         parameters={"params:evaluation": "params:evaluation"},
     )
+
+
+def _of_reference(passages: list[str]) -> Pipeline:
+    if not study_parameters().get("reference_model"):
+        return Pipeline([])
+    node = Node(
+        score_reference,
+        inputs=["reference_model", "questions", "params:evaluation", *passages],
+        outputs="reference_scores",
+        name="score_reference",
+    )
+    return Pipeline([node])

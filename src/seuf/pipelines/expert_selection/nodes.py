@@ -19,7 +19,7 @@ def select_experts(
     expert_selection: SelectionSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """Rank the experts by each rule and take the best."""
+    """Apply each rule to how both sets are routed."""
     from seuf.unlearning import selection
 
     chosen = selection.select_experts(
@@ -41,4 +41,5 @@ def _affinities(table: pd.DataFrame) -> Affinities:
         layers=sorted(int(layer) for layer in table["layer"].unique()),
         all=matrix("affinity"),
         halves=torch.stack([matrix("affinity_even"), matrix("affinity_odd")]),
+        token_share=matrix("token_share"),
     )

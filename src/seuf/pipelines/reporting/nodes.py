@@ -10,20 +10,22 @@ from typing import Any
 
 import pandas as pd
 
+REFERENCE = "retrained"
 Figure = Any  # plotly.graph_objects.Figure; Kedro resolves hints, and other stages need no plotly
 
 
 def compare_methods(**results: Any) -> tuple[dict[str, dict[str, float]], pd.DataFrame, str]:
-    """Put every method's numbers beside each other, for DVC, for tools and for people."""
+    """Put every method's numbers beside each other, for DVC, for tools and for people.
+
+    Where the study has a model that never saw what is to be forgotten, it is the last row.
+    """
     from seuf.reporting.comparison import compare, comparison_table
     from seuf.reporting.tables import markdown
 
-    metrics = compare(
-        _by_method("scores", results),
-        _by_method("training_log", results),
-        _by_method("timing", results),
-    )
-    table = comparison_table(metrics)
+    scores = _beside_reference(_by_method("scores", results), results.get("reference_scores"))
+    logs, timings = (_by_method(what, results) for what in ("training_log", "timing"))
+    metrics = compare(scores, logs, timings)
+    table = comparison_table(metrics, scores)
     return metrics, table, markdown(table)
 
 
@@ -62,6 +64,19 @@ def write_report(
         "overlap_over_steps": figure_overlap_over_steps,
     }
     return report(comparison, figures, selected_experts)
+
+
+def _beside_reference(scores: dict[str, Any], reference: Any) -> dict[str, Any]:
+    """Return the scores with what can only be told beside the reference model's, and its own."""
+    if reference is None:
+        return scores
+    from seuf.benchmarks.measures import beside
+
+    with_reference = {**scores, REFERENCE: reference}
+    return {
+        method: {**scored, "measures": scored["measures"] | beside(scored, reference)}
+        for method, scored in with_reference.items()
+    }
 
 
 def _by_method(what: str, results: dict[str, Any]) -> dict[str, Any]:

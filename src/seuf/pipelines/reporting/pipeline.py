@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.reporting.nodes import compare_methods, draw_figures, write_report
-from seuf.pipelines.study import in_one_box, methods
+from seuf.pipelines.study import in_one_box, methods, study_parameters
 
 FIGURES = [
     "figure_efficacy_utility",
@@ -16,7 +16,7 @@ def create_pipeline(**_: object) -> Pipeline:
     """Return the pipeline; its first two nodes take something of every method."""
     compare = Node(
         compare_methods,
-        inputs=_of_every_method("scores", "training_log", "timing"),
+        inputs=_of_every_method("scores", "training_log", "timing") | _reference(),
         outputs=["metrics", "comparison", "comparison_markdown"],
         name="compare_methods",
     )
@@ -38,6 +38,10 @@ def create_pipeline(**_: object) -> Pipeline:
 
 def _of_every_method(*kinds: str) -> dict[str, str]:
     return _named(*(f"{method}.{kind}" for method in methods() for kind in kinds))
+
+
+def _reference() -> dict[str, str]:
+    return _named("reference_scores") if study_parameters().get("reference_model") else {}
 
 
 def _named(*names: str) -> dict[str, str]:

@@ -35,9 +35,11 @@ def _routing(
     what: str,
 ) -> Routing:
     from seuf.moe import batches, routing
+    from seuf.moe.positions import check_positions
     from seuf.unlearning.attribution import calibration_samples
 
     tokens = batches.tokenize(base.tokenizer, texts_of(texts), settings.max_length)
+    check_positions(base.model, tokens, "set routing_capture.max_length to {} or less")
     samples = calibration_samples(tokens, settings.max_tokens, seed, what)
     ordered = batches.by_length(samples, settings.batch_size, base.padding)
     return routing.capture_routing(base.model, ordered)

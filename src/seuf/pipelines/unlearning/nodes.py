@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from seuf.unlearning.settings import Method, UnlearningSettings
 if TYPE_CHECKING:
     from torch import nn
 
+    from seuf.benchmarks.examination import Examiner
     from seuf.unlearning.algorithm import Unlearned
     from seuf.unlearning.judgement import Judgement
 
@@ -32,40 +32,41 @@ def unlearn(
     unlearning: UnlearningSettings,
     evaluation: ScoringSettings,
     seed: int,
+    progress: Any,
 ) -> tuple[Any, pd.DataFrame, dict[str, float]]:
     """Unlearn the forget set by one method; keep the changed tensors of its best checkpoint."""
     from seuf.unlearning import algorithm
 
-    start = time.perf_counter()
+    progress = progress.given(questions, evaluation.model_dump())
     samples = algorithm.samples_of(
         base_model, texts_of(forget_set), texts_of(retain_set), unlearning
     )
     experts = experts_of(selected_experts, method)
     judge = judge_by("selection", base_model, questions, evaluation)
     treatment = algorithm.Treatment(samples, experts, method, unlearning, seed)
-    done = algorithm.unlearn(base_model, treatment, judge)
+    done = algorithm.unlearn(base_model, treatment, judge, progress)
     return (
         _described(done, method, experts, seed),
         pd.DataFrame(done.log, columns=algorithm.LOG_COLUMNS),
-        _seconds(start),
+        {"seconds": round(progress.seconds(), 2)},
     )
 
 
 def judge_by(part: str, base: LanguageModel, questions: Records, settings: ScoringSettings) -> Any:
     """Return what judges a model by one part of the questions: `selection` or `test`."""
+    from seuf.benchmarks.examination import Examiner
     from seuf.benchmarks.records import Question
-    from seuf.benchmarks.scoring import ChoiceScorer, chance
+    from seuf.benchmarks.scoring import chance
 
     asked = [Question(**record) for record in questions if record["part"] == part]
-    scorer = ChoiceScorer(base.tokenizer, asked, settings.metric, settings.batch_size)
-    return partial(_judge, scorer, chance(asked))
+    return partial(_judge, Examiner(base, asked, settings), chance(asked))
 
 
-def _judge(scorer: Any, chance: float, model: nn.Module) -> Judgement:
+def _judge(examiner: Examiner, chance: float, model: nn.Module) -> Judgement:
     from seuf.unlearning.judgement import Judgement
 
-    accuracy = scorer.accuracy(model)
-    return Judgement(accuracy["forget"], accuracy["retain"], chance)
+    results = examiner.results(model)
+    return Judgement(results["forget"], results["retain"], chance)
 
 
 def experts_of(selected: dict[str, Any], method: Method) -> list[tuple[int, int]]:
@@ -85,7 +86,3 @@ def _described(done: Unlearned, method: Method, experts: list[tuple[int, int]], 
         "trained_share": done.trained_share,
     }
     return replace(done.delta, about=about)
-
-
-def _seconds(start: float) -> dict[str, float]:
-    return {"seconds": round(time.perf_counter() - start, 2)}

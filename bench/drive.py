@@ -1,0 +1,190 @@
+"""A study at its model's true shape, part by part, beside what `kedro plan` says it needs.
+
+Weights and texts are random, so scores mean nothing; time and memory are those of the real thing.
+Every part is the library call that the study's node makes; questions are answered by the scorer
+that judges checkpoints, which a test holds to lm-evaluation-harness.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import shapes
+from bench.measure import peak, reset_peak, wait
+from seuf.benchmarks.examination import Examiner
+from seuf.benchmarks.records import Question
+from seuf.moe.batches import by_length
+from seuf.moe.deltas import Delta
+from seuf.moe.footprint import Footprint, footprint
+from seuf.moe.models import LanguageModel
+from seuf.moe.pretraining import train_tokenizer
+from seuf.moe.routing import capture_routing
+from seuf.pipelines.parameters import StudyParameters
+from seuf.unlearning import plan
+from seuf.unlearning.algorithm import unlearn
+from seuf.unlearning.attribution import calibration_samples
+from seuf.unlearning.draws import Samples
+from seuf.unlearning.judgement import Judgement
+from seuf.unlearning.plan import Need
+from seuf.unlearning.selection import Affinities, select_experts
+from seuf.unlearning.settings import Method
+from seuf.unlearning.treatment import Treatment
+
+QUESTIONS = 200
+Row = dict[str, Any]
+
+
+class Drive:
+    """One study on one device.
+
+    Args:
+        shape: Of the model, a key of `shapes.SHAPES`.
+        device: Where it runs.
+        parameters: The study's.
+        methods: Names of the methods to run.
+    """
+
+    def __init__(
+        self, shape: str, device: str, parameters: StudyParameters, methods: list[str]
+    ) -> None:
+        self.device, self.parameters, self.methods = device, parameters, methods
+        self.start, self.rate = time.perf_counter(), 0.0
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        model = shapes.build(shape, device, dtype).model
+        self.base = LanguageModel(model, train_tokenizer(_texts(2000, 40, seed=0), 2048))
+        self.size: Footprint = footprint(model)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield seconds and peak of each part, each beside the plan's."""
+        yield self._row("load", Need(0, self.size.weights))
+        yield self._capture()
+        selected = select_experts(*self.tables, self.parameters.expert_selection, seed=0)
+        yield self._row("select", Need(0, self.size.weights))
+        samples = self._samples()
+        questions = _questions(self.base)
+        for name in self.methods:
+            method = self.parameters.methods[name]
+            experts = selected[method.selection].experts if method.selection else []
+            yield from self._method(name, method, experts, samples, questions)
+
+    def _capture(self) -> Row:
+        settings = self.parameters.routing_capture
+        tokens = settings.max_tokens or 100_000
+        self.tables, begin = [], time.perf_counter()
+        for seed in (0, 1):
+            drawn = shapes.samples(
+                -(-tokens // settings.max_length), settings.max_length, self._words(), seed
+            )
+            drawn = calibration_samples(drawn, tokens, 0, "drawn")
+            batches = by_length(drawn, settings.batch_size, self.base.padding)
+            found = capture_routing(self.base.model, batches)
+            self.tables.append(
+                Affinities(found.layers, found.affinity, found.halves, found.token_share)
+            )
+        wait(self.device)
+        self.rate = 2 * tokens / (time.perf_counter() - begin)
+        need = plan.capture(self.size, settings, tokens)
+        return self._row(f"capture {2 * tokens:,} tokens", need._replace(tokens=2 * tokens))
+
+    def _method(
+        self, name: str, method: Method, experts: Any, samples: Samples, questions: list[Row]
+    ) -> Iterator[Row]:
+        settings = self.parameters.unlearning
+        judge = _Pleased(self._examiner(questions, "selection"))
+        lengths = [len(ids) for ids in samples.forget], [len(ids) for ids in samples.retain]
+        need = plan.unlearning(
+            self.size,
+            method,
+            settings,
+            _counts(experts) or {self.size.first_moe: 1},
+            (sum(lengths[0]), sum(lengths[1])),
+            _asked(self.base, questions, "selection") + 2 * settings.probe_tokens,
+        )
+        reset_peak(self.device)
+        done = unlearn(self.base, Treatment(samples, experts, method, settings, 0), judge)
+        where = f" in layer {experts[0][0]}" if len(experts) == 1 else f", {len(experts)} experts"
+        yield self._row(f"unlearn {name}{where if experts else ''}", need)
+        yield from self._delta(name, done.delta, questions)
+
+    def _delta(self, name: str, delta: Delta, questions: list[Row]) -> Iterator[Row]:
+        with tempfile.TemporaryDirectory() as folder:
+            delta.save(path := Path(folder, "delta"))
+            size = path.stat().st_size / 1e9
+            yield self._row(f"save {name}, {size:.3g} GB", Need(0, self.size.weights))
+            loaded = Delta.load(path)
+        with loaded.applied_to(self.base.model) as model:
+            self._examiner(questions, "test").results(model)
+        asked = _asked(self.base, questions, "test")
+        need = plan.evaluation(self.size, asked, min(asked, 16 * 160))
+        yield self._row(f"apply {name}, answer {2 * QUESTIONS} questions", need)
+
+    def _examiner(self, questions: list[Row], part: str) -> Examiner:
+        asked = [Question(**record) for record in questions if record["part"] == part]
+        return Examiner(self.base, asked, self.parameters.evaluation)
+
+    def _samples(self) -> Samples:
+        settings, words = self.parameters.unlearning, self._words()
+        count = settings.steps * settings.batch_size
+        return Samples(
+            *(shapes.samples(min(count, 1000), settings.max_length, words, s) for s in (2, 3))
+        )
+
+    def _words(self) -> int:
+        return len(self.base.tokenizer)
+
+    def _row(self, part: str, need: Need) -> Row:
+        wait(self.device)
+        now = time.perf_counter()
+        row: Row = {"part": part, "seconds": now - self.start, "peak GB": peak(self.device) / 1e9}
+        if need.tokens and self.rate:
+            row["plan seconds"] = need.tokens / self.rate
+        row["plan GB"] = need.device / 1e9
+        reset_peak(self.device)
+        self.start = time.perf_counter()
+        return row
+
+
+class _Pleased:
+    """Looks as a study does, and then says that it was the best look so far: a delta is made."""
+
+    def __init__(self, examiner: Examiner) -> None:
+        self.examiner, self.looks = examiner, 0
+
+    def __call__(self, model: Any) -> Judgement:
+        self.examiner.results(model)
+        self.looks += 1
+        return Judgement(1 / self.looks, 1.0, chance=0.0)
+
+
+def _counts(experts: list[tuple[int, int]]) -> dict[int, int]:
+    layers = [layer for layer, _ in experts]
+    return {layer: layers.count(layer) for layer in sorted(set(layers))}
+
+
+def _asked(base: LanguageModel, questions: list[Row], part: str) -> int:
+    """Return the tokens that pass to answer the questions of a part once."""
+    texts = [record["question"] for record in questions if record["part"] == part]
+    return sum(len(ids) for ids in base.tokenizer(texts)["input_ids"])
+
+
+def _questions(base: LanguageModel) -> list[Row]:
+    """Return as many questions of each subject to select by, and to test with, one letter each."""
+    texts = _texts(4 * QUESTIONS, 60, seed=1)
+    kinds = [(subject, part) for part in ("selection", "test") for subject in ("forget", "retain")]
+    return [
+        Question(text, ["A", "B", "C", "D"], 0, "", *kinds[number % 4])._asdict()  # type: ignore[arg-type]
+        for number, text in enumerate(texts)
+    ]
+
+
+def _texts(count: int, words: int, seed: int) -> list[str]:
+    rng = random.Random(seed)
+    known = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 7))) for _ in range(3000)]
+    return [" ".join(rng.choices(known, k=words)) for _ in range(count)]

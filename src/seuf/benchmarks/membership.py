@@ -1,0 +1,155 @@
+"""Membership inference: does a model still look as if it had learned a text?
+
+Each of the `attacks` scores every passage. Groups are told apart by the AUC: the chance that a
+passage to forget has a higher score than one of another group, ties half. Beside `holdout`, which
+no model has seen, 0.5 is as if it had never been learned. Beside `retain`, which is known too, 0.5
+is as well known as what stays. RWKU reports means only, so it has no AUC to compare with; MUSE's
+`privleak` is made of two AUCs.
+
+1. A passage longer than `evaluation.max_length` tokens is cut there, and its zlib score divides by
+   the size of what was read; how many were cut is told. The references read all of it.
+2. A passage of fewer than two tokens, of which nothing is predicted, is left out, and so is one
+   whose likelihood is no number, as RWKU does; how many passages were scored is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import sqrt
+from statistics import mean, stdev, variance
+from typing import TYPE_CHECKING, Any
+
+import torch
+from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from seuf.benchmarks.attacks import ATTACKS, Sample
+from seuf.benchmarks.records import Group, Passage
+from seuf.moe.architectures import decoder, input_device
+from seuf.moe.backoff import Backoff
+from seuf.moe.batches import Batch, by_length
+from seuf.moe.loss import output_head
+from seuf.moe.positions import check_positions
+from seuf.moe.predictions import Predictions, predictions
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.settings import ScoringSettings
+    from seuf.moe.models import LanguageModel
+
+Scores = dict[Group, dict[str, list[float]]]
+
+OTHERS: tuple[Group, ...] = ("holdout", "retain")
+
+
+def score_passages(
+    subject_model: LanguageModel, passages: Sequence[Passage], settings: ScoringSettings
+) -> dict[str, Any]:
+    """Return how well known each group of passages looks, and how well they are told apart.
+
+    Returns:
+        `min_k`: the share k. `groups`: for each group `passages` (scored), `cut` (of these) and for
+        each of `ATTACKS` `value` (the mean) and `standard_error`. `auc`: for each other group that
+        there is beside `forget`, and each attack, `value` and `standard_error`.
+    """
+    samples = _samples(subject_model, passages, settings.max_length)
+    found = _predictions(subject_model, samples, settings.batch_size)
+    scores: Scores = {}
+    for sample, of_one in zip(samples, found, strict=True):
+        if not of_one.found.isfinite().all():
+            continue
+        group = scores.setdefault(sample.group, {name: [] for name in ATTACKS})
+        for name, attack in ATTACKS.items():
+            group[name].append(attack(sample, of_one, settings.min_k))
+    cut = [sample.group for sample in samples if sample.cut]
+    return {
+        "min_k": settings.min_k,
+        "groups": {g: _group(of_g, cut.count(g)) for g, of_g in sorted(scores.items())},
+        "auc": _told_apart(scores),
+    }
+
+
+def area_under_curve(members: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """Return the AUC of scores that should be higher for members, and its standard error.
+
+    That is `sqrt(var(a) / len(a) + var(b) / len(b))`, where `a` has for each member the share of
+    others it is above, ties half, and `b` for each other the share of members that are above it.
+    Passages are taken to be independent; those about one person are not quite.
+    """
+    labels = [1] * len(members) + [0] * len(others)
+    value = float(roc_auc_score(labels, [*members, *others]))
+    shares = _shares(members, others), _shares(others, members)
+    error = sqrt(sum(variance(part) / len(part) for part in shares if len(part) > 1))
+    return {"value": value, "standard_error": error}
+
+
+def _shares(scores: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Return for each score the share of the others that it is above; a tie is half."""
+    among_all = rankdata([*scores, *others])[: len(scores)]
+    return ((among_all - rankdata(scores)) / len(others)).tolist()
+
+
+def _told_apart(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
+    if "forget" not in scores:
+        return {}
+    return {
+        other: {
+            name: area_under_curve(scores["forget"][name], scores[other][name]) for name in ATTACKS
+        }
+        for other in OTHERS
+        if other in scores
+    }
+
+
+def _group(scores: dict[str, list[float]], cut: int) -> dict[str, Any]:
+    return {"passages": len(scores["loss"]), "cut": cut, **{n: _mean(v) for n, v in scores.items()}}
+
+
+def _mean(values: Sequence[float]) -> dict[str, float]:
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return {"value": mean(values), "standard_error": error}
+
+
+def _samples(
+    subject_model: LanguageModel, passages: Sequence[Passage], length: int
+) -> list[Sample]:
+    tokenizer: Any = subject_model.tokenizer
+    rows = tokenizer([passage.text for passage in passages])["input_ids"] if passages else []
+    samples = []
+    for passage, ids in zip(passages, rows, strict=True):
+        read = ids[:length]
+        cut = len(ids) > length
+        text = tokenizer.decode(read, skip_special_tokens=True) if cut else passage.text
+        if len(read) > 1:
+            samples.append(Sample(passage.group, text, read, cut))
+    check_positions(
+        subject_model.model,
+        [sample.ids for sample in samples],
+        "set evaluation.max_length to {} or less",
+    )
+    return samples
+
+
+def _predictions(
+    subject_model: LanguageModel, samples: Sequence[Sample], batch_size: int
+) -> list[Predictions]:
+    """Return what the model expected of each sample's tokens but the first."""
+    found: dict[int, Predictions] = {}
+    ids, backoff = [sample.ids for sample in samples], Backoff("lower evaluation.max_length")
+    for batch in by_length(ids, batch_size, subject_model.padding):
+        for part, of_part in backoff.rows(batch, partial(_of_batch, subject_model.model)):
+            found |= zip(part.positions or (), of_part, strict=True)
+    return [found[place] for place in range(len(samples))]
+
+
+@torch.no_grad()
+def _of_batch(model: nn.Module, batch: Batch) -> list[Predictions]:
+    inputs = batch.inputs(input_device(model))
+    hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
+    counts = batch.attention_mask[:, 1:].bool()
+    rows = hidden[:, :-1][counts.to(hidden.device)]  # of all samples, one after the other
+    of_all = predictions(rows, output_head(model), batch.input_ids[:, 1:][counts])
+    lengths = counts.sum(1).tolist()
+    parts = zip(*(values.cpu().double().split(lengths) for values in of_all), strict=True)
+    return [Predictions(*part) for part in parts]

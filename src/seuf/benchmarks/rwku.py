@@ -1,0 +1,189 @@
+"""RWKU: what a model knows of famous people (Jin et al. 2024, arXiv 2406.10890).
+
+Data: https://huggingface.co/datasets/jinzhuoran/RWKU at d72f493d481d, CC-BY-4.0. Configurations,
+splits and files are those of its card there; columns, prompts and what a set is for are those of
+https://github.com/jinzhuoran/RWKU (process/data_process.py at a8d3761, llmtuner/eval/eval_forget.py
+and eval_neighbor.py at a23df67). The files themselves were not seen.
+
+What is forgotten are the Wikipedia passages of some people (`train_original_passage`). The probes
+are free answers: `forget_level1` blanks to fill, `forget_level2` questions, `forget_level3`
+adversarial ones; `neighbor_level1` and `neighbor_level2` ask for what stands near a person and must
+stay. Utility is MMLU, as lm-evaluation-harness asks it (see `mmlu`). The topic is the person, for
+neighbors too.
+
+1. RWKU forgets without any corpus, from what the model says of a person; SEUF forgets the passages
+   of 100 people. It does not say which: here they are the first ones.
+2. RWKU has no part that selects. A hash takes `selection_questions` of levels 1 and 2 for that,
+   each person and kind giving a share; a probe worded as one of them is not reported. One fact may
+   be asked in both, by probes of different kinds.
+3. Adversarial probes and those about neighbors are reported only, and are not in the headline. The
+   nine types of attack are told apart by the prompt alone; the results are not.
+4. `mia_forget` and `mia_retain` are "forget member set" and "retain member set" in RWKU's code: of
+   both it is assumed that the model has learned them. So the second is `retain` here, and there is
+   no `holdout`. A passage that is also one about those who are forgotten is left out of it.
+5. RWKU asks MMLU five shots in chat, and also BBH, TruthfulQA, TriviaQA and for fluency; those are
+   not prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from seuf.benchmarks import mmlu
+from seuf.benchmarks.drawing import drawn
+from seuf.benchmarks.records import Benchmark, Group, Passage, Text
+from seuf.benchmarks.rwku_probes import probes
+from seuf.errors import InputError
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.settings import RwkuSettings
+
+Record = Mapping[str, Any]
+Sets = Mapping[str, Sequence[Record]]
+
+_PROBE = ("query", "answer", "subject")
+_PASSAGE = ("text", "subject")
+# Configurations on the hub, and the columns that are read.
+SETS: dict[str, tuple[str, ...]] = {
+    "forget_target": ("target",),
+    "train_original_passage": _PASSAGE,
+    "forget_level1": _PROBE,
+    "forget_level2": _PROBE,
+    "forget_level3": (*_PROBE, "type"),
+    "neighbor_level1": _PROBE,
+    "neighbor_level2": _PROBE,
+    "mia_forget": _PASSAGE,
+    "mia_retain": _PASSAGE,
+}
+FEWEST = 2  # a standard error needs two
+
+
+def prepare(
+    settings: RwkuSettings,
+    mmlu_validation: Sequence[Record],
+    mmlu_test: Sequence[Record],
+    wikitext: Sequence[Record] = (),
+    **sets: Sequence[Record],
+) -> Benchmark:
+    """Return some people of RWKU: their passages, probes, what is kept, and passages for attacks.
+
+    Args:
+        settings: Who is forgotten, and how many probes there are.
+        mmlu_validation: Rows of MMLU's validation split.
+        mmlu_test: Rows of MMLU's test split.
+        wikitext: Rows of WikiText, if it is kept.
+        sets: Rows of each of `SETS`, by its name.
+
+    Raises:
+        InputError: If a person is unknown, a column is missing, or there are too few of a kind.
+    """
+    for name, columns in SETS.items():
+        _check(name, sets[name], columns)
+    people = _people(settings, sets["forget_target"])
+    passages = sets["train_original_passage"]
+    forget = [text for person in people for text in _about({person}, passages, must=True)]
+    return Benchmark(
+        forget=forget,
+        retain=_retained(settings, set(people), passages, wikitext),
+        questions=[
+            *probes(settings, set(people), sets),
+            *mmlu.questions(
+                mmlu_validation, mmlu_test, settings.selection_questions, settings.mmlu_questions
+            ),
+        ],
+        passages=_passages(settings, set(people), forget, sets),
+    )
+
+
+def _check(name: str, rows: Sequence[Record], columns: Sequence[str]) -> None:
+    if not rows:
+        raise InputError(f"RWKU's {name} has no rows.")
+    for number, row in enumerate(rows, 1):
+        for column in columns:
+            value = row.get(column)
+            if not isinstance(value, str) or not (value.strip() or column == "text"):
+                has = ", ".join(map(repr, row))
+                raise InputError(
+                    f"RWKU's {name}, row {number}: `{column}` must be a text that is not empty; "
+                    f"the row has {has}."
+                )
+
+
+def _people(settings: RwkuSettings, targets: Sequence[Record]) -> list[str]:
+    """Return the names of those who are forgotten, in RWKU's order."""
+    known = [row["target"] for row in targets]
+    if isinstance(settings.people, int):
+        if settings.people > len(known):
+            raise InputError(
+                f"benchmark.people is {settings.people}, RWKU has {len(known)}: take fewer."
+            )
+        return known[: settings.people]
+    for name in settings.people:
+        if name not in known:
+            near = " or ".join(get_close_matches(name, known)) or f"one such as {known[0]}"
+            raise InputError(f"benchmark.people: RWKU has nobody named {name!r}; take {near}.")
+    return [name for name in known if name in settings.people]
+
+
+def _about(people: set[str], rows: Sequence[Record], must: bool = False) -> list[Text]:
+    """Return the passages about some people, without empty ones."""
+    found = [
+        Text(row["text"], row["subject"])
+        for row in rows
+        if row["subject"] in people and row["text"].strip()
+    ]
+    if must and not found:
+        raise InputError(f"RWKU has no passage about {', '.join(people)}: leave them out.")
+    return found
+
+
+def _retained(
+    settings: RwkuSettings,
+    people: set[str],
+    passages: Sequence[Record],
+    wikitext: Sequence[Record],
+) -> list[Text]:
+    if settings.retain == "people":
+        others = {row["subject"] for row in passages} - people
+        if not others:
+            raise InputError(
+                "benchmark.retain is people, but everyone is forgotten: take fewer people, or "
+                "wikitext."
+            )
+        return _about(others, passages)
+    kept = [row["text"] for row in wikitext if len(row["text"]) >= settings.min_length]
+    if not kept:
+        raise InputError(
+            f"wikitext: none of its {len(wikitext)} texts has {settings.min_length} characters; "
+            "take a smaller benchmark.min_length."
+        )
+    return [Text(text, "wikitext") for text in kept]
+
+
+def _passages(
+    settings: RwkuSettings, people: set[str], forget: Sequence[Text], sets: Sets
+) -> list[Passage]:
+    about = _about(people, sets["mia_forget"])
+    forgotten = {text.text for text in (*forget, *about)}
+    others = [t for t in _about(people, sets["mia_retain"]) if t.text not in forgotten]
+    groups: tuple[tuple[Group, list[Text]], ...] = (("forget", about), ("retain", others))
+    for group, found in groups:
+        if len(found) < FEWEST:
+            raise InputError(
+                f"RWKU's mia_{group} has {len(found)} passages for those who are forgotten; "
+                f"membership inference needs {FEWEST} or more: take more people."
+            )
+    return [
+        Passage(text.text, group, text.topic)
+        for group, found in groups
+        for text in _drawn(settings.mia_passages, found)
+    ]
+
+
+def _drawn(number: int | None, texts: list[Text]) -> list[Text]:
+    if number is None:
+        return texts
+    places = drawn([text.text for text in texts], number, [text.topic for text in texts])
+    return [texts[place] for place in places]

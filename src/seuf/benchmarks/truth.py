@@ -1,0 +1,117 @@
+"""How likely a model finds true and wrong answers: the part of TOFU's scores that needs a model.
+
+What the numbers are is in `truth_ratios`; the questions are those of kind `truth`, see `tofu`.
+
+1. An answer ends with the end token, whose likelihood counts, as in locuslab/tofu 8c49eee,
+   data_module.py. A tokenizer that has none leaves it out.
+2. The prompt is the benchmark's own, not a chat model's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from seuf.benchmarks.records import Question
+from seuf.benchmarks.scoring import Choice, by_row, choices_of, log_likelihoods
+from seuf.benchmarks.truth_ratios import (
+    PLAIN_SETS,
+    UTILITY_SETS,
+    indifference,
+    share_of_true,
+    truth_ratio_arithmetic,
+    truth_ratio_geometric,
+    truthfulness,
+)
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.settings import ScoringSettings
+    from seuf.moe.models import LanguageModel
+
+RATIOS: dict[str, Callable[[float, Sequence[float]], float]] = {
+    "truth_ratio_geometric": truth_ratio_geometric,
+    "truth_ratio_arithmetic": truth_ratio_arithmetic,
+}
+
+
+class Likelihoods(NamedTuple):
+    """Mean log-likelihoods per token of a question's answers.
+
+    Attributes:
+        answer: Of the answer that was learned.
+        true: Of the true answer that is worded like the wrong ones.
+        wrong: Of each wrong answer.
+    """
+
+    answer: float
+    true: float
+    wrong: list[float]
+
+
+def score_truth(
+    subject_model: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
+) -> dict[str, dict[str, Any]]:
+    """Return probabilities and truth ratios by set: forget, retain, real authors, world facts.
+
+    Returns:
+        For each set `questions` (their number), `probability` (of the answer; where the answers
+        have no paraphrase, among all choices) and the two truth ratios. Each of these has `value`
+        and `standard_error`; the ratios also `ratios`, one for each question in their order, and
+        their `value` is the mean of `indifference` for forget, else of `truthfulness`.
+    """
+    found = mean_log_likelihoods(subject_model, questions, settings.batch_size)
+    sets: dict[str, list[Likelihoods]] = {}
+    for question, values in zip(questions, found, strict=True):
+        name = set_of(question)
+        sets.setdefault(name, []).append(_told_apart(name, values))
+    return {name: _scores(name, asked) for name, asked in sorted(sets.items())}
+
+
+def set_of(question: Question) -> str:
+    """Return the set of TOFU that a question is of."""
+    return question.topic if question.topic in PLAIN_SETS else question.subject
+
+
+def mean_log_likelihoods(
+    subject_model: LanguageModel, questions: Sequence[Question], batch_size: int
+) -> list[list[float]]:
+    """Return the mean log-likelihood per token of every choice of every question, in nats."""
+    tokenizer = subject_model.tokenizer
+    end = tokenizer.eos_token_id
+    choices = [[_ended(c, end) for c in choices_of(tokenizer, q)] for q in questions]
+    wanted = by_row(choice for of_one in choices for choice in of_one)
+    sums = log_likelihoods(subject_model.model, wanted, batch_size)
+    return [[sums[choice] / len(choice.continuation) for choice in of_one] for of_one in choices]
+
+
+def _ended(choice: Choice, end: int | None) -> Choice:
+    if end is None or choice.continuation[-1:] == (end,):
+        return choice
+    return choice._replace(continuation=(*choice.continuation, end))
+
+
+def _told_apart(name: str, values: Sequence[float]) -> Likelihoods:
+    """Return what the choices are: the answer, its paraphrase if there is one, wrong ones."""
+    first_wrong = 1 if name in PLAIN_SETS else 2
+    return Likelihoods(values[0], values[first_wrong - 1], list(values[first_wrong:]))
+
+
+def _scores(name: str, asked: Sequence[Likelihoods]) -> dict[str, Any]:
+    counts = truthfulness if name in UTILITY_SETS else indifference
+    probabilities = [
+        share_of_true(one.answer, one.wrong) if name in PLAIN_SETS else math.exp(one.answer)
+        for one in asked
+    ]
+    ratios = {key: [ratio(one.true, one.wrong) for one in asked] for key, ratio in RATIOS.items()}
+    return {
+        "questions": len(asked),
+        "probability": _mean(probabilities),
+        **{key: {**_mean(list(map(counts, of))), "ratios": of} for key, of in ratios.items()},
+    }
+
+
+def _mean(values: Sequence[float]) -> dict[str, float]:
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return {"value": mean(values), "standard_error": error}

@@ -1,0 +1,125 @@
+"""WMDP: hazardous knowledge as a proxy measures it (Li et al. 2024, arXiv 2403.03218).
+
+What is forgotten are the papers (bio) or the programs (cyber) of the domain's forget corpus, what
+is kept is WikiText or the domain's retain corpus. Questions about what is forgotten are WMDP's,
+those about what is kept are MMLU's (see `mmlu`), both as lm-evaluation-harness asks them, zero
+shots (see `templates`).
+
+Data, all on https://huggingface.co/datasets:
+
+- cais/wmdp, MIT: the questions, 1,273 on bio, 1,987 on cyber, 408 on chem (at 8b85378e501f; the
+  release of March 2024 had more, so older scores are not comparable).
+- cais/wmdp-corpora, MIT: the corpora but for one (at daf89fa9b618).
+- cais/wmdp-bio-forget-corpus: what is to be forgotten of bio, 24,453 papers. It is gated: ask for
+  access with the form that https://huggingface.co/datasets/cais/wmdp-corpora links to, then log in
+  with `hf auth login`; or give the folder that holds the files you were given, parquet or JSON
+  lines with `title`, `abstract` and `text`, of which only `text` is used.
+- Salesforce/wikitext, CC BY-SA 3.0 and GFDL: wikitext-2-raw-v1.
+
+The reference is `get_data` in rmu/utils.py of https://github.com/centerforaisafety/wmdp, read in a
+copy, https://github.com/sheepjun0330/wmdp-main at 0f744c7.
+
+1. There is no corpus for chem, so it cannot be forgotten; with texts of your own that is a study
+   `own`.
+2. WMDP's questions are all one split. A hash takes `selection_questions` of them to choose the
+   checkpoint; reported are the others, 1,787 on cyber for 200. lm-eval reports all: for its number
+   score the exported model with it.
+3. RMU keeps the texts longer than `min_len` characters, here they have at least `min_length`. RMU
+   cuts a text at 512 or 768 tokens; here the study's `unlearning.max_length` and `pack` decide.
+4. RMU reads WikiText's `test` split, here it is `train`, which has eight times the rows.
+5. A study forgets one domain; RMU's released models forget bio and cyber, in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from seuf.benchmarks import mmlu
+from seuf.benchmarks.drawing import drawn
+from seuf.benchmarks.records import Benchmark, Question, Text
+from seuf.benchmarks.templates import question, task
+from seuf.errors import InputError
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.settings import WmdpSettings
+
+Record = Mapping[str, Any]
+
+FEWEST = 2  # a standard error needs two
+
+
+def prepare(
+    settings: WmdpSettings,
+    forget: Sequence[Record],
+    retain: Sequence[Record],
+    questions: Sequence[Record],
+    mmlu_validation: Sequence[Record],
+    mmlu_test: Sequence[Record],
+) -> Benchmark:
+    """Return the texts of a domain, and the questions of WMDP and MMLU.
+
+    Args:
+        settings: Which domain, how many texts and questions.
+        forget: Rows of the domain's forget corpus, with `text`.
+        retain: Rows of WikiText or of the domain's retain corpus, with `text`.
+        questions: Rows of the domain's questions: `question`, `choices`, `answer`.
+        mmlu_validation: Rows of MMLU's validation split: also `subject`.
+        mmlu_test: Rows of MMLU's test split.
+
+    Raises:
+        InputError: For the first row that cannot be used; if there are too few of a kind.
+    """
+    about_forget = _questions(settings.domain, questions, settings.selection_questions)
+    about_retain = mmlu.questions(
+        mmlu_validation, mmlu_test, settings.selection_questions, settings.mmlu_questions
+    )
+    return Benchmark(
+        forget=_texts(settings.forget_corpus, forget, settings),
+        retain=_texts(settings.retain_corpus, retain, settings),
+        questions=about_forget + about_retain,
+    )
+
+
+def _texts(corpus: str, records: Sequence[Record], settings: WmdpSettings) -> list[Text]:
+    for number, record in enumerate(records, 1):
+        if not isinstance(record.get("text"), str):
+            raise InputError(
+                f"{corpus}, row {number}: `text` must be a text, not {record.get('text')!r}."
+            )
+    long = [record["text"] for record in records if len(record["text"]) >= settings.min_length]
+    if not long:
+        raise InputError(
+            f"{corpus}: none of its {len(records)} texts has {settings.min_length} characters; "
+            "take a smaller benchmark.min_length."
+        )
+    taken = range(len(long)) if settings.max_texts is None else drawn(long, settings.max_texts)
+    return [Text(long[place], corpus) for place in taken]
+
+
+def _questions(domain: str, records: Sequence[Record], selection: int) -> list[Question]:
+    """Return the domain's questions, each in a part, in the order of the rows."""
+    asked = [
+        question(
+            task("wmdp", f"wmdp_{domain}"),
+            record,
+            where=f"wmdp-{domain}, row {number}",
+            subject="forget",
+            topic=f"wmdp-{domain}",
+        )
+        for number, record in enumerate(records, 1)
+    ]
+    wordings = [q.question for q in asked]
+    chosen = set(drawn(wordings, selection))
+    known = {wordings[place] for place in chosen}
+    split = [
+        q._replace(part="selection") if place in chosen else q
+        for place, q in enumerate(asked)
+        if place in chosen or q.question not in known  # the same again is asked once
+    ]
+    if len(split) < selection + FEWEST:
+        raise InputError(
+            f"wmdp-{domain} has {len(asked)} questions: with benchmark.selection_questions "
+            f"{selection} fewer than {FEWEST} are left to report."
+        )
+    return split

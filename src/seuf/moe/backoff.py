@@ -1,0 +1,124 @@
+"""Go on with fewer samples at once where memory runs out.
+
+Which samples stand in a batch together decides nothing but the last bits of what a model says of
+them. A training step is another matter, its batch is part of the method: see `must_fit`.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+from seuf.errors import InputError
+from seuf.moe.batches import Batch
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+SIGNS = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+log = logging.getLogger(__name__)
+
+
+class Backoff:
+    """How many samples fit in memory at once: halved whenever they do not, and remembered.
+
+    Args:
+        advice: What to do where not even one fits.
+    """
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
+        self.most: int | None = None  # nothing has failed yet
+
+    def parts(
+        self, items: Sequence[Given], work: Callable[[Sequence[Given]], Made]
+    ) -> Iterator[tuple[Sequence[Given], Made]]:
+        """Yield what work makes of the items: of all of them, or of as many at once as fit.
+
+        Work may be called again with a part of the same items, if it did not come to its end.
+
+        Raises:
+            InputError: If one item alone does not fit.
+        """
+        while len(items):
+            part = items[: self.most]
+            made, problem = _attempt(work, part)
+            if problem is None:
+                yield part, made
+                items = items[len(part) :]
+            else:
+                self._halve(len(part), problem)
+
+    def rows(self, batch: Batch, work: Callable[[Batch], Made]) -> Iterator[tuple[Batch, Made]]:
+        """Yield what work makes of a batch, or of parts of it, as `parts` does."""
+        rows = range(len(batch.input_ids))
+        for part, made in self.parts(rows, lambda part: work(batch.part(part))):
+            yield batch.part(part), made
+
+    def whole(self, size: int, work: Callable[[int], Made]) -> Made:
+        """Return what work makes that is told how many samples it may take at once.
+
+        Raises:
+            InputError: If one sample alone does not fit.
+        """
+        while True:
+            size = min(size, self.most or size)
+            made, problem = _attempt(work, size)
+            if problem is None:
+                return made
+            self._halve(size, problem)
+
+    def _halve(self, tried: int, problem: str) -> None:
+        _free_caches()
+        if tried == 1:
+            raise InputError(f"Not even one sample fits in memory ({problem}): {self.advice}.")
+        self.most = tried // 2
+        log.warning("%d samples at once do not fit in memory, going on with %d", tried, self.most)
+
+
+@contextmanager
+def must_fit(advice: str) -> Iterator[None]:
+    """Turn it into an error of the input that memory runs out inside the context.
+
+    Raises:
+        InputError: With the advice.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        problem = _first_line(error)
+        raise InputError(f"A step does not fit in memory ({problem}): {advice}.") from error
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell if an error says that a device, or the CPU's allocator, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or any(s in str(error) for s in SIGNS)
+
+
+def _attempt(work: Callable[[Given], Made], given: Given) -> tuple[Any, str | None]:
+    """Return what work makes, or in words what it lacked.
+
+    The error itself goes no further: it holds all that the work had made so far.
+    """
+    try:
+        return work(given), None
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None, _first_line(error)
+
+
+def _first_line(error: RuntimeError) -> str:
+    return (str(error).splitlines() or ["out of memory"])[0].rstrip(".")
+
+
+def _free_caches() -> None:
+    gc.collect(1)  # what was made just now; all that there is takes seconds to look through
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,98 @@
+"""What stands for a subject, in a judgement and in a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from seuf.benchmarks.examination import Examiner, headline
+from seuf.benchmarks.records import Question
+from seuf.benchmarks.settings import ScoringSettings
+from tests.benchmarks.conftest import KNOWN, prompt
+
+SETTINGS = ScoringSettings(max_new_tokens=24)
+
+
+def free(known: str, subject: str, kind: str = "answer", reference: str | None = None) -> Question:
+    """Return a question without choices about something the model knows."""
+    answer = KNOWN[known] if reference is None else reference
+    return Question(prompt(known), [], -1, known, subject, "selection", answer, kind)
+
+
+GRASS, COAL, HIVE, DEN = KNOWN
+
+
+def test_choices_decide_where_a_subject_has_some(knowing_model, questions):
+    """Both forget questions are answered rightly; the free one, whose reference is wrong, is not
+    asked, since its subject has choices.
+    """
+    asked = [*questions, free(GRASS, "forget", reference="something else")]
+
+    assert Examiner(knowing_model, asked, SETTINGS).results(knowing_model.model) == {
+        "forget": 1.0,
+        "retain": 1.0,
+    }
+
+
+def test_free_answers_decide_where_there_are_no_choices(knowing_model, questions):
+    """'a deep green' holds 3 of 3 words of its reference, 'black' none of 'white': 1/2."""
+    asked = [*questions[2:], free(GRASS, "forget"), free(COAL, "forget", reference="white")]
+
+    results = Examiner(knowing_model, asked, SETTINGS).results(knowing_model.model)
+
+    assert results == {"retain": 1.0, "forget": pytest.approx(0.5)}
+
+
+def test_adversarial_probes_have_no_say(knowing_model):
+    asked = [
+        free(GRASS, "forget"),
+        free(COAL, "forget", "adversarial", "white"),
+        free(DEN, "retain"),
+    ]
+
+    results = Examiner(knowing_model, asked, SETTINGS).results(knowing_model.model)
+
+    assert results == {"forget": 1.0, "retain": 1.0}
+
+
+def test_the_model_that_is_given_is_asked_not_the_base(knowing_model):
+    examiner = Examiner(replace(knowing_model, model=None), [free(DEN, "forget")], SETTINGS)
+
+    assert examiner.results(knowing_model.model) == {"forget": 1.0}
+
+
+def test_the_headline_is_accuracy_or_the_mean_over_all_answers_that_count():
+    """3 answers of mean .2 and one of .6: (3 * .2 + .6) / 4 = .3; of fixed groups the variance is
+    (3/4 * .04)^2 + (1/4 * 0)^2, the error .03. The adversarial ones do not count.
+    """
+    scores = {
+        "questions": {"retain": {"accuracy": 0.75, "standard_error": 0.1}},
+        "generation": {
+            "forget": {
+                "fill_blank": answered(0.2, 0.04, 3),
+                "question": answered(0.6, 0.0, 1),
+                "adversarial": answered(0.9, 0.0, 5),
+            },
+            "retain": {"question": answered(0.5, 0.1, 2)},
+        },
+    }
+
+    assert headline(scores) == {
+        "retain": {"measure": "accuracy", "value": 0.75, "standard_error": 0.1},
+        "forget": {
+            "measure": "rouge_l_recall_pltrdy",
+            "value": pytest.approx(0.3),
+            "standard_error": pytest.approx(0.03),
+        },
+    }
+
+
+def answered(value: float, error: float, questions: int) -> dict[str, object]:
+    """Return scores of free answers."""
+    return {
+        "measure": "rouge_l_recall_pltrdy",
+        "value": value,
+        "standard_error": error,
+        "questions": questions,
+    }
