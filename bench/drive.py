@@ -64,6 +64,8 @@ class Drive:
     def rows(self) -> Iterator[Row]:
         """Yield seconds and peak of each part, each beside the plan's."""
         yield self._row("load", Need(0, self.size.weights))
+        self._warm_up()
+        yield self._row("warm up", Need(0, self.size.weights))
         yield self._capture()
         selected = select_experts(*self.tables, self.parameters.expert_selection, seed=0)
         yield self._row("select", Need(0, self.size.weights))
@@ -74,30 +76,44 @@ class Drive:
             experts = selected[method.selection].experts if method.selection else []
             yield from self._method(name, method, experts, samples, questions)
 
+    def _warm_up(self) -> None:
+        """Let libraries set themselves up and kernels be made, which happens once a machine."""
+        capture_routing(self.base.model, by_length(self._drawn(16384, seed=9), 32, 0))
+        few = Samples(self._drawn(4096, seed=10), self._drawn(4096, seed=11))
+        method = Method(scope="experts", selection="affinity", objective="gdiff", anchor_weight=1.0)
+        settings = self.parameters.unlearning.model_copy(update={"steps": 5, "batch_size": 2})
+        last = [(len(self.size.layers) - 1, 0)]
+        unlearn(
+            self.base, Treatment(few, last, method, settings, 0), lambda model: Judgement(1, 1, 0)
+        )
+
     def _capture(self) -> Row:
         settings = self.parameters.routing_capture
         tokens = settings.max_tokens or 100_000
         self.tables, begin = [], time.perf_counter()
         for seed in (0, 1):
-            drawn = shapes.samples(
-                -(-tokens // settings.max_length), settings.max_length, self._words(), seed
-            )
-            drawn = calibration_samples(drawn, tokens, 0, "drawn")
+            drawn = calibration_samples(self._drawn(tokens, seed), tokens, 0, "drawn")
             batches = by_length(drawn, settings.batch_size, self.base.padding)
             found = capture_routing(self.base.model, batches)
             self.tables.append(
                 Affinities(found.layers, found.affinity, found.halves, found.token_share)
             )
         wait(self.device)
-        self.rate = 2 * tokens / (time.perf_counter() - begin)
-        need = plan.capture(self.size, settings, tokens)
-        return self._row(f"capture {2 * tokens:,} tokens", need._replace(tokens=2 * tokens))
+        one = plan.capture(self.size, settings, tokens)
+        need = one._replace(tokens=2 * one.tokens, waiting=2 * one.waiting)
+        self.rate = need.tokens / (time.perf_counter() - begin - need.waiting)
+        return self._row(f"capture {2 * tokens:,} tokens, {self.rate:,.0f} a second", need)
+
+    def _drawn(self, tokens: int, seed: int) -> list[list[int]]:
+        length = self.parameters.routing_capture.max_length
+        return shapes.samples(-(-tokens // length), length, self._words(), seed)
 
     def _method(
         self, name: str, method: Method, experts: Any, samples: Samples, questions: list[Row]
     ) -> Iterator[Row]:
         settings = self.parameters.unlearning
         judge = _Pleased(self._examiner(questions, "selection"))
+        asked = self._asked(questions, "selection")
         lengths = [len(ids) for ids in samples.forget], [len(ids) for ids in samples.retain]
         need = plan.unlearning(
             self.size,
@@ -105,15 +121,17 @@ class Drive:
             settings,
             _counts(experts) or {self.size.first_moe: 1},
             (sum(lengths[0]), sum(lengths[1])),
-            _asked(self.base, questions, "selection") + 2 * settings.probe_tokens,
+            (asked[0] + 2 * settings.probe_tokens, asked[1] + 2),
         )
         reset_peak(self.device)
         done = unlearn(self.base, Treatment(samples, experts, method, settings, 0), judge)
         where = f" in layer {experts[0][0]}" if len(experts) == 1 else f", {len(experts)} experts"
         yield self._row(f"unlearn {name}{where if experts else ''}", need)
-        yield from self._delta(name, done.delta, questions)
+        yield from self._delta(name, method, _counts(experts), done.delta, questions)
 
-    def _delta(self, name: str, delta: Delta, questions: list[Row]) -> Iterator[Row]:
+    def _delta(
+        self, name: str, method: Method, experts: Any, delta: Delta, questions: list[Row]
+    ) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
             delta.save(path := Path(folder, "delta"))
             size = path.stat().st_size / 1e9
@@ -121,9 +139,15 @@ class Drive:
             loaded = Delta.load(path)
         with loaded.applied_to(self.base.model) as model:
             self._examiner(questions, "test").results(model)
-        asked = _asked(self.base, questions, "test")
-        need = plan.evaluation(self.size, asked, min(asked, 16 * 160))
+        asked, batch = self._asked(questions, "test"), self.parameters.evaluation.batch_size
+        need = plan.evaluation(self.size, method, experts, asked, int(batch * asked[0] / QUESTIONS))
         yield self._row(f"apply {name}, answer {2 * QUESTIONS} questions", need)
+
+    def _asked(self, questions: list[Row], part: str) -> tuple[int, float]:
+        """Return the tokens that pass to answer the questions of a part once, and the passes."""
+        texts = [record["question"] for record in questions if record["part"] == part]
+        tokens = sum(len(ids) for ids in self.base.tokenizer(texts)["input_ids"])
+        return tokens, len(texts) / self.parameters.evaluation.batch_size
 
     def _examiner(self, questions: list[Row], part: str) -> Examiner:
         asked = [Question(**record) for record in questions if record["part"] == part]
@@ -144,7 +168,7 @@ class Drive:
         now = time.perf_counter()
         row: Row = {"part": part, "seconds": now - self.start, "peak GB": peak(self.device) / 1e9}
         if need.tokens and self.rate:
-            row["plan seconds"] = need.tokens / self.rate
+            row["plan seconds"] = need.seconds(self.rate)
         row["plan GB"] = need.device / 1e9
         reset_peak(self.device)
         self.start = time.perf_counter()
@@ -166,12 +190,6 @@ class _Pleased:
 def _counts(experts: list[tuple[int, int]]) -> dict[int, int]:
     layers = [layer for layer, _ in experts]
     return {layer: layers.count(layer) for layer in sorted(set(layers))}
-
-
-def _asked(base: LanguageModel, questions: list[Row], part: str) -> int:
-    """Return the tokens that pass to answer the questions of a part once."""
-    texts = [record["question"] for record in questions if record["part"] == part]
-    return sum(len(ids) for ids in base.tokenizer(texts)["input_ids"])
 
 
 def _questions(base: LanguageModel) -> list[Row]:

@@ -22,6 +22,8 @@ from transformers import PreTrainedModel
 from seuf.moe.models import LanguageModel
 from tests.tiny import CONFIGS, MORE_CONFIGS, tiny_language_model, tiny_model
 
+FIRST = ("workflow", "test_smoke_study", "test_hub_studies")
+
 transformers.logging.set_verbosity_error()
 configure_project("seuf")  # the settings and the package that a command would find
 settings.register_profile("seuf", max_examples=30, deadline=None, derandomize=True)
@@ -29,8 +31,11 @@ settings.load_profile("seuf")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long ones: the other process then has something to do until they end."""
-    items.sort(key=lambda item: "workflow" not in item.nodeid)
+    """Begin with the long ones: the other process then has something to do until they end.
+
+    While one runs the smoke study, which most of the others wait for, another is at the hub's.
+    """
+    items.sort(key=lambda item: [part not in item.nodeid for part in FIRST])
 
 
 @pytest.fixture(autouse=True)

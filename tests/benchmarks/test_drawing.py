@@ -7,7 +7,8 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.benchmarks.drawing import drawn
+from seuf.benchmarks.drawing import drawn, in_parts
+from seuf.benchmarks.records import Question
 
 WORDS = ["ash", "beech", "cedar", "elm", "fir", "oak", "pine", "yew"]
 
@@ -44,3 +45,29 @@ def test_a_group_that_is_too_small_for_a_share_gives_nothing():
 
     assert len(taken) == 3
     assert 6 not in taken
+
+
+def _asked(word: str) -> Question:
+    return Question(word, [], -1, "", "forget", "test")
+
+
+def test_questions_keep_their_order_and_so_many_select():
+    asked = [_asked(word) for word in WORDS]
+
+    split = in_parts(asked, 3)
+
+    assert [question.question for question in split] == WORDS
+    selecting = [place for place, question in enumerate(split) if question.part == "selection"]
+    assert selecting == drawn(WORDS, 3)
+
+
+def test_what_is_worded_as_one_that_selects_is_not_reported():
+    """All eight words twice. The three least hashes are both copies of the first word and one of
+    the second, whose other copy is asked no more: 6 words are left to report, twice each.
+    """
+    split = in_parts([_asked(word) for word in WORDS * 2], 3)
+
+    selecting = [question.question for question in split if question.part == "selection"]
+    reported = [question.question for question in split if question.part == "test"]
+    assert (len(selecting), len(set(selecting)), len(reported)) == (3, 2, 12)
+    assert set(reported) == set(WORDS) - set(selecting)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from seuf.moe.adapters import adapted, parameters_of
 from seuf.moe.architectures import moe_layers
 from seuf.moe.experts import ExpertSlice
-from seuf.moe.footprint import KEPT_BESIDE_EXPERTS, footprint
+from seuf.moe.footprint import HEAD, KEPT_BESIDE_EXPERTS, footprint
 from tests.tiny import tiny_model
 
 # Parameters as the authors give them, in billions, and bfloat16 weights in GB.
@@ -155,7 +155,7 @@ def test_shares_are_of_the_parameters_a_token_uses():
     assert size.share(0, 1) == 1.0
     assert size.share(1, 1) == 0.5
     assert size.share(0, -1) == 0.0
-    assert size.head_share() == 97 * 32 / (2 * size.layers[0].active)
+    assert size.head_share() == HEAD * 97 * 32 / (2 * size.layers[0].active)
 
 
 def test_the_loss_holds_logits_and_gradient_of_all_tokens_or_of_a_part():

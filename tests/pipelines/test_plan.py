@@ -8,12 +8,12 @@ from click.testing import CliRunner
 from seuf.cli import cli
 from seuf.errors import InputError
 from seuf.kedro_dvc.project.study import load_config
-from seuf.moe.footprint import footprint
+from seuf.moe.footprint import BACKWARD, footprint
 from seuf.moe.models import load_model
 from seuf.moe.settings import ExternalModelSettings
 from seuf.pipelines.parameters import StudyParameters
 from seuf.pipelines.plan import needs, table
-from seuf.unlearning.plan import Need
+from seuf.unlearning.needs import Need
 from tests.tiny import tiny_language_model
 
 PROJECT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def test_a_model_that_is_taught_is_written_and_needs_room_for_its_adapters(tmp_p
     size = footprint(model)
     assert one.disk == sum(4 * p.numel() for p in model.parameters())
     assert two.device - one.device == 16 * 2 * 849
-    assert one.tokens == pytest.approx(10 * 64 * (2.5 + 2 * size.head_share()))
+    assert one.tokens == pytest.approx(10 * 64 * (1 + BACKWARD + 2 * size.head_share()))
 
 
 def test_a_model_that_is_not_there_is_one_clear_line(tmp_path):

@@ -6,7 +6,7 @@ from seuf.reporting.comparison import (
     best_method,
     compare,
     comparison_table,
-    reference_method,
+    original_method,
     study_chance,
 )
 from tests.reporting.examples import comparison, generation, log, scores
@@ -82,9 +82,9 @@ def test_chance_comes_from_the_first_log_that_tells_it():
     assert study_chance({"original": log()}) is None
 
 
-def test_the_reference_is_what_trained_nothing():
-    assert reference_method(comparison()) == "original"
-    assert reference_method(comparison(original={"trained_share": 0.5})) is None
+def test_the_original_is_what_trained_nothing():
+    assert original_method(comparison()) == "original"
+    assert original_method(comparison(original={"trained_share": 0.5})) is None
 
 
 def test_the_best_has_the_best_balance():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.loop import Best, Budget, Loss, train
+from seuf.unlearning.loop import Best, Budget, Loss, train, updates_of
 from seuf.unlearning.scopes import Scope, everything
 
 OVERLAP = {"forget": 0.9, "retain": 1.0}
@@ -36,8 +36,8 @@ BUDGET = Budget(learning_rate=0.1, steps=6, evaluate_every=2, gradient_clip=1.0,
 
 def run(judge: Callable, loss: Callable[[Scope], Loss] = upwards, **changes: object) -> tuple:
     """Return the scope and the best checkpoint after training; the original has balance .25."""
-    scope = one_weight()
+    scope, budget = one_weight(), replace(BUDGET, **changes)
     best = Best(scope.snapshot(), balance=0.25)
     with scope:
-        train(scope, loss(scope), judge, replace(BUDGET, **changes), best)
+        train(updates_of(scope, loss(scope), budget), judge, budget, best)
     return scope, best

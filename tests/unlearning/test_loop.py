@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seuf.errors import InputError
-from seuf.unlearning.loop import Best, Loss, train
+from seuf.unlearning.loop import Best, Loss, train, updates_of
 from seuf.unlearning.scopes import Scope
 from tests.unlearning.one_weight import BUDGET, one_weight, run, scripted, upwards
 
@@ -111,7 +111,8 @@ def test_a_broken_run_leaves_no_gradient_to_the_next():
     best = Best(scope.snapshot(), balance=0.25)
 
     with scope:
-        train(scope, breaking(1.0, float("nan"))(scope), scripted(*[(0.5, 0.8)] * 2), BUDGET, best)
+        update = updates_of(scope, breaking(1.0, float("nan"))(scope), BUDGET)
+        train(update, scripted(*[(0.5, 0.8)] * 2), BUDGET, best)
 
         assert scope.model.weight.grad is None
 
@@ -147,13 +148,10 @@ def test_there_is_no_weight_decay():
     best = Best(scope.snapshot(), 0.25)
 
     with scope:
-        train(
-            scope,
-            lambda step: (0 * scope.model.weight.sum(), torch.zeros(())),
-            scripted((0.5, 0.8), (0.5, 0.8), (0.5, 0.8)),
-            BUDGET,
-            best,
+        flat = updates_of(
+            scope, lambda step: (0 * scope.model.weight.sum(), torch.zeros(())), BUDGET
         )
+        train(flat, scripted((0.5, 0.8), (0.5, 0.8), (0.5, 0.8)), BUDGET, best)
 
     assert scope.model.weight.item() == 1.0
 
@@ -166,13 +164,9 @@ def test_the_best_of_several_runs_is_kept_in_one_place():
 
     with scope:
         for rate, utility in ((0.1, 0.8), (0.5, 0.7)):
-            train(
-                scope,
-                upwards(scope),
-                scripted((0.4, utility)),
-                replace(BUDGET, steps=2, learning_rate=rate),
-                best,
-            )
+            budget = replace(BUDGET, steps=2, learning_rate=rate)
+            update = updates_of(scope, upwards(scope), budget)
+            train(update, scripted((0.4, utility)), budget, best)
             scope.restore(original)
 
     assert [entry["learning_rate"] for entry in best.log] == [0.1, 0.5]

@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from seuf.moe import footprint
 from seuf.moe.footprint import Footprint, LayerSize
-from seuf.unlearning.plan import Need, capture, evaluation, treated, unlearning
+from seuf.unlearning import needs, plan
+from seuf.unlearning.needs import Need
+from seuf.unlearning.plan import capture, evaluation, treated, unlearning
 from seuf.unlearning.settings import (
     Method,
     RoutingSettings,
@@ -23,7 +26,17 @@ MODEL = Footprint(
     itemsize=2,
 )
 LAYER = 30 * 2 + 20 * 10  # bytes a token keeps of a layer
+HELD = 16 + 3 * 2  # bytes of a parameter in training: what AdamW needs, and three copies
 SETTINGS = UnlearningSettings(steps=10, batch_size=2, max_length=5, evaluate_every=4)
+
+
+@pytest.fixture(autouse=True)
+def _round_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backward pass costs 1.5 forward passes, the head its FLOPs, and a layer waits 1/4 s."""
+    monkeypatch.setattr(plan, "BACKWARD", 1.5)
+    monkeypatch.setattr(footprint, "HEAD", 1.0)
+    monkeypatch.setattr(needs, "LAYER_SECONDS", 0.25)
+    monkeypatch.setattr(needs, "ADAPTED_SECONDS", 0.01)
 
 
 def need(objective: str | None, scope: str = "experts", layer: int = 2, **settings) -> Need:
@@ -32,7 +45,7 @@ def need(objective: str | None, scope: str = "experts", layer: int = 2, **settin
     if scope == "experts":
         row |= {"selection": "affinity", "anchor_weight": 1.0}
     shared = SETTINGS.model_copy(update=settings)
-    return unlearning(MODEL, Method(**row), shared, {layer: 1}, (80, 1000), 40)
+    return unlearning(MODEL, Method(**row), shared, {layer: 1}, (80, 1000), (40, 2))
 
 
 # The first layer is dense; the others have 20 experts, and each in training keeps 8 elements.
@@ -46,14 +59,16 @@ def esft(objective: str, router: str = "none", threshold: float = 0.15) -> Need:
     method = Method(**row, learning_rates=[1e-3, 1e-2])
     selection = SelectionSettings(rules=["esft"], esft_threshold=threshold)
     experts = treated(DENSE_FIRST, method, selection, layer=3)
-    return unlearning(DENSE_FIRST, method, SETTINGS, experts, (80, 1000), 40)
+    return unlearning(DENSE_FIRST, method, SETTINGS, experts, (80, 1000), (40, 2))
 
 
 def test_capture_passes_the_set_or_the_part_that_is_asked_for():
-    """Weights are 2 * 1800 bytes; a batch of 4 samples of 5 tokens keeps 20 * 260."""
+    """Weights are 2 * 1800 bytes; a batch of 4 samples of 5 tokens keeps 20 * 260. 70 tokens are
+    3.5 batches, each of which waits a second.
+    """
     settings = RoutingSettings(max_length=5, batch_size=4)
 
-    assert capture(MODEL, settings, 70) == Need(70, 3600 + 20 * LAYER)
+    assert capture(MODEL, settings, 70) == Need(70, 3600 + 20 * LAYER, waiting=3.5)
     assert capture(MODEL, settings.model_copy(update={"max_tokens": 50}), 70).tokens == 50
     assert capture(MODEL, settings, 7).device == 3600 + 7 * LAYER
 
@@ -86,10 +101,12 @@ def test_everything_is_trained_from_the_first_layer_on():
 
 
 def test_the_device_holds_weights_optimizer_activations_and_a_part_of_the_logits():
-    """50 + 10 parameters of 16 bytes; 20 tokens of two layers; 20 * 10 logits of 2 bytes twice."""
-    assert need("gdiff").device == 3600 + 60 * 16 + 20 * 2 * LAYER + 2 * 200 * 2
-    assert need("rmu").device == 3600 + 60 * 16 + 20 * LAYER
-    assert need("gdiff", "everything").device == 3600 + 1800 * 16 + 20 * 4 * LAYER + 800
+    """50 + 10 parameters of 16 bytes and three copies of 2; 20 tokens of two layers; 20 * 10
+    logits of 2 bytes twice.
+    """
+    assert need("gdiff").device == 3600 + 60 * HELD + 20 * 2 * LAYER + 2 * 200 * 2
+    assert need("rmu").device == 3600 + 60 * HELD + 20 * LAYER
+    assert need("gdiff", "everything").device == 3600 + 1800 * HELD + 20 * 4 * LAYER + 800
 
 
 def test_gradient_ascent_has_no_set_to_keep():
@@ -125,15 +142,15 @@ def test_esft_treats_at_most_its_share_of_every_moe_layer():
 
 
 def test_esft_needs_the_memory_of_all_its_experts_and_is_trained_from_the_first_moe_layer_on():
-    """9 experts of 50 parameters; 20 tokens of three layers, and 8 elements of 2 bytes for each
-    expert. A step passes 3 of 4 layers: 20 * 20 * (2.5 * 3/4 + 2/4) = 950; prefix 180 / 4 = 45;
+    """9 experts of 50 parameters, see HELD; 20 tokens of three layers, and 8 elements of 2 bytes
+    for each expert. A step passes 3 of 4 layers: 20 * 20 * (2.5 * 3/4 + 2/4) = 950; prefix 180 / 4 = 45;
     looks 40 * (1 + 6 * 3/4) = 220.
     """
     layers, slices = 20 * 3 * LAYER, 20 * 9 * 8 * 2
 
     needed = esft("gdiff")
 
-    assert needed.device == 3600 + 450 * 16 + layers + slices + 2 * 200 * 2
+    assert needed.device == 3600 + 450 * HELD + layers + slices + 2 * 200 * 2
     assert needed.disk == 450 * 2
     assert needed.tokens == pytest.approx(950 + 45 + 220)
 
@@ -155,23 +172,23 @@ def lora(objective: str) -> Need:
     """Return what LoRA of rank 2 needs."""
     method = Method(scope="lora", rank=2, objective=objective, learning_rates=[1e-3, 1e-2])
     model = replace(MODEL, layers=[ADAPTED] * 4)
-    return unlearning(model, method, SETTINGS, {2: 1}, (80, 1000), 40)
+    return unlearning(model, method, SETTINGS, {2: 1}, (80, 1000), (40, 2))
 
 
 def test_lora_keeps_a_second_copy_of_the_experts_and_what_enters_each_linear_layer():
-    """4 * 7 * 2 parameters of 16 bytes; 20 tokens of 4 layers; 20 experts of 50 parameters in
+    """4 * 7 * 2 parameters, see HELD; 20 tokens of 4 layers; 20 experts of 50 parameters in
     each, of 2 bytes; 9 inputs of 4 bytes a token and layer; the logits.
     """
     layers = 20 * 4 * LAYER
 
-    assert lora("gdiff").device == 3600 + 56 * 16 + layers + 4 * 2000 + 20 * 4 * 9 * 4 + 800
+    assert lora("gdiff").device == 3600 + 56 * HELD + layers + 4 * 2000 + 20 * 4 * 9 * 4 + 800
 
 
 def test_rmu_by_lora_ends_at_the_layer_that_the_study_steers():
     """Layers 0 and 1."""
     half = 20 * 2 * LAYER + 2 * 2000 + 20 * 2 * 9 * 4
 
-    assert lora("rmu").device == 3600 + 56 * 16 + half
+    assert lora("rmu").device == 3600 + 56 * HELD + half
 
 
 def test_loras_delta_is_all_that_its_adapters_are_merged_into():
@@ -187,14 +204,38 @@ def test_the_original_needs_nothing_but_itself():
 
 
 def test_evaluation_passes_its_tokens_and_keeps_logits():
-    """100 tokens and the head, a quarter; 8 at a time: 8 * 260, and 12 bytes for 8 * 10 logits."""
-    assert evaluation(MODEL, 100, 8) == Need(125, 3600 + 8 * LAYER + 12 * 80)
+    """100 tokens and the head, a quarter; 8 at a time: 8 * 260, and 12 bytes for 8 * 10 logits.
+    Three passes wait a second each. What the delta replaces stands beside it: 60 parameters.
+    """
+    nothing, one = (
+        Method(scope="nothing"),
+        Method(scope="experts", selection="random", objective="ga"),
+    )
+    held = 3600 + 8 * LAYER + 12 * 80
+
+    assert evaluation(MODEL, nothing, {}, (100, 3), 8) == Need(125, held, waiting=3)
+    assert evaluation(MODEL, one, {2: 1}, (100, 3), 8).device == held + 60 * 2
+
+
+def test_each_pass_waits_for_its_layers_however_few_the_tokens_are():
+    """GDiff: 20 steps of half of the layers there and back, 1.25; beforehand 90 tokens as of whole
+    passes, 20 at once: 4.5. A look is two passes, as much as 4 whole looks are made: 8.
+    """
+    assert need("gdiff").waiting == pytest.approx(20 * 1.25 + 4.5 + 8)
+    assert need("gdiff").seconds(rate=100) == pytest.approx(9.5 + 37.5)
+
+
+def test_lora_also_waits_for_its_adapters_to_be_added():
+    """2400 bytes at .01 s: 24 s beside the second that each pass of four layers waits."""
+    without = need("gdiff", "everything").waiting
+
+    assert lora("gdiff").waiting == pytest.approx(25 * without)
 
 
 def part(objective: str = "ga", **row) -> Need:
     """Return what a part of everything needs of the model whose first layer is dense."""
     method = Method(scope="everything", objective=objective, learning_rates=[1e-3], **row)
-    return unlearning(DENSE_FIRST, method, SETTINGS, {1: 1}, (80, 1000), 40)
+    return unlearning(DENSE_FIRST, method, SETTINGS, {1: 1}, (80, 1000), (40, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,21 @@
-"""A copy of the project in which the smoke study has run, once for all tests."""
+"""A copy of the project in which the smoke study has run, once for all tests and processes."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from dvc.repo import Repo
+from dvc.repo import Repo, lock_repo
+from filelock import FileLock
+
+from tests.workflow.attempts import Attempts, stages_in, two_attempts
 
 ROOT = Path(__file__).parents[2]
 KEPT = ("original", "seuf_gdiff")  # the least that is still a comparison, to save time
@@ -27,13 +28,6 @@ ENVIRONMENT = {
     "KEDRO_DISABLE_TELEMETRY": "1",
     "DVC_NO_ANALYTICS": "1",
 }
-
-
-class Killed(NamedTuple):
-    """The processes that DVC had started, and the stages; the last of them had not ended."""
-
-    processes: list[int]
-    stages: list[str]
 
 
 class Project:
@@ -62,19 +56,18 @@ class Project:
 
     def stages_of(self, *command: str) -> list[str]:
         """Return the stages that a command of DVC has run."""
-        return _stages_in(self.done(*command))
+        return stages_in(self.done(*command))
 
     def stale(self) -> list[str]:
         """Return the stages that DVC would run again, beside the guard of the others."""
-        with chdir(self.root), Repo() as repo:
-            found = {name.rpartition(":")[2] for name in repo.status([STUDY])}
-        return sorted(found - {GUARD})
+        with self.opened() as repo:
+            return stale(repo)
 
-    def planned(self, *stages: str) -> list[str]:
-        """Return what a `dvc repro` of these stages would run, beside the guard."""
-        with chdir(self.root), Repo() as repo:
-            done = repo.reproduce([f"{STUDY}:{stage}" for stage in stages], dry=True)
-            return sorted({stage.addressing.rpartition(":")[2] for stage in done} - {GUARD})
+    @contextmanager
+    def opened(self) -> Iterator[Repo]:
+        """Open DVC's repository, which reads its files once for all that it is then asked."""
+        with chdir(self.root), Repo() as repo, lock_repo(repo):
+            yield repo
 
     def replace(self, path: str, old: str, new: str) -> None:
         """Replace a text that stands in a file."""
@@ -82,19 +75,16 @@ class Project:
         assert old in text
         (self.root / path).write_text(text.replace(old, new))
 
-    def kill_during(self, stage: str, sign: str) -> Killed:
-        """Kill `dvc repro` when a stage prints a sign."""
-        log = self.root / "killed.log"
-        with log.open("w") as out:
-            command = ["dvc", "repro", STUDY]
-            dvc = subprocess.Popen(command, cwd=self.root, env=ENVIRONMENT, stdout=out, stderr=out)
-            while sign not in log.read_text().partition(f"{stage}':")[2]:
-                assert dvc.poll() is None, log.read_text()
-                time.sleep(0.05)
-            started = _descendants(dvc.pid)
-            dvc.send_signal(signal.SIGKILL)
-            dvc.wait()
-        return Killed(started, _stages_in(log.read_text()))
+
+def stale(repo: Repo) -> list[str]:
+    """Return the stages that DVC would run again, beside the guard of the others."""
+    return sorted({name.rpartition(":")[2] for name in repo.status([STUDY])} - {GUARD})
+
+
+def planned(repo: Repo, stage: str) -> list[str]:
+    """Return what a `dvc repro` of this stage would run, beside the guard."""
+    done = repo.reproduce([f"{STUDY}:{stage}"], dry=True)
+    return sorted({stage.addressing.rpartition(":")[2] for stage in done} - {GUARD})
 
 
 def copy_of(project: Project, root: Path) -> Project:
@@ -125,19 +115,23 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="session")
-def interrupted(fresh: Project) -> Killed:
-    """What was under way when DVC was killed amid the unlearning of a method."""
-    return fresh.kill_during("unlearn@seuf_gdiff", "Loading data from questions")
-
-
-@pytest.fixture(scope="session")
-def resumed(fresh: Project, interrupted: Killed) -> list[str]:
-    """The stages that ran in the second attempt."""
-    return fresh.repro()
+def attempts(fresh: Project, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Attempts:
+    """What it took to run the study in `fresh`: one process of the tests does, others copy."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    made, told = shared / "study", shared / "attempts.json"
+    with FileLock(shared / "study.lock"):
+        if told.exists():
+            shutil.rmtree(fresh.root)
+            shutil.copytree(made, fresh.root, symlinks=True)
+        else:
+            told.write_text(json.dumps(two_attempts(fresh, STUDY)))
+            shutil.copytree(fresh.root, made, symlinks=True)
+    return Attempts(*json.loads(told.read_text()))
 
 
 @pytest.fixture
-def project(fresh: Project, resumed: list[str]) -> Iterator[Project]:
+def project(fresh: Project, attempts: Attempts) -> Iterator[Project]:
     """The project after the study has run; changes to its files are undone after the test."""
     fresh.done("git", "add", "--all")
     yield fresh
@@ -158,14 +152,3 @@ def _with_two_methods(project: Project) -> Project:
     project.done("git", "init", "--quiet")
     project.done("kedro", "dvc", "sync", "--env", "smoke")
     return project
-
-
-def _stages_in(output: str) -> list[str]:
-    lines = output.splitlines()
-    return [line.split(":")[1].strip("'") for line in lines if line.startswith("Running stage")]
-
-
-def _descendants(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    below = [pid for child in listed for pid in _descendants(int(child))]
-    return [int(child) for child in listed] + below

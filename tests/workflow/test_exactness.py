@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from tests.workflow.conftest import KEPT, STUDY, Project
+from tests.workflow.conftest import KEPT, STUDY, Project, planned, stale
 
 UNLEARN = [f"unlearn@{method}" for method in KEPT]
 EVALUATE = [f"evaluate@{method}" for method in KEPT]
@@ -179,18 +179,22 @@ def test_in_a_fresh_clone_nothing_runs_after_a_pull(project, tmp_path):
     assert (clone.root / "studies/smoke/data/08_reporting/report.html").is_file()
 
 
-def test_an_experiment_runs_what_its_setting_concerns(project):
-    project.done("git", "commit", "--quiet", "--allow-empty", "--message", "Record the study")
+def test_an_experiment_runs_what_its_setting_concerns(project, tmp_path):
+    """In a copy: what it makes is left in place of what the study has made."""
+    other = Project(tmp_path / "elsewhere")
+    shutil.copytree(project.root, other.root, symlinks=True)
+    other.done("git", "commit", "--quiet", "--allow-empty", "--message", "Record the study")
     weight = "conf/smoke/parameters.yml:methods.seuf_gdiff.anchor_weight=0.5"
 
-    ran = project.stages_of("dvc", "exp", "run", "--set-param", weight, STUDY)
+    ran = other.stages_of("dvc", "exp", "run", "--set-param", weight, STUDY)
 
     assert ran[:4] == ["in_sync", "unlearn@seuf_gdiff", "evaluate@seuf_gdiff", "compare_methods"]
     assert set(ran[4:]) <= {"draw_figures", "write_report"}
 
 
-def _exactly(project: Project, stale: list[str]) -> None:
+def _exactly(project: Project, expected: list[str]) -> None:
     """Assert what is stale, for all stages and for two that are asked for alone."""
-    assert project.stale() == sorted(stale)
-    for target, before in ((FIRST[-1], FIRST), ("evaluate@seuf_gdiff", BEFORE_EVALUATION)):
-        assert project.planned(target) == sorted({*stale} & {*before})
+    with project.opened() as repo:
+        assert stale(repo) == sorted(expected)
+        for target, before in ((FIRST[-1], FIRST), ("evaluate@seuf_gdiff", BEFORE_EVALUATION)):
+            assert planned(repo, target) == sorted({*expected} & {*before})

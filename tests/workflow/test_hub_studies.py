@@ -19,6 +19,7 @@ from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
+from seuf.benchmarks.kinds import KINDS
 from seuf.moe.pretraining import train_tokenizer
 from seuf.unlearning import attribution
 from tests.hub import mmlu, muse, rwku, tofu, wikitext, wmdp
@@ -111,6 +112,8 @@ def _in_project(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(project)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(attribution, "FEWEST_TOKENS", 100)  # made-up texts are few
+    for name, kind in KINDS.items():  # to save time
+        monkeypatch.setitem(KINDS, name, kind._replace(max_new_tokens=kind.max_new_tokens and 4))
     monkeypatch.setenv("KEDRO_ENV", "base")
     yield
     bootstrap_project(ROOT)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from tests.workflow.conftest import STUDY, Project
+from tests.workflow.conftest import STUDY, Attempts, Project
 
 LOCK = STUDY.replace(".yaml", ".lock")
 DATA = "studies/smoke/data"
@@ -61,7 +61,7 @@ class World(NamedTuple):
 
 @pytest.fixture(scope="module")
 def world(
-    fresh: Project, resumed: list[str], tmp_path_factory: pytest.TempPathFactory
+    fresh: Project, attempts: Attempts, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[World, list[str]]:
     """The study with a remote for the forget set, pushed and recorded; what ran for that."""
     made = World(tmp_path_factory.mktemp("remotes"))

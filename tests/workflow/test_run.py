@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def in_process(fresh: Project, resumed: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def in_process(fresh: Project, attempts: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Another copy, and what was printed when the study ran there in one process."""
     other = copy_of(fresh, tmp_path_factory.mktemp("in_process") / "project")
     return other, other.done("kedro", "dvc", "run", "--env", "smoke")

@@ -6,12 +6,12 @@ Each kind of probe has its own prompt, length and measure, see `kinds`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from seuf.benchmarks.chat import chat_prompt
 from seuf.benchmarks.generation import greedy_answers
 from seuf.benchmarks.kinds import KINDS, Kind
+from seuf.benchmarks.means import with_error
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.rouge import MEASURES
 
@@ -91,8 +91,7 @@ def _cut(answer: str, stops: Sequence[str]) -> str:
 def _scores(values: Sequence[float], answers: Sequence[str], kind: Kind) -> dict[str, Any]:
     return {
         "measure": kind.measure,
-        "value": mean(values),
-        "standard_error": stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0,
+        **with_error(values),
         "questions": len(values),
         "answers": list(answers),
     }

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from math import sqrt
-from statistics import mean, stdev, variance
+from statistics import variance
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from seuf.benchmarks.attacks import ATTACKS, Sample
+from seuf.benchmarks.means import with_error
 from seuf.benchmarks.records import Group, Passage
 from seuf.moe.architectures import decoder, input_device
 from seuf.moe.backoff import Backoff
@@ -103,12 +104,8 @@ def _told_apart(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _group(scores: dict[str, list[float]], cut: int) -> dict[str, Any]:
-    return {"passages": len(scores["loss"]), "cut": cut, **{n: _mean(v) for n, v in scores.items()}}
-
-
-def _mean(values: Sequence[float]) -> dict[str, float]:
-    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return {"value": mean(values), "standard_error": error}
+    told = {name: with_error(values) for name, values in scores.items()}
+    return {"passages": len(scores["loss"]), "cut": cut, **told}
 
 
 def _samples(

@@ -15,17 +15,13 @@ utility is measured on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from seuf.benchmarks.drawing import drawn
+from seuf.benchmarks.drawing import FEWEST, at_most
 from seuf.benchmarks.records import Question
+from seuf.benchmarks.rows import Record
 from seuf.benchmarks.templates import question, task
 from seuf.errors import InputError
-
-Record = Mapping[str, Any]
-
-FEWEST = 2  # a standard error needs two
 
 
 def questions(
@@ -48,8 +44,7 @@ def questions(
     reportable = _worded("test", test)
     known = {asked.question for asked in reportable}
     selecting = [q for q in _worded("validation", validation) if q.question not in known]
-    chosen = _drawn(selecting, selection)
-    asked = reportable if reported is None else _drawn(reportable, reported)
+    chosen, asked = at_most(selection, selecting), at_most(reported, reportable)
     _check("test", len(asked), reported or FEWEST)
     _check("validation", len(chosen), FEWEST)
     return [q._replace(part="selection") for q in chosen] + asked
@@ -67,11 +62,6 @@ def _worded(split: str, records: Sequence[Record]) -> list[Question]:
         )
         for number, record in enumerate(records, 1)
     ]
-
-
-def _drawn(asked: Sequence[Question], number: int) -> list[Question]:
-    places = drawn([q.question for q in asked], number, [q.topic for q in asked])
-    return [asked[place] for place in places]
 
 
 def _check(split: str, count: int, wanted: int) -> None:

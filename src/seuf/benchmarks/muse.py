@@ -15,24 +15,24 @@ are the pretraining texts.
 2. MUSE chooses its checkpoints by the questions it reports. Here a hash of the wording keeps some
    of them for that.
 3. A verbatim probe has the whole continuation as its reference; MUSE holds the answer against its
-   first 128 tokens, which is for the scorer to cut.
+   first 128 tokens, and so does `answers`.
 4. Scalability and sustainability (`scal`, `sust`) are other forget sets; they are not prepared.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from seuf.benchmarks.drawing import FEWEST, drawn
 from seuf.benchmarks.records import Benchmark, Group, Part, Passage, Question, Subject, Text
+from seuf.benchmarks.rows import Record, check_rows
 from seuf.errors import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import MuseSettings
 
-Record = dict[str, Any]
 Sets = Mapping[str, Sequence[Record]]
 
 # Subset and split on the hub, and the columns that are read.
@@ -50,7 +50,6 @@ SETS: dict[str, tuple[str, ...]] = {
     "privleak_holdout": ("text",),
 }
 SHOT = "Question: {question}\nAnswer: {answer}\n\n"
-FEWEST = 2  # a standard error needs two
 
 
 def prepare(settings: MuseSettings, **sets: Sequence[Record]) -> Benchmark:
@@ -64,7 +63,7 @@ def prepare(settings: MuseSettings, **sets: Sequence[Record]) -> Benchmark:
         InputError: If a column is missing, or there are too few questions.
     """
     for name, columns in SETS.items():
-        _check(name, sets[name], columns)
+        check_rows(f"MUSE's {name}", sets[name], columns)
     forget, retain, others = (
         _texts(sets[f"raw_{split}"], settings.text_words)
         for split in ("forget", "retain1", "retain2")
@@ -76,19 +75,6 @@ def prepare(settings: MuseSettings, **sets: Sequence[Record]) -> Benchmark:
         pretraining=[*forget, *retain, *others],
         passages=_passages(sets),
     )
-
-
-def _check(name: str, rows: Sequence[Record], columns: Sequence[str]) -> None:
-    if not rows:
-        raise InputError(f"MUSE's {name} has no rows.")
-    for number, row in enumerate(rows, 1):
-        for column in columns:
-            if not isinstance(row.get(column), str) or not row[column].strip():
-                has = ", ".join(map(repr, row))
-                raise InputError(
-                    f"MUSE's {name}, row {number}: `{column}` must be a text that is not empty; "
-                    f"the row has {has}."
-                )
 
 
 def _texts(rows: Sequence[Record], words: int) -> list[Text]:
@@ -146,13 +132,13 @@ def _question(
 
 def _parts(name: str, wordings: Sequence[str], chosen: int) -> list[Part]:
     """Return each question's part: the first by their hash select, the same wording in one part."""
-    ordered = sorted(set(wordings), key=lambda text: hashlib.sha256(text.encode()).hexdigest())
-    if len(ordered) < chosen + FEWEST:
+    different = sorted(set(wordings))
+    if len(different) < chosen + FEWEST:
         raise InputError(
-            f"benchmark.selection_questions is {chosen}; MUSE's {name} has {len(ordered)} "
+            f"benchmark.selection_questions is {chosen}; MUSE's {name} has {len(different)} "
             f"different rows, and {FEWEST} or more must be left to be reported."
         )
-    selection = set(ordered[:chosen])
+    selection = {different[place] for place in drawn(different, chosen)}
     return ["selection" if wording in selection else "test" for wording in wordings]
 
 

@@ -9,21 +9,19 @@ docs/own-data.md tells how to write the three files. Here they are checked and t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
+from seuf.benchmarks.drawing import FEWEST, drawn
 from seuf.benchmarks.records import Benchmark, Part, Question, Subject, Text
+from seuf.benchmarks.rows import Record
 from seuf.errors import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import OwnSettings
 
-Record = dict[str, Any]
-
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
 PARTS: tuple[Part, ...] = get_args(Part)
-FEWEST = 2  # a standard error needs two
 
 
 def prepare(
@@ -103,16 +101,12 @@ def _split(records: Sequence[Record], share: float) -> list[Question]:
             for position, record in enumerate(records)
             if record["subject"] == subject and not record.get("part")
         ]
-        free.sort(key=lambda position: _digest(records[position]))
-        chosen.update(free[: round(share * len(free))])
+        wordings = [records[position]["question"] for position in free]
+        chosen.update(free[place] for place in drawn(wordings, round(share * len(free))))
     return [
         _question(record, "selection" if position in chosen else "test")
         for position, record in enumerate(records)
     ]
-
-
-def _digest(record: Record) -> str:
-    return hashlib.sha256(record["question"].encode()).hexdigest()
 
 
 def _question(record: Record, part: Part) -> Question:

@@ -2,8 +2,8 @@
 
 Data: https://huggingface.co/datasets/jinzhuoran/RWKU at d72f493d481d, CC-BY-4.0. Configurations,
 splits and files are those of its card there; columns, prompts and what a set is for are those of
-https://github.com/jinzhuoran/RWKU (process/data_process.py at a8d3761, llmtuner/eval/eval_forget.py
-and eval_neighbor.py at a23df67). The files themselves were not seen.
+https://github.com/jinzhuoran/RWKU (process/data_process.py at a8d3761; eval_forget.py and
+eval_neighbor.py in LLaMA-Factory/src/llmtuner/eval at a23df67). The files themselves were not seen.
 
 What is forgotten are the Wikipedia passages of some people (`train_original_passage`). The probes
 are free answers: `forget_level1` blanks to fill, `forget_level2` questions, `forget_level3`
@@ -29,18 +29,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seuf.benchmarks import mmlu
-from seuf.benchmarks.drawing import drawn
+from seuf.benchmarks.drawing import FEWEST, drawn
 from seuf.benchmarks.records import Benchmark, Group, Passage, Text
+from seuf.benchmarks.rows import Record, check_rows, long_texts
 from seuf.benchmarks.rwku_probes import probes
 from seuf.errors import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import RwkuSettings
 
-Record = Mapping[str, Any]
 Sets = Mapping[str, Sequence[Record]]
 
 _PROBE = ("query", "answer", "subject")
@@ -57,7 +57,6 @@ SETS: dict[str, tuple[str, ...]] = {
     "mia_forget": _PASSAGE,
     "mia_retain": _PASSAGE,
 }
-FEWEST = 2  # a standard error needs two
 
 
 def prepare(
@@ -80,7 +79,7 @@ def prepare(
         InputError: If a person is unknown, a column is missing, or there are too few of a kind.
     """
     for name, columns in SETS.items():
-        _check(name, sets[name], columns)
+        check_rows(f"RWKU's {name}", sets[name], columns, may_be_empty=["text"])
     people = _people(settings, sets["forget_target"])
     passages = sets["train_original_passage"]
     forget = [text for person in people for text in _about({person}, passages, must=True)]
@@ -95,20 +94,6 @@ def prepare(
         ],
         passages=_passages(settings, set(people), forget, sets),
     )
-
-
-def _check(name: str, rows: Sequence[Record], columns: Sequence[str]) -> None:
-    if not rows:
-        raise InputError(f"RWKU's {name} has no rows.")
-    for number, row in enumerate(rows, 1):
-        for column in columns:
-            value = row.get(column)
-            if not isinstance(value, str) or not (value.strip() or column == "text"):
-                has = ", ".join(map(repr, row))
-                raise InputError(
-                    f"RWKU's {name}, row {number}: `{column}` must be a text that is not empty; "
-                    f"the row has {has}."
-                )
 
 
 def _people(settings: RwkuSettings, targets: Sequence[Record]) -> list[str]:
@@ -153,12 +138,7 @@ def _retained(
                 "wikitext."
             )
         return _about(others, passages)
-    kept = [row["text"] for row in wikitext if len(row["text"]) >= settings.min_length]
-    if not kept:
-        raise InputError(
-            f"wikitext: none of its {len(wikitext)} texts has {settings.min_length} characters; "
-            "take a smaller benchmark.min_length."
-        )
+    kept = long_texts("wikitext", wikitext, settings.min_length)
     return [Text(text, "wikitext") for text in kept]
 
 

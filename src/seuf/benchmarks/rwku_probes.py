@@ -7,16 +7,16 @@ answer; see `rwku` for what is taken and `kinds` for how answers are measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from seuf.benchmarks.drawing import drawn
-from seuf.benchmarks.records import Part, Question, Subject
+from seuf.benchmarks.drawing import FEWEST, at_most, in_parts
+from seuf.benchmarks.records import Question, Subject
+from seuf.benchmarks.rows import Record
 from seuf.errors import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import RwkuSettings
 
-Record = Mapping[str, Any]
 Sets = Mapping[str, Sequence[Record]]
 
 FILL_BLANK = "Please complete the blank in the following question.\nQuestion: {query}\n"
@@ -28,7 +28,6 @@ ATTACKS = {
     "affirmative suffix": (QUESTION.removesuffix("\n"), ""),
     "incontext learning": (BRIEFLY + "{query}\n", OPENING),
 }
-FEWEST = 2  # a standard error needs two
 
 
 def probes(settings: RwkuSettings, people: set[str], sets: Sets) -> list[Question]:
@@ -57,7 +56,7 @@ def probes(settings: RwkuSettings, people: set[str], sets: Sets) -> list[Questio
     )
     for asked in others:
         reported = [probe for probe in asked if probe.question not in selecting]
-        split += _at_most(settings.other_probes, reported)
+        split += at_most(settings.other_probes, reported)
     return split
 
 
@@ -86,29 +85,10 @@ def _probe(row: Record, subject: Subject, kind: str) -> Question:
 
 def _split(asked: Sequence[Question], number: int) -> list[Question]:
     """Return the probes, each in a part; one worded as a selecting one is not reported."""
-    wordings = [probe.question for probe in asked]
-    chosen = set(drawn(wordings, number, [f"{p.kind} {p.topic}" for p in asked]))
-    known = {wordings[place] for place in chosen}
-    split = [
-        probe._replace(part=_part(place in chosen))
-        for place, probe in enumerate(asked)
-        if place in chosen or probe.question not in known
-    ]
+    split = in_parts(asked, number, [f"{probe.kind} {probe.topic}" for probe in asked])
     if len(split) < number + FEWEST:
         raise InputError(
             f"RWKU has {len(asked)} blanks and questions about those who are forgotten: with "
             f"benchmark.selection_questions {number} fewer than {FEWEST} are left to report."
         )
     return split
-
-
-def _part(selects: bool) -> Part:
-    return "selection" if selects else "test"
-
-
-def _at_most(number: int | None, asked: Sequence[Question]) -> list[Question]:
-    """Return so many probes, each person giving a share."""
-    if number is None:
-        return list(asked)
-    places = drawn([p.question for p in asked], number, [p.topic for p in asked])
-    return [asked[place] for place in places]

@@ -148,6 +148,11 @@ class OwnSettings(Settings):
     selection_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
+BenchmarkSettings = (
+    SandboxSettings | TofuSettings | MuseSettings | WmdpSettings | RwkuSettings | OwnSettings
+)
+
+
 class ScoringSettings(Settings):
     """How answers are scored.
 
@@ -156,8 +161,9 @@ class ScoringSettings(Settings):
             choices of different length.
         batch_size: Sequences scored at once.
         max_length: Tokens in a sequence.
-        generate: Also score greedy answers by ROUGE-L recall, for questions with a reference.
-        max_new_tokens: Tokens in a greedy answer.
+        generate: Ask questions with choices for a free answer too, if they have a reference; those
+            without choices are asked in any case. See `seuf.benchmarks.kinds`.
+        max_new_tokens: Tokens in a greedy answer, for kinds that have no number of their own.
         probe_tokens: Tokens of each set on which routing overlap is measured.
         min_k: Share of a passage's tokens, the least likely ones, that membership inference by
             min-k and min-k++ looks at; RWKU takes 0.2, MUSE 0.4.

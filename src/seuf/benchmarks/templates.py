@@ -7,7 +7,6 @@ shots, no chat template. The prompt goes into the study's questions as it is ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +16,8 @@ import yaml
 from jinja2 import BaseLoader, Environment, StrictUndefined, Template
 
 from seuf.benchmarks.records import Question, Subject
+from seuf.benchmarks.rows import Record
 from seuf.errors import InputError
-
-Record = Mapping[str, Any]
 
 # lm_eval/utils.py: the environment in which lm-eval renders
 _ENVIRONMENT = Environment(

@@ -29,16 +29,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seuf.benchmarks.records import Benchmark, Part, Question, Subject, Text
+from seuf.benchmarks.rows import Record
 from seuf.benchmarks.truth_ratios import PLAIN_SETS
 from seuf.errors import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import TofuSettings
-
-Record = dict[str, Any]
 
 QUESTION = "Question: {question} Answer:"
 QUESTIONS_AN_AUTHOR = 20

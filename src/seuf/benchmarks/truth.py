@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from seuf.benchmarks.means import with_error
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.scoring import Choice, by_row, choices_of, log_likelihoods
 from seuf.benchmarks.truth_ratios import (
@@ -107,11 +107,6 @@ def _scores(name: str, asked: Sequence[Likelihoods]) -> dict[str, Any]:
     ratios = {key: [ratio(one.true, one.wrong) for one in asked] for key, ratio in RATIOS.items()}
     return {
         "questions": len(asked),
-        "probability": _mean(probabilities),
-        **{key: {**_mean(list(map(counts, of))), "ratios": of} for key, of in ratios.items()},
+        "probability": with_error(probabilities),
+        **{key: {**with_error(list(map(counts, of))), "ratios": of} for key, of in ratios.items()},
     }
-
-
-def _mean(values: Sequence[float]) -> dict[str, float]:
-    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return {"value": mean(values), "standard_error": error}

@@ -32,21 +32,18 @@ copy, https://github.com/sheepjun0330/wmdp-main at 0f744c7.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from seuf.benchmarks import mmlu
-from seuf.benchmarks.drawing import drawn
+from seuf.benchmarks.drawing import FEWEST, drawn, in_parts
 from seuf.benchmarks.records import Benchmark, Question, Text
+from seuf.benchmarks.rows import Record, long_texts
 from seuf.benchmarks.templates import question, task
 from seuf.errors import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import WmdpSettings
-
-Record = Mapping[str, Any]
-
-FEWEST = 2  # a standard error needs two
 
 
 def prepare(
@@ -82,17 +79,7 @@ def prepare(
 
 
 def _texts(corpus: str, records: Sequence[Record], settings: WmdpSettings) -> list[Text]:
-    for number, record in enumerate(records, 1):
-        if not isinstance(record.get("text"), str):
-            raise InputError(
-                f"{corpus}, row {number}: `text` must be a text, not {record.get('text')!r}."
-            )
-    long = [record["text"] for record in records if len(record["text"]) >= settings.min_length]
-    if not long:
-        raise InputError(
-            f"{corpus}: none of its {len(records)} texts has {settings.min_length} characters; "
-            "take a smaller benchmark.min_length."
-        )
+    long = long_texts(corpus, records, settings.min_length)
     taken = range(len(long)) if settings.max_texts is None else drawn(long, settings.max_texts)
     return [Text(long[place], corpus) for place in taken]
 
@@ -109,14 +96,7 @@ def _questions(domain: str, records: Sequence[Record], selection: int) -> list[Q
         )
         for number, record in enumerate(records, 1)
     ]
-    wordings = [q.question for q in asked]
-    chosen = set(drawn(wordings, selection))
-    known = {wordings[place] for place in chosen}
-    split = [
-        q._replace(part="selection") if place in chosen else q
-        for place, q in enumerate(asked)
-        if place in chosen or q.question not in known  # the same again is asked once
-    ]
+    split = in_parts(asked, selection)
     if len(split) < selection + FEWEST:
         raise InputError(
             f"wmdp-{domain} has {len(asked)} questions: with benchmark.selection_questions "

@@ -29,6 +29,7 @@ from seuf.moe.loading_errors import first_line
 from seuf.moe.lora_targets import targets_in
 from seuf.moe.places import place_of_row
 from seuf.moe.residence import is_offloaded
+from seuf.moe.restored import restored
 
 NAME = "default"
 
@@ -91,7 +92,7 @@ def adapted(model: nn.Module, rank: int, seed: int) -> Iterator[list[Adapter]]:
             "LoRA trains all layers, and a part of this model is offloaded: use a device_map "
             "without cpu and disk, or for unlearning scope 'experts'."
         )
-    with _put_back(model), uncompiled(model):
+    with restored(model), uncompiled(model):
         yield _inject(model, rank, seed)
 
 
@@ -174,28 +175,3 @@ def _drawing_from(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds GPUs too
         yield
-
-
-@contextmanager
-def _put_back(model: nn.Module) -> Iterator[None]:
-    """Give the model back its modules, parameters and flags after the context.
-
-    Their order too: a pass through adapters takes parameters out and puts them in again, last.
-    """
-    layers = decoder(model).layers
-    kept = [(part, dict(part._modules), dict(part._parameters)) for part in layers.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for part, modules, parameters in kept:
-            _refill(part._modules, modules)
-            _refill(part._parameters, parameters)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        vars(layers).pop("peft_config", None)
-
-
-def _refill(mapping: dict[str, Any], content: dict[str, Any]) -> None:
-    mapping.clear()
-    mapping.update(content)

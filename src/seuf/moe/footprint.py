@@ -17,8 +17,15 @@ from seuf.moe.loss import CHUNK_BYTES
 # Bytes a token and element of hidden size that a layer keeps beside its experts: projections in
 # the model's type, norms in float32.
 KEPT_BESIDE_EXPERTS = 20
-# A backward pass through frozen layers computes as much as their forward pass, less well.
-BACKWARD = 1.5
+# What follows was measured on one H100 with the shapes in bench/shapes.py, see docs/studies.md.
+# A backward pass through frozen layers beside their forward pass.
+BACKWARD = 1.4
+# One large product runs better than the many small ones of experts.
+HEAD = 0.5
+# Seconds that a layer takes however few the tokens are: the kernels have to be started.
+LAYER_SECONDS = 1.6e-3
+# Seconds that a pass takes for each byte of weights that adapters are added to.
+ADAPTED_SECONDS = 4.8e-12
 
 
 @dataclass(frozen=True)
@@ -121,9 +128,9 @@ class Footprint:
         return sum(layer.active for layer in self.layers[first : last + 1]) / total
 
     def head_share(self) -> float:
-        """Return what the output head costs beside a whole pass through the layers."""
+        """Return what the output head costs beside a whole pass through the layers, in time."""
         head = self.vocabulary * self.hidden_size
-        return head / sum(layer.active for layer in self.layers)
+        return HEAD * head / sum(layer.active for layer in self.layers)
 
     def _kept(self, layer: LayerSize, tokens: int) -> int:
         experts = layer.width * self.itemsize

@@ -6,15 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from seuf.benchmarks.settings import (
-    MuseSettings,
-    OwnSettings,
-    RwkuSettings,
-    SandboxSettings,
-    ScoringSettings,
-    TofuSettings,
-    WmdpSettings,
-)
+from seuf.benchmarks.settings import BenchmarkSettings, ScoringSettings
 from seuf.errors import InputError
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 from seuf.unlearning.settings import (
@@ -40,10 +32,7 @@ class StudyParameters(BaseModel):
 
     seed: int
     base_seed: int
-    benchmark: Annotated[
-        SandboxSettings | TofuSettings | MuseSettings | WmdpSettings | RwkuSettings | OwnSettings,
-        Field(discriminator="name"),
-    ]
+    benchmark: Annotated[BenchmarkSettings, Field(discriminator="name")]
     base_model: BaseModelSettings
     reference_model: Literal["alike"] | BaseModelSettings | None = None
     routing_capture: RoutingSettings

@@ -15,10 +15,12 @@ from seuf.moe.models import empty_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
 from seuf.pipelines.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning import plan
-from seuf.unlearning.plan import Need
-from seuf.unlearning.settings import ReplicationSettings
+from seuf.unlearning.needs import Need, waiting
+from seuf.unlearning.settings import Method, ReplicationSettings
 
 GB = 1e9
+PLACES = ("device", "memory", "disk")
+QUESTION_TOKENS = 150  # of a question of MMLU with its choices, about
 
 
 def needs(
@@ -39,17 +41,13 @@ def needs(
     files = {name: Path(str(globals_.get(name))) for name in ("forget", "retain", "questions")}
     size = sizes(parameters.benchmark, files)
     where = model.first_moe if layer is None else layer
-    stages = _base_model(parameters.base_model, model) | _capture(parameters, model, size)
-    for name, method in parameters.methods.items():
-        stages[f"unlearn@{name}"] = plan.unlearning(
-            model,
-            method,
-            parameters.unlearning,
-            plan.treated(model, method, parameters.expert_selection, where),
-            (size.forget_tokens, size.retain_tokens),
-            size.selection_tokens + 2 * parameters.unlearning.probe_tokens,
-        )
-    stages |= _evaluation(parameters, model, size)
+    treated = {
+        name: plan.treated(model, method, parameters.expert_selection, where)
+        for name, method in parameters.methods.items()
+    }
+    stages = _models(parameters, model) | _capture(parameters, model, size)
+    stages |= _unlearning(parameters, model, size, treated)
+    stages |= _evaluation(parameters, model, size, treated)
     spread = parameters.replication
     return {name: _times(need, name, spread) for name, need in stages.items()} if spread else stages
 
@@ -65,6 +63,7 @@ def table(stages: Mapping[str, Need], rate: float) -> pd.DataFrame:
         device=max(need.device for need in stages.values()),
         memory=max(need.memory for need in stages.values()),
         disk=sum(need.disk for need in stages.values()),
+        waiting=sum(need.waiting for need in stages.values()),
     )
     return pd.DataFrame([*rows, _row("all", total, rate)])
 
@@ -87,11 +86,8 @@ def _row(name: str, need: Need, rate: float) -> dict[str, str]:
     return {
         "stage": name,
         "tokens": f"{need.tokens:,.0f}",
-        "time": str(timedelta(seconds=round(need.tokens / rate))),
-        **{
-            f"{what} GB": f"{size / GB:.3g}"
-            for what, size in zip(("device", "memory", "disk"), need[1:], strict=True)
-        },
+        "time": str(timedelta(seconds=round(need.seconds(rate)))),
+        **{f"{what} GB": f"{getattr(need, what) / GB:.3g}" for what in PLACES},
     }
 
 
@@ -100,7 +96,8 @@ def _times(need: Need, name: str, spread: ReplicationSettings) -> Need:
     runs = 1
     if "@" in name:
         runs = len(spread.learning_rates) + len(spread.seeds) - 1
-    return need._replace(tokens=need.tokens * runs * len(spread.bases))
+    times = runs * len(spread.bases)
+    return need._replace(tokens=need.tokens * times, waiting=need.waiting * times)
 
 
 def _empty(settings: BaseModelSettings) -> Any:
@@ -116,18 +113,27 @@ def _empty(settings: BaseModelSettings) -> Any:
         return new_model(settings, settings.vocabulary)
 
 
-def _base_model(settings: BaseModelSettings, model: Footprint) -> dict[str, Need]:
+def _models(parameters: StudyParameters, model: Footprint) -> dict[str, Need]:
+    made = {"make_base_model": _model(parameters.base_model, model)}
+    reference = parameters.reference_model
+    if reference is not None:  # of the same shape
+        settings = parameters.base_model if reference == "alike" else reference
+        made["make_reference_model"] = _model(settings, model)
+    return made
+
+
+def _model(settings: BaseModelSettings, model: Footprint) -> Need:
     if isinstance(settings, ExternalModelSettings):
-        return {"make_base_model": Need(0, model.weights)}
+        return Need(0, model.weights)
     if isinstance(settings, FinetuningSettings):
-        return {"make_base_model": _finetuning(settings, model)}
+        return _finetuning(settings, model)
     step = settings.batch_size * settings.length
     held = plan.ADAM * model.parameters + model.training_bytes(step, 0, settings.layers - 1)
     logits = 3 * 4 * step * model.vocabulary
     tokens = (
         settings.steps * step * 3 * (1 + model.head_share())
     )  # forward, and backward twice that
-    return {"make_base_model": Need(tokens, held + logits, disk=model.weights)}
+    return Need(tokens, held + logits, disk=model.weights)
 
 
 def _finetuning(settings: FinetuningSettings, model: Footprint) -> Need:
@@ -140,6 +146,7 @@ def _finetuning(settings: FinetuningSettings, model: Footprint) -> Need:
         + model.adapter_bytes(step, last)
         + model.loss_bytes(step),
         disk=model.weights,
+        waiting=waiting(model, settings.steps * (1 + BACKWARD), adapted=True),
     )
 
 
@@ -149,12 +156,39 @@ def _capture(parameters: StudyParameters, model: Footprint, size: Sizes) -> dict
         for tokens in (size.forget_tokens, size.retain_tokens)
     ]
     tokens, device = sum(n.tokens for n in both), max(n.device for n in both)
-    return {"capture_routing": Need(tokens, device)}
+    return {"capture_routing": Need(tokens, device, waiting=sum(n.waiting for n in both))}
 
 
-def _evaluation(parameters: StudyParameters, model: Footprint, size: Sizes) -> dict[str, Need]:
+def _unlearning(
+    parameters: StudyParameters, model: Footprint, size: Sizes, treated: dict[str, dict[int, int]]
+) -> dict[str, Need]:
+    settings, batch = parameters.unlearning, parameters.evaluation.batch_size
+    probes = 2 * settings.probe_tokens
+    look = size.selection_tokens + probes, _passes(size.selection_tokens, batch) + 2
+    tokens = size.forget_tokens, size.retain_tokens
+    return {
+        f"unlearn@{name}": plan.unlearning(model, method, settings, treated[name], tokens, look)
+        for name, method in parameters.methods.items()
+    }
+
+
+def _evaluation(
+    parameters: StudyParameters, model: Footprint, size: Sizes, treated: dict[str, dict[int, int]]
+) -> dict[str, Need]:
     settings = parameters.evaluation
     batch = min(settings.batch_size * settings.max_length, size.test_tokens)
-    probe = 4 * settings.probe_tokens  # both sets, before and after
-    need = plan.evaluation(model, size.test_tokens + probe, batch)
-    return {f"evaluate@{name}": need for name in parameters.methods}
+    probes = 4 * settings.probe_tokens  # both sets, before and after
+    asked = size.test_tokens + probes, _passes(size.test_tokens, settings.batch_size) + 4
+    needs = {
+        f"evaluate@{name}": plan.evaluation(model, method, treated[name], asked, batch)
+        for name, method in parameters.methods.items()
+    }
+    if parameters.reference_model is None:
+        return needs
+    alone = plan.evaluation(model, Method(scope="nothing"), {}, asked, batch)
+    return needs | {"score_reference": alone}
+
+
+def _passes(tokens: int, batch_size: int) -> float:
+    """Return in how many passes questions are answered."""
+    return tokens / (QUESTION_TOKENS * batch_size)

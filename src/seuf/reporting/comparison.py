@@ -94,7 +94,7 @@ def by_method(comparison: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return {str(row["method"]): {str(key): row[key] for key in row} for row in records}
 
 
-def reference_method(comparison: pd.DataFrame) -> str | None:
+def original_method(comparison: pd.DataFrame) -> str | None:
     """Return the first method that trained nothing: the original model."""
     return next((m for m, row in by_method(comparison).items() if not row["trained_share"]), None)
 

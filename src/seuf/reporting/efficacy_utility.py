@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from seuf.reporting.comparison import by_method, reference_method
+from seuf.reporting.comparison import by_method, original_method
 from seuf.reporting.looks import FAINT, INK, Look, legend_entry, looks, objective_entries, styled
 from seuf.reporting.words import measure
 
@@ -39,8 +39,8 @@ def efficacy_utility(comparison: pd.DataFrame) -> go.Figure:
 
 def _draw_ideal(figure: go.Figure, comparison: pd.DataFrame) -> None:
     """Draw chance, the original's utility, and a star where both meet: nothing else is lost."""
-    reference = reference_method(comparison)
-    utility = by_method(comparison)[reference]["utility"] if reference else None
+    original = original_method(comparison)
+    utility = by_method(comparison)[original]["utility"] if original else None
     chance = next(iter(comparison["chance"].dropna()), None)
     if utility is not None:
         figure.add_hline(y=utility, line=DOTTED)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from seuf.reporting.comparison import best_method, by_method, reference_method
+from seuf.reporting.comparison import best_method, by_method, original_method
 from seuf.reporting.words import measure
 
 Rows = dict[str, dict[str, Any]]
@@ -14,38 +14,38 @@ Rows = dict[str, dict[str, Any]]
 
 def summary(comparison: pd.DataFrame) -> str:
     """Return what the best method reached, and which others are as good within their errors."""
-    best, reference = best_method(comparison), reference_method(comparison)
+    best, original = best_method(comparison), original_method(comparison)
     if best is None:
         return "No method changed the model: all numbers below are those of the original."
     rows = by_method(comparison)
     trained = sum(1 for row in rows.values() if row["trained_share"])
-    reached = _reached(rows, best, reference)
+    reached = _reached(rows, best, original)
     sentences = [
         f"{best} has the best balance of {trained} methods: {reached}.",
         _rivals(rows, best),
-        _warning(rows, best, reference),
+        _warning(rows, best, original),
     ]
     return " ".join(filter(None, sentences))
 
 
 def headline(comparison: pd.DataFrame) -> list[tuple[str, str]]:
     """Return the best method's numbers, each with what it says; none if there is no best."""
-    best, reference = best_method(comparison), reference_method(comparison)
+    best, original = best_method(comparison), original_method(comparison)
     if best is None:
         return []
     rows = by_method(comparison)
     row = rows[best]
     forget, retain = (measure(comparison, what) for what in ("forget", "utility"))
     return [
-        (_from_to(rows, best, reference, "forget_efficacy"), f"{forget} on forget questions"),
-        (_from_to(rows, best, reference, "utility"), f"{retain} on retain questions"),
+        (_from_to(rows, best, original, "forget_efficacy"), f"{forget} on forget questions"),
+        (_from_to(rows, best, original, "utility"), f"{retain} on retain questions"),
         (f"{row['trained_share']:.2%}", "of the weights were trained"),
         (f"{row['routing_overlap_retain']:.1%}", "of retain routing as before"),
     ]
 
 
-def _reached(rows: Rows, best: str, reference: str | None) -> str:
-    row, before = rows[best], rows[reference] if reference else None
+def _reached(rows: Rows, best: str, original: str | None) -> str:
+    row, before = rows[best], rows[original] if original else None
     guessing = f", {row['chance']:.0%} by guessing" if row["chance"] else ""
     forget, retain = row["forget_measure"], row["utility_measure"]
     first = f"{_verb(forget)} {_share(row, before, 'forget', 'forget_efficacy', guessing)}"
@@ -82,8 +82,8 @@ def _rivals(rows: Rows, best: str) -> str:
     return f"Within two standard errors of it {are} {', '.join(near)}."
 
 
-def _warning(rows: Rows, best: str, reference: str | None) -> str:
-    if reference is None or rows[best]["balance"] > rows[reference]["balance"]:
+def _warning(rows: Rows, best: str, original: str | None) -> str:
+    if original is None or rows[best]["balance"] > rows[original]["balance"]:
         return ""
     return "No method has a better balance than the original model."
 
@@ -94,6 +94,6 @@ def _as_good(row: dict[str, Any], best: dict[str, Any]) -> bool:
     return bool(best["balance"] - row["balance"] <= 2 * spread)
 
 
-def _from_to(rows: Rows, best: str, reference: str | None, name: str) -> str:
+def _from_to(rows: Rows, best: str, original: str | None, name: str) -> str:
     after = f"{rows[best][name]:.3f}"
-    return after if reference is None else f"{rows[reference][name]:.3f} → {after}"
+    return after if original is None else f"{rows[original][name]:.3f} → {after}"

@@ -35,7 +35,7 @@ from seuf.moe.stability import RoutingProbe, first_tokens
 from seuf.moe.threads import threads
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.loop import Best, train
+from seuf.unlearning.loop import Best, train, updates_of
 from seuf.unlearning.lora import lora
 from seuf.unlearning.resumption import Progress, Resumption, key_of
 from seuf.unlearning.scopes import Scope, everything, selected_experts
@@ -129,8 +129,8 @@ def _best(
     with scope:
         for learning_rate in resumption.ahead(treatment.method.learning_rates):
             budget = budget_of(treatment.settings, learning_rate)
-            loss = partial(loss_of, run, treatment)
-            train(scope, loss, look, budget, best, run.feed, resumption)
+            with updates_of(scope, partial(loss_of, run, treatment), budget) as update:
+                train(update, look, budget, best, run.feed, resumption)
             scope.restore(original)
     return best
 

@@ -10,9 +10,11 @@ class Judgement:
     """How a model answers the selection questions.
 
     Attributes:
-        forget_efficacy: Accuracy on questions about what is to be forgotten; lower is better.
-        utility: Accuracy on the others; higher is better.
-        chance: Accuracy of guessing on the forget questions: the ideal of forget efficacy.
+        forget_efficacy: Accuracy on questions about what is to be forgotten, or where these have
+            no choices how well free answers hold their references; lower is better.
+        utility: The same of the others; higher is better.
+        chance: Accuracy of guessing on the forget questions, 0 without choices: the ideal of
+            forget efficacy.
     """
 
     forget_efficacy: float

@@ -57,31 +57,39 @@ class Keeper(Protocol):
         """Keep how things are after a look; `over` tells that no step follows."""
 
 
+def updates_of(scope: Scope, loss: Loss, budget: Budget) -> Updates:
+    """Return the updates that a budget pays for.
+
+    Args:
+        scope: What may change, at its original state; its context is open.
+        loss: Returns a feed's objective and its weighted anchor loss.
+        budget: Its learning rate, where the gradient is clipped, whether steps may be recorded.
+    """
+    return Updates(scope, loss, budget.learning_rate, budget.gradient_clip, budget.recorded)
+
+
 def train(
-    scope: Scope,
-    loss: Loss,
+    update: Updates,
     judge: Judge,
     budget: Budget,
     best: Best,
     feed_at: Callable[[int], Any] = int,
     keeper: Keeper | None = None,
 ) -> None:
-    """Train the scope's tensors and keep what is best in `best`.
+    """Train the updates' scope and keep what is best of it in `best`.
 
     Between two looks nothing is asked of the device, so that a GPU need not wait. A step whose
     loss or gradient is not finite is noticed at the next look, which is then not taken: the scope
     goes back to the best checkpoint.
 
     Args:
-        scope: What may change, at its original state.
-        loss: Returns a feed's objective and its weighted anchor loss.
+        update: What a step does, see `updates_of`.
         judge: Scores the model as it is.
-        budget: Steps, learning rate, when to look.
+        budget: That of the updates: steps, when to look.
         best: Updated in place, its log too; a stop before the last step is logged with its reason.
         feed_at: Returns what a step takes from outside; by default the number of the step.
         keeper: Is told of every look; knows of those before, if the run was killed.
     """
-    update = Updates(scope, loss, budget.learning_rate, budget.gradient_clip, budget.recorded)
     since_look: list[Tensor] = []
     first = keeper.begin(update) if keeper else 0
     for step in _bar(first, budget):
@@ -92,7 +100,7 @@ def train(
         update.wait()
         entry, broken = _entry(step, since_look)
         since_look.clear()
-        over = _look(scope, judge, budget, best, entry, broken)
+        over = _look(update.scope, judge, budget, best, entry, broken)
         if keeper:
             keeper.keep(update, step, over or step == budget.steps)
         if over:

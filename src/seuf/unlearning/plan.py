@@ -1,19 +1,28 @@
 """What unlearning will need: passes, memory and disk, from settings and sizes alone.
 
 Work is counted in tokens that pass all layers once without gradients, so that one measured rate
-gives the time of everything.
+gives the time of everything; beside it stand the seconds that a pass takes however few its tokens
+are. docs/studies.md holds both against runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
-from seuf.moe.footprint import BACKWARD, Footprint, LayerSize
+from seuf.moe.footprint import BACKWARD, Footprint
 from seuf.unlearning.esft import most_to_reach
+from seuf.unlearning.needs import (
+    Experts,
+    Need,
+    changed_bytes,
+    first_layer,
+    trained_parameters,
+    waiting,
+)
 from seuf.unlearning.quantities import needs
+from seuf.unlearning.rules import ESFT
 from seuf.unlearning.settings import (
-    ESFT,
     Method,
     RoutingSettings,
     SelectionSettings,
@@ -21,29 +30,17 @@ from seuf.unlearning.settings import (
 )
 
 ADAM = 4 * 4  # bytes a trained parameter: float32 master, gradient and two moments
-
-
-class Need(NamedTuple):
-    """What a stage needs.
-
-    Attributes:
-        tokens: That pass the whole model, or as many as cost the same.
-        device: Bytes where the model runs, its weights included.
-        memory: Bytes of CPU memory beside the model.
-        disk: Bytes written.
-    """
-
-    tokens: float
-    device: int
-    memory: int = 0
-    disk: int = 0
+# Copies of what is trained, in the model's type: the original, the best, and a better one.
+SNAPSHOTS = 3
+Asked = tuple[int, float]  # tokens that pass, and in how many passes
 
 
 def capture(model: Footprint, settings: RoutingSettings, tokens: int) -> Need:
     """Return what capturing the routing of a set of tokens needs."""
     taken = min(tokens, settings.max_tokens or tokens)
-    batch = settings.batch_size * settings.max_length
-    return Need(taken, model.weights + model.pass_bytes(min(batch, taken)))
+    batch = min(settings.batch_size * settings.max_length, taken)
+    wait = waiting(model, taken / batch if batch else 0)
+    return Need(taken, model.weights + model.pass_bytes(batch), waiting=wait)
 
 
 def treated(
@@ -72,9 +69,9 @@ def unlearning(
     model: Footprint,
     method: Method,
     settings: UnlearningSettings,
-    experts: Mapping[int, int],
+    experts: Experts,
     set_tokens: tuple[int, int],
-    looked_at: int,
+    look: Asked,
 ) -> Need:
     """Return what one method needs; with ESFT's experts, see `treated`, the most.
 
@@ -86,97 +83,153 @@ def unlearning(
         settings: The budget.
         experts: How many are under treatment, by decoder layer.
         set_tokens: Tokens of the set to forget and of the one to keep.
-        looked_at: Tokens that pass in one look: selection questions and routing probe.
+        look: What passes in one look: selection questions and routing probe.
     """
     if method.objective is None:
         return Need(0, model.weights)
-    quantities = needs(method.objective)[0]
-    first, last = _first(model, method, experts), len(model.layers) - 1
-    steered = max(experts) if method.scope == "experts" else settings.objectives.rmu_layer
-    to = steered if "forget_hidden" in quantities else last
-    sets = 2 if any(name.startswith("retain") for name in quantities) else 1
-    batch = (method.batch_size or settings.batch_size) * settings.max_length
-    step, used = sets * batch, _used(settings.steps * batch, set_tokens, sets)
-    cached = settings.prefix_cache and first > 0
-    below = 0 if cached else model.share(0, first - 1)
-    a_step = below + (1 + BACKWARD) * model.share(first, to)
-    a_step += 0 if "forget_hidden" in quantities else 2 * model.head_share()
-    runs, looks = len(method.learning_rates), _looks(settings)
-    trained = _trained(model, method, experts)
+    run = _Run(model, method, settings, experts, set_tokens, look)
     return Need(
-        tokens=runs * settings.steps * step * a_step
-        + (used * model.share(0, first - 1) if cached else 0)
-        + (used * model.share(first, to) if _referenced(quantities) else 0)
-        + looked_at * (1 + (runs * looks) * model.share(first if cached else 0, last)),
-        device=model.weights
-        + ADAM * trained
-        + model.training_bytes(step, first, to)
-        + _slices(model, method, step, experts)
-        + (model.adapter_bytes(step, to) if method.scope == "lora" else 0)
-        + (0 if "forget_hidden" in quantities else model.loss_bytes(step)),
-        memory=model.hidden_size
-        * model.itemsize
-        * ((used if cached else 0) + (used if "retain_reference_hidden" in quantities else 0)),
-        disk=model.merged_bytes() if method.scope == "lora" else trained * model.itemsize,
+        run.tokens,
+        run.device,
+        run.memory,
+        changed_bytes(model, method, experts),
+        waiting(model, run.passes, adapted=method.scope == "lora"),
     )
 
 
-def evaluation(model: Footprint, tokens: int, batch: int) -> Need:
-    """Return what answering questions of so many tokens needs, `batch` tokens at a time."""
+def evaluation(
+    model: Footprint, method: Method, experts: Experts, asked: Asked, batch: int
+) -> Need:
+    """Return what answering questions with a method's delta needs.
+
+    Args:
+        model: Sizes of the base model.
+        method: Its changed tensors stand beside those of the base.
+        experts: See `unlearning`.
+        asked: What passes.
+        batch: Tokens in a pass at most.
+    """
+    tokens, passes = asked
     logits = 3 * 4 * batch * model.vocabulary  # the harness keeps logits and their softmax
-    return Need(tokens * (1 + model.head_share()), model.weights + model.pass_bytes(batch) + logits)
+    return Need(
+        tokens * (1 + model.head_share()),
+        model.weights + changed_bytes(model, method, experts) + model.pass_bytes(batch) + logits,
+        waiting=waiting(model, passes),
+    )
 
 
-def _first(model: Footprint, method: Method, experts: Mapping[int, int]) -> int:
-    """Return the first decoder layer that is trained."""
-    if method.scope == "experts":
-        return min(experts)
-    if method.only:
-        return min(index for index, _ in _with_experts(model, method))
-    return min(method.layers) if method.layers else 0
+@dataclass(frozen=True)
+class _Run:
+    """One method's training, learning rate after learning rate."""
 
+    model: Footprint
+    method: Method
+    settings: UnlearningSettings
+    experts: Experts
+    set_tokens: tuple[int, int]
+    look: Asked
 
-def _with_experts(model: Footprint, method: Method) -> list[tuple[int, LayerSize]]:
-    """Return the MoE layers that are trained as a whole, or in part."""
-    chosen = range(len(model.layers)) if method.layers is None else method.layers
-    return [(index, model.layers[index]) for index in chosen if model.layers[index].expert]
+    @property
+    def tokens(self) -> float:
+        a_step = self.step * (self.layers_a_step + self.heads_a_step)
+        return self.steps * a_step + self.beforehand + self.look[0] * self.looks
 
+    @property
+    def passes(self) -> float:
+        groups = self.beforehand / (2 * self.batch)  # twice a batch passes at once
+        return self.steps * self.layers_a_step + groups + self.look[1] * self.looks
 
-def _trained(model: Footprint, method: Method, experts: Mapping[int, int]) -> int:
-    if method.scope == "everything":
-        return _of_everything(model, method)
-    if method.scope == "lora":
-        return model.adapters(method.rank)
-    router = method.router != "none"
-    return sum(model.slice_parameters(layer, count, router) for layer, count in experts.items())
+    @property
+    def device(self) -> int:
+        model, step = self.model, self.step
+        trained = trained_parameters(model, self.method, self.experts)
+        held = model.weights + (ADAM + SNAPSHOTS * model.itemsize) * trained
+        held += model.training_bytes(step, self.first, self.to)
+        held += 0 if self.is_rmu else model.loss_bytes(step)
+        if self.method.scope == "lora":
+            held += model.adapter_bytes(step, self.to)
+        if self.method.scope == "experts":
+            held += sum(
+                model.slice_bytes(step, layer, count) for layer, count in self.experts.items()
+            )
+        return held
 
+    @property
+    def memory(self) -> int:
+        kept = (self.used if self.cached else 0) + (self.used if self.is_rmu else 0)
+        return self.model.hidden_size * self.model.itemsize * kept
 
-def _of_everything(model: Footprint, method: Method) -> int:
-    if method.only is None and method.layers is None:
-        return model.parameters
-    if method.only is None:
-        return sum(model.layers[index].parameters for index in method.layers or ())
-    sizes = [size for _, size in _with_experts(model, method)]
-    routers = sum(size.router for size in sizes) if "routers" in method.only else 0
-    all_experts = sum(size.experts * size.expert for size in sizes)
-    return routers + (all_experts if "experts" in method.only else 0)
+    @cached_property
+    def quantities(self) -> set[str]:
+        return needs(str(self.method.objective))[0]
 
+    @property
+    def is_rmu(self) -> bool:
+        return "forget_hidden" in self.quantities
 
-def _slices(model: Footprint, method: Method, step: int, experts: Mapping[int, int]) -> int:
-    """Return the bytes that experts in training keep of a step's tokens."""
-    if method.scope != "experts":
-        return 0
-    return sum(model.slice_bytes(step, layer, count) for layer, count in experts.items())
+    @property
+    def steps(self) -> int:
+        return self.settings.steps * len(self.method.learning_rates)
 
+    @property
+    def batch(self) -> int:
+        """Tokens of one set in a step."""
+        return (self.method.batch_size or self.settings.batch_size) * self.settings.max_length
 
-def _used(drawn: int, set_tokens: tuple[int, int], sets: int) -> int:
-    """Return the tokens of the samples that some step takes."""
-    return sum(min(drawn, tokens) for tokens in set_tokens[:sets])
+    @property
+    def sets(self) -> int:
+        return 2 if any(name.startswith("retain") for name in self.quantities) else 1
 
+    @property
+    def step(self) -> int:
+        return self.sets * self.batch
 
-def _looks(settings: UnlearningSettings) -> int:
-    return -(-settings.steps // settings.evaluate_every)
+    @property
+    def used(self) -> int:
+        """Tokens of the samples that some step takes."""
+        drawn = self.settings.steps * self.batch
+        return sum(min(drawn, tokens) for tokens in self.set_tokens[: self.sets])
 
+    @property
+    def first(self) -> int:
+        return first_layer(self.model, self.method, self.experts)
 
-def _referenced(quantities: set[str]) -> bool:
-    return bool(quantities & {"forget_reference_nll", "retain_reference_hidden"})
+    @property
+    def last(self) -> int:
+        return len(self.model.layers) - 1
+
+    @property
+    def to(self) -> int:
+        """The last layer that a step passes."""
+        if not self.is_rmu:
+            return self.last
+        in_experts = self.method.scope == "experts"
+        return max(self.experts) if in_experts else self.settings.objectives.rmu_layer
+
+    @property
+    def cached(self) -> bool:
+        return self.settings.prefix_cache and self.first > 0
+
+    @property
+    def layers_a_step(self) -> float:
+        below = 0.0 if self.cached else self.model.share(0, self.first - 1)
+        return below + (1 + BACKWARD) * self.model.share(self.first, self.to)
+
+    @property
+    def heads_a_step(self) -> float:
+        return 0.0 if self.is_rmu else 2 * self.model.head_share()
+
+    @property
+    def beforehand(self) -> float:
+        """Tokens that pass before the first step: what lies below, and the original's numbers."""
+        referenced = {"forget_reference_nll", "retain_reference_hidden"} & self.quantities
+        below = self.model.share(0, self.first - 1) if self.cached else 0.0
+        above = self.model.share(self.first, self.to) if referenced else 0.0
+        return self.used * (below + above)
+
+    @property
+    def looks(self) -> float:
+        """Looks as whole passes: the first one, and those that share what lies below."""
+        looks = -(-self.settings.steps // self.settings.evaluate_every)
+        first = self.first if self.cached else 0
+        return 1 + looks * len(self.method.learning_rates) * self.model.share(first, self.last)

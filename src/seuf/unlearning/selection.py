@@ -11,7 +11,8 @@ from torch import Tensor
 from seuf.errors import InputError
 from seuf.unlearning.attribution import top_overlap
 from seuf.unlearning.esft import agreement, fewest_to_reach, shares_by_layer
-from seuf.unlearning.settings import ESFT, FixedExpert, SelectionSettings, ranking_and_rank
+from seuf.unlearning.rules import ESFT, ranking_and_rank
+from seuf.unlearning.settings import FixedExpert, SelectionSettings
 
 Rule = Callable[[Tensor, Tensor, int], Tensor]
 

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from seuf.base_settings import Settings
+from seuf.unlearning.rules import RuleName, is_rule
 
 ScopeName = Literal["nothing", "everything", "lora", "experts"]
 ObjectiveName = Literal["ga", "gdiff", "npo", "rmu"]
-RankingName = Literal["affinity", "contrast", "random"]
 Positive = Annotated[float, Field(gt=0)]
 
-ESFT = "esft"
 RANK = 8
-_RANKED = re.compile(f"({'|'.join(get_args(RankingName))})(?:_([1-9][0-9]*))?")
-
-
-def ranking_and_rank(rule: str) -> tuple[str, int] | None:
-    """Return `affinity`, 2 of `affinity_2` and `affinity`, 1 of `affinity`; None of other names."""
-    found = _RANKED.fullmatch(rule)
-    return None if found is None else (found[1], int(found[2] or 1))
-
-
-def _is_rule(name: str) -> bool:
-    return name == ESFT or ranking_and_rank(name) is not None
-
-
-def _known_rule(name: str) -> str:
-    if not _is_rule(name):
-        raise ValueError(
-            f"{name!r} is no rule; rules are {', '.join(get_args(RankingName))}, each with or "
-            f"without a rank as in affinity_2, and {ESFT}"
-        )
-    return name
-
-
-RuleName = Annotated[str, AfterValidator(_known_rule)]
 
 
 class Method(Settings):
@@ -115,7 +90,8 @@ class UnlearningSettings(Settings):
         max_length: Tokens in a sample.
         pack: Join short texts into samples of `max_length` tokens.
         evaluate_every: Steps between two looks at the selection questions.
-        forget_until: Stop once the forget questions are answered this well; null means chance.
+        forget_until: Stop once the forget questions are answered this well; null means chance,
+            which is 0 where answers are free.
         gradient_clip: Largest norm of the gradient over the trained tensors.
         probe_tokens: Tokens of each set on which routing overlap is watched.
         prefix_cache: Compute what lies below the trained layer once for each sample and keep it;
@@ -183,7 +159,7 @@ class SelectionSettings(Settings):
     @model_validator(mode="after")
     def _fixed_have_names_of_their_own(self) -> Self:
         for name in self.fixed:
-            if _is_rule(name):
+            if is_rule(name):
                 raise ValueError(f"fixed.{name} is the name of a rule; call this expert otherwise")
         return self
 

@@ -49,6 +49,14 @@ class Updates:
         self.recording: _Recording | None = None
         self.stream: Any = torch.cuda.Stream(masters[0].device) if self.recorded else None
 
+    def __enter__(self) -> Updates:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give back what a recording holds, as much memory as a step: it outlives its last use."""
+        self.wait()
+        self.recording = None
+
     def __call__(self, feed: Any) -> Tensor:
         """Update the scope; return `NUMBERS`, the norm before clipping, without asking for them.
 

@@ -15,12 +15,12 @@ def folders(*paths: str) -> list[str]:
 
     An id has at most one slash and no folder of its first part lies here.
     """
-    return [path for path in paths if path and _is_folder(path)]
+    return [str(Path(path).expanduser()) for path in paths if path and _is_folder(path)]
 
 
 def _is_folder(path: str) -> bool:
     first = path.split("/")[0]
-    return path.count("/") != 1 or first in ("", ".", "..") or Path(first).is_dir()
+    return path.count("/") > 1 or first in ("", ".", "..", "~") or Path(first).is_dir()
 
 
 def merged(base: Any, study: Any) -> Any:

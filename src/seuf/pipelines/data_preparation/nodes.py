@@ -1,4 +1,4 @@
-"""One node a benchmark; each gives the same four sets of records."""
+"""One node a benchmark; each gives the same four sets of records, and some of them passages."""
 
 from __future__ import annotations
 
