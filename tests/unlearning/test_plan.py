@@ -143,8 +143,8 @@ def test_esft_treats_at_most_its_share_of_every_moe_layer():
 
 def test_esft_needs_the_memory_of_all_its_experts_and_is_trained_from_the_first_moe_layer_on():
     """9 experts of 50 parameters, see HELD; 20 tokens of three layers, and 8 elements of 2 bytes
-    for each expert. A step passes 3 of 4 layers: 20 * 20 * (2.5 * 3/4 + 2/4) = 950; prefix 180 / 4 = 45;
-    looks 40 * (1 + 6 * 3/4) = 220.
+    for each expert. A step passes 3 of 4 layers: 20 * 20 * (2.5 * 3/4 + 2/4) = 950; prefix
+    180 / 4 = 45; looks 40 * (1 + 6 * 3/4) = 220.
     """
     layers, slices = 20 * 3 * LAYER, 20 * 9 * 8 * 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +42,10 @@ def hub_rows(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read(wanted: Wanted, folder: Path, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    from datasets import load_dataset
+    from datasets import disable_progress_bars, load_dataset
 
+    if not sys.stderr.isatty():  # a log needs no bars
+        disable_progress_bars()
     with clear_errors(wanted):
         rows = load_dataset(str(folder), **arguments)
         if isinstance(rows, Mapping):
