@@ -85,9 +85,14 @@ def test_a_step_costs_the_layers_from_the_expert_on_and_the_head():
 
 def test_rmu_needs_no_layer_above_its_own_and_no_head():
     """20 tokens pass 1 of 4 layers there and back, 2.5 / 4: 20 * 20 * .625 = 250; prefix 90; its
-    references pass that one layer: 180 / 4 = 45; looks 160.
+    references, of the 100 tokens to keep, pass that one layer: 25; looks 160.
     """
-    assert need("rmu").tokens == pytest.approx(250 + 90 + 45 + 160)
+    assert need("rmu").tokens == pytest.approx(250 + 90 + 25 + 160)
+
+
+def test_npo_needs_the_original_on_what_is_to_be_forgotten():
+    """As GDiff, and the 80 tokens to forget pass the upper half once more."""
+    assert need("npo").tokens == pytest.approx(need("gdiff").tokens + 40)
 
 
 def test_without_the_cache_each_step_pays_for_the_layers_below():
@@ -115,9 +120,11 @@ def test_gradient_ascent_has_no_set_to_keep():
 
 
 def test_memory_holds_hidden_states_of_the_samples_in_use():
-    """80 + 100 tokens of 10 elements of 2 bytes; RMU keeps as many again; the first layer none."""
+    """80 + 100 tokens of 10 elements of 2 bytes; RMU keeps 100 of them twice, the first layer none
+    of them.
+    """
     assert need("gdiff").memory == 3600
-    assert need("rmu").memory == 7200
+    assert need("rmu").memory == 5600
     assert need("gdiff", layer=0).memory == 0
 
 
@@ -160,8 +167,10 @@ def test_esft_with_routers_trains_those_of_its_layers():
 
 
 def test_rmu_on_esfts_experts_goes_up_to_the_last_of_them():
-    """Up to the last layer, but no head: 20 * 20 * 2.5 * 3/4 = 750; references pass 3 layers."""
-    assert esft("rmu").tokens == pytest.approx(750 + 45 + 180 * 3 / 4 + 220)
+    """Up to the last layer, but no head: 20 * 20 * 2.5 * 3/4 = 750; 100 tokens pass 3 layers once
+    more.
+    """
+    assert esft("rmu").tokens == pytest.approx(750 + 45 + 100 * 3 / 4 + 220)
 
 
 # The same four layers with 20 experts each, of which LoRA adapts 300 parameters of 400.

@@ -156,7 +156,7 @@ class _Run:
 
     @property
     def memory(self) -> int:
-        kept = (self.used if self.cached else 0) + (self.used if self.is_rmu else 0)
+        kept = (sum(self.used) if self.cached else 0) + (self.referenced if self.is_rmu else 0)
         return self.model.hidden_size * self.model.itemsize * kept
 
     @cached_property
@@ -185,10 +185,17 @@ class _Run:
         return self.sets * self.batch
 
     @property
-    def used(self) -> int:
-        """Tokens of the samples that some step takes."""
+    def used(self) -> list[int]:
+        """Tokens of the samples that some step takes, of each set."""
         drawn = self.settings.steps * self.batch
-        return sum(min(drawn, tokens) for tokens in self.set_tokens[: self.sets])
+        return [min(drawn, tokens) for tokens in self.set_tokens[: self.sets]]
+
+    @property
+    def referenced(self) -> int:
+        """Tokens of which the original's numbers are needed: NPO's to forget, RMU's to keep."""
+        if "forget_reference_nll" in self.quantities:
+            return self.used[0]
+        return self.used[1] if "retain_reference_hidden" in self.quantities else 0
 
     @property
     def first(self) -> int:
@@ -222,10 +229,9 @@ class _Run:
     @property
     def beforehand(self) -> float:
         """Tokens that pass before the first step: what lies below, and the original's numbers."""
-        referenced = {"forget_reference_nll", "retain_reference_hidden"} & self.quantities
         below = self.model.share(0, self.first - 1) if self.cached else 0.0
-        above = self.model.share(self.first, self.to) if referenced else 0.0
-        return self.used * (below + above)
+        above = self.model.share(self.first, self.to)
+        return sum(self.used) * below + self.referenced * above
 
     @property
     def looks(self) -> float:

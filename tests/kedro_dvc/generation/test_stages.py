@@ -81,6 +81,7 @@ def test_a_stage_depends_on_its_inputs_its_code_and_its_wiring(study):
         "src/seuf/pipelines/expert_selection/pipeline.py",
         "src/seuf/unlearning/attribution.py",
         "src/seuf/unlearning/esft.py",
+        "src/seuf/unlearning/rules.py",
         "src/seuf/unlearning/selection.py",
         "src/seuf/unlearning/settings.py",
     ]

@@ -52,6 +52,7 @@ def test_a_stage_reads_and_writes_what_its_node_does(study):
         declared = set(_declared_sources(catalog, node))
 
         guard = {f".in_sync/{study}"}
+        assert guard <= _paths(stage.deps), node.name
         assert _paths(stage.deps) - declared - guard == _files(catalog, node.inputs), node.name
         assert _paths(stage.outs) == _files(catalog, node.outputs), node.name
 
@@ -113,11 +114,16 @@ def _document(study: str) -> dict[str, Any]:
 
 
 @cache
+def _all_stages() -> list[Stage]:
+    return Repo(ROOT).index.stages
+
+
+@cache
 def _stages(study: str) -> dict[str, Stage]:
     """Return the stages of a study, each matrix written out, by the node that they run."""
     folder = ROOT if study == "base" else ROOT / "studies" / study
     found = {}
-    for stage in Repo(ROOT).index.stages:
+    for stage in _all_stages():
         words = shlex.split(stage.cmd) if Path(stage.path).parent == folder else []
         if words[:2] == ["kedro", "run"]:
             assert (words[words.index("--env") + 1] if "--env" in words else "base") == study
