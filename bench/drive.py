@@ -32,7 +32,7 @@ from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.attribution import calibration_samples
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.plan import Need
+from seuf.unlearning.needs import Need
 from seuf.unlearning.selection import Affinities, select_experts
 from seuf.unlearning.settings import Method
 from seuf.unlearning.treatment import Treatment

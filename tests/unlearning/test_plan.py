@@ -6,7 +6,7 @@ import pytest
 
 from seuf.moe import footprint
 from seuf.moe.footprint import Footprint, LayerSize
-from seuf.unlearning import needs, plan
+from seuf.unlearning import needs, planned_run
 from seuf.unlearning.needs import Need
 from seuf.unlearning.plan import capture, evaluation, treated, unlearning
 from seuf.unlearning.settings import (
@@ -33,7 +33,7 @@ SETTINGS = UnlearningSettings(steps=10, batch_size=2, max_length=5, evaluate_eve
 @pytest.fixture(autouse=True)
 def _round_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backward pass costs 1.5 forward passes, the head its FLOPs, and a layer waits 1/4 s."""
-    monkeypatch.setattr(plan, "BACKWARD", 1.5)
+    monkeypatch.setattr(planned_run, "BACKWARD", 1.5)
     monkeypatch.setattr(footprint, "HEAD", 1.0)
     monkeypatch.setattr(needs, "LAYER_SECONDS", 0.25)
     monkeypatch.setattr(needs, "ADAPTED_SECONDS", 0.01)

@@ -91,13 +91,17 @@ def test_bad_settings_get_one_line_before_anything_runs(project, given, messages
 
 
 @pytest.mark.parametrize(
-    "file", ["03_primary/questions.jsonl", "05_model_input/selected_experts.json"]
+    ("file", "node"),
+    [
+        ("03_primary/questions.jsonl", "methods.original.unlearn"),
+        ("05_model_input/selected_experts.json", "write_report"),
+    ],
 )
-def test_a_missing_file_gets_one_line(project, file):
+def test_a_missing_file_gets_one_line(project, file, node):
     path = project.root / "studies/smoke/data" / file
     kept = path.rename(path.with_suffix(".kept"))
 
-    ended = project.run("kedro", "run", "--env", "smoke", "--nodes", "methods.original.unlearn")
+    ended = project.run("kedro", "run", "--env", "smoke", "--nodes", node)
 
     kept.rename(path)
     assert file in _only_line(ended)

@@ -16,6 +16,7 @@ from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
 from seuf.pipelines.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning import plan
 from seuf.unlearning.needs import Need, waiting
+from seuf.unlearning.planned_run import ADAM
 from seuf.unlearning.settings import Method, ReplicationSettings
 
 GB = 1e9
@@ -128,7 +129,7 @@ def _model(settings: BaseModelSettings, model: Footprint) -> Need:
     if isinstance(settings, FinetuningSettings):
         return _finetuning(settings, model)
     step = settings.batch_size * settings.length
-    held = plan.ADAM * model.parameters + model.training_bytes(step, 0, settings.layers - 1)
+    held = ADAM * model.parameters + model.training_bytes(step, 0, settings.layers - 1)
     logits = 3 * 4 * step * model.vocabulary
     tokens = (
         settings.steps * step * 3 * (1 + model.head_share())
@@ -141,7 +142,7 @@ def _finetuning(settings: FinetuningSettings, model: Footprint) -> Need:
     return Need(
         settings.steps * step * (1 + BACKWARD + 2 * model.head_share()),
         model.weights
-        + plan.ADAM * model.adapters(settings.rank)
+        + ADAM * model.adapters(settings.rank)
         + model.training_bytes(step, 0, last)
         + model.adapter_bytes(step, last)
         + model.loss_bytes(step),

@@ -9,6 +9,7 @@ from seuf.moe.footprint import ADAPTED_SECONDS, LAYER_SECONDS, Footprint, LayerS
 from seuf.unlearning.settings import Method
 
 Experts = Mapping[int, int]  # how many are under treatment, by decoder layer
+Asked = tuple[int, float]  # tokens that pass, and in how many passes
 
 
 class Need(NamedTuple):

@@ -52,9 +52,15 @@ def test_a_stage_reads_and_writes_what_its_node_does(study):
         declared = set(_declared_sources(catalog, node))
 
         guard = {f".in_sync/{study}"}
-        assert guard <= _paths(stage.deps), node.name
         assert _paths(stage.deps) - declared - guard == _files(catalog, node.inputs), node.name
         assert _paths(stage.outs) == _files(catalog, node.outputs), node.name
+
+
+def test_every_stage_waits_for_the_guard_or_for_one_that_does(study):
+    made = {path for stage in _stages(study).values() for path in _paths(stage.outs)}
+
+    for name, stage in _stages(study).items():
+        assert _paths(stage.deps) & {*made, f".in_sync/{study}"}, name
 
 
 def test_a_stage_watches_all_code_that_its_node_can_run(study):
