@@ -51,8 +51,8 @@ def test_every_set_in_the_catalog_is_read_from_a_folder(folder, sets, monkeypatc
     for name, columns in SETS.items():
         entry = catalog[f"muse_{name}"]
         assert entry["fields"] == list(columns)
-        assert entry["hub"].pop("path") == "muse-bench/MUSE-News"
-        found = RecordsDataset(fields=entry["fields"], hub={**entry["hub"], "path": str(folder)})
+        assert entry["hub"].pop("repo") == "muse-bench/MUSE-News"
+        found = RecordsDataset(fields=entry["fields"], hub={**entry["hub"], "repo": str(folder)})
         assert found.load() == sets[name]
 
 

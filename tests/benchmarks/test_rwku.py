@@ -49,9 +49,9 @@ def test_every_set_in_the_catalog_is_read_from_a_folder(tmp_path, monkeypatch):
     for name, columns in SETS.items():
         entry = catalog[f"rwku_{name}"]
         assert entry["fields"] == list(columns)
-        assert entry["hub"].pop("path") == "jinzhuoran/RWKU"
+        assert entry["hub"].pop("repo") == "jinzhuoran/RWKU"
         assert entry["hub"]["split"] == rwku.FILES[name][0]
-        found = RecordsDataset(fields=entry["fields"], hub={**entry["hub"], "path": str(folder)})
+        found = RecordsDataset(fields=entry["fields"], hub={**entry["hub"], "repo": str(folder)})
         assert found.load() == rwku.sets()[name]
 
 

@@ -227,7 +227,7 @@ def _file(folder: Path, name: str) -> RecordsDataset:
 
 
 def _configuration(folder: Path, name: str) -> RecordsDataset:
-    return RecordsDataset(hub={"path": str(folder), "name": name, "split": "train"})
+    return RecordsDataset(hub={"repo": str(folder), "name": name, "split": "train"})
 
 
 there = pytest.mark.skipif(

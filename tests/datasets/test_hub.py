@@ -60,7 +60,7 @@ def hub(tmp_path, monkeypatch, folder) -> Iterator[Hub]:
 
 def forget(path: object = NAME, **changes: Any) -> list[dict[str, Any]]:
     """Return the rows of a split."""
-    asked = {"path": str(path), "name": "raw", "split": "forget", "revision": "v1", **changes}
+    asked = {"repo": str(path), "name": "raw", "split": "forget", "revision": "v1", **changes}
     return hub_rows(asked)
 
 
@@ -127,7 +127,7 @@ def test_of_a_gated_data_set_the_page_is_named(hub):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"path": "org/fact"}, "There is no data set 'org/fact' on the hub, or your token"),
+        ({"repo": "org/fact"}, "There is no data set 'org/fact' on the hub, or your token"),
         ({"revision": "v9"}, "The data set 'org/facts' has no revision 'v9': "),
         (
             {"name": "row"},

@@ -132,7 +132,7 @@ def hub(tmp_path, monkeypatch) -> dict[str, str]:
     card = "---\nconfigs:\n- config_name: forget10\n  data_files: forget10.json\n---\n"
     (repository / "README.md").write_text(card, encoding="utf-8")
     return {
-        "path": str(repository),
+        "repo": str(repository),
         "name": "forget10",
         "split": "train",
         "cache_dir": str(tmp_path / "cache"),

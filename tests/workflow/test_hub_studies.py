@@ -137,6 +137,17 @@ def test_a_study_runs_to_its_end_on_folders_in_the_layout_of_the_hub(study, proj
         assert log.empty == (method == "original")
 
 
+def test_an_id_of_the_hub_reaches_the_data_set_as_it_is(monkeypatch):
+    """Kedro makes what it takes for a path in a catalog absolute."""
+    monkeypatch.chdir(ROOT)
+    bootstrap_project(ROOT)
+    with KedroSession.create(ROOT, env="qwen_wmdp") as session:
+        catalog = session.load_context().catalog
+
+    for name in ("wmdp_cyber_forget", "mmlu_test", "wikitext", "rwku_forget_target", "muse_raw_forget"):
+        assert catalog[name]._describe()["hub"]["repo"].count("/") == 1
+
+
 def _leave_one_of_a_kind(path: Path) -> None:
     """Leave one method of each scope and selection, each with another objective, to save time."""
     lines = path.read_text().splitlines(keepends=True)

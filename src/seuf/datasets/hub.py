@@ -25,14 +25,15 @@ def hub_rows(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
     are then read as those of any folder, which needs no network.
 
     Args:
-        arguments: Of `datasets.load_dataset`; `path` is a hub id or a folder.
+        arguments: Of `datasets.load_dataset`, but for `repo`, a hub id or a folder, in the place of
+            its `path`: Kedro makes that absolute wherever it stands in a catalog.
 
     Raises:
         InputError: If there is no such data set, or it cannot be had or read.
     """
     told = dict(arguments)
-    path, revision, token = (told.pop(key, None) for key in ("path", "revision", "token"))
-    wanted = Wanted(path, revision, "dataset", token)
+    repo, revision, token = (told.pop(key, None) for key in ("repo", "revision", "token"))
+    wanted = Wanted(repo, revision, "dataset", token)
     folder = fetched(wanted, [CARD])
     commit = commit_of(wanted, folder)
     if warning := may_change(wanted, commit, "`revision` in the catalog"):

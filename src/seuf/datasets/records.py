@@ -20,8 +20,8 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
         filepath: The file.
         fields: Fields that every record must have.
         hub: Read from the Hugging Face hub, or a folder laid out like one of its data sets, instead
-            of a file: the arguments of `datasets.load_dataset` (`path`, `name`, `split`,
-            `revision`). Read-only.
+            of a file: `repo` (an id or a folder) and the arguments of `datasets.load_dataset`
+            (`name`, `split`, `revision`). Read-only.
         metadata: For kedro-viz and DVC.
     """
 
@@ -99,7 +99,7 @@ def _from_hub(arguments: dict[str, str], fields: list[str]) -> list[Record]:
     from seuf.datasets.hub import hub_rows
 
     return [
-        _checked(row, fields, f"{arguments['path']}, row {number}")
+        _checked(row, fields, f"{arguments['repo']}, row {number}")
         for number, row in enumerate(hub_rows(arguments), 1)
     ]
 

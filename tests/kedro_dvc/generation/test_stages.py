@@ -21,7 +21,7 @@ chosen:
   type: seuf.datasets.documents.JSONDataset
   filepath: ${globals:root}/chosen.json
   metadata: {dvc: {kind: metrics, cache: false}}
-hub: {type: seuf.datasets.records.RecordsDataset, hub: {path: locuslab/TOFU}}
+hub: {type: seuf.datasets.records.RecordsDataset, hub: {repo: locuslab/TOFU}}
 old: {type: seuf.datasets.tables.CSVDataset, filepath: old.csv, versioned: true}
 made: {type: seuf.datasets.tables.CSVDataset, filepath: made.csv, metadata: {dvc: {deps: [there]}}}
 both:
