@@ -149,7 +149,7 @@ def test_a_hub_data_set_gives_the_same_records(hub):
 def test_a_field_that_the_hub_lacks_is_named_with_its_row(hub):
     message = refusal(RecordsDataset(hub=hub, fields=["answer"]))
 
-    assert message == f"{hub['path']}, row 1: missing 'answer'; it has 'text', 'n'."
+    assert message == f"{hub['repo']}, row 1: missing 'answer'; it has 'text', 'n'."
 
 
 def test_the_hub_goes_before_a_file_and_is_read_only(hub, tmp_path):

@@ -144,7 +144,8 @@ def test_an_id_of_the_hub_reaches_the_data_set_as_it_is(monkeypatch):
     with KedroSession.create(ROOT, env="qwen_wmdp") as session:
         catalog = session.load_context().catalog
 
-    for name in ("wmdp_cyber_forget", "mmlu_test", "wikitext", "rwku_forget_target", "muse_raw_forget"):
+    names = ["wmdp_cyber_forget", "mmlu_test", "wikitext", "rwku_forget_level1", "muse_raw_forget"]
+    for name in names:
         assert catalog[name]._describe()["hub"]["repo"].count("/") == 1
 
 

@@ -143,7 +143,7 @@ def _cause_alone() -> Iterator[None]:
         cause = error.__cause__
         if cause is None or isinstance(cause, DvcException | FileNotFoundError):
             raise WorkflowError(str(cause or error)) from None
-        raise cause from None
+        raise cause from cause.__cause__  # where its one line may be
 
 
 @dvc.command()
