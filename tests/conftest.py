@@ -39,11 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    """Undo what a test did to the number of threads, which decides the last bits of sums."""
-    torch.set_num_threads(2)
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread, whatever a test did: tiny models gain nothing from a second."""
+    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=sorted(CONFIGS))

@@ -7,14 +7,14 @@ from seuf.moe.threads import threads
 
 
 def test_threads_are_as_before_after_it():
-    with threads(1):
-        assert torch.get_num_threads() == 1
+    with threads(2):
+        assert torch.get_num_threads() == 2
 
-    assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
 
 
 def test_threads_are_as_before_after_an_error():
-    with pytest.raises(KeyError), threads(1):
+    with pytest.raises(KeyError), threads(2):
         raise KeyError
 
-    assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1

@@ -12,7 +12,7 @@ from tests.tiny import tiny_samples
 
 SAMPLES = Samples(tiny_samples(5), tiny_samples(5, seed=1))
 EXPERTS = [(1, 2)]
-SETTINGS = UnlearningSettings(steps=4, batch_size=2, evaluate_every=2, probe_tokens=16)
+SETTINGS = UnlearningSettings(steps=4, batch_size=2, evaluate_every=2, probe_tokens=16, threads=1)
 
 
 class FirstIsWorst:

@@ -65,6 +65,7 @@ FASTER = {
         "max_length": 32,
         "evaluate_every": 2,
         "probe_tokens": 64,
+        "threads": 1,
     },
     "evaluation": {"batch_size": 64, "max_length": 1024, "max_new_tokens": 4, "probe_tokens": 64},
 }
