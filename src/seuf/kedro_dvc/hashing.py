@@ -1,0 +1,85 @@
+"""MD5 and SHA-256 of files and folders, from one reading of their bytes.
+
+DVC knows files by MD5, which is no evidence: two files can be made that share one. So whatever is
+to be proved goes by SHA-256, and the MD5 beside it is the link to dvc.lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from seuf.kedro_dvc.files import files_of
+
+CHUNK = 1 << 22
+FOLDER = ".dir"  # ends the MD5 of a folder in dvc.lock
+IGNORED = "__pycache__"
+
+
+class Digests(NamedTuple):
+    """What a file or folder is.
+
+    Attributes:
+        md5: As DVC has it; of a folder it ends with `.dir`.
+        sha256: Of a file's bytes; of a folder that of its listing, as `sha256sum` prints it.
+        size: In bytes.
+    """
+
+    md5: str
+    sha256: str
+    size: int
+
+
+def digests(paths: Iterable[Path]) -> dict[Path, Digests]:
+    """Return the digests of the files and folders that are there; files are read in threads."""
+    files = {path: _files(path) for path in dict.fromkeys(paths) if path.exists()}
+    every = list(dict.fromkeys(file for held in files.values() for file in held))
+    found = dict(zip(every, _read(every), strict=True))
+    return {path: _of_path(path, held, found) for path, held in files.items()}
+
+
+def sha256s(paths: Iterable[Path]) -> dict[Path, str]:
+    """Return the SHA-256 of the files and folders that are there."""
+    return {path: found.sha256 for path, found in digests(paths).items()}
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in files_of(path) if IGNORED not in file.relative_to(path).parts]
+
+
+def _read(files: list[Path]) -> list[Digests]:
+    size = sum(file.stat().st_size for file in files)
+    bar = tqdm(total=size, desc="reading", unit="B", unit_scale=True, leave=False, disable=None)
+    with bar, ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda file: _of_file(file, bar), files))
+
+
+def _of_file(path: Path, bar: tqdm[Any]) -> Digests:
+    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    buffer = bytearray(min(CHUNK, path.stat().st_size + 1))
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            md5.update(view[:count])
+            sha256.update(view[:count])
+            bar.update(count)
+            size += count
+    return Digests(md5.hexdigest(), sha256.hexdigest(), size)
+
+
+def _of_path(path: Path, files: list[Path], found: Mapping[Path, Digests]) -> Digests:
+    if not path.is_dir():
+        return found[path]
+    held = sorted((file.relative_to(path).as_posix(), found[file]) for file in files)
+    entries = [{"md5": one.md5, "relpath": name} for name, one in held]
+    listing = json.dumps(entries, sort_keys=True).encode()
+    md5 = hashlib.md5(listing, usedforsecurity=False).hexdigest() + FOLDER
+    lines = "".join(f"{one.sha256}  {name}\n" for name, one in held)
+    return Digests(md5, hashlib.sha256(lines.encode()).hexdigest(), sum(o.size for _, o in held))
