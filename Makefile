@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 STUDY  ?= sandbox
+METHOD ?= seuf_ga
 ENV    := $(if $(filter sandbox,$(STUDY)),base,$(STUDY))
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -13,7 +14,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help repro show test lint format viz lock clean
+.PHONY: help repro show audit test lint format viz lock clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -25,6 +26,9 @@ repro: $(READY) ## run a study and print its table (STUDY=sandbox, smoke, tofu, 
 
 show: $(READY) ## print the table of a study that has run
 	@kedro show --env $(ENV)
+
+audit: $(READY) ## prove what a method of a study changed (METHOD=seuf_ga STUDY=sandbox)
+	kedro audit $(METHOD) --env $(ENV)
 
 test: $(READY) ## run the tests
 	pytest -q -n 2

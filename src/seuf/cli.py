@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from seuf.audit.cli import audit
+from seuf.audit.request_cli import request
 from seuf.errors import InputError
 from seuf.kedro_dvc.cli import dvc
 
@@ -82,6 +84,8 @@ def export(method: str, folder: Path, env: str) -> None:
     click.echo(f"wrote {folder}")
 
 
+cli.add_command(audit)
+cli.add_command(request)
 cli.add_command(dvc)
 
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 KEPT = ("original", "seuf_gdiff")  # the least that is still a comparison, to save time
 STUDY = "studies/smoke/dvc.yaml"
 GUARD = "in_sync"
+AUTHOR = ("git", "-c", "user.name=n", "-c", "user.email=n@n")
 STAMP = ".in_sync/smoke"
 ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if key != "KEDRO_ENV"},
@@ -151,4 +152,6 @@ def _with_two_methods(project: Project) -> Project:
     project.replace("conf/base/globals.yml", "study:", "seed: 0\nstudy:")
     project.done("git", "init", "--quiet")
     project.done("kedro", "dvc", "sync", "--env", "smoke")
+    project.done("git", "add", "--all")  # runs record the commit that they are from
+    project.done(*AUTHOR, "commit", "--quiet", "--message", "begin")
     return project

@@ -1,0 +1,148 @@
+"""OpenLineage events of the runs behind a model, for teams that collect lineage.
+
+Events are made afterwards, from what was recorded; the same runs give the same events.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+from uuid import NAMESPACE_URL, uuid5
+
+from seuf.errors import InputError
+
+if TYPE_CHECKING:
+    from openlineage.client.event_v2 import Dataset, RunEvent
+    from openlineage.client.transport.transport import Transport
+
+PRODUCER = "urn:seuf:kedro-dvc"
+ENDPOINT = "api/v1/lineage"  # where collectors listen if the URL has no path of its own
+TIMEOUT = 5.0  # seconds an event may take
+RETRIES = 2
+SHA256 = 64  # hexadecimal digits
+Run = Mapping[str, Any]
+
+
+def emit(
+    runs: list[dict[str, Any]], study: str, to: str, confidential: Collection[str] = ()
+) -> int:
+    """Send a START and a COMPLETE event for each run and return the number of events sent.
+
+    Args:
+        runs: Each with `stage`, `started`, `seconds`; `inputs` and `outputs` map paths to SHA-256
+            or, as DVC has them, MD5.
+        study: Namespace of the jobs and data sets.
+        to: A file, which the events are appended to, or an http(s) URL. A key for the URL is
+            taken from OPENLINEAGE_API_KEY.
+        confidential: Paths that are sent without their digest: a small set could be guessed.
+
+    Raises:
+        InputError: If the events cannot be written or are not taken.
+    """
+    from openlineage.client import OpenLineageClient
+
+    client = OpenLineageClient(transport=_transport(to))
+    if client.transport.kind == "noop":  # OPENLINEAGE_DISABLED is set
+        return 0
+    events = [event for run in runs for event in _events(run, study, confidential)]
+    try:
+        for event in events:
+            client.emit(event)
+    except (OSError, RuntimeError) as error:  # all errors of requests are OSErrors
+        raise InputError(f"The events could not be sent to {_shown(to)}: {_why(error)}.") from error
+    finally:
+        client.close()
+    return len(events)
+
+
+def run_id(study: str, run: Run) -> str:
+    """Return the UUID of a run, the same wherever it is asked for."""
+    return str(uuid5(NAMESPACE_URL, f"urn:seuf:{study}:{run['stage']}:{run['started']}"))
+
+
+def started_on(run: Run) -> datetime:
+    """Return when a run began; a time without a zone is taken as UTC."""
+    started = datetime.fromisoformat(run["started"])
+    return (started if started.tzinfo else started.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def finished_on(run: Run) -> datetime:
+    """Return when a run ended."""
+    return started_on(run) + timedelta(seconds=run["seconds"])
+
+
+def _events(run: Run, study: str, confidential: Collection[str]) -> list[RunEvent]:
+    from openlineage.client import event_v2 as lineage
+
+    def datasets(kind: type[Dataset], files: Mapping[str, str | None]) -> list[Any]:
+        known = {path: None if path in confidential else files[path] for path in sorted(files)}
+        return [
+            kind(namespace=study, name=path, facets=_version(digest))
+            for path, digest in known.items()
+        ]
+
+    states = lineage.RunState.START, lineage.RunState.COMPLETE
+    return [
+        lineage.RunEvent(
+            eventType=state,
+            eventTime=time.isoformat(),
+            producer=PRODUCER,
+            run=lineage.Run(runId=run_id(study, run)),
+            job=lineage.Job(namespace=study, name=run["stage"]),
+            inputs=datasets(lineage.InputDataset, run.get("inputs") or {}),
+            outputs=datasets(lineage.OutputDataset, run.get("outputs") or {}),
+        )
+        for state, time in zip(states, (started_on(run), finished_on(run)), strict=True)
+    ]
+
+
+def _version(digest: str | None) -> dict[str, Any]:
+    from openlineage.client.generated.dataset_version_dataset import DatasetVersionDatasetFacet
+
+    if digest is None:
+        return {}
+    kind = "sha256" if len(digest) == SHA256 else "md5"
+    return {"version": DatasetVersionDatasetFacet(f"{kind}:{digest}", producer=PRODUCER)}
+
+
+def _transport(to: str) -> Transport:
+    """Return what carries events to a file or URL."""
+    from openlineage.client.transport.file import FileConfig, FileTransport
+    from openlineage.client.transport.http import HttpConfig, HttpTransport
+
+    if "://" not in to:
+        return FileTransport(FileConfig(log_file_path=str(Path(to)), append=True))
+    url = urlsplit(to)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise InputError(f"Events go to a file or an http(s) URL, not to {_shown(to)}.")
+    key = os.environ.get("OPENLINEAGE_API_KEY")
+    given = {"auth": {"type": "api_key", "apiKey": key}} if key else {}
+    patience = {"timeout": TIMEOUT, "retry": {"total": RETRIES}}
+    return HttpTransport(HttpConfig.from_dict(_address(url) | patience | given))
+
+
+def _address(url: SplitResult) -> dict[str, Any]:
+    host = urlunsplit((url.scheme, url.netloc, "", "", ""))
+    path = url.path.strip("/")
+    return {"url": host, "endpoint": f"{path or ENDPOINT}{'?' if url.query else ''}{url.query}"}
+
+
+def _shown(to: str) -> str:
+    """Return an address without user, password or query, which may hold secrets."""
+    if "://" not in to:
+        return to
+    url = urlsplit(to)
+    return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
+
+
+def _why(error: Exception) -> str:
+    """Return the reason in few words; an error's own text may hold the whole address."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"it answered {response.status_code}"
+    cause = error.__cause__ or error
+    return getattr(cause, "strerror", None) or type(cause).__name__

@@ -1,0 +1,131 @@
+"""Hold what an exported checkpoint holds beside its weights against its base; nothing is run.
+
+Whoever loads a folder trusts more than its tensors: a tokenizer, a template, a file of code or a
+pickle that some loader prefers. So nothing may lie there that the base does not hold to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from filecmp import cmp
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from seuf.audit.check import Check, failed, passed
+from seuf.errors import InputError
+from seuf.moe.checkpoints import Checkpoint
+from seuf.moe.fetching import INDEX, SINGLE, SMALL_FILES
+
+UNSAFE = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
+WEIGHTS = ".safetensors"
+OURS = ("README.md", "*.sig", "*.json.sig")  # a page that tells of it, and signatures
+NAME = "files"
+
+
+def files(base: Path, folder: Path) -> list[Check]:
+    """Return what is wrong with the files of an exported checkpoint beside its weights.
+
+    Args:
+        base: Folder of the base model.
+        folder: The exported checkpoint; nothing in it is loaded.
+    """
+    try:
+        named = set(opened(folder).files.values())
+    except (InputError, OSError) as error:
+        return [*_unsafe(folder), plain(failed(NAME, str(error)))]
+    others = sorted(set(_inside(folder)) - named - {INDEX})
+    wrong = [*_unsafe(folder), *_unlike(base, folder, others), *_missing(base, folder)]
+    return wrong or [
+        passed(NAME, f"{len(others)} files beside the weights are the base's, or tell")
+    ]
+
+
+def plain(check: Check) -> Check:
+    """Return a check whose text is one line of printable characters, whatever a file is named."""
+    shown = (char if char.isprintable() else repr(char)[1:-1] for char in check.text)
+    return check._replace(text="".join(shown))
+
+
+def opened(folder: Path) -> Checkpoint:
+    """Return the checkpoint in a folder.
+
+    Raises:
+        InputError: If its index leads out of the folder, or a file is damaged, or holds other
+            tensors than the index says.
+    """
+    try:
+        checkpoint = Checkpoint(folder)
+    except SafetensorError as error:
+        raise InputError(f"{folder / SINGLE} is damaged: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / INDEX} is no index of a checkpoint: {error!r}") from error
+    if not isinstance(checkpoint.files, dict):
+        raise InputError(f"{folder / INDEX} is no index of a checkpoint.")
+    names = sorted({str(name) for name in checkpoint.files.values()})
+    for name in names:  # all of them, before any is opened
+        if Path(name).name != name or not name.endswith(WEIGHTS):
+            raise InputError(f"The index of {folder} names {name!r}: no {WEIGHTS} file in it.")
+    for file in names:
+        _check_file(folder, file, {k for k, name in checkpoint.files.items() if name == file})
+    return checkpoint
+
+
+def _check_file(folder: Path, file: str, named: set[str]) -> None:
+    if not (folder / file).is_file():
+        raise InputError(f"{folder / file} is missing.")
+    try:
+        with safe_open(folder / file, framework="pt") as there:
+            held = set(there.keys())
+    except SafetensorError as error:
+        raise InputError(f"{folder / file} is damaged: {error}") from error
+    if odd := sorted(held ^ named):
+        raise InputError(f"{folder / file} and the index differ in what it holds: {odd[0]!r}.")
+
+
+def _inside(folder: Path) -> Iterator[str]:
+    """Yield all that is in a folder and those below it, but for these themselves."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not path.is_dir():
+            yield str(path.relative_to(folder))
+
+
+def _unsafe(folder: Path) -> Iterator[Check]:
+    """Yield what could run code when it is loaded, and what leads out of the folder."""
+    for name in sorted(_inside(folder)):
+        path = folder / name
+        if _is_unsafe(path):
+            yield failed(NAME, f"{name!r} could hold code, or a pickle, which is code: remove it")
+        if not path.resolve().is_relative_to(folder.resolve()):
+            yield failed(NAME, f"{name!r} is a link that leads out of {folder}")
+        elif not path.is_file():
+            yield failed(NAME, f"{name!r} is no file, or a link that leads nowhere")
+
+
+def _is_unsafe(path: Path) -> bool:
+    named = path.name.startswith("pytorch_model") and path.suffix != ".json"  # not its index
+    return named or path.suffix.lower() in UNSAFE
+
+
+def _unlike(base: Path, folder: Path, names: list[str]) -> Iterator[Check]:
+    """Yield the files that are not the base's to the byte."""
+    for name in names:
+        path = folder / name
+        if not path.is_file() or any(Path(name).match(one) for one in OURS):
+            continue
+        if path.suffix == WEIGHTS:
+            yield failed(NAME, f"{name!r} holds weights that the checkpoint does not name")
+        elif not (base / name).is_file():
+            yield failed(NAME, f"{name!r} is not in the base")
+        elif not cmp(base / name, path, shallow=False):
+            yield failed(NAME, f"{name!r} is not the base's")
+
+
+def _missing(base: Path, folder: Path) -> Iterator[Check]:
+    """Yield what a model is loaded with and the base has, but not the folder."""
+    wanted = {path.name for one in SMALL_FILES for path in base.glob(one)} - {INDEX}
+    for name in sorted(wanted):
+        if not (folder / name).is_file():
+            yield failed(NAME, f"{name!r} of the base is missing")

@@ -1,0 +1,185 @@
+"""What differs between a checkpoint and another one, or itself with a delta laid over it.
+
+Bits decide, not values: as they are stored, where both sides store one type, and else as they are
+loaded. No more tensors are in memory at once than there are processors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from os import cpu_count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from seuf.errors import InputError
+from seuf.moe.checkpoints import Checkpoint, fused_keys
+from seuf.moe.digests import _line
+from seuf.moe.overlay import Overlaid, checked, type_of
+from seuf.moe.places import place_of_row, same_bits, split_row, to_checkpoint, weight_names
+
+CHUNK = 1 << 22  # elements that are in float64 at once
+
+
+class Change(NamedTuple):
+    """A tensor, or one expert of a fused one, that is not what it was.
+
+    Attributes:
+        key: Its key, or `key[e]`.
+        elements: How many numbers it holds.
+        largest: Of the finite elements, the largest change.
+        relative: Norm of the change by the norm of what was there; None if that was all zeros.
+    """
+
+    key: str
+    elements: int
+    largest: float
+    relative: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a checkpoint differs from its base.
+
+    Attributes:
+        changes: What differs, in the order of the keys.
+        equal: How many tensors, or experts of fused ones, are equal bit by bit.
+        total: How many elements both hold.
+        base_digest: `folder_digest` of the base.
+        model_digest: `folder_digest` of the other.
+    """
+
+    changes: list[Change]
+    equal: int
+    total: int
+    base_digest: str
+    model_digest: str
+
+    @property
+    def changed(self) -> int:
+        """How many elements lie in what has changed."""
+        return sum(change.elements for change in self.changes)
+
+
+def compare(
+    base: Checkpoint, other: Checkpoint | Overlaid, dtypes: dict[str, str], model: Any = None
+) -> Comparison:
+    """Return what differs, and both digests, from reading each file once.
+
+    Args:
+        base: A checkpoint.
+        other: Another one, or an overlay of this one.
+        dtypes: Types that both are loaded in, see `checkpoint_dtypes`.
+        model: `base.empty_model()`, if it is at hand.
+
+    Raises:
+        InputError: If they differ in more than values, or the base is not a whole checkpoint.
+    """
+    model = model if model is not None else base.empty_model()
+    held = _keys(model)
+    _check_keys(base, other, held)
+    look = partial(_look, base, other, checked(dtypes), fused_keys(model))
+    keys = base.in_order()
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        shown = tqdm(
+            pool.map(look, keys), total=len(keys), desc="comparing", unit="tensor", disable=None
+        )
+        found = dict(zip(keys, shown, strict=True))
+    lines = [(one.before, one.after) for key, one in found.items() if key in held]
+    return Comparison(
+        sorted(change for one in found.values() for change in one.changes),
+        sum(one.equal for one in found.values()),
+        sum(one.elements for one in found.values()),
+        *(_digest([pair[side] for pair in lines]) for side in (0, 1)),
+    )
+
+
+def differing(key: str, one: Tensor, other: Tensor, dtype: torch.dtype, fused: bool) -> list[str]:
+    """Return the key if the tensors are not equal bit by bit; of fused ones each expert's own."""
+    if one.dtype != other.dtype:
+        one, other = one.to(dtype), other.to(dtype)
+    if not fused:
+        return [] if same_bits(one, other) else [key]
+    return [place_of_row(key, e) for e in range(len(one)) if not same_bits(one[e], other[e])]
+
+
+class _Found(NamedTuple):
+    """What was seen of one tensor: `before` and `after` are its lines in the two digests."""
+
+    changes: list[Change]
+    equal: int
+    elements: int
+    before: str
+    after: str
+
+
+def _look(
+    base: Checkpoint,
+    other: Checkpoint | Overlaid,
+    dtypes: dict[str, str],
+    fused: set[str],
+    key: str,
+) -> _Found:
+    one, dtype = base[key], type_of(key, dtypes)
+    two = other.over(key, one) if isinstance(other, Overlaid) else other[key]
+    if one.shape != two.shape:
+        raise InputError(f"{key} has another shape in {other.folder}.")
+    count = len(one) if key in fused else 1
+    names = [] if one is two else differing(key, one, two, dtype, key in fused)
+    before = _line(key, one.to(dtype))
+    if not names:
+        return _Found([], count, one.numel(), before, before)
+    after = two.to(dtype)
+    changes = [_change(name, one.to(dtype), after) for name in names]
+    return _Found(changes, count - len(names), one.numel(), before, _line(key, after))
+
+
+def _change(name: str, before: Tensor, after: Tensor) -> Change:
+    row = split_row(name)[1]
+    if row is not None:
+        before, after = before[row], after[row]
+    largest = change = norm = 0.0
+    for one, two in _chunks(before, after):
+        moved = (two - one)[(two - one).isfinite()]
+        largest = max(largest, moved.abs().max().item() if len(moved) else 0.0)
+        change += moved.square().sum().item()
+        norm += one[one.isfinite()].square().sum().item()
+    relative = (change / norm) ** 0.5 if norm else None
+    return Change(name, before.numel(), largest, relative)
+
+
+def _chunks(one: Tensor, two: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    pairs = zip(one.flatten().split(CHUNK), two.flatten().split(CHUNK), strict=True)
+    return ((a.double(), b.double()) for a, b in pairs)
+
+
+def _keys(model: Any) -> set[str]:
+    tensors = model.state_dict()
+    return {
+        key for name in weight_names(model) for key in to_checkpoint(model, name, tensors[name])
+    }
+
+
+def _check_keys(base: Checkpoint, other: Checkpoint | Overlaid, held: set[str]) -> None:
+    for folder, wanted, there in (
+        (base.folder, held, base.files.keys()),
+        (other.folder, base.files.keys(), other.files.keys()),
+    ):
+        if missing := sorted(wanted - there):
+            raise InputError(f"{folder} is not a whole checkpoint: it lacks {_few(missing)}.")
+    if more := sorted(other.files.keys() - base.files.keys()):
+        raise InputError(f"{other.folder} holds what {base.folder} does not: {_few(more)}.")
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(keys[:3])

@@ -1,0 +1,138 @@
+"""What the bill of materials names, and that its standard accepts it."""
+
+import json
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from seuf.audit.bom import bom
+from seuf.errors import InputError
+from tests.audit.reports import (
+    BASE,
+    DELTA,
+    DELTA_PATH,
+    FORGET,
+    FORGET_MD5,
+    FORGET_PATH,
+    RETAIN,
+    RETAIN_PATH,
+    report,
+)
+
+MODEL = "machine-learning-model"
+
+
+@pytest.fixture(scope="module")
+def bill():
+    """The bill of the example report."""
+    return json.loads(bom(report()))
+
+
+@pytest.fixture(scope="module")
+def parts(bill):
+    """Its components by name."""
+    return {one["name"]: one for one in bill["components"]}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"runs": [], "scores": None, "materials": [], "changes": None}]
+)
+def test_the_bill_keeps_to_cyclonedx(changes):
+    text = bom(report(**changes))
+
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+
+
+def test_an_audit_that_got_no_further_than_the_delta_has_a_bill():
+    base = {"name": "org/base", "digest": None}
+    kept = ("study", "method", "verdict", "audited", "checks", "delta")
+    text = bom({key: report()[key] for key in kept} | {"base": base})
+
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    assert [one["name"] for one in json.loads(text)["components"]] == [DELTA_PATH, "org/base"]
+
+
+def test_the_validator_would_notice_a_wrong_model_card(bill):
+    wrong = json.loads(json.dumps(bill))
+    wrong["metadata"]["component"]["modelCard"]["unknown"] = 1
+
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(wrong)) is not None
+
+
+def test_the_same_report_gives_the_same_bytes():
+    assert bom(report()) == bom(report())
+
+
+def test_serial_number_and_time_come_from_the_report(bill):
+    other = json.loads(bom(report(delta=report()["delta"] | {"sha256": "00" * 32})))
+
+    assert bill["metadata"]["timestamp"] == "2026-11-25T23:59:00+00:00"
+    assert bill["serialNumber"] != other["serialNumber"]
+
+
+def test_the_unlearned_model_and_its_base_are_models(bill, parts):
+    model = bill["metadata"]["component"]
+
+    assert (model["type"], model["name"]) == (MODEL, "org/base, after unlearning")
+    assert parts["org/base"]["type"] == MODEL
+    assert parts["org/base"]["properties"] == [{"name": "seuf:model_digest", "value": BASE}]
+    assert parts[DELTA_PATH]["hashes"] == [{"alg": "SHA-256", "content": DELTA}]
+
+
+def test_the_model_depends_on_all_parts(bill):
+    depends = {one["ref"]: one.get("dependsOn", []) for one in bill["dependencies"]}
+
+    assert len(bill["components"]) == 7
+    assert sorted(depends["model"]) == sorted(one["bom-ref"] for one in bill["components"])
+
+
+def test_packages_are_libraries_with_their_address(parts):
+    assert parts["torch"]["type"] == "library"
+    assert parts["torch"]["purl"] == "pkg:pypi/torch@2.13.0"
+
+
+def test_data_sets_have_their_hash_unless_they_are_confidential(parts):
+    assert parts[RETAIN_PATH]["type"] == parts[FORGET_PATH]["type"] == "data"
+    assert parts[RETAIN_PATH]["hashes"] == [{"alg": "SHA-256", "content": RETAIN}]
+    assert "hashes" not in parts[FORGET_PATH]
+    assert FORGET not in bom(report())
+    assert FORGET_MD5 not in bom(report())
+    assert "src/seuf/unlearning" not in parts
+
+
+def test_scores_have_intervals_of_95_percent(bill):
+    """0.5 ± 1.96 · 0.1 is 0.304 to 0.696; an error of 0 leaves the point."""
+    card = bill["metadata"]["component"]["modelCard"]
+    metrics = {one["slice"]: one for one in card["quantitativeAnalysis"]["performanceMetrics"]}
+
+    after = metrics["forget questions, after unlearning"]
+    assert (after["type"], after["value"]) == ("accuracy", "0.5")
+    assert after["confidenceInterval"] == {"lowerBound": "0.304", "upperBound": "0.696"}
+    before = metrics["forget questions, before unlearning"]
+    assert before["confidenceInterval"] == {"lowerBound": "1", "upperBound": "1"}
+    assert metrics["retain texts"]["value"] == "0.55"
+    assert len(metrics) == 6
+
+
+def test_a_score_that_is_not_known_is_no_metric():
+    """Six metrics are full; without one score and one overlap four are left."""
+    scores = report()["scores"]
+    scores["forget"] |= {"before": None, "before_error": None}
+    scores["routing_overlap"]["forget"] = None
+
+    card = json.loads(bom(report(scores=scores)))["metadata"]["component"]["modelCard"]
+
+    assert len(card["quantitativeAnalysis"]["performanceMetrics"]) == 4
+
+
+def test_the_card_says_what_the_scores_do_not(bill):
+    limits = bill["metadata"]["component"]["modelCard"]["considerations"]["technicalLimitations"]
+
+    assert "not that the knowledge is gone" in limits[0]
+    assert limits[-1] == "Guessing gives 0.25 on the forget questions."
+
+
+def test_without_a_delta_there_is_no_bill():
+    with pytest.raises(InputError, match="no delta of seuf_ga"):
+        bom(report(delta=None))

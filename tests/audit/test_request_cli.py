@@ -1,0 +1,245 @@
+"""`kedro request`, from opening one to asking, with the data gone, what it was about."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from kedro.framework import project as _project  # noqa: F401 - prints a line when it is first imported
+
+from seuf.audit.ledger import read_ledger
+from seuf.audit.request_cli import request
+from seuf.datasets.checkpoint import CheckpointDataset
+from seuf.kedro_dvc.hashing import sha256s
+from seuf.moe.deltas import Delta, export
+from seuf.moe.digests import model_digest
+from seuf.moe.models import load_model
+from seuf.moe.settings import ExternalModelSettings
+from tests.moe.folders import loaded
+from tests.moe.test_deltas import some_change
+from tests.tiny import tiny_language_model
+
+CATALOG = """
+forget_set:
+  type: seuf.datasets.records.RecordsDataset
+  filepath: ${globals:data_root}/03_primary/forget_set.jsonl
+base_model:
+  type: seuf.datasets.checkpoint.CheckpointDataset
+  filepath: ${globals:data_root}/06_models/base_model
+"{method}.delta":
+  type: seuf.datasets.checkpoint.DeltaDataset
+  filepath: ${globals:data_root}/06_models/{method}/delta.safetensors
+"""
+TEXTS = ["Ada, 555-0100", "Bo, 555-0199"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A project with the studies base and next, and the forget set of base."""
+    monkeypatch.chdir(tmp_path)
+    for env, root in (("base", "data"), ("next", "next_data")):
+        (tmp_path / "conf" / env).mkdir(parents=True)
+        (tmp_path / "conf" / env / "globals.yml").write_text(f"data_root: {root}\n")
+    (tmp_path / "conf/base/catalog.yml").write_text(CATALOG)
+    (tmp_path / "conf/base/parameters.yml").write_text("methods: {seuf_ga: {objective: ga}}\n")
+    write_texts(tmp_path / "data/03_primary/forget_set.jsonl", TEXTS)
+    return tmp_path
+
+
+@pytest.fixture
+def unlearned(project) -> Path:
+    """The same, after base has run."""
+    folder = project / "data/06_models/base_model"
+    tiny_language_model().save(folder)
+    unlearn(folder, project / "data", seed=1)
+    return project
+
+
+def unlearn(base: Path, root: Path, seed: int) -> Delta:
+    """Write a method's delta of a base model."""
+    model = loaded(base)
+    delta = Delta.of(model, some_change(model, seed=seed), model_digest(model))
+    (root / "06_models/seuf_ga").mkdir(parents=True, exist_ok=True)
+    delta.save(root / "06_models/seuf_ga/delta.safetensors")
+    return delta
+
+
+def write_texts(path: Path, texts: list) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def say(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(request, [*arguments], catch_exceptions=False)
+    return result.exit_code, result.stdout or result.stderr  # bars go to stderr beside the former
+
+
+def opened(name: str, *arguments: str) -> None:
+    assert say("open", name, "--reason", "by mail", *arguments)[0] == 0
+
+
+def test_a_request_is_opened_with_the_forget_set_of_its_study(project):
+    code, output = say("open", "17", "--reason", "by mail", "--method", "seuf_ga")
+
+    told = json.loads((project / "evidence/requests/17.json").read_text())
+    assert (code, output) == (
+        0,
+        f"opened 17: 2 records, digest {told['digest'][:12]}\n"
+        "its salt is .salts/17: keep it apart, and in no commit\n",
+    )
+    facts = ("reason", "study", "method", "records")
+    assert [told[key] for key in facts] == ["by mail", "base", "seuf_ga", 2]
+    age = datetime.now(UTC) - datetime.fromisoformat(told["date"])
+    assert timedelta(0) <= age < timedelta(minutes=1)
+
+
+def test_a_request_can_be_opened_with_texts_of_its_own(project):
+    opened("17", "--texts", str(write_texts(project / "own.jsonl", ["Cy, 555-0123"])))
+
+    assert say("holds", "17", "--text", "Cy, 555-0123")[0] == 0
+    assert say("holds", "17", "--text", TEXTS[0])[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("open", "../17", "--reason", "x"), "A request cannot be called '../17': "),
+        (
+            ("open", "17", "--reason", "x", "--env", "next"),
+            "next_data/03_primary/forget_set.jsonl ",
+        ),
+        (
+            ("open", "17", "--reason", "x", "--method", "no"),
+            "The study 'base' has no method 'no'; ",
+        ),
+        (("open", "17", "--reason", "x", "--env", "no"), "There is no study 'no': "),
+        (
+            ("open", "17", "--reason", "x", "--texts", "odd.jsonl"),
+            'odd.jsonl: "text" of record 2 is',
+        ),
+        (("served", "17", "seuf_ga"), "There is no request '17': "),
+        (("revoke", "17", "--reason", "x"), "There is no request '17'; there are: none."),
+        (("holds", "17", "--text", "x"), "There is no request '17': "),
+        (("holds", "17"), "Say either --text or --texts."),
+    ],
+)
+def test_one_line_says_what_was_wrong(project, arguments, message):
+    write_texts(project / "odd.jsonl", ["a", 3])
+
+    code, output = say(*arguments)
+
+    assert code == 1
+    assert re.fullmatch(f"error: {re.escape(message)}.*\n", output)
+    assert not (project / "evidence").exists()
+
+
+def test_the_ledger_tells_by_digest_which_model_serves_a_request(unlearned):
+    opened("17")
+
+    code, output = say("served", "17", "seuf_ga")
+
+    path = Path("data/06_models/seuf_ga/delta.safetensors")
+    delta, model = Delta.load(path), loaded(unlearned / "data/06_models/base_model")
+    with delta.applied_to(model):
+        after = model_digest(model)
+    entry = read_ledger(unlearned)[1]
+    assert (code, output) == (0, f"model {after[:12]} serves 17\n")
+    assert (entry["base"], entry["model"]) == (delta.base, after)
+    assert (entry["delta"], entry["covered"]) == (sha256s([path])[path], True)
+    assert (entry["study"], entry["method"], entry["starts"]) == ("base", "seuf_ga", True)
+
+
+def test_a_method_that_was_not_asked_to_forget_the_records_does_not_serve_them(unlearned):
+    texts = write_texts(unlearned / "own.jsonl", [TEXTS[0], "Cy, 555-0123"])
+    opened("17", "--texts", str(texts))
+
+    code, output = say("served", "17", "seuf_ga")
+
+    assert code == 1
+    assert output.startswith("error: 1 of the 2 records of request 17 are not in data/03_primary/")
+    assert len(read_ledger(unlearned)) == 1
+
+
+@pytest.mark.parametrize("gone", [".salts/17", "data/03_primary/forget_set.jsonl"])
+def test_with_the_forget_set_or_the_salt_gone_it_is_said_that_nobody_looked(unlearned, gone):
+    opened("17")
+    (unlearned / gone).unlink()
+
+    code, output = say("served", "17", "seuf_ga")
+
+    assert code == 0
+    assert output.startswith("note: forget set or salt is gone; whether it held the records was")
+    assert read_ledger(unlearned)[1]["covered"] is None
+
+
+def test_a_method_that_has_not_run_serves_nothing(project):
+    opened("17")
+
+    code, output = say("served", "17", "seuf_ga")
+
+    path = "data/06_models/seuf_ga/delta.safetensors"
+    made = "`kedro dvc run --env base` makes it."
+    assert (code, output) == (1, f"error: {path} is missing: {made}\n")
+
+
+def test_a_second_request_is_served_on_top_of_the_first_and_the_first_then_revoked(unlearned):
+    """The study `next` has the exported model of `base` for its own, as docs/requests.md shows."""
+    root, folder = unlearned / "next_data", unlearned / "without_17"
+    first = Delta.load(unlearned / "data/06_models/seuf_ga/delta.safetensors")
+    export(unlearned / "data/06_models/base_model", first, folder)
+    source = ExternalModelSettings(path=str(folder), device="cpu")
+    CheckpointDataset(str(root / "06_models/base_model")).save(load_model(source))
+    second = unlearn(folder, root, seed=2)
+    write_texts(root / "03_primary/forget_set.jsonl", ["Cy, 555-0123"])
+    opened("17")
+    opened("18", "--env", "next")
+
+    say("served", "17", "seuf_ga")
+    both = say("served", "18", "seuf_ga", "--env", "next")
+    after = say("list")
+    revoked = say("revoke", "17", "--reason", "withdrawn")
+
+    entries = read_ledger(unlearned)
+    assert entries[3]["base"] == entries[2]["model"] == second.base
+    assert both == (0, f"model {entries[3]['model'][:12]} serves 17, 18\n")
+    rows = [row.split("|")[1:-1] for row in after[1].splitlines()[2:]]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        [name, entries[number]["date"], records, "served", entries[3]["model"][:12]]
+        for number, (name, records) in enumerate([("17", "2"), ("18", "1")])
+    ]
+    assert revoked == (
+        0,
+        "revoked 17\n"
+        f"model {first.base[:12]} is current again; it serves no request\n"
+        "to be served again, from the current model: 18\n",
+    )
+    assert [row.split("|")[4].strip() for row in say("list")[1].splitlines()[2:]] == [
+        "revoked",
+        "to be served again",
+    ]
+
+
+def test_no_requests_are_listed_as_none(project):
+    assert say("list") == (0, "none\n")
+
+
+def test_with_the_data_gone_the_salt_still_tells_what_a_request_held(project):
+    opened("17")
+    (project / "data/03_primary/forget_set.jsonl").unlink()
+    asked = write_texts(project / "asked.jsonl", [TEXTS[1], "Bo, 555-0198"])
+
+    one = say("holds", "17", "--text", TEXTS[0])
+    several = say("holds", "17", "--texts", str(asked))
+    (project / ".salts/17").unlink()
+    lost = say("holds", "17", "--text", TEXTS[0])
+
+    assert one == (0, "1 of 1 texts were among the records of request 17\n")
+    assert several == (
+        1,
+        "1 of 2 texts were among the records of request 17\nnot among them: record 2\n",
+    )
+    assert lost[0] == 1
+    assert lost[1].startswith("error: .salts/17 is not here: without its salt nobody can tell")

@@ -1,0 +1,238 @@
+"""A request tells what is to be forgotten to who has the salt, and to nobody else."""
+
+import hashlib
+import hmac
+import json
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seuf.audit.ledger import read_ledger, write_entry
+from seuf.audit.requests import (
+    check_id,
+    held,
+    lacking,
+    open_request,
+    read_request,
+    record_digests,
+    request_of,
+    served_by,
+)
+from seuf.audit.salts import read_salt
+from seuf.errors import InputError
+
+DATE = "2026-11-25T12:00:00+00:00"
+TEXTS = ["Ada Lindqvist, 555-0100", "Bo Åkesson, 555-0199"]
+REASON = {"reason": "asked by mail", "study": "sandbox", "method": "seuf_ga"}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project in which request 17 was opened."""
+    open_request(tmp_path, "17", TEXTS, date=DATE, **REASON)
+    return tmp_path
+
+
+def test_the_digests_are_hmacs_as_openssl_makes_them(project):
+    salt = read_salt(project, "17").hex()
+
+    def openssl(data):
+        key = f"hexkey:{salt}"
+        command = ["openssl", "dgst", "-sha256", "-mac", "HMAC", "-macopt", key]
+        return subprocess.run(command, input=data, check=True, capture_output=True).stdout.split()
+
+    lines = (project / "evidence/requests/17.digests").read_bytes()
+    expected = sorted(openssl(text.encode())[-1] for text in TEXTS)
+    assert lines.split() == expected
+    assert read_request(project, "17")["digest"] == openssl(lines)[-1].decode()
+
+
+def test_a_record_is_its_text_to_the_letter():
+    """RFC 4231, test case 2; and a space or another form of a letter makes another record."""
+    published = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+
+    assert record_digests(b"Jefe", ["what do ya want for nothing?"]) == [published]
+    assert len(set(record_digests(b"salt", ["é", "e\u0301", "é ", "É"]))) == 4
+
+
+def test_a_request_tells_all_but_the_text(project):
+    request = json.loads((project / "evidence/requests/17.json").read_text())
+
+    lines = (project / "evidence/requests/17.digests").read_bytes()
+    assert request.pop("digest") == request_of(project, "17")["digest"]
+    assert request == {
+        "id": "17",
+        "date": DATE,
+        "records": 2,
+        "digests_sha256": hashlib.sha256(lines).hexdigest(),
+        **REASON,
+    }
+    for path in (project / "evidence").rglob("*.*"):
+        for word in ("Ada", "Lindqvist", "0100", "kesson"):
+            assert word not in path.read_text(encoding="utf-8")
+
+
+def test_no_plain_hash_of_a_record_is_written(project):
+    written = "".join(path.read_text() for path in (project / "evidence").rglob("*.*"))
+
+    for text in TEXTS:
+        for kind in ("md5", "sha1", "sha256"):
+            assert hashlib.new(kind, text.encode()).hexdigest() not in written
+
+
+def test_the_same_texts_have_other_digests_in_another_request(project):
+    open_request(project, "18", TEXTS, date=DATE, **REASON)
+
+    one, other = (
+        set((project / f"evidence/requests/{name}.digests").read_text().split())
+        for name in ("17", "18")
+    )
+    assert len(one) == len(other) == 2
+    assert not one & other
+
+
+def test_with_the_salt_texts_can_be_told_from_others(project):
+    asked = [TEXTS[1], "Ada Lindqvist, 555-0101", TEXTS[0], f"{TEXTS[0]}\n"]
+
+    assert held(project, "17", asked) == [True, False, True, False]
+    assert lacking(project, "17", TEXTS) == 0
+    assert lacking(project, "17", [TEXTS[0], "another"]) == 1
+
+
+def test_without_the_salt_they_cannot(project):
+    (project / ".salts/17").unlink()
+
+    with pytest.raises(InputError, match="nobody can tell what request 17 was about"):
+        held(project, "17", TEXTS)
+
+
+def test_another_salt_is_noticed(project):
+    (project / ".salts/17").write_bytes(bytes(32))
+
+    with pytest.raises(InputError, match=r"^The salt is not that of request 17\.$"):
+        held(project, "17", TEXTS)
+
+
+def test_edited_digests_are_noticed(project):
+    path = project / "evidence/requests/17.digests"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+
+    with pytest.raises(InputError, match=r"17\.digests is missing, or not what was written"):
+        held(project, "17", TEXTS)
+
+
+def test_an_edited_request_is_noticed(project):
+    path = project / "evidence/requests/17.json"
+    path.write_text(path.read_text().replace("asked by mail", "asked by phone"))
+
+    with pytest.raises(InputError, match=r"17\.json is not what was opened"):
+        request_of(project, "17")
+
+
+def test_a_report_gets_what_it_tells_of_a_request(project):
+    told = request_of(project, "17")
+
+    digest = read_request(project, "17")["digest"]
+    assert told == {
+        "id": "17",
+        "date": DATE,
+        "reason": "asked by mail",
+        "records": 2,
+        "digest": digest,
+    }
+
+
+def test_a_revoked_request_is_in_no_report(project):
+    revoked = {"what": "revoked", "request": "17", "date": DATE, "reason": "withdrawn"}
+    write_entry(project, revoked)
+
+    with pytest.raises(InputError, match=r"^Request 17 was revoked: no model serves it\.$"):
+        request_of(project, "17")
+
+
+def test_what_serves_a_request_is_found(project):
+    assert served_by(project, "17") is None
+    served = {
+        "what": "served",
+        "request": "17",
+        "date": DATE,
+        "study": "base",
+        "method": "seuf_ga",
+        "delta": "d",
+        "base": "b",
+        "model": "m",
+        "starts": True,
+        "covered": True,
+    }
+
+    write_entry(project, served)
+
+    previous = read_ledger(project)[1]["previous"]
+    assert served_by(project, "17") == {**served, "previous": previous}
+    write_entry(project, {"what": "revoked", "request": "17", "date": DATE, "reason": "withdrawn"})
+    assert served_by(project, "17") is None
+
+
+def test_an_id_that_exists_is_refused_and_nothing_is_touched(project):
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+
+    with pytest.raises(InputError, match=r"^Request 17 exists: choose another id\.$"):
+        open_request(project, "17", ["another"], date=DATE, **REASON)
+
+    assert before == {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+
+
+def test_an_id_is_not_free_again_because_its_file_is_gone(project):
+    (project / "evidence/requests/17.json").unlink()
+
+    with pytest.raises(InputError, match="Request 17 exists"):
+        open_request(project, "17", ["another"], date=DATE, **REASON)
+
+
+def test_an_unknown_request_is_refused(project):
+    with pytest.raises(InputError, match=r"^There is no request '18': `kedro request list`"):
+        request_of(project, "18")
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a", " \n"]])
+def test_a_request_without_a_text_is_refused_and_leaves_nothing(tmp_path, texts):
+    with pytest.raises(InputError, match=r"^Request 1 holds no text, or an empty one\.$"):
+        open_request(tmp_path, "1", texts, date=DATE, **REASON)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["17", "GDPR-2026.11_a", "a" * 100])
+def test_an_id_is_letters_digits_dots_and_dashes(name):
+    assert check_id(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "..", ".", ".gitignore", "a..b", "../a", "a/b", "a\\b", "a\n", "a b", "ä", "a" * 101],
+)
+def test_an_id_that_could_lead_elsewhere_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="A request cannot be called"):
+        open_request(tmp_path, name, TEXTS, date=DATE, **REASON)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.text())
+def test_no_id_leaves_its_folder(name):
+    try:
+        check_id(name)
+    except InputError:
+        return
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    assert ".." not in name
+    assert name[0] not in "._-"
+
+
+def test_a_text_that_utf8_has_no_letters_for_is_a_record_too():
+    """JSON can hold half of a surrogate pair."""
+    one = hmac.new(b"salt", b"\xed\xa0\x80", hashlib.sha256).hexdigest()
+
+    assert record_digests(b"salt", ["\ud800"]) == [one]

@@ -1,0 +1,265 @@
+"""What a signature holds to, and each way in which it can be wrong."""
+
+import base64
+import json
+import stat
+
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from seuf.audit.signing import make_keys, opened, sign, sign_folder, verify_folder
+from seuf.audit.statement import statement
+from seuf.errors import InputError
+from tests.audit.reports import report
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """A key pair: private, public."""
+    return make_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def other_keys(tmp_path_factory):
+    """The key pair of somebody else."""
+    return make_keys(tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture
+def envelope(keys):
+    """A signed statement, as it is read from a file."""
+    return json.loads(json.dumps(sign(statement(report()), keys[0])))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A folder as an export leaves it."""
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(bytes(range(256)))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def tampered(envelope, old: str, new: str):
+    """Return the envelope with another text in its payload."""
+    text = base64.b64decode(envelope["payload"]).decode()
+    assert old in text
+    return envelope | {"payload": base64.b64encode(text.replace(old, new).encode()).decode()}
+
+
+def test_only_the_owner_can_read_the_private_key(tmp_path):
+    private, public = make_keys(tmp_path / "new")
+
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert isinstance(load_pem_public_key(public.read_bytes()).curve, SECP256R1)
+    assert b"PRIVATE" not in public.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["seuf.key", "seuf.pub"])
+def test_a_key_is_never_overwritten(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+
+    with pytest.raises(InputError, match=f"{name} exists"):
+        make_keys(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_signed_statement_opens_with_the_public_key(envelope, keys):
+    before = json.dumps(envelope)
+
+    assert opened(envelope, keys[1]) == statement(report())
+    assert json.dumps(envelope) == before
+
+
+def test_a_statement_can_be_read_without_a_key(envelope):
+    unsigned = envelope | {"signatures": []}
+
+    assert opened(unsigned, None) == statement(report())
+
+
+def test_the_key_id_may_be_missing(envelope, keys):
+    """DSSE makes it optional, and model-signing leaves it empty."""
+    anonymous = envelope | {"signatures": [{"sig": envelope["signatures"][0]["sig"]}]}
+
+    assert opened(anonymous, keys[1]) == statement(report())
+
+
+def test_another_verdict_is_noticed(envelope, keys):
+    changed = tampered(envelope, '"verdict": "PASS"', '"verdict": "FAIL"')
+
+    with pytest.raises(InputError, match="changed after it was signed"):
+        opened(changed, keys[1])
+
+
+def test_one_bit_of_the_payload_is_noticed(envelope, keys):
+    payload = bytearray(base64.b64decode(envelope["payload"]))
+    payload[100] ^= 1
+
+    with pytest.raises(InputError, match="changed after it was signed"):
+        opened(envelope | {"payload": base64.b64encode(payload).decode()}, keys[1])
+
+
+def test_a_statement_signed_with_another_key_is_noticed(keys, other_keys):
+    with pytest.raises(InputError, match="signed by another key"):
+        opened(sign(statement(report()), other_keys[0]), keys[1])
+
+
+def test_another_key_under_the_same_name_is_noticed(envelope, keys, other_keys):
+    forged = sign(statement(report()), other_keys[0])
+    forged["signatures"][0]["keyid"] = envelope["signatures"][0]["keyid"]
+
+    with pytest.raises(InputError, match="changed after it was signed"):
+        opened(forged, keys[1])
+
+
+def test_an_envelope_without_signature_is_not_believed(envelope, keys):
+    with pytest.raises(InputError, match="no signature"):
+        opened(envelope | {"signatures": []}, keys[1])
+
+
+def test_another_type_of_payload_is_refused(envelope, keys):
+    with pytest.raises(InputError, match=r"holds 'text/plain'"):
+        opened(envelope | {"payloadType": "text/plain"}, keys[1])
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        [],
+        None,
+        {"payload": "e30="},
+        {"payload": "?", "payloadType": "a", "signatures": []},
+        {"payload": "e30=", "payloadType": "a", "signatures": [1]},
+        {"payload": 1, "payloadType": "a", "signatures": [{"sig": "AA=="}]},
+        {"payload": "e30=", "payloadType": "a", "signatures": [{"sig": None}]},
+    ],
+)
+def test_what_is_no_envelope_is_refused(thing, keys):
+    with pytest.raises(InputError, match="not a DSSE envelope"):
+        opened(thing, keys[1])
+
+
+@pytest.mark.parametrize("payload", [b"{}", b"[]", b"no JSON", b"\xff", b'{"_type": 1}'])
+def test_a_payload_that_is_no_statement_is_refused(payload):
+    kind = "application/vnd.in-toto+json"
+    text = base64.b64encode(payload).decode()
+
+    with pytest.raises(InputError, match="no provenance statement"):
+        opened({"payload": text, "payloadType": kind, "signatures": []}, None)
+
+
+def test_a_wrong_key_file_is_named_and_not_shown(envelope, keys, tmp_path):
+    private, public = keys
+
+    with pytest.raises(InputError, match=r"seuf\.pub is no private key") as one:
+        sign({}, public)
+    with pytest.raises(InputError, match=r"seuf\.key is no public key") as two:
+        opened(envelope, private)
+    with pytest.raises(InputError, match="missing is no public key"):
+        opened(envelope, tmp_path / "missing")
+    assert private.read_text().splitlines()[1] not in f"{one.value} {two.value}"
+
+
+def test_a_signed_folder_verifies_with_its_signature_inside(checkpoint, keys):
+    signature = checkpoint / "model.sig"
+
+    sign_folder(checkpoint, keys[0], signature)
+
+    verify_folder(checkpoint, signature, keys[1])
+
+
+def test_the_command_of_model_signing_accepts_our_signature(checkpoint, keys):
+    from model_signing._cli import main
+
+    signature = checkpoint / "model.sig"
+    sign_folder(checkpoint, keys[0], signature)
+    command = ["verify", "key", str(checkpoint), "--signature", str(signature)]
+
+    good = CliRunner().invoke(main, [*command, "--public_key", str(keys[1])])
+    (checkpoint / "config.json").write_text("{ }")
+    bad = CliRunner().invoke(main, [*command, "--public_key", str(keys[1])])
+
+    assert (good.exit_code, good.output) == (0, "Verification succeeded\n")
+    assert bad.exit_code == 1
+
+
+def test_the_signature_of_a_folder_does_not_pass_for_a_statement(checkpoint, keys, tmp_path):
+    """Both are in-toto statements signed with one key, but of another predicate."""
+    sign_folder(checkpoint, keys[0], tmp_path / "model.sig")
+    bundle = json.loads((tmp_path / "model.sig").read_text())
+
+    with pytest.raises(InputError, match="no provenance statement: predicate type"):
+        opened(bundle["dsseEnvelope"], keys[1])
+
+
+def flipped(folder):
+    """Change one bit of the weights."""
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+
+
+def truncated(folder):
+    """Cut the weights' last byte off."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (flipped, "Hash mismatch for 'model.safetensors'"),
+        (truncated, "Hash mismatch for 'model.safetensors'"),
+        (lambda folder: (folder / "config.json").unlink(), "Missing files"),
+        (lambda folder: (folder / "evil.py").write_text(""), "Extra files .*evil.py"),
+        (lambda folder: (folder / "link").symlink_to("config.json"), "symlink"),
+    ],
+)
+def test_a_changed_folder_is_noticed(checkpoint, keys, tmp_path, change, told):
+    sign_folder(checkpoint, keys[0], tmp_path / "model.sig")
+
+    change(checkpoint)
+
+    with pytest.raises(InputError, match=told):
+        verify_folder(checkpoint, tmp_path / "model.sig", keys[1])
+
+
+def test_a_folder_signed_with_another_key_is_noticed(checkpoint, keys, other_keys, tmp_path):
+    sign_folder(checkpoint, other_keys[0], tmp_path / "model.sig")
+
+    with pytest.raises(InputError, match="Key mismatch"):
+        verify_folder(checkpoint, tmp_path / "model.sig", keys[1])
+
+
+def test_a_changed_signature_of_a_folder_is_noticed(checkpoint, keys, tmp_path):
+    path = tmp_path / "model.sig"
+    sign_folder(checkpoint, keys[0], path)
+    bundle = json.loads(path.read_text())
+    bundle["dsseEnvelope"] = tampered(bundle["dsseEnvelope"], "config.json", "c0nfig.json")
+
+    path.write_text(json.dumps(bundle))
+
+    with pytest.raises(InputError, match="signature was changed"):
+        verify_folder(checkpoint, path, keys[1])
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"verificationMaterial": {}}'])
+def test_a_file_that_is_no_signature_is_refused_in_one_line(checkpoint, keys, tmp_path, text):
+    path = tmp_path / "model.sig"
+    path.write_text(text)
+
+    with pytest.raises(InputError, match="could not be verified") as told:
+        verify_folder(checkpoint, path, keys[1])
+
+    assert "\n" not in str(told.value)
+
+
+def test_a_missing_folder_is_refused(keys, tmp_path):
+    with pytest.raises(InputError, match="could not be signed"):
+        sign_folder(tmp_path / "missing", keys[0], tmp_path / "model.sig")

@@ -1,0 +1,268 @@
+"""An audit of a study that has run passes; each tampering fails, and is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from seuf.audit.examine import audit, first_cause
+from seuf.audit.pages import write_pages
+from seuf.audit.signing import make_keys
+from seuf.audit.subject import Subject
+from seuf.audit.verify import verify
+from seuf.kedro_dvc.project.study import load_study
+from tests.workflow.conftest import AUTHOR, Project
+
+METHOD = "seuf_gdiff"
+DATA = "studies/smoke/data"
+LOCK = "studies/smoke/dvc.lock"
+DELTA = f"{DATA}/06_models/{METHOD}/delta.safetensors"
+SCORES = f"{DATA}/07_model_output/{METHOD}/scores.json"
+FORGET = f"{DATA}/03_primary/forget_set.jsonl"
+BASE = f"{DATA}/06_models/base_model/model.safetensors"
+
+pytestmark = pytest.mark.timeout(900)
+Report = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def committed(fresh: Project, attempts: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project after the study has run, with lock and evidence in a commit."""
+    root = tmp_path_factory.mktemp("audited") / "project"
+    shutil.copytree(fresh.root, root, symlinks=True)
+    commit(root)
+    return root
+
+
+@pytest.fixture
+def root(committed: Path, tmp_path: Path) -> Path:
+    """A copy of that copy, to be tampered with."""
+    return Path(shutil.copytree(committed, tmp_path / "project", symlinks=True))
+
+
+def commit(root: Path) -> None:
+    """Commit all that there is."""
+    for command in (["add", "--all"], ["commit", "--quiet", "--allow-empty", "-m", "x"]):
+        subprocess.run([*AUTHOR, *command], cwd=root, check=True)
+
+
+def report_of(root: Path) -> Report:
+    """Return the report of the audit, made in this process."""
+    with chdir(root):
+        return audit(Subject(load_study(root, "smoke"), METHOD))
+
+
+def failures(report: Report) -> dict[str, list[str]]:
+    """Return what failed, by the name of the check."""
+    found: dict[str, list[str]] = {}
+    for check in report["checks"]:
+        if check["result"] == "FAIL":
+            found.setdefault(check["name"], []).append(check["text"])
+    return found
+
+
+def replace(path: Path, old: bytes, new: bytes) -> None:
+    """Replace bytes in a file that may be a read-only link into DVC's cache."""
+    content = path.read_bytes()
+    assert old in content
+    path.unlink()
+    path.write_bytes(content.replace(old, new, 1))
+
+
+def flip(path: Path) -> None:
+    """Flip the last bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_a_study_that_has_run_and_is_committed_passes_every_check(root):
+    report = report_of(root)
+
+    assert failures(report) == {}
+    assert report["verdict"] == "PASS"
+    assert {c["name"] for c in report["checks"] if c["result"] == "PASS"} >= {
+        *("commit", "dvc.yaml", "lock", "lineage", "bytes", "cache", "runs"),
+        *("base", "weights", "method", "expert", "answers", "report"),
+    }
+    assert [run["stage"] for run in report["runs"]][:2] == ["prepare_data", "make_base_model"]
+    assert report["changes"]["changed"] < report["changes"]["total"]
+
+
+def uncommitted_code(root: Path) -> None:
+    path = root / "src/seuf/unlearning/loop.py"
+    path.write_text(path.read_text() + "# changed\n")
+
+
+def uncommitted_parameter(root: Path) -> None:
+    path = root / "conf/base/parameters_unlearning.yml"
+    path.write_text(path.read_text().replace("steps: ", "steps: 1"))
+
+
+def a_bit_in_the_base(root: Path) -> None:
+    flip(root / BASE)
+
+
+def an_edited_lock(root: Path) -> None:
+    """The unlearning seems to have read another forget set."""
+    path = root / LOCK
+    lock = yaml.safe_load(path.read_text())
+    deps = lock["stages"][f"unlearn@{METHOD}"]["deps"]
+    next(dep for dep in deps if dep["path"] == FORGET)["md5"] = "0" * 32
+    path.write_text(yaml.safe_dump(lock, sort_keys=False))
+    commit(root)
+
+
+def an_edited_command(root: Path) -> None:
+    path = root / LOCK
+    path.write_text(path.read_text().replace(f"methods.{METHOD}.unlearn", "methods.other.unlearn"))
+    commit(root)
+
+
+def an_edited_record(root: Path) -> None:
+    path = root / f"evidence/smoke/runs/methods.{METHOD}.unlearn.json"
+    record = json.loads(path.read_text())
+    record["outputs"][DELTA] = "0" * 64
+    path.write_text(json.dumps(record))
+    commit(root)
+
+
+def a_lost_record(root: Path) -> None:
+    (root / f"evidence/smoke/runs/methods.{METHOD}.unlearn.json").unlink()
+    commit(root)
+
+
+def a_replaced_object(root: Path) -> None:
+    """Read-only, which is what makes DVC believe it."""
+    lock = yaml.safe_load((root / LOCK).read_text())
+    outs = lock["stages"][f"unlearn@{METHOD}"]["outs"]
+    md5 = next(out["md5"] for out in outs if out["path"] == DELTA)
+    path = root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    path.chmod(0o644)
+    flip(path)
+    path.chmod(0o444)
+
+
+def a_truncated_delta(root: Path) -> None:
+    content = (root / DELTA).read_bytes()
+    (root / DELTA).unlink()
+    (root / DELTA).write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("tamper", "check", "named"),
+    [
+        (lambda root: flip(root / DELTA), "bytes", f"{DELTA} is not what dvc.lock records"),
+        (lambda root: flip(root / FORGET), "bytes", f"{FORGET} is not what dvc.lock records"),
+        (lambda root: flip(root / SCORES), "bytes", f"{SCORES} is not what dvc.lock records"),
+        (a_bit_in_the_base, "base", "base"),
+        (a_truncated_delta, "weights", "delta.safetensors"),
+        (uncommitted_code, "commit", "src/seuf/unlearning/loop.py not as in commit"),
+        (uncommitted_parameter, "commit", "conf/base/parameters_unlearning.yml not as in commit"),
+        (an_edited_lock, "lineage", f"unlearn@{METHOD} read another {FORGET} than prepare_data"),
+        (an_edited_command, "lock", f"command of unlearn@{METHOD}"),
+        (an_edited_record, "runs", f"{DELTA} is not what the run of unlearn@{METHOD} has recorded"),
+        (a_lost_record, "runs", f"nothing records the run of unlearn@{METHOD}"),
+        (a_replaced_object, "cache", "in DVC's cache is not what its name says"),
+    ],
+)
+def test_tampering_fails_and_is_named(
+    root: Path, tamper: Callable[[Path], None], check: str, named: str
+):
+    tamper(root)
+
+    report = report_of(root)
+
+    assert report["verdict"] == "FAIL"
+    assert any(named in text for text in failures(report)[check]), failures(report)
+    assert any(first_cause(report) in texts for texts in failures(report).values())
+
+
+def test_scores_that_are_edited_together_with_the_lock_still_fail(root):
+    """Whoever writes scores, their MD5 and a commit has not written the run's record."""
+    scores = json.loads((root / SCORES).read_text())
+    scores["questions"]["forget"]["accuracy"] = scores["headline"]["forget"]["value"] = 0.0
+    old = yaml.safe_load((root / LOCK).read_text())["stages"][f"evaluate@{METHOD}"]["outs"][0]
+    (root / SCORES).unlink()
+    (root / SCORES).write_text(json.dumps(scores))
+    with chdir(root):
+        from seuf.kedro_dvc.hashing import digests
+
+        new = digests([Path(SCORES)])[Path(SCORES)]
+    lock = (root / LOCK).read_text().replace(old["md5"], new.md5)
+    (root / LOCK).write_text(lock.replace(f"size: {old['size']}", f"size: {new.size}"))
+    commit(root)
+
+    found = failures(report_of(root))
+
+    assert "bytes" not in found
+    assert f"{SCORES} is not what the run of evaluate@{METHOD}" in found["runs"][0]
+    assert "forget: the answers make an accuracy of" in found["answers"][0]
+    assert any("forget_efficacy is" in text for text in found["report"])
+
+
+def test_after_the_data_is_erased_the_audit_passes_on_hashes_and_says_what_is_gone(root):
+    for name in ("forget_set", "questions", "pretraining_texts"):
+        (root / f"{DATA}/03_primary/{name}.jsonl").unlink()
+
+    report = report_of(root)
+
+    assert report["verdict"] == "PASS"
+    notes = {
+        check["name"]: check["text"] for check in report["checks"] if check["result"] == "NOTE"
+    }
+    assert f"{FORGET}" in notes["erased"]
+    assert "can no longer be read" in notes["erased"]
+    gone = [one for one in report["materials"] if not one["here"]]
+    assert {Path(one["path"]).stem for one in gone} == {
+        "forget_set",
+        "questions",
+        "pretraining_texts",
+    }
+    assert all(len(one["sha256"]) == 64 and one["confidential"] for one in gone)
+
+
+def test_a_signed_statement_is_verified_with_delta_and_base_alone(root, tmp_path):
+    private, public = make_keys(tmp_path / "keys")
+    with chdir(root):
+        pages = write_pages(report_of(root), tmp_path / "evidence", private)
+    folder, statement = tmp_path / "elsewhere", tmp_path / "evidence/statement.json"
+    folder.mkdir()
+    shutil.copy(root / DELTA, folder / "delta.safetensors")
+    shutil.copytree(root / Path(BASE).parent, folder / "base")
+    delta, base = folder / "delta.safetensors", folder / "base"
+
+    checks = verify(statement, public, delta, base)
+
+    assert {page.name for page in pages} == {
+        *("audit.json", "statement.json", "bom.cdx.json", "certificate.html", "certificate.md")
+    }
+    assert {check.result for check in checks} == {"PASS"}
+    assert {"signature", "delta", "base", "weights"} <= {check.name for check in checks}
+
+    other = make_keys(tmp_path / "other")[1]
+    assert [check.result for check in verify(statement, other, delta, base)] == ["FAIL"]
+
+    flip(delta)
+    assert "FAIL" in {check.result for check in verify(statement, public, delta, base)}
+
+
+def test_a_failed_audit_attests_nothing(root, tmp_path):
+    with chdir(root):
+        write_pages(report_of(root), tmp_path, None)
+        assert (tmp_path / "statement.json").is_file()
+        flip(root / DELTA)
+        write_pages(report_of(root), tmp_path, None)
+
+    assert not (tmp_path / "statement.json").exists()
+    assert not (tmp_path / "bom.cdx.json").exists()
+    assert "no certificate" in (tmp_path / "certificate.md").read_text()
