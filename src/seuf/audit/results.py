@@ -7,11 +7,14 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seuf.audit.check import Check, failed, noted, passed
 from seuf.audit.subject import Subject
 from seuf.moe.deltas import Delta
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.records import Question
 
 CLOSE = 1e-9  # two sums of the same numbers
 
@@ -58,11 +61,14 @@ def _selected_again(subject: Subject) -> dict[str, Any]:
 def scores(subject: Subject) -> Iterator[Check]:
     """Work the scores out again from the answers, and hold them against every later table."""
     from seuf.benchmarks.examination import headline
+    from seuf.benchmarks.records import Question
 
     found = subject.read("scores")
     if subject.here("questions"):
-        asked = [one for one in subject.read("questions") if one["part"] == "test"]
-        wrong = [*_wrong_choices(found, asked), *_wrong_answers(found, asked)]
+        asked = [Question(**one) for one in subject.read("questions") if one["part"] == "test"]
+        generate = subject.study.config["parameters"]["evaluation"].get("generate", False)
+        answered = [question for question in asked if question.is_answered(generate)]
+        wrong = [*_wrong_choices(found, asked), *_wrong_answers(found, answered)]
         yield from (failed("answers", text) for text in wrong)
         yield passed("answers", f"accuracies worked out again from {_number(found)} answers")
     else:
@@ -72,9 +78,9 @@ def scores(subject: Subject) -> Iterator[Check]:
     yield from _reported(subject, found)
 
 
-def _wrong_choices(found: dict[str, Any], asked: list[dict[str, Any]]) -> Iterator[str]:
+def _wrong_choices(found: dict[str, Any], asked: list[Question]) -> Iterator[str]:
     for name, scored in found.get("questions", {}).items():
-        right = [one["answer"] for one in asked if one["subject"] == name and one["choices"]]
+        right = [one.answer for one in asked if one.subject == name and one.is_chosen()]
         answers = scored["answers"]
         if len(answers) != len(right) or scored["questions"] != len(right):
             yield f"{name}: {len(answers)} answers to {len(right)} questions"
@@ -84,7 +90,7 @@ def _wrong_choices(found: dict[str, Any], asked: list[dict[str, Any]]) -> Iterat
             yield f"{name}: the answers make an accuracy of {accuracy}, not {scored['accuracy']}"
 
 
-def _wrong_answers(found: dict[str, Any], asked: list[dict[str, Any]]) -> Iterator[str]:
+def _wrong_answers(found: dict[str, Any], asked: list[Question]) -> Iterator[str]:
     from seuf.benchmarks.kinds import KINDS
     from seuf.benchmarks.rouge import MEASURES
 
@@ -92,7 +98,7 @@ def _wrong_answers(found: dict[str, Any], asked: list[dict[str, Any]]) -> Iterat
         for kind, scored in kinds.items():
             if not KINDS[kind].whole:  # its references are cut by the model's tokenizer
                 continue
-            held = [q["reference"] for q in asked if _of(q, subject, kind)]
+            held = [q.reference for q in asked if (q.subject, q.kind) == (subject, kind)]
             if len(held) != len(scored["answers"]):
                 yield f"{subject} {kind}: {len(scored['answers'])} answers to {len(held)} questions"
                 continue
@@ -100,11 +106,6 @@ def _wrong_answers(found: dict[str, Any], asked: list[dict[str, Any]]) -> Iterat
             value = mean(measure(r, a) for r, a in zip(held, scored["answers"], strict=True))
             if not _same(value, scored["value"]):
                 yield f"{subject} {kind}: the answers make {value}, not {scored['value']}"
-
-
-def _of(question: dict[str, Any], subject: str, kind: str) -> bool:
-    same = question["subject"] == subject and question.get("kind", "answer") == kind
-    return same and bool(question.get("reference"))
 
 
 def _reported(subject: Subject, found: dict[str, Any]) -> Iterator[Check]:
