@@ -128,6 +128,15 @@ def an_edited_command(root: Path) -> None:
     commit(root)
 
 
+def a_path_out_of_the_project(root: Path) -> None:
+    path = root / LOCK
+    lock = yaml.safe_load(path.read_text())
+    outs = lock["stages"]["prepare_data"]["outs"]
+    outs.append({"path": "../elsewhere", "md5": "0" * 32, "size": 1})
+    path.write_text(yaml.safe_dump(lock, sort_keys=False))
+    commit(root)
+
+
 def an_edited_record(root: Path) -> None:
     path = root / f"evidence/smoke/runs/methods.{METHOD}.unlearn.json"
     record = json.loads(path.read_text())
@@ -170,6 +179,7 @@ def a_truncated_delta(root: Path) -> None:
         (uncommitted_parameter, "commit", "conf/base/parameters_unlearning.yml not as in commit"),
         (an_edited_lock, "lineage", f"unlearn@{METHOD} read another {FORGET} than prepare_data"),
         (an_edited_command, "lock", f"command of unlearn@{METHOD}"),
+        (a_path_out_of_the_project, "lock", "outputs of prepare_data"),
         (an_edited_record, "runs", f"{DELTA} is not what the run of unlearn@{METHOD} has recorded"),
         (a_lost_record, "runs", f"nothing records the run of unlearn@{METHOD}"),
         (a_replaced_object, "cache", "in DVC's cache is not what its name says"),

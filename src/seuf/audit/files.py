@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from seuf.audit.check import Check, failed, noted, passed
-from seuf.audit.lineage import broken_edges, changed_values, edges, unlike, wanted
+from seuf.audit.lineage import Stage, broken_edges, changed_values, edges, unlike, wanted
 from seuf.audit.subject import Subject
 from seuf.kedro_dvc.doctor.findings import counted, gigabytes, listed
 from seuf.kedro_dvc.generation.guard import stamp
@@ -44,12 +44,18 @@ def pipeline(subject: Subject) -> Iterator[Check]:
     for stage in declared.values():
         stage.deps.pop(stamp(subject.study.name), None)
     odd = [text for stage in subject.walked if (text := unlike(stage, declared))]
+    odd += [f"{stage.name} writes {path}" for stage in subject.walked for path in _outside(stage)]
     odd += [text for stage in subject.walked for text in changed_values(stage, subject.project)]
     if odd:
         yield failed("lock", f"dvc.lock is not of this dvc.yaml: {odd[0]}")
     else:
         number = counted(len(subject.walked), "stage")
         yield passed("lock", f"command, inputs, outputs and parameters of {number} as asked for")
+
+
+def _outside(stage: Stage) -> list[str]:
+    """Return what a stage writes that lies outside the project."""
+    return [path for path in stage.outs if Path(path).is_absolute() or ".." in Path(path).parts]
 
 
 def lineage(subject: Subject) -> Iterator[Check]:

@@ -85,5 +85,9 @@ def test_an_environment_that_was_edited_is_refused(project):
         read_record(project, "mine", "make_out")
 
 
+def test_a_node_of_an_edited_lock_cannot_name_a_record_elsewhere(project):
+    assert record_path(project, "mine", "../../x") == project / "evidence/mine/runs/x.json"
+
+
 def test_a_record_cannot_name_an_environment_elsewhere(project):
     assert environment_path(project, "../../etc/passwd").parent == project / "evidence/environments"

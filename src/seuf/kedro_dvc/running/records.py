@@ -71,7 +71,7 @@ class RunRecords:
 
 def record_path(project: Path, study: str, node: str) -> Path:
     """Return where the record of a node's last run lies."""
-    return project / EVIDENCE / study / "runs" / f"{node}.json"
+    return project / EVIDENCE / study / "runs" / f"{Path(node).name}.json"
 
 
 def read_record(project: Path, study: str, node: str) -> Record | None:
