@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from seuf.audit.cli import replayed
 from seuf.audit.examine import audit, first_cause
 from seuf.audit.pages import write_pages
 from seuf.audit.signing import make_keys
@@ -239,6 +240,9 @@ def test_after_the_data_is_erased_the_audit_passes_on_hashes_and_says_what_is_go
         "pretraining_texts",
     }
     assert all(len(one["sha256"]) == 64 and one["confidential"] for one in gone)
+    with chdir(root):
+        (again,) = replayed(Subject(load_study(root, "smoke"), METHOD))
+    assert (again.result, again.text.split(":")[0]) == ("FAIL", "the delta cannot be made again")
 
 
 def test_a_signed_statement_is_verified_with_delta_and_base_alone(root, tmp_path):

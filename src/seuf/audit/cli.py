@@ -104,6 +104,18 @@ def keys(folder: Path) -> None:
 
 
 @audit.command()
+@click.argument("folder", type=FILE)
+@click.option("--key", type=FILE, required=True, help="Private key.")
+def sign(folder: Path, key: Path) -> None:
+    """Sign all files of an exported model; the signature, model.sig, lies among them."""
+    from seuf.audit.signing import SIGNATURE, sign_folder
+
+    with _one_line_for_input_errors():
+        sign_folder(folder, key, folder / SIGNATURE)
+    click.echo(f"wrote {folder / SIGNATURE}")
+
+
+@audit.command()
 @click.argument("to")
 @click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 def events(to: str, env: str) -> None:
@@ -129,17 +141,22 @@ def _audited(
     subject = Subject(load_study(Path.cwd(), env), name)
     report = audit(subject, checkpoint)
     if replay:
-        report = with_checks(report, _replayed(subject))
+        report = with_checks(report, replayed(subject))
     return with_request(report, subject.project, request) if request else report
 
 
-def _replayed(subject: Any) -> list[Check]:
+def replayed(subject: Any) -> list[Check]:
+    """Return the check of a replay in a folder of its own; one that cannot be made has failed."""
     from tempfile import TemporaryDirectory
 
-    from seuf.audit.replay import replay
+    from seuf.audit.check import failed
+    from seuf.audit.replay import NAME, replay
 
-    with TemporaryDirectory() as folder:
-        return [replay(subject.study, subject.method, Path(folder))[0]]
+    try:
+        with TemporaryDirectory() as folder:
+            return [replay(subject.study, subject.method, Path(folder))[0]]
+    except InputError as error:  # the forget set may be erased
+        return [failed(NAME, f"the delta cannot be made again: {error}")]
 
 
 def _tell(report: dict[str, Any]) -> None:

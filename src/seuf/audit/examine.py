@@ -23,12 +23,13 @@ def audit(subject: Subject, checkpoint: Path | None = None) -> Report:
         checkpoint: An exported checkpoint that is held against base and delta too.
 
     Raises:
-        InputError: If the study has no such method, or has not run.
+        InputError: If the study has no such method, keeps no deltas, or has not run.
     """
     study = subject.study
     report: Report = {"study": study.config["globals"]["study"], "env": study.name}
     report |= {"method": subject.method}
     report |= {"settings": subject.settings, "changes": {"tensors": []}, "experts": []}
+    subject.require_delta()
     report |= {"base": {"name": subject.base[0], "digest": None}, "delta": None}
     checks = [check for look in files.CHECKS for check in look(subject)]
     checks += _model(subject, report, checkpoint)

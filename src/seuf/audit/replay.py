@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kedro.framework.session import KedroSession
+from kedro.io import DatasetError
 from kedro.pipeline import Node
 from torch import Tensor, nn
 
@@ -132,10 +133,18 @@ def _node(study: Study, method: str) -> Node:
 
 
 def _inputs(study: Study, node: Node, folder: Path) -> dict[str, Any]:
-    """Return what the node reads, but for what a run that was killed has left."""
+    """Return what the node reads, but for what a run that was killed has left.
+
+    Raises:
+        InputError: If something is not here, or is not what it should be.
+    """
     session = KedroSession.create(study.project, env=study.name)
     catalog = session.load_context().catalog
-    found = {name: catalog.load(name) for name in sorted(node.inputs)}
-    session.close()
+    try:
+        found = {name: catalog.load(name) for name in sorted(node.inputs)}
+    except DatasetError as error:
+        raise InputError(str(error.__cause__ or error)) from error
+    finally:
+        session.close()
     kept = {name: FileProgress(folder) for name, x in found.items() if isinstance(x, FileProgress)}
     return {**found, **kept}

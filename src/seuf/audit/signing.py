@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from seuf.audit.statement import checked
 from seuf.errors import InputError
+from seuf.kedro_dvc.files import write_text
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config as Hashing
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PRIVATE, PUBLIC = "seuf.key", "seuf.pub"
+SIGNATURE = "model.sig"  # as model-signing names it
 
 
 def make_keys(folder: Path) -> tuple[Path, Path]:
@@ -145,9 +148,11 @@ def sign_folder(folder: Path, private_key: Path, signature: Path) -> None:
     from model_signing.signing import Config
 
     _signer(private_key)  # says what is wrong with a key
-    with _told(folder, "be signed"):
+    with _told(folder, "be signed"), TemporaryDirectory() as apart:
+        made = Path(apart, SIGNATURE)
         config = Config().use_elliptic_key_signer(private_key=private_key)
-        config.set_hashing_config(_hashing(folder, signature)).sign(folder, signature)
+        config.set_hashing_config(_hashing(folder, signature)).sign(folder, made)
+        write_text(signature, made.read_text(encoding="utf-8"))
 
 
 def verify_folder(folder: Path, signature: Path, public_key: Path) -> None:

@@ -48,6 +48,15 @@ class Subject:
             )
         return dict(methods[self.method])
 
+    def require_delta(self) -> None:
+        """Raise unless the study keeps a delta of each method: one of repetitions does not."""
+        nodes = self.study.pipelines["__default__"].nodes
+        if not any(f"{self.method}.delta" in node.outputs for node in nodes):
+            raise InputError(
+                f"The study {self.study.name!r} keeps no deltas, as it only measures how scores "
+                "spread: there is nothing to audit."
+            )
+
     @cached_property
     def stages(self) -> dict[str, Stage]:
         """All that the study's dvc.lock records, but for the guard, whose work is a check here."""

@@ -28,7 +28,8 @@ def verify(
         key: Public key of who is trusted to have signed it.
         delta: The delta that it should be about.
         base: Folder of the base model that the delta should belong to.
-        checkpoint: Folder of an exported model, to be held against base and delta.
+        checkpoint: Folder of an exported model, to be held against base and delta; and against
+            its signature, if it has one.
 
     Raises:
         InputError: If the file is no statement.
@@ -37,7 +38,7 @@ def verify(
         statement, signature = _opened(_read(file), key)
     except _ForgedError as error:
         return [failed("signature", str(error))]
-    checks = [signature, *_delta(statement, delta)]
+    checks = [signature, *_signed(checkpoint, key), *_delta(statement, delta)]
     if delta is not None and delta.is_file():
         try:
             checks += _model(statement, delta, base, checkpoint)
@@ -64,6 +65,23 @@ def _opened(content: Any, key: Path | None) -> tuple[dict[str, Any], Check]:
     if key is None:
         return statement, noted("signature", "not checked: --key names a public key")
     return statement, passed("signature", f"signed with the key of {key.name}")
+
+
+def _signed(checkpoint: Path | None, key: Path | None) -> Iterator[Check]:
+    """Yield whether the checkpoint's files are those that were signed, if it is signed."""
+    from seuf.audit.signing import SIGNATURE, verify_folder
+
+    if checkpoint is None or not (checkpoint / SIGNATURE).is_file():
+        return
+    if key is None:
+        yield noted("signature", f"{checkpoint / SIGNATURE} not checked: --key names a public key")
+        return
+    try:
+        verify_folder(checkpoint, checkpoint / SIGNATURE, key)
+    except InputError as error:
+        yield failed("signature", str(error))
+    else:
+        yield passed("signature", f"files of {checkpoint} are signed with the key of {key.name}")
 
 
 def _delta(statement: dict[str, Any], delta: Path | None) -> Iterator[Check]:

@@ -1,0 +1,29 @@
+"""Which methods can be audited."""
+
+from __future__ import annotations
+
+from contextlib import chdir
+
+import pytest
+
+from seuf.audit.examine import audit
+from seuf.audit.subject import Subject
+from seuf.errors import InputError
+from seuf.kedro_dvc.project.study import load_study
+from tests.kedro_dvc.generation.test_sync import ROOT
+
+
+def test_a_study_of_repetitions_keeps_no_deltas_and_says_so():
+    with chdir(ROOT):
+        subject = Subject(load_study(ROOT, "sandbox_seeds"), "seuf_ga")
+
+    with pytest.raises(InputError, match="'sandbox_seeds' keeps no deltas"):
+        audit(subject)
+
+
+def test_an_unknown_method_is_told_the_others():
+    with chdir(ROOT):
+        subject = Subject(load_study(ROOT, "smoke"), "nobody")
+
+    with pytest.raises(InputError, match=r"no method 'nobody'; it has .*seuf_gdiff"):
+        _ = subject.settings

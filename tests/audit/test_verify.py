@@ -1,0 +1,75 @@
+"""What `verify` says of a checkpoint that is signed; `tests/workflow` verifies a whole audit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from seuf.audit.check import FAIL, NOTE, PASS
+from seuf.audit.cli import audit
+from seuf.audit.signing import make_keys, sign
+from seuf.audit.statement import statement
+from seuf.audit.verify import verify
+from tests.audit.folders import unlearned
+from tests.audit.reports import report
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """A key pair: private, public."""
+    return make_keys(tmp_path / "keys")
+
+
+@pytest.fixture
+def signed(keys, tmp_path):
+    """A signed statement, and a checkpoint that the command has signed with the same key."""
+    file, folder = tmp_path / "statement.json", unlearned("qwen2_moe", tmp_path).out
+    file.write_text(json.dumps(sign(statement(report()), keys[0])))
+    ended = CliRunner().invoke(audit, ["sign", str(folder), "--key", str(keys[0])])
+    assert (ended.exit_code, ended.output) == (0, f"wrote {folder / 'model.sig'}\n")
+    return file, folder
+
+
+def said(signed, key):
+    """Return the second check, which is that of the checkpoint's signature."""
+    file, folder = signed
+    checks = verify(file, key, checkpoint=folder)
+    assert [check.name for check in checks] == ["signature", "signature", "delta"]
+    return checks[1].result, checks[1].text
+
+
+def test_a_signed_checkpoint_passes(signed, keys):
+    result, text = said(signed, keys[1])
+
+    assert (result, "signed with the key of seuf.pub" in text) == (PASS, True)
+
+
+def test_a_file_that_was_changed_fails_though_the_statement_is_in_order(signed, keys):
+    (signed[1] / "README.md").write_text("Nothing was done.")
+
+    result, text = said(signed, keys[1])
+
+    assert (result, "README.md" in text) == (FAIL, True)
+
+
+def test_without_a_key_it_says_that_nobody_looked(signed):
+    result, text = said(signed, None)
+
+    assert (result, "--key names a public key" in text) == (NOTE, True)
+
+
+def test_a_checkpoint_that_is_not_signed_has_no_line(signed, keys):
+    (signed[1] / "model.sig").unlink()
+
+    checks = verify(signed[0], keys[1], checkpoint=signed[1])
+
+    assert [check.name for check in checks] == ["signature", "delta"]
+
+
+def test_a_key_that_cannot_sign_is_told_in_one_line(signed, keys):
+    ended = CliRunner().invoke(audit, ["sign", str(signed[1]), "--key", str(keys[1])])
+
+    assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
+    assert "is no private key in PEM" in ended.output
