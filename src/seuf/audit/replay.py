@@ -143,8 +143,15 @@ def _inputs(study: Study, node: Node, folder: Path) -> dict[str, Any]:
     try:
         found = {name: catalog.load(name) for name in sorted(node.inputs)}
     except DatasetError as error:
-        raise InputError(str(error.__cause__ or error)) from error
+        raise InputError(_said(error)) from error
     finally:
         session.close()
     kept = {name: FileProgress(folder) for name, x in found.items() if isinstance(x, FileProgress)}
     return {**found, **kept}
+
+
+def _said(error: BaseException) -> str:
+    """Return what a data set says, out of what Kedro wraps it in, once or twice."""
+    while error.__cause__ is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return str(error)
