@@ -149,8 +149,9 @@ def replayed(subject: Any) -> list[Check]:
     """Return the check of a replay in a folder of its own; one that cannot be made has failed."""
     from tempfile import TemporaryDirectory
 
+    from seuf.audit.agreement import NAME
     from seuf.audit.check import failed
-    from seuf.audit.replay import NAME, replay
+    from seuf.audit.replay import replay
 
     try:
         with TemporaryDirectory() as folder:

@@ -1,0 +1,113 @@
+"""How far two runs of one method part: `python -m bench.replays --shape qwen --device cuda`.
+
+Weights and texts are random. The last look counts as the best, so that all steps are in the delta.
+What `kedro audit --replay` allows on a GPU, `TOLERANCE` of `seuf.audit.agreement`, rests on this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import transformers
+
+from bench import shapes
+from bench.measure import machine
+from seuf.audit.agreement import base_tensors, departures
+from seuf.moe.deltas import Delta
+from seuf.moe.footprint import footprint
+from seuf.moe.models import LanguageModel
+from seuf.unlearning.algorithm import unlearn
+from seuf.unlearning.draws import Samples
+from seuf.unlearning.judgement import Judgement
+from seuf.unlearning.settings import Method, UnlearningSettings
+from seuf.unlearning.treatment import Treatment
+
+
+def main() -> None:
+    """Run each method as often as asked, and once with another seed; print how far they part."""
+    options = _options()
+    transformers.logging.set_verbosity_error()
+    torch.use_deterministic_algorithms(options.deterministic)
+    base = shapes.build(options.shape, options.device, getattr(torch, options.dtype))
+    name = machine(options.device).name
+    print(f"{name}; torch {torch.__version__}; {options.shape}, {options.dtype}")  # noqa: T201
+    for objective in options.objectives:
+        for what, seconds, parted in _parted(base, objective, options):
+            worst = max(parted, key=lambda key: parted[key])
+            told = f"{parted[worst]:.2g} of the change of {worst}, {seconds:.1f} s"
+            print(f"  {objective:6} {what:10} {told}", flush=True)  # noqa: T201
+
+
+def _parted(
+    base: LanguageModel, objective: str, options: Any
+) -> Iterator[tuple[str, float, dict[str, float]]]:
+    """Yield what a further run was, how long it took, and its departures from the first."""
+    first = _run(base, objective, options, seed=0)
+    before = base_tensors(base.model, first)
+    kinds = [("again", 0)] * (options.times - 1) + [("other seed", 1)]
+    for what, seed in kinds:
+        start = time.perf_counter()
+        made = _run(base, objective, options, seed)
+        yield what, time.perf_counter() - start, departures(made, first, before)
+
+
+def _run(base: LanguageModel, objective: str, options: Any, seed: int) -> Delta:
+    layer = footprint(base.model).first_moe + 1
+    method = Method(
+        scope="experts",
+        selection="affinity",
+        objective=objective,
+        anchor_weight=1.0,
+        learning_rates=[options.rate],
+        steering_coefficient=8000 if objective == "rmu" else None,
+    )
+    settings = UnlearningSettings(
+        steps=options.steps,
+        batch_size=options.batch,
+        max_length=options.length,
+        evaluate_every=options.steps,
+        threads=options.threads,
+    )
+    forget, retain = (
+        shapes.samples(options.steps * options.batch, options.length, options.words, seed)
+        for seed in (0, 1)
+    )
+    treatment = Treatment(Samples(forget, retain), [(layer, 0)], method, settings, seed)
+    return unlearn(base, treatment, _last()).delta
+
+
+def _last() -> Callable[[Any], Judgement]:
+    """Return a judge to whom each look is better than the one before."""
+    looks = iter(range(1, 1_000_000))
+    return lambda model: Judgement(1 / next(looks), 1.0, chance=0.0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.replays", description=__doc__)
+    parser.add_argument("--shape", choices=sorted(shapes.SHAPES), default="small")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--objectives", nargs="+", default=["ga", "gdiff", "npo", "rmu"])
+    parser.add_argument("--times", type=int, default=3, help="runs of each")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=4, help="samples of each set in a step")
+    parser.add_argument("--length", type=int, default=512, help="tokens in a sample")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
+    parser.add_argument("--deterministic", action="store_true", help="torch's deterministic ways")
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate")
+    parser.add_argument("--words", type=int, default=30_000, help="of the vocabulary that are used")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""When a delta that was made again is the one that was recorded.
+
+In one thread of a CPU a run is the same to the byte. In several, and on a GPU, sums are made in an
+order that is not always the same, so that two runs of one method part a little.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from seuf.audit.check import Check, failed, passed
+from seuf.errors import InputError
+from seuf.moe.deltas import Delta
+from seuf.moe.places import places_of, storage, to_checkpoint
+
+# Of the change itself, not of the weights: these are so near their base that a delta which changes
+# nothing would pass. What is left is a hundredth part of what the method has done.
+TOLERANCE = 1e-2
+NAME = "replay"
+
+
+def held(path: Path, recorded: Path, base: nn.Module, exact: bool) -> Check:
+    """Return if a delta is the recorded one: to the byte, or else within `TOLERANCE`.
+
+    Args:
+        path: The delta that was made again.
+        recorded: The one that the study keeps.
+        base: The model that both belong to.
+        exact: Whether sums are made in one order: in one thread of a CPU.
+    """
+    if path.read_bytes() == recorded.read_bytes():
+        return passed(NAME, f"made again, {recorded} is equal to the byte")
+    try:
+        made, kept = Delta.load(path), Delta.load(recorded)
+    except (InputError, TypeError, ValueError) as error:
+        return failed(NAME, f"{recorded} cannot be read: {error}")
+    if why := _unlike(made, kept):
+        return failed(NAME, f"made again, {recorded} is another one: {why}")
+    parted = departures(made, kept, base_tensors(base, kept))
+    key = max(parted, key=lambda one: parted[one], default="")
+    if not parted or parted[key] == 0:
+        return failed(NAME, f"made again, {recorded} has these tensors, but other bytes")
+    told = f"{key} by {parted[key]:.2g} of its change"
+    if not exact and parted[key] <= TOLERANCE:
+        return passed(NAME, f"made again, tensors part by what rounding does, most {told}")
+    allowed = "" if exact else f"; {TOLERANCE:g} is allowed"
+    return failed(NAME, f"made again, {recorded} is another one: it parts in {told}{allowed}")
+
+
+def departures(made: Delta, recorded: Delta, before: dict[str, Tensor]) -> dict[str, float]:
+    """Return how far two deltas part in each tensor, as a share of what was recorded as its change.
+
+    Args:
+        made: Holds the same keys as the other.
+        recorded: The one that is believed.
+        before: The base's tensors, by key.
+    """
+    return {
+        key: _share(made.tensors[key], tensor, before[key])
+        for key, tensor in recorded.tensors.items()
+    }
+
+
+def _share(made: Tensor, recorded: Tensor, before: Tensor) -> float:
+    parted = (made.double() - recorded.double()).norm()
+    change = (recorded.double() - before.to(recorded.device).double()).norm()
+    share = (parted / change).item() if parted else 0.0
+    return share if share == share else float("inf")  # not a number: no share at all
+
+
+def _unlike(made: Delta, recorded: Delta) -> str | None:
+    """Return what of two deltas differs beside numbers, if anything does."""
+    if odd := sorted(made.tensors.keys() ^ recorded.tensors.keys()):
+        return f"only one of them changes {odd[0]}"
+    for key, tensor in made.tensors.items():
+        other = recorded.tensors[key]
+        if (tensor.shape, tensor.dtype) != (other.shape, other.dtype):
+            return f"{key} has another shape or type"
+    for what in ("base", "dtypes", "about"):
+        if getattr(made, what) != getattr(recorded, what):
+            return f"its header says another {what!r}"
+    return None
+
+
+def base_tensors(base: nn.Module, delta: Delta) -> dict[str, Tensor]:
+    """Return the base's tensors of a delta, by key, as `departures` wants them."""
+    return {
+        key: tensor
+        for place in places_of(base, delta.tensors)
+        for key, tensor in to_checkpoint(base, place, storage(base, place)).items()
+    }
