@@ -1,7 +1,8 @@
 """When a delta that was made again is the one that was recorded.
 
-In one thread of a CPU a run is the same to the byte. In several, and on a GPU, sums are made in an
-order that is not always the same, so that two runs of one method part a little.
+In one thread of a CPU a run is the same to the byte, and so it is on one GPU with
+`unlearning.deterministic`. In several threads, on another kind of GPU or with another version of
+torch sums are made in another order, and two runs of one method part.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from seuf.moe.deltas import Delta
 from seuf.moe.places import places_of, storage, to_checkpoint
 
 # Of the change itself, not of the weights: these are so near their base that a delta which changes
-# nothing would pass. What is left is a hundredth part of what the method has done.
-TOLERANCE = 1e-2
+# nothing would pass. Where the order of sums is free, two runs of 100 steps in bfloat16 part by up
+# to 0.064, and runs with two seeds by 0.59 at least (`python -m bench.replays --no-deterministic`).
+TOLERANCE = 0.15
 NAME = "replay"
 
 

@@ -24,7 +24,12 @@ from kedro.pipeline import Node, Pipeline
 from seuf.kedro_dvc.files import path_of, write_text
 from seuf.kedro_dvc.hashing import sha256s
 from seuf.kedro_dvc.project.configuration import BASE
-from seuf.kedro_dvc.running.environment import commit_of, machine, torch_state
+from seuf.kedro_dvc.running.environment import (
+    commit_of,
+    forget_torch_state,
+    machine,
+    torch_state,
+)
 
 EVIDENCE = "evidence"
 Record = dict[str, Any]
@@ -41,6 +46,7 @@ class RunRecords:
     @hook_impl
     def before_pipeline_run(self) -> None:
         """Take the time."""
+        forget_torch_state()
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
 
     @hook_impl
