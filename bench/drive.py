@@ -67,7 +67,8 @@ class Drive:
         self._warm_up()
         yield self._row("warm up", Need(0, self.size.weights))
         yield self._capture()
-        selected = select_experts(*self.tables, self.parameters.expert_selection, seed=0)
+        forget, retain = self.tables
+        selected = select_experts(forget, retain, self.parameters.expert_selection, seed=0)
         yield self._row("select", Need(0, self.size.weights))
         samples = self._samples()
         questions = _questions(self.base)

@@ -26,8 +26,8 @@ def job(base: LanguageModel, device: str, tokens: int, batch: int, length: int) 
     clock = _Clock(device)
     routing = [_routing(base, tokens // 2, length, seed) for seed in (0, 1)]
     yield clock.row(f"capture, {tokens} tokens")
-    tables = [Affinities(r.layers, r.affinity, r.halves) for r in routing]
-    chosen = select_experts(*tables, SelectionSettings(), seed=0)["affinity"].experts[0]
+    forget, retain = (Affinities(r.layers, r.affinity, r.halves, r.token_share) for r in routing)
+    chosen = select_experts(forget, retain, SelectionSettings(), seed=0)["affinity"].experts[0]
     yield clock.row(f"select: layer {chosen[0]}, expert {chosen[1]}")
     for objective in ("gdiff", "rmu"):
         run = treatment(base, chosen[0], objective, batch, length, steps=100, evaluate_every=100)

@@ -35,9 +35,10 @@ class MaskedTraining:
         """Take one step."""
         loss.backward()
         for parameter in self.fused:
-            kept = parameter.grad[self.expert].clone()
-            parameter.grad.zero_()
-            parameter.grad[self.expert] = kept
+            gradient: Any = parameter.grad
+            kept = gradient[self.expert].clone()
+            gradient.zero_()
+            gradient[self.expert] = kept
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
