@@ -37,6 +37,7 @@ def main() -> None:
     """Run each method as often as asked; print how far they part."""
     options = _options()
     transformers.logging.set_verbosity_error()
+    torch.use_deterministic_algorithms(options.deterministic)
     base = shapes.build(options.shape, options.device, getattr(torch, options.dtype))
     name = machine(options.device).name
     print(f"{name}; torch {torch.__version__}; {options.shape}, {options.dtype}")  # noqa: T201
@@ -77,7 +78,6 @@ def _run(base: LanguageModel, objective: str, options: Any, seed: int) -> Delta:
         max_length=options.length,
         evaluate_every=options.steps,
         threads=options.threads,
-        deterministic=options.deterministic,
     )
     forget, retain = (
         shapes.samples(options.steps * options.batch, options.length, words, seed)

@@ -4,12 +4,13 @@ import warnings
 
 from seuf.hooks import StudyHooks
 from seuf.kedro_dvc.project.loader import StudyConfigLoader, folders
+from seuf.kedro_dvc.running.determinism import Determinism
 from seuf.kedro_dvc.running.hooks import Cleanliness
 from seuf.kedro_dvc.running.records import RunRecords
 from seuf.kedro_dvc.running.run_status import RunStatus
 from seuf.kedro_dvc.running.sharing import SharingCatalog
 
-HOOKS = (StudyHooks(), Cleanliness(), RunStatus(), RunRecords())
+HOOKS = (StudyHooks(), Cleanliness(), Determinism(), RunStatus(), RunRecords())
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")  # RunStatus is in its place
 
 DATA_CATALOG_CLASS = SharingCatalog

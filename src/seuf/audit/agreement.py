@@ -1,8 +1,8 @@
 """When a delta that was made again is the one that was recorded.
 
-In one thread of a CPU a run is the same to the byte, and so it is on one GPU with
-`unlearning.deterministic`. In several threads, on another kind of GPU or with another version of
-torch sums are made in another order, and two runs of one method part.
+In one thread of a CPU a run is the same to the byte, and so it is on one GPU as `kedro run` sets
+it, see `seuf.kedro_dvc.running.determinism`. In several threads, on another kind of processor or
+with another version of torch sums are made in another order, and two runs of one method part.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def held(path: Path, recorded: Path, base: nn.Module, exact: bool) -> Check:
         path: The delta that was made again.
         recorded: The one that the study keeps.
         base: The model that both belong to.
-        exact: Whether sums are made in one order: in one thread of a CPU.
+        exact: Whether sums are made in the order of then: in one thread of that kind of CPU.
     """
     if path.read_bytes() == recorded.read_bytes():
         return passed(NAME, f"made again, {recorded} is equal to the byte")

@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from seuf.errors import InputError
 from seuf.moe.adapters import Adapter, adapted, merge, parameters_of
-from seuf.moe.arithmetic import arithmetic
 from seuf.moe.batches import Batch, as_batch
 from seuf.moe.loss import batch_nll
 from seuf.moe.models import LanguageModel, load_model
 from seuf.moe.positions import check_positions
 from seuf.moe.pretraining import endless_samples, rate_at
 from seuf.moe.settings import FinetuningSettings
+from seuf.moe.threads import threads
 
 LARGEST_GRADIENT = 1.0
 
@@ -41,7 +41,7 @@ def finetune(
         raise InputError(f"The tokenizer of {settings.path} has no token that ends a text.")
     check_positions(base.model, [range(settings.length)], "set base_model.length to {} or less")
     samples = endless_samples(texts, base.tokenizer, settings.length, random.Random(seed))
-    with arithmetic(settings.threads), adapted(base.model, settings.rank, seed) as adapters:
+    with threads(settings.threads), adapted(base.model, settings.rank, seed) as adapters:
         _train(base.model, adapters, samples, settings)
         merge(adapters)
     return LanguageModel(base.model, base.tokenizer)

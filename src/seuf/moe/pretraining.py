@@ -17,9 +17,9 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
-from seuf.moe.arithmetic import arithmetic
 from seuf.moe.models import LanguageModel
 from seuf.moe.settings import FinetuningSettings, PretrainingSettings
+from seuf.moe.threads import threads
 
 END = "<|endoftext|>"
 
@@ -41,7 +41,7 @@ def pretrain(
     """
     torch.manual_seed(seed)
     tokenizer = tokenizer or train_tokenizer([text for text, _ in texts], settings.vocabulary)
-    with arithmetic(settings.threads):
+    with threads(settings.threads):
         model = new_model(settings, len(tokenizer), tokenizer.eos_token_id)
         samples = endless_samples(texts, tokenizer, settings.length, random.Random(seed))
         _train(model, samples, settings)

@@ -24,7 +24,6 @@ from functools import partial
 
 from torch import nn
 
-from seuf.moe.arithmetic import arithmetic
 from seuf.moe.batches import pack, tokenize
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
@@ -33,6 +32,7 @@ from seuf.moe.positions import check_positions
 from seuf.moe.residence import resident
 from seuf.moe.shared_prefix import SharedPrefix
 from seuf.moe.stability import RoutingProbe, first_tokens
+from seuf.moe.threads import threads
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.loop import Best, train, updates_of
@@ -92,9 +92,8 @@ def unlearn(
     if treatment.method.scope == "nothing":
         return Unlearned(Delta({}, digest, checkpoint_dtypes(base.model)), [], 0.0)
     layers = {layer for layer, _ in treatment.experts}
-    on_gpu = any(tensor.is_cuda for tensor in base.model.parameters())
     with (
-        arithmetic(treatment.settings.threads, treatment.settings.deterministic and on_gpu),
+        threads(treatment.settings.threads),
         resident(base.model, layers, head=uses_head(treatment)),
         _left_as_it_was(base.model, digest),
         _scope(base.model, treatment) as scope,

@@ -97,9 +97,7 @@ class UnlearningSettings(Settings):
         prefix_cache: Compute what lies below the trained layer once for each sample and keep it;
             the result is the same, the memory is not.
         cuda_graph: On a GPU, record a step and play it back: the same kernels without the waiting.
-        threads: CPU threads; the number decides the last bits of every sum, and from two on they
-            are not always the same.
-        deterministic: On a GPU, make sums in one order, so that a replay gives the same bytes.
+        threads: CPU threads; the number decides the last bits of every sum.
         resumable: Keep at every look what a killed run needs to go on from there.
         objectives: Numbers of the objectives.
     """
@@ -114,8 +112,7 @@ class UnlearningSettings(Settings):
     probe_tokens: Annotated[int, Field(gt=0)] = 2048
     prefix_cache: bool = True
     cuda_graph: bool = True
-    threads: Annotated[int, Field(gt=0)] = 1
-    deterministic: bool = True
+    threads: Annotated[int, Field(gt=0)] = 2
     resumable: bool = True
     objectives: ObjectiveSettings = ObjectiveSettings()
 

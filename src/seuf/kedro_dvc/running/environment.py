@@ -27,25 +27,20 @@ def machine() -> dict[str, Any]:
     }
 
 
-def torch_state() -> dict[str, Any] | None:
-    """Return torch's device, and threads and determinism of the stage; None if not imported."""
+def torch_state(threads: int | None = None) -> dict[str, Any] | None:
+    """Return torch's threads, device and switches of determinism; None if it was not imported.
+
+    Args:
+        threads: That a stage has asked for while it ran; None if it took what there was.
+    """
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return None
-    arithmetic: Any = sys.modules.get("seuf.moe.arithmetic")
-    used = arithmetic.used() if arithmetic else None
     return {
-        "threads": used.threads if used else torch.get_num_threads(),
-        "deterministic": used.deterministic if used else False,
+        "threads": threads or torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cuda": _cuda(torch) if torch.cuda.is_available() else None,
     }
-
-
-def forget_torch_state() -> None:
-    """Let a stage that begins not be told of by the settings of another in this process."""
-    arithmetic: Any = sys.modules.get("seuf.moe.arithmetic")
-    if arithmetic:
-        arithmetic.forget()
 
 
 def commit_of(project: Path) -> tuple[str | None, bool]:

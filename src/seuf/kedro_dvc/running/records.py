@@ -24,12 +24,7 @@ from kedro.pipeline import Node, Pipeline
 from seuf.kedro_dvc.files import path_of, write_text
 from seuf.kedro_dvc.hashing import sha256s
 from seuf.kedro_dvc.project.configuration import BASE
-from seuf.kedro_dvc.running.environment import (
-    commit_of,
-    forget_torch_state,
-    machine,
-    torch_state,
-)
+from seuf.kedro_dvc.running.environment import commit_of, machine, torch_state
 
 EVIDENCE = "evidence"
 Record = dict[str, Any]
@@ -46,8 +41,13 @@ class RunRecords:
     @hook_impl
     def before_pipeline_run(self) -> None:
         """Take the time."""
-        forget_torch_state()
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
+        self._threads: int | None = None
+
+    @hook_impl
+    def before_node_run(self, inputs: dict[str, Any]) -> None:
+        """Remember how many threads the node's settings ask for, if they do."""
+        self._threads = next((n for one in inputs.values() if (n := _threads(one))), None)
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -70,7 +70,7 @@ class RunRecords:
             "commit": commit,
             "clean": clean,
             "environment": _environment(self._project),
-            "torch": torch_state(),
+            "torch": torch_state(self._threads),
             "outputs": {os.path.relpath(path, self._project): sha256 for path, sha256 in found},
         }
 
@@ -100,6 +100,11 @@ def read_record(project: Path, study: str, node: str) -> Record | None:
 def environment_path(project: Path, name: str) -> Path:
     """Return where an environment of that name lies."""
     return project / EVIDENCE / "environments" / f"{Path(name).name}.json"
+
+
+def _threads(settings: Any) -> int | None:
+    found = getattr(settings, "threads", None)
+    return found if isinstance(found, int) else None
 
 
 def _environment(project: Path) -> str:
