@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from seuf.audit.cli import audit
+from seuf.audit.one_line import one_line_for_input_errors
 from seuf.audit.request_cli import request
 from seuf.errors import InputError
 from seuf.kedro_dvc.cli import dvc
@@ -28,7 +26,7 @@ def show(env: str) -> None:
     """Print the table of a study that has run."""
     from seuf.kedro_dvc.project.study import load_config
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         root = Path(load_config(Path.cwd(), env)["globals"]["data_root"])
         tables = [root / "08_reporting" / name for name in ("comparison.md", "spread.md")]
         found = [table for table in tables if table.is_file()]
@@ -60,7 +58,7 @@ def plan(env: str, rate: float, layer: int | None) -> None:
     from seuf.pipelines.parameters import StudyParameters, check_parameters
     from seuf.pipelines.plan import needs, table
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         config = load_config(Path.cwd(), env)
         check_parameters(config["parameters"])
         parameters = StudyParameters.model_validate(config["parameters"])
@@ -79,7 +77,7 @@ def export(method: str, folder: Path, env: str) -> None:
     from seuf.kedro_dvc.project.study import load_study
     from seuf.pipelines.export import export_method
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         export_method(load_study(Path.cwd(), env), method, folder)
     click.echo(f"wrote {folder}")
 
@@ -87,12 +85,3 @@ def export(method: str, folder: Path, env: str) -> None:
 cli.add_command(audit)
 cli.add_command(request)
 cli.add_command(dvc)
-
-
-@contextmanager
-def _one_line_for_input_errors() -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from seuf.audit.one_line import one_line_for_input_errors
 from seuf.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def method(
     """
     from seuf.audit.pages import write_pages
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         report = _audited(name, env, request, checkpoint, replay)
         if as_json:
             click.echo(json.dumps(report, indent=1, sort_keys=True))
@@ -84,7 +84,7 @@ def verify(file: Path, **given: Path | None) -> None:
     """Hold a statement against delta and base model; needs no project and no data."""
     from seuf.audit.verify import verify
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         checks = verify(file, **given)
     _lines(checks)
     failures = [check for check in checks if check.result == "FAIL"]
@@ -98,7 +98,7 @@ def keys(folder: Path) -> None:
     """Make a pair of keys: the private one signs statements, the public one verifies them."""
     from seuf.audit.signing import make_keys
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         for path in make_keys(folder):
             click.echo(f"wrote {path}")
 
@@ -110,7 +110,7 @@ def sign(folder: Path, key: Path) -> None:
     """Sign all files of an exported model; the signature, model.sig, lies among them."""
     from seuf.audit.signing import SIGNATURE, sign_folder
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         sign_folder(folder, key, folder / SIGNATURE)
     click.echo(f"wrote {folder / SIGNATURE}")
 
@@ -125,7 +125,7 @@ def events(to: str, env: str) -> None:
     from seuf.audit.subject import confidential
     from seuf.kedro_dvc.project.study import load_study
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         study = load_study(Path.cwd(), env)
         number = emit(recorded_runs(Path.cwd(), env), env, to, confidential(study))
     click.echo(f"{number} events to {to}")
@@ -174,12 +174,3 @@ def _lines(checks: Iterable[Check]) -> None:
         click.echo(
             f"{click.style(check.result, COLOURS[check.result])}  {check.name:10} {check.text}"
         )
-
-
-@contextmanager
-def _one_line_for_input_errors() -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from seuf.audit.one_line import one_line_for_input_errors
 from seuf.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def open_(name: str, reason: str, env: str, method: str | None, texts: Path | No
     from seuf.audit.requests import open_request
     from seuf.audit.salts import FOLDER
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         subject = _subject(env, method or "")
         if method:
             _ = subject.settings  # refuses a method that the study has not
@@ -57,7 +56,7 @@ def served(name: str, method: str, env: str, new_chain: bool) -> None:
     """Enter in the ledger that a method's model serves a request."""
     from seuf.audit.ledger import read_ledger, state, write_entry
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         subject, ledger = _subject(env, method), state(read_ledger(Path.cwd()))
         covered = _covered(subject, name)
         facts = {"covered": covered, "starts": new_chain or not ledger.chains, **_models(subject)}
@@ -78,7 +77,7 @@ def revoke(name: str, reason: str) -> None:
     from seuf.audit.ledger import read_ledger, state, write_entry
     from seuf.audit.serving import AGAIN
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         before = state(read_ledger(Path.cwd()))
         entry = {"what": "revoked", "request": name, "date": _now(), "reason": reason}
         after = write_entry(Path.cwd(), entry)
@@ -99,7 +98,7 @@ def list_() -> None:
 
     from seuf.audit.ledger import read_ledger, state
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         ledger = read_ledger(Path.cwd())
         now = state(ledger)
     rows = [
@@ -119,7 +118,7 @@ def holds(name: str, text: str | None, texts: Path | None) -> None:
     """Tell whether texts were among a request's, to the letter; exit code 1 if one was not."""
     from seuf.audit.requests import held
 
-    with _one_line_for_input_errors():
+    with one_line_for_input_errors():
         if (text is None) == (texts is None):
             raise InputError("Say either --text or --texts.")
         asked = [text] if text is not None else _texts(texts or Path())
@@ -187,12 +186,3 @@ def _models(subject: Subject) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _one_line_for_input_errors() -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
