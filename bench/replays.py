@@ -12,9 +12,9 @@ import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ def _run(base: LanguageModel, objective: str, options: Any, seed: int) -> Delta:
 
 def _last() -> Callable[[Any], Judgement]:
     """Return a judge to whom each look is better than the one before."""
-    looks = iter(range(1, 1_000_000))
+    looks = count(1)
     return lambda model: Judgement(1 / next(looks), 1.0, chance=0.0)
 
 

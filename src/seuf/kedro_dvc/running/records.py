@@ -47,7 +47,8 @@ class RunRecords:
     @hook_impl
     def before_node_run(self, inputs: dict[str, Any]) -> None:
         """Remember how many threads the node's settings ask for, if they do."""
-        self._threads = next((n for one in inputs.values() if (n := _threads(one))), None)
+        asked = (getattr(one, "threads", None) for one in inputs.values())
+        self._threads = next((n for n in asked if isinstance(n, int)), None)
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -100,11 +101,6 @@ def read_record(project: Path, study: str, node: str) -> Record | None:
 def environment_path(project: Path, name: str) -> Path:
     """Return where an environment of that name lies."""
     return project / EVIDENCE / "environments" / f"{Path(name).name}.json"
-
-
-def _threads(settings: Any) -> int | None:
-    found = getattr(settings, "threads", None)
-    return found if isinstance(found, int) else None
 
 
 def _environment(project: Path) -> str:
