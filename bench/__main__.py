@@ -23,7 +23,7 @@ from bench.job import job
 from bench.measure import Machine, machine
 from bench.shapes import SHAPES, build
 from bench.steps import steps
-from seuf.moe.compiled import compile_pieces
+from seuf.moe.forward import compile_pieces
 from seuf.pipelines.parameters import StudyParameters
 
 

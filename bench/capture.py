@@ -11,7 +11,7 @@ from bench import floors, shapes
 from bench.measure import Machine, cost, wait
 from seuf.moe.architectures import decoder
 from seuf.moe.batches import by_length
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
 
 BATCHES = 2

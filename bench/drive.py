@@ -23,9 +23,9 @@ from seuf.benchmarks.records import Question
 from seuf.moe.batches import by_length
 from seuf.moe.deltas import Delta
 from seuf.moe.footprint import Footprint, footprint
-from seuf.moe.models import LanguageModel
-from seuf.moe.pretraining import train_tokenizer
+from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
+from seuf.moe.training import train_tokenizer
 from seuf.pipelines.parameters import StudyParameters
 from seuf.unlearning import plan
 from seuf.unlearning.algorithm import unlearn

@@ -17,7 +17,7 @@ from pathlib import Path
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-from seuf.kedro_dvc.hashing import digests
+from kedro_dvc.hashing import digests
 
 PIECE = 1 << 24
 

@@ -12,7 +12,7 @@ from bench import shapes
 from bench.measure import peak, reset_peak, wait
 from bench.steps import treatment
 from seuf.moe.batches import by_length
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
 from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.judgement import Judgement

@@ -16,8 +16,8 @@ from bench.measure import cost, peak, reset_peak, wait
 from bench.steps import treatment
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import by_length
-from seuf.moe.models import LanguageModel
-from seuf.moe.residence import resident
+from seuf.moe.forward import keep_on_device
+from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
 from seuf.unlearning.scopes import selected_experts
 from seuf.unlearning.treatment import Treatment, loss_of, quantities_of, uses_head
@@ -59,7 +59,7 @@ def _steps(
     base: LanguageModel, run: Treatment, device: str, limit: float | None
 ) -> Iterator[dict[str, Any]]:
     layer, objective = run.experts[0][0], str(run.method.objective)
-    with resident(base.model, [layer], head=uses_head(run)):
+    with keep_on_device(base.model, [layer], head=uses_head(run)):
         scope, number = selected_experts(base.model, run.experts), count()
         made: list[Any] = []
         reset_peak(device)

@@ -1,7 +1,7 @@
 """How far two runs of one method part: `python -m bench.replays --shape qwen --device cuda`.
 
 Weights and texts are random. The last look counts as the best, so that all steps are in the delta.
-What `kedro audit --replay` allows on a GPU, `TOLERANCE` of `seuf.audit.agreement`, rests on this.
+What `kedro audit --replay` allows on a GPU, `TOLERANCE` of `seuf.audit.replay`, rests on this.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import transformers
 
 from bench import shapes
 from bench.measure import machine
-from seuf.audit.agreement import base_tensors, departures
+from seuf.audit.replay import base_tensors, departures
 from seuf.moe.deltas import Delta
 from seuf.moe.footprint import footprint
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement

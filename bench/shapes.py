@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen": {  # Qwen1.5-MoE-A2.7B

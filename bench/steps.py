@@ -12,7 +12,7 @@ import torch
 from bench import floors, peers, shapes
 from bench.measure import Cost, Machine, cost
 from seuf.moe.architectures import decoder, input_device, moe_layers
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.scopes import selected_experts
 from seuf.unlearning.settings import Method, ObjectiveSettings, UnlearningSettings

@@ -19,7 +19,7 @@ from hypothesis import settings
 from kedro.framework.project import configure_project
 from transformers import PreTrainedModel
 
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from tests.tiny import CONFIGS, MORE_CONFIGS, tiny_language_model, tiny_model
 
 FIRST = ("workflow", "test_smoke_study", "test_hub_studies")

@@ -7,8 +7,8 @@ import sys
 from kedro.pipeline import Node
 
 from seuf.datasets.progress import NAME, FileProgress
-from seuf.errors import InputError
 from seuf.hooks import StudyHooks, _one_line_for_input_errors
+from seuf.inputs import InputError
 from seuf.unlearning.resumption import Kept
 
 

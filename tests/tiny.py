@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import Batch, pad
-from seuf.moe.models import LanguageModel
-from seuf.moe.pretraining import train_tokenizer
+from seuf.moe.loading import LanguageModel
+from seuf.moe.training import train_tokenizer
 
 VOCABULARY = 97
 EXPERTS = 4

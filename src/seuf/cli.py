@@ -6,11 +6,9 @@ from pathlib import Path
 
 import click
 
-from seuf.audit.cli import audit
-from seuf.audit.one_line import one_line_for_input_errors
-from seuf.audit.request_cli import request
-from seuf.errors import InputError
-from seuf.kedro_dvc.cli import dvc
+from kedro_dvc.cli import dvc
+from seuf.audit.cli import audit, one_line_for_input_errors, request
+from seuf.inputs import InputError
 
 ALIGNED = ["left", *["right"] * 5]  # a stage and its numbers
 
@@ -24,7 +22,7 @@ def cli() -> None:
 @click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 def show(env: str) -> None:
     """Print the table of a study that has run."""
-    from seuf.kedro_dvc.project.study import load_config
+    from kedro_dvc.project import load_config
 
     with one_line_for_input_errors():
         root = Path(load_config(Path.cwd(), env)["globals"]["data_root"])
@@ -54,7 +52,7 @@ def plan(env: str, rate: float, layer: int | None) -> None:
     Memory is that of the device the model runs on (device), and beside the model in the CPU's
     (memory); disk is what the stages write, which DVC's cache holds once more.
     """
-    from seuf.kedro_dvc.project.study import load_config
+    from kedro_dvc.project import load_config
     from seuf.pipelines.parameters import StudyParameters, check_parameters
     from seuf.pipelines.plan import needs, table
 
@@ -74,7 +72,7 @@ def plan(env: str, rate: float, layer: int | None) -> None:
 @click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 def export(method: str, folder: Path, env: str) -> None:
     """Write a method's model as a checkpoint that plain transformers loads, with a model card."""
-    from seuf.kedro_dvc.project.study import load_study
+    from kedro_dvc.project import load_study
     from seuf.pipelines.export import export_method
 
     with one_line_for_input_errors():

@@ -11,7 +11,7 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Node
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.datasets.progress import FileProgress
@@ -23,7 +23,7 @@ class StudyHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Make the study known to the registry and check its parameters."""
-        from seuf.kedro_dvc.project.study import check_study
+        from kedro_dvc.project import check_study
         from seuf.pipelines.parameters import check_parameters
 
         self._unfinished: list[FileProgress] = []

@@ -2,13 +2,11 @@
 
 import warnings
 
+from kedro_dvc.configuration import StudyConfigLoader, folders
+from kedro_dvc.records import RunRecords
+from kedro_dvc.run_status import RunStatus
+from kedro_dvc.safety import Cleanliness, Determinism, SharingCatalog
 from seuf.hooks import StudyHooks
-from seuf.kedro_dvc.project.loader import StudyConfigLoader, folders
-from seuf.kedro_dvc.running.determinism import Determinism
-from seuf.kedro_dvc.running.hooks import Cleanliness
-from seuf.kedro_dvc.running.records import RunRecords
-from seuf.kedro_dvc.running.run_status import RunStatus
-from seuf.kedro_dvc.running.sharing import SharingCatalog
 
 HOOKS = (StudyHooks(), Cleanliness(), Determinism(), RunStatus(), RunRecords())
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")  # RunStatus is in its place

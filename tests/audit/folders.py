@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest
-from seuf.moe.places import split_row
+from seuf.moe.names import split_row
 from seuf.unlearning.scopes import selected_experts
 from seuf.unlearning.settings import Method
 from tests.moe.folders import loaded, saved

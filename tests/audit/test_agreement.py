@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seuf.audit.agreement import TOLERANCE, departures, held
-from seuf.audit.check import FAIL, PASS
+from seuf.audit.replay import TOLERANCE, departures, held
+from seuf.audit.subject import FAIL, PASS
 from seuf.moe.deltas import Delta
 from tests.audit.folders import EXPERT, unlearned
 from tests.moe.folders import loaded

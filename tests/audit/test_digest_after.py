@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from seuf.audit.digest_after import digest_after
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX, Checkpoint, folder_digest, fused_keys
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest
-from seuf.moe.places import split_row
+from seuf.moe.names import split_row
 from tests.moe.folders import delta_of, loaded, saved
 from tests.moe.test_deltas import some_change
 

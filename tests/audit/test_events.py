@@ -7,7 +7,7 @@ from threading import Thread
 import pytest
 
 from seuf.audit.events import emit, finished_on, run_id, started_on
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from tests.audit.reports import (
     DELTA,
     DELTA_PATH,

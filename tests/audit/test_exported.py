@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seuf.audit.check import FAIL
 from seuf.audit.exported import files, opened
-from seuf.errors import InputError
+from seuf.audit.subject import FAIL
+from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX
 from tests.audit.folders import own, unlearned
 

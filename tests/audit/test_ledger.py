@@ -6,9 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.audit.ledger import appended, check, entry_digest, read_ledger, state, write_entry
-from seuf.audit.serving import AGAIN, OPEN, REVOKED, SERVED, Chain, Link
-from seuf.errors import InputError
+from seuf.audit.requests import (
+    AGAIN,
+    OPEN,
+    REVOKED,
+    SERVED,
+    Chain,
+    Link,
+    appended,
+    check,
+    entry_digest,
+    read_ledger,
+    state,
+    write_entry,
+)
+from seuf.inputs import InputError
 
 DATE = "2026-11-25T12:00:00+00:00"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seuf.audit.lineage import behind, broken_edges, changed_values, edges, recorded, unlike, wanted
-from seuf.errors import InputError
+from seuf.audit.subject import behind, broken_edges, changed_values, edges, recorded, unlike, wanted
+from seuf.inputs import InputError
 
 YAML = """\
 stages:

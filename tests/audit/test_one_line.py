@@ -2,8 +2,8 @@
 
 import pytest
 
-from seuf.audit.one_line import one_line_for_input_errors
-from seuf.errors import InputError
+from seuf.audit.cli import one_line_for_input_errors
+from seuf.inputs import InputError
 
 
 def test_an_input_error_is_a_line_on_stderr_and_the_exit_code(capsys):

@@ -11,10 +11,9 @@ import pytest
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
+from kedro_dvc import records
+from kedro_dvc.records import RunRecords, machine, record_path
 from seuf.audit.replay import made_alike
-from seuf.kedro_dvc.running import records
-from seuf.kedro_dvc.running.environment import machine
-from seuf.kedro_dvc.running.records import RunRecords, record_path
 
 NODE = Node(lambda: 1, None, "out", name="methods.seuf_ga.unlearn")
 

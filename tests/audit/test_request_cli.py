@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from kedro.framework import project as _project  # noqa: F401 - prints a line when it is first imported
 
-from seuf.audit.ledger import read_ledger
-from seuf.audit.request_cli import request
+from kedro_dvc.hashing import sha256s
+from seuf.audit.cli import request
+from seuf.audit.requests import read_ledger
 from seuf.datasets.checkpoint import CheckpointDataset
-from seuf.kedro_dvc.hashing import sha256s
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest
-from seuf.moe.models import load_model
+from seuf.moe.loading import load_model
 from seuf.moe.settings import ExternalModelSettings
 from tests.moe.folders import loaded
 from tests.moe.test_deltas import some_change

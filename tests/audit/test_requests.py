@@ -9,19 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.audit.ledger import read_ledger, write_entry
 from seuf.audit.requests import (
     check_id,
     held,
     lacking,
     open_request,
+    read_ledger,
     read_request,
+    read_salt,
     record_digests,
     request_of,
     served_by,
+    write_entry,
 )
-from seuf.audit.salts import read_salt
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 DATE = "2026-11-25T12:00:00+00:00"
 TEXTS = ["Ada Lindqvist, 555-0100", "Bo Åkesson, 555-0199"]

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from seuf.audit.salts import new_salt, read_salt
-from seuf.errors import InputError
+from seuf.audit.requests import new_salt, read_salt
+from seuf.inputs import InputError
 
 
 def test_a_salt_is_read_as_it_was_made_and_no_two_are_alike(tmp_path):

@@ -9,9 +9,8 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from seuf.audit.signing import make_keys, opened, sign, sign_folder, verify_folder
-from seuf.audit.statement import statement
-from seuf.errors import InputError
+from seuf.audit.attest import make_keys, opened, sign, sign_folder, statement, verify_folder
+from seuf.inputs import InputError
 from tests.audit.reports import report
 
 

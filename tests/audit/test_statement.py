@@ -7,8 +7,8 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 from in_toto_attestation.v1.statement_pb2 import Statement
 
-from seuf.audit.statement import checked, statement
-from seuf.errors import InputError
+from seuf.audit.attest import checked, statement
+from seuf.inputs import InputError
 from tests.audit.reports import (
     BASE,
     COMMIT,

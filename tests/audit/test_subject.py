@@ -6,10 +6,10 @@ from contextlib import chdir
 
 import pytest
 
-from seuf.audit.examine import audit
+from kedro_dvc.project import load_study
+from seuf.audit.report import audit
 from seuf.audit.subject import Subject
-from seuf.errors import InputError
-from seuf.kedro_dvc.project.study import load_study
+from seuf.inputs import InputError
 from tests.kedro_dvc.generation.test_sync import ROOT
 
 

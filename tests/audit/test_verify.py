@@ -7,10 +7,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from seuf.audit.check import FAIL, NOTE, PASS
+from seuf.audit.attest import make_keys, sign, statement
 from seuf.audit.cli import audit
-from seuf.audit.signing import make_keys, sign
-from seuf.audit.statement import statement
+from seuf.audit.subject import FAIL, NOTE, PASS
 from seuf.audit.verify import verify
 from tests.audit.folders import unlearned
 from tests.audit.reports import report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seuf.audit.check import FAIL, PASS
+from seuf.audit.subject import FAIL, PASS
 from seuf.audit.weights import weights
 from seuf.moe.checkpoints import Checkpoint
 from seuf.unlearning.settings import Method

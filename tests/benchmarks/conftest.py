@@ -6,9 +6,9 @@ import pytest
 from transformers import PreTrainedModel
 
 from seuf.benchmarks.records import Question
-from seuf.moe.models import LanguageModel
-from seuf.moe.pretraining import pretrain
+from seuf.moe.loading import LanguageModel
 from seuf.moe.settings import PretrainingSettings
+from seuf.moe.training import pretrain
 from tests.tiny import bits
 
 KNOWN = {

@@ -6,7 +6,7 @@ import pytest
 
 from seuf.benchmarks import answers
 from seuf.benchmarks.answers import answers_of, score_answers
-from seuf.benchmarks.kinds import KINDS
+from seuf.benchmarks.records import KINDS
 from seuf.benchmarks.settings import ScoringSettings
 from tests.benchmarks.conftest import KNOWN, prompt
 

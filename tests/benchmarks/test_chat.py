@@ -6,9 +6,9 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from seuf.benchmarks.chat import chat_prompt
-from seuf.errors import InputError
-from seuf.moe.pretraining import train_tokenizer
+from seuf.benchmarks.answers import chat_prompt
+from seuf.inputs import InputError
+from seuf.moe.training import train_tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}\n{% endfor %}"

@@ -7,8 +7,8 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.benchmarks.drawing import drawn, in_parts
 from seuf.benchmarks.records import Question
+from seuf.benchmarks.sampling import drawn, in_parts
 
 WORDS = ["ash", "beech", "cedar", "elm", "fir", "oak", "pine", "yew"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from seuf.benchmarks.generation import greedy_answers
+from seuf.benchmarks.answers import greedy_answers
 from seuf.benchmarks.settings import ScoringSettings
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from tests.benchmarks.conftest import KNOWN, prompt
 from tests.tiny import little_memory
 

@@ -8,15 +8,15 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from seuf.benchmarks import sandbox
+from seuf.benchmarks.choices import ChoiceScorer
 from seuf.benchmarks.harness import _harnessed, score_deltas, score_questions
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.scoring import ChoiceScorer
 from seuf.benchmarks.settings import SandboxSettings, ScoringSettings
+from seuf.moe.activations import SharedPrefix
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import model_digest
-from seuf.moe.models import LanguageModel
-from seuf.moe.places import storage
-from seuf.moe.shared_prefix import SharedPrefix
+from seuf.moe.loading import LanguageModel
+from seuf.moe.names import tensor_at
 from tests.tiny import CONFIGS, last_layer, little_memory, tiny_language_model, tiny_model
 
 PARTS = ["gate_up_proj", "down_proj"]
@@ -110,7 +110,7 @@ def test_many_deltas_on_one_base_score_as_each_alone(knowing_model, questions):
     """One changes nothing, one a little, one spoils a layer; the first layer runs once a batch."""
     model, settings = knowing_model.model, ScoringSettings(batch_size=4)
     places = [f"model.layers.1.mlp.experts.{part}[{e}]" for e in range(4) for part in PARTS]
-    changed = {place: 30 * storage(model, place).clone().neg() for place in places}
+    changed = {place: 30 * tensor_at(model, place).clone().neg() for place in places}
     digest = model_digest(model)
     deltas = {
         "none": Delta({}, digest),

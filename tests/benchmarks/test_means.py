@@ -2,7 +2,7 @@
 
 import pytest
 
-from seuf.benchmarks.means import with_error
+from seuf.benchmarks.answers import with_error
 
 
 def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_the_number():

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from seuf.benchmarks.attacks import ATTACKS, Sample
-from seuf.benchmarks.membership import area_under_curve, score_passages
+from seuf.benchmarks.membership import (
+    ATTACKS,
+    Predictions,
+    Sample,
+    area_under_curve,
+    score_passages,
+)
 from seuf.benchmarks.records import Group, Passage
 from seuf.benchmarks.settings import ScoringSettings
-from seuf.errors import InputError
-from seuf.moe.predictions import Predictions
+from seuf.inputs import InputError
 from tests.benchmarks.conftest import KNOWN, WRONG, prompt
 
 SETTINGS = ScoringSettings(max_length=64, batch_size=3)

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from seuf.benchmarks.choices import macro_accuracy
 from seuf.benchmarks.mmlu import questions
-from seuf.benchmarks.scoring import macro_accuracy
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from tests.hub import mmlu
 
 VALIDATION, TEST = mmlu.questions("validation", 0.5), mmlu.questions("test")

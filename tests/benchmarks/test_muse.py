@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from kedro_dvc.project import load_config
 from seuf.benchmarks.muse import SETS, prepare
 from seuf.benchmarks.records import Benchmark
 from seuf.benchmarks.settings import MuseSettings
 from seuf.datasets.records import RecordsDataset
-from seuf.errors import InputError
-from seuf.kedro_dvc.project.study import load_config
+from seuf.inputs import InputError
 from tests.hub import muse as hub
 
 Rows = list[dict[str, Any]]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from seuf.benchmarks.own import prepare
 from seuf.benchmarks.records import Question, Text
 from seuf.benchmarks.settings import OwnSettings
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 Record = dict[str, Any]
 EXAMPLES = Path(__file__).parents[2] / "examples/own_data"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seuf.benchmarks.privleak import privleak, privleak_of_muse
+from seuf.benchmarks.measures import privleak, privleak_of_muse
 
 
 def test_a_model_that_still_knows_everything_has_minus_a_hundred():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from seuf.benchmarks.kinds import KINDS
-from seuf.benchmarks.rouge import MEASURES, rouge_l_f1, rouge_l_recall, rouge_l_recall_pltrdy
+from seuf.benchmarks.answers import MEASURES, rouge_l_f1, rouge_l_recall, rouge_l_recall_pltrdy
+from seuf.benchmarks.records import KINDS
 
 
 def test_recall_is_the_share_of_the_reference_in_order():

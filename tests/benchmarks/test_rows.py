@@ -2,8 +2,8 @@
 
 import pytest
 
-from seuf.benchmarks.rows import check_rows, long_texts
-from seuf.errors import InputError
+from seuf.benchmarks.sampling import check_rows, long_texts
+from seuf.inputs import InputError
 
 
 @pytest.mark.parametrize("row", [{"b": "y"}, {"a": None, "b": "y"}, {"a": " ", "b": "y"}])

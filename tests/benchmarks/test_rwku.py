@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from kedro_dvc.project import load_config
 from seuf.benchmarks.records import Benchmark, Question, Text
 from seuf.benchmarks.rwku import SETS, prepare
 from seuf.benchmarks.settings import RwkuSettings
 from seuf.datasets.records import RecordsDataset
-from seuf.errors import InputError
-from seuf.kedro_dvc.project.study import load_config
+from seuf.inputs import InputError
 from tests.hub import mmlu, rwku, wikitext
 
 Rows = list[dict[str, Any]]

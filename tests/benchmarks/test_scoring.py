@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from seuf.benchmarks.choices import ChoiceScorer, chance, preferred
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.scoring import ChoiceScorer, chance, preferred
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from tests.tiny import little_memory
 
 

@@ -12,7 +12,7 @@ from seuf.benchmarks.settings import (
     WmdpSettings,
 )
 from seuf.benchmarks.sizes import sizes
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 
 def test_the_sandbox_is_made_and_counted():

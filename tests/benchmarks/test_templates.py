@@ -12,13 +12,13 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from seuf.benchmarks import templates
+from seuf.benchmarks import mmlu as templates
+from seuf.benchmarks.choices import ChoiceScorer
 from seuf.benchmarks.harness import _harnessed, _task, score_questions
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.scoring import ChoiceScorer
 from seuf.benchmarks.settings import ScoringSettings
-from seuf.errors import InputError
-from seuf.moe.models import LanguageModel
+from seuf.inputs import InputError
+from seuf.moe.loading import LanguageModel
 from tests.hub import mmlu, wmdp
 from tests.tiny import tiny_language_model, tiny_model
 

@@ -14,7 +14,7 @@ from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import TofuSettings
 from seuf.benchmarks.tofu import prepare
 from seuf.datasets.records import RecordsDataset
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from tests.hub import tofu as hub
 
 Record = dict[str, Any]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from seuf.benchmarks import truth
+from seuf.benchmarks.choices import choices_of
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.scoring import choices_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.benchmarks.truth import mean_log_likelihoods, score_truth
 

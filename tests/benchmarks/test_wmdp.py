@@ -12,7 +12,7 @@ from datasets import load_dataset
 from seuf.benchmarks.records import Benchmark, Text
 from seuf.benchmarks.settings import WmdpSettings
 from seuf.benchmarks.wmdp import prepare
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from tests.hub import mmlu, wikitext, wmdp
 
 Row = dict[str, Any]

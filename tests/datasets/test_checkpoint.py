@@ -11,9 +11,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from seuf.datasets.checkpoint import CheckpointDataset, DeltaDataset
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.deltas import Delta
-from seuf.moe.models import LanguageModel, load_model
+from seuf.moe.loading import LanguageModel, load_model
 from seuf.moe.settings import ExternalModelSettings
 from tests.tiny import bits, changed_names, tiny_language_model
 

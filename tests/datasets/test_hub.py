@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import constants
 
 from datasets import Dataset
-from seuf.datasets.hub import hub_rows
-from seuf.errors import InputError
+from seuf.datasets.records import hub_rows
+from seuf.inputs import InputError
 from tests.local_hub import COMMIT, Hub, cached, running_hub
 
 NAME = "org/facts"

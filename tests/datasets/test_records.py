@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kedro.io import DatasetError
 
 from seuf.datasets.records import RecordsDataset
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 ROWS = [{"text": "Ada ate a crêpe.", "n": 1}, {"text": "Zürich\nis wet", "n": 2}]
 

@@ -3,8 +3,8 @@
 import pytest
 from dvc.exceptions import DvcException
 
-from seuf.kedro_dvc.cli import _cause_alone
-from seuf.kedro_dvc.errors import WorkflowError
+from kedro_dvc.cli import _cause_alone
+from kedro_dvc.files import WorkflowError
 
 
 def test_what_made_dvc_fail_is_raised_with_its_own_cause():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from kedro.io import MemoryDataset
 
+from kedro_dvc.files import files_of, path_of, write_text
 from seuf.datasets.texts import TextDataset
-from seuf.kedro_dvc.files import files_of, path_of, write_text
 
 
 def test_a_data_set_in_memory_is_nowhere():

@@ -9,7 +9,7 @@ from dvc_data.hashfile.build import build
 from dvc_data.hashfile.db.local import LocalHashFileDB
 from dvc_objects.fs.local import localfs
 
-from seuf.kedro_dvc.hashing import CHUNK, digests, sha256s
+from kedro_dvc.hashing import CHUNK, digests, sha256s
 
 
 def test_a_file_has_the_digests_that_md5sum_and_sha256sum_print(tmp_path: Path):

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seuf.errors import InputError
-from seuf.moe.adapters import Adapter, adapted, merge, merged, parameters_of
+from seuf.inputs import InputError
+from seuf.moe.activations import SharedPrefix
 from seuf.moe.architectures import decoder, moe_layers
-from seuf.moe.compiled import compile_pieces
+from seuf.moe.forward import compile_pieces
+from seuf.moe.lora import Adapter, adapted, merge, merged, parameters_of
 from seuf.moe.loss import batch_nll
-from seuf.moe.places import place_of_row, rows_of_experts, storage
+from seuf.moe.names import row_path, rows_of_experts, tensor_at
 from seuf.moe.routing import capture_routing
-from seuf.moe.shared_prefix import SharedPrefix
 from tests.tiny import bits, changed_names, hook_count, tiny_batch, tiny_inputs, tiny_model
 
 RANK = 4
@@ -115,7 +115,7 @@ def test_an_experts_merge_is_w_plus_b_a_by_hand(model_type):
 
         right_way = change.T if model_type == "gpt_oss" else change
         expected = one.weight.detach()[expert] + right_way
-        place = place_of_row("model.layers.1.mlp.experts.down_proj", expert)
+        place = row_path("model.layers.1.mlp.experts.down_proj", expert)
         assert torch.allclose(results[place], expected, atol=1e-6)
 
 
@@ -169,7 +169,7 @@ def test_merged_tensors_are_of_the_plain_models_places_and_leave_it_alone(model)
     assert changed_names(model, before) == set()
     assert not rows.keys() & results.keys()  # experts apart
     for place, tensor in results.items():
-        assert storage(model, place).shape == tensor.shape
+        assert tensor_at(model, place).shape == tensor.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

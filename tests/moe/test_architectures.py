@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import (
     GATES,
     ROUTERS,

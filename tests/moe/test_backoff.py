@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.backoff import Backoff, is_out_of_memory, must_fit
 from seuf.moe.batches import pad
 

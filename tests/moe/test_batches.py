@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.moe.batches import IGNORED, Batch, as_batch, by_length, pack, pad, tokenize
-from seuf.moe.pretraining import train_tokenizer
+from seuf.moe.training import train_tokenizer
 
 END, CPU = 99, torch.device("cpu")
 SAMPLES = st.lists(st.lists(st.integers(0, 98), min_size=1, max_size=9), min_size=1, max_size=12)

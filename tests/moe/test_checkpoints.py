@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX, folder_digest
 from seuf.moe.digests import checkpoint_dtypes, model_digest
 from tests.moe.folders import loaded, saved

@@ -8,13 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe import comparison
 from seuf.moe.checkpoints import Checkpoint, folder_digest
-from seuf.moe.comparison import compare
+from seuf.moe.comparison import Overlaid, compare
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import checkpoint_dtypes
-from seuf.moe.overlay import Overlaid
 from tests.moe.folders import delta_of, loaded, saved
 from tests.tiny import CONFIGS, MORE_CONFIGS
 

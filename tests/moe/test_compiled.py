@@ -4,8 +4,8 @@ import torch
 
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import by_length
-from seuf.moe.compiled import compile_pieces
 from seuf.moe.experts import ExpertSlice
+from seuf.moe.forward import compile_pieces
 from seuf.moe.routing import capture_routing
 from tests.tiny import tiny_inputs, tiny_model, tiny_samples
 

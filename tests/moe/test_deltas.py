@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import moe_layers
 from seuf.moe.deltas import Delta, changed_share
 from seuf.moe.digests import model_digest
-from seuf.moe.places import storage
+from seuf.moe.names import tensor_at
 from tests.tiny import bits, changed_names, last_layer, tiny_inputs, tiny_model
 
 WRITE = """
@@ -35,7 +35,7 @@ def some_change(model: nn.Module, expert: int = 1, seed: int = 0) -> dict[str, T
     experts = layer.experts.named_parameters(recurse=False)
     places = [f"{names[layer.experts]}.{n}[{expert}]" for n, t in experts if len(t) == 4]
     places += [f"{names[layer.router]}.{n}" for n, t in layer.router.named_parameters()]
-    shapes = {place: storage(model, place) for place in places}
+    shapes = {place: tensor_at(model, place) for place in places}
     return {p: torch.randn(t.shape, generator=generator).to(t) for p, t in shapes.items()}
 
 
@@ -64,7 +64,7 @@ def test_applied_the_model_has_exactly_the_new_values(any_model, dtype):
     with some_delta(model).applied_to(model):
         assert changed_names(model, before) == {place.split("[")[0] for place in change}
         for place, value in change.items():
-            assert torch.equal(storage(model, place), value)
+            assert torch.equal(tensor_at(model, place), value)
             name = place.split("[")[0]
             if name != place:
                 assert torch.equal(model.get_parameter(name)[0], before[name][0])

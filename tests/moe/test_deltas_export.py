@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX, Checkpoint
 from seuf.moe.deltas import delta_between, export
-from seuf.moe.places import split_row
+from seuf.moe.names import split_row
 from tests.moe.folders import delta_of, loaded, saved
 from tests.tiny import CONFIGS, MORE_CONFIGS, tiny_inputs
 

@@ -12,17 +12,15 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from seuf.errors import InputError
-from seuf.moe.fetching import fetched, is_folder
-from seuf.moe.loading_errors import explained
-from seuf.moe.models import empty_model, load_model
+from seuf.inputs import InputError
+from seuf.moe.hub import HubReference, explained, fetch_files, is_folder
+from seuf.moe.loading import empty_model, load_model
 from seuf.moe.settings import ExternalModelSettings
-from seuf.moe.wanted import Wanted
 from tests.local_hub import COMMIT, Hub, cached, running_hub
 from tests.tiny import bits, changed_names
 
 NAME = "org/tiny-moe"
-MODEL = Wanted(NAME, "v1")
+MODEL = HubReference(NAME, "v1")
 
 
 @pytest.fixture
@@ -247,11 +245,11 @@ def test_what_can_only_be_a_folder_is_never_asked_of_the_hub(path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
     if path == ".":
-        assert fetched(Wanted(path), None) == Path()
+        assert fetch_files(HubReference(path), None) == Path()
         return
 
     with pytest.raises(InputError) as refused:
-        fetched(Wanted(path), None)
+        fetch_files(HubReference(path), None)
     assert str(refused.value) == f"There is no model at {path!r}: the folder does not exist."
 
 
@@ -260,11 +258,11 @@ def test_an_id_whose_first_part_is_a_folder_is_taken_for_a_folder(tmp_path, monk
     (tmp_path / "data").mkdir()
 
     with pytest.raises(InputError) as refused:
-        is_folder(Wanted("data/model"))
+        is_folder(HubReference("data/model"))
     assert str(refused.value) == (
         "There is no model at 'data/model': data is a folder here, and model not in it."
     )
-    assert not is_folder(Wanted("org/model"))
+    assert not is_folder(HubReference("org/model"))
 
 
 def test_a_file_is_no_folder(checkpoint):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.batches import pad
-from seuf.moe.finetuning import finetune
+from seuf.moe.loading import LanguageModel, load_model
 from seuf.moe.loss import batch_nll
-from seuf.moe.models import LanguageModel, load_model
-from seuf.moe.places import weight_names
+from seuf.moe.names import weight_names
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
+from seuf.moe.training import finetune
 from tests.tiny import bits, changed_names, tiny_language_model
 
 TEXTS = [

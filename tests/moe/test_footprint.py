@@ -7,10 +7,10 @@ import torch
 from bench.shapes import SHAPES
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from seuf.moe.adapters import adapted, parameters_of
 from seuf.moe.architectures import moe_layers
 from seuf.moe.experts import ExpertSlice
 from seuf.moe.footprint import HEAD, KEPT_BESIDE_EXPERTS, footprint
+from seuf.moe.lora import adapted, parameters_of
 from tests.tiny import tiny_model
 
 # Parameters as the authors give them, in billions, and bfloat16 weights in GB.

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seuf.moe import kernels
-from seuf.moe.kernels import nll_and_gradient
+from seuf.moe import loss as kernels
+from seuf.moe.loss import nll_and_gradient
 
 
 def test_by_hand():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import masking_utils
 
-from seuf.moe.masks import one_sequence_a_row
+from seuf.moe.routing import skip_packed_sequence_check
 from tests.tiny import tiny_batch
 
 NAMES = ["find_packed_sequence_indices", "is_tracing"]
@@ -15,7 +15,7 @@ def test_a_pass_is_the_same_to_the_bit(any_model):
     ids = tiny_batch().input_ids
     expected = any_model(input_ids=ids, use_cache=False).logits
 
-    with one_sequence_a_row():
+    with skip_packed_sequence_check():
         logits = any_model(input_ids=ids, use_cache=False).logits
 
     assert torch.equal(logits, expected)
@@ -24,7 +24,7 @@ def test_a_pass_is_the_same_to_the_bit(any_model):
 def test_transformers_is_left_as_it_was():
     before = [getattr(masking_utils, name) for name in NAMES]
 
-    with pytest.raises(ZeroDivisionError), one_sequence_a_row():
+    with pytest.raises(ZeroDivisionError), skip_packed_sequence_check():
         _ = 1 / 0
 
     assert [getattr(masking_utils, name) for name in NAMES] == before

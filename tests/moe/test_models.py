@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from seuf.errors import InputError
-from seuf.moe.models import LanguageModel, empty_model, load_model
+from seuf.inputs import InputError
+from seuf.moe.loading import LanguageModel, empty_model, load_model
 from seuf.moe.settings import ExternalModelSettings
 from tests.tiny import bits, changed_names, tiny_language_model
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
+from seuf.moe.comparison import Overlaid
 from seuf.moe.deltas import Delta
-from seuf.moe.overlay import Overlaid
 from tests.moe.folders import saved
 
 FLOATS = {"default": "float32"}

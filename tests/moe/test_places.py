@@ -5,14 +5,14 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 
 from seuf.moe.architectures import moe_layers
-from seuf.moe.places import (
+from seuf.moe.names import (
     layer_of,
-    place_of_row,
-    places_of,
+    paths_of_keys,
+    row_path,
     rows_of_experts,
     same_bits,
     split_row,
-    storage,
+    tensor_at,
     to_checkpoint,
     weight_names,
     write,
@@ -24,7 +24,7 @@ def all_places(model):
     """Yield every place of a model, each expert apart."""
     rows = rows_of_experts(model)
     for name in weight_names(model):
-        yield from (place_of_row(name, e) for e in range(rows[name])) if name in rows else [name]
+        yield from (row_path(name, e) for e in range(rows[name])) if name in rows else [name]
 
 
 def by_key(model):
@@ -71,14 +71,14 @@ def test_a_key_is_found_where_it_was_taken_from(any_model):
     layer = moe_layers(any_model)[-1]
     name = next(n for n, m in any_model.named_modules() if m is layer.experts)
     place = f"{name}.gate_up_proj[2]"
-    keys = to_checkpoint(any_model, place, storage(any_model, place))
+    keys = to_checkpoint(any_model, place, tensor_at(any_model, place))
 
-    assert places_of(any_model, keys) == {place: list(keys)}
+    assert paths_of_keys(any_model, keys) == {place: list(keys)}
 
 
 def test_a_key_that_the_model_does_not_hold_is_an_error(model):
     with pytest.raises(KeyError, match=r"no lm_tail\.weight"):
-        places_of(model, ["lm_tail.weight"])
+        paths_of_keys(model, ["lm_tail.weight"])
 
 
 @torch.no_grad()
@@ -89,12 +89,12 @@ def test_what_is_written_by_key_is_read_by_key(any_model):
         name, _ = split_row(place)
         if name not in dict(any_model.named_parameters()):
             continue
-        held = to_checkpoint(any_model, place, storage(any_model, place))
+        held = to_checkpoint(any_model, place, tensor_at(any_model, place))
         new = {key: torch.randn(t.shape, generator=generator).to(t) for key, t in held.items()}
 
         write(any_model, place, new)
 
-        now = to_checkpoint(any_model, place, storage(any_model, place))
+        now = to_checkpoint(any_model, place, tensor_at(any_model, place))
         assert all(torch.equal(now[key], new[key]) for key in new)
 
 
@@ -105,7 +105,7 @@ def test_of_a_place_only_the_given_keys_are_written():
 
     write(model, place, {"model.layers.1.mlp.experts.2.up_proj.weight": torch.ones(16, 32)})
 
-    now, was = storage(model, place), before["model.layers.1.mlp.experts.gate_up_proj"][2]
+    now, was = tensor_at(model, place), before["model.layers.1.mlp.experts.gate_up_proj"][2]
     assert torch.equal(now, torch.cat([was[:16], torch.ones(16, 32)]))
     assert changed_names(model, before) == {"model.layers.1.mlp.experts.gate_up_proj"}
 
@@ -120,7 +120,7 @@ def test_tied_weights_are_named_once():
 def test_storage_is_the_models_own(model):
     place = next(iter(rows_of_experts(model)))
 
-    storage(model, f"{place}[2]").fill_(5)
+    tensor_at(model, f"{place}[2]").fill_(5)
 
     assert (model.get_parameter(place)[2] == 5).all()
 

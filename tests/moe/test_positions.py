@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from seuf.benchmarks.generation import greedy_answers
+from seuf.benchmarks.answers import greedy_answers
+from seuf.benchmarks.choices import ChoiceScorer
 from seuf.benchmarks.harness import score_questions
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.scoring import ChoiceScorer
 from seuf.benchmarks.settings import ScoringSettings
-from seuf.errors import InputError
-from seuf.moe.positions import check_positions, positions_of
+from seuf.inputs import InputError
+from seuf.moe.architectures import check_positions, positions_of
 from seuf.pipelines.routing_capture.nodes import capture_routing
 from seuf.unlearning.algorithm import samples_of
 from seuf.unlearning.settings import RoutingSettings, UnlearningSettings

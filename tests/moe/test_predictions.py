@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from seuf.benchmarks.membership import predictions
 from seuf.moe import loss
-from seuf.moe.predictions import predictions
 
 
 def head_of(logits: torch.Tensor) -> nn.Linear:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import decoder
 from seuf.moe.batches import Batch
+from seuf.moe.forward import frozen_prefix, hidden_before, stop_after
 from seuf.moe.loss import batch_nll
-from seuf.moe.prefix import frozen_prefix, hidden_before, stop_after
 from tests.tiny import bits, changed_names, hook_count, inputs_of, tiny_batch
 
 CPU = torch.device("cpu")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from seuf.moe import pretraining
+from seuf.moe import training as pretraining
 from seuf.moe.batches import by_length, tokenize
+from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import batch_nll
-from seuf.moe.models import LanguageModel
-from seuf.moe.pretraining import END, new_model, pretrain, train_tokenizer
 from seuf.moe.settings import PretrainingSettings
+from seuf.moe.training import END, new_model, pretrain, train_tokenizer
 from tests.tiny import bits, changed_names
 
 TEXTS = [

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import input_device, moe_layers
 from seuf.moe.batches import by_length
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import model_digest
 from seuf.moe.experts import ExpertSlice
-from seuf.moe.models import load_model
-from seuf.moe.residence import is_offloaded, resident
+from seuf.moe.forward import is_offloaded, keep_on_device
+from seuf.moe.loading import load_model
 from seuf.moe.routing import capture_routing
 from seuf.moe.settings import ExternalModelSettings
 from seuf.unlearning.scopes import everything
@@ -78,14 +78,14 @@ def test_an_expert_of_an_offloaded_layer_needs_it_to_be_resident(folder):
 
     with pytest.raises(InputError, match="offloaded"):
         ExpertSlice(experts, 0)
-    with resident(model, [last_layer(model)]):
+    with keep_on_device(model, [last_layer(model)]):
         assert ExpertSlice(experts, 0).parameters()
 
 
 def train(model: nn.Module) -> list[torch.Tensor]:
     """Return an expert and its router after some steps."""
     layer = moe_layers(model)[-1]
-    with resident(model, [layer.index]):
+    with keep_on_device(model, [layer.index]):
         model.requires_grad_(False)
         layer.router.requires_grad_(True)
         with ExpertSlice(layer.experts, 1) as part:
@@ -129,7 +129,7 @@ def test_what_is_written_to_a_resident_layer_is_gone_after_it(folder):
     model = offloaded(folder, "last_layer")
     before = model_digest(model)
 
-    with resident(model, [last_layer(model)]), torch.no_grad():
+    with keep_on_device(model, [last_layer(model)]), torch.no_grad():
         moe_layers(model)[-1].experts.down_proj.fill_(7)
 
     assert model_digest(model) == before
@@ -140,7 +140,7 @@ def test_the_head_and_the_last_norm_are_kept_where_they_are_asked_for(folder):
     inside = {}
 
     for head in (False, True):
-        with resident(model, [1], head=head):
+        with keep_on_device(model, [1], head=head):
             inside[head] = {n.split(".")[-2] for n, p in model.named_parameters() if p.is_meta}
 
     assert {"lm_head", "embed_tokens"} <= inside[False]
@@ -152,7 +152,7 @@ def test_the_head_and_the_last_norm_are_kept_where_they_are_asked_for(folder):
 def test_resident_does_nothing_to_a_model_in_one_place(folder):
     model = whole(folder)
 
-    with resident(model, [0, 1]):
+    with keep_on_device(model, [0, 1]):
         assert not is_offloaded(model)
 
     assert not is_offloaded(model)

@@ -8,9 +8,8 @@ import psutil
 import pytest
 import torch
 
-from seuf.errors import InputError
-from seuf.moe.models import load_model
-from seuf.moe.room import free_bytes
+from seuf.inputs import InputError
+from seuf.moe.loading import free_bytes, load_model
 from seuf.moe.settings import ExternalModelSettings
 
 WEIGHTS = 165248  # bytes of the tiny model's parameters

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import chosen_gates, moe_layers
 from seuf.moe.batches import Batch, by_length, pad
 from seuf.moe.routing import capture_routing, observed_routers

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from seuf.moe.activations import SharedPrefix
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import Batch
-from seuf.moe.prefix import stop_after
-from seuf.moe.shared_prefix import SharedPrefix
+from seuf.moe.forward import stop_after
 from tests.tiny import inputs_of, last_layer, tiny_batch, tiny_model
 
 

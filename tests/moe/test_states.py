@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.errors import InputError
-from seuf.moe.states import HiddenStates
+from seuf.inputs import InputError
+from seuf.moe.activations import HiddenStates
 
 CPU = torch.device("cpu")
 LENGTHS = st.dictionaries(st.integers(0, 99), st.integers(1, 6), min_size=1, max_size=8)

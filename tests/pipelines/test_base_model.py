@@ -5,8 +5,8 @@ from __future__ import annotations
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
-from seuf.moe.finetuning import finetune
 from seuf.moe.settings import FinetuningSettings
+from seuf.moe.training import finetune
 from seuf.pipelines.base_model import pipeline
 from tests.tiny import bits, changed_names, tiny_language_model
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from kedro.framework.startup import bootstrap_project
 
+from kedro_dvc.configuration import StudyConfigLoader
 from seuf.benchmarks.settings import MuseSettings, RwkuSettings, TofuSettings, WmdpSettings
 from seuf.datasets.records import RecordsDataset
-from seuf.kedro_dvc.project.loader import StudyConfigLoader
 from seuf.pipelines.data_preparation.nodes import (
     prepare_muse,
     prepare_rwku,

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from seuf.datasets.checkpoint import CheckpointDataset
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest
-from seuf.moe.models import load_model
+from seuf.moe.loading import load_model
 from seuf.moe.settings import ExternalModelSettings
 from seuf.pipelines.export import _base
 from tests.local_hub import COMMIT, cached

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from kedro.framework.startup import bootstrap_project
 
-from seuf.errors import InputError
-from seuf.kedro_dvc.project.study import load_config, study_names
+from kedro_dvc.project import load_config, study_names
+from seuf.inputs import InputError
 from seuf.pipelines.parameters import check_parameters
 
 ROOT = Path(__file__).parents[2]

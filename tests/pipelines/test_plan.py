@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from kedro_dvc.project import load_config
 from seuf.cli import cli
-from seuf.errors import InputError
-from seuf.kedro_dvc.project.study import load_config
+from seuf.inputs import InputError
 from seuf.moe.footprint import BACKWARD, footprint
-from seuf.moe.models import load_model
+from seuf.moe.loading import load_model
 from seuf.moe.settings import ExternalModelSettings
 from seuf.pipelines.parameters import StudyParameters
 from seuf.pipelines.plan import needs, table
@@ -39,7 +39,7 @@ def test_the_base_models_weights_are_what_is_written():
     """The smoke study's model, made: as many bytes as its checkpoint's tensors."""
     parameters = study("smoke")
 
-    from seuf.moe.pretraining import new_model
+    from seuf.moe.training import new_model
 
     model = new_model(parameters.base_model, parameters.base_model.vocabulary)
     size = sum(p.numel() * p.element_size() for p in model.parameters())

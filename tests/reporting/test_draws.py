@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seuf.reporting.comparison import comparison_table
-from seuf.reporting.draws import draws_of, spread_over_draws
-from seuf.reporting.tables import markdown
+from seuf.reporting.comparison import comparison_table, draws_of, markdown, spread_over_draws
 from tests.reporting.examples import numbers, scores
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from seuf.reporting.efficacy_utility import efficacy_utility
-from seuf.reporting.overlap_over_steps import kept_curve, overlap_over_steps
-from seuf.reporting.tokens_per_expert import (
+from seuf.reporting.figures import (
     counted,
+    efficacy_utility,
+    kept_curve,
     layers_to_draw,
+    overlap_over_steps,
     ranked_shares,
     rules_by_expert,
     tokens_per_expert,

@@ -1,7 +1,7 @@
 """A method looks the same everywhere."""
 
 from seuf.reporting.comparison import comparison_table
-from seuf.reporting.looks import COLOURS, looks
+from seuf.reporting.figures import COLOURS, looks
 from tests.reporting.examples import comparison, numbers
 
 

@@ -5,10 +5,8 @@ from html.parser import HTMLParser
 import pytest
 from plotly.offline import get_plotlyjs
 
-from seuf.reporting.efficacy_utility import efficacy_utility
-from seuf.reporting.overlap_over_steps import overlap_over_steps
+from seuf.reporting.figures import efficacy_utility, overlap_over_steps, tokens_per_expert
 from seuf.reporting.report import report
-from seuf.reporting.tokens_per_expert import tokens_per_expert
 from tests.reporting.examples import SELECTED, comparison, log, routing
 
 EVIL = "<script>alert(1)</script>_&"

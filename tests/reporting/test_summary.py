@@ -1,6 +1,6 @@
 """The study in a few words."""
 
-from seuf.reporting.summary import headline, summary
+from seuf.reporting.report import headline, summary
 from tests.reporting.examples import comparison
 
 

@@ -1,6 +1,6 @@
 """The comparison as people read it."""
 
-from seuf.reporting.tables import markdown
+from seuf.reporting.comparison import markdown
 from tests.reporting.examples import comparison
 
 

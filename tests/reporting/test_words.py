@@ -2,11 +2,9 @@
 
 import pytest
 
-from seuf.reporting.comparison import comparison_table
-from seuf.reporting.efficacy_utility import efficacy_utility
-from seuf.reporting.summary import summary
-from seuf.reporting.tables import markdown
-from seuf.reporting.words import header
+from seuf.reporting.comparison import comparison_table, header, markdown
+from seuf.reporting.figures import efficacy_utility
+from seuf.reporting.report import summary
 from tests.reporting.examples import numbers
 
 FREE = {

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.algorithm import Unlearned, unlearn
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement

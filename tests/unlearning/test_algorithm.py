@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from seuf.moe.digests import model_digest
-from seuf.moe.models import LanguageModel
-from seuf.moe.places import places_of
+from seuf.moe.loading import LanguageModel
+from seuf.moe.names import paths_of_keys
 from seuf.unlearning.algorithm import Unlearned, unlearn
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.objectives import OBJECTIVES
@@ -44,7 +44,7 @@ def test_the_base_is_left_bit_identical_and_the_delta_holds_the_change(
     assert done.delta.tensors
     with done.delta.applied_to(model):
         changed = changed_names(model, before)
-    places = places_of(model, done.delta.tensors)
+    places = paths_of_keys(model, done.delta.tensors)
     assert changed == {place.split("[")[0] for place in places}
 
 

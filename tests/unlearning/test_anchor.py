@@ -5,7 +5,7 @@ import torch
 
 from seuf.moe.architectures import gate_probabilities, moe_layers
 from seuf.moe.routing import observed_routers
-from seuf.unlearning.anchor import anchor_for, anchor_loss, anchor_target
+from seuf.unlearning.objectives import anchor_for, anchor_loss, anchor_target
 from tests.tiny import TOP_K, hook_count, inputs_of, tiny_batch, tiny_inputs, tiny_model
 
 ALL = torch.tensor([True, True])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.unlearning.attribution import calibration_samples, top_overlap
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.unlearning.draws import Draw, Samples, draws, used_by
 
 

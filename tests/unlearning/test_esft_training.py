@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from seuf.moe.batches import by_length
+from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import batch_nll
-from seuf.moe.models import LanguageModel
 from seuf.moe.routing import capture_routing
 from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.objectives import OBJECTIVES

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.unlearning.loop import Best, Loss, train, updates_of
 from seuf.unlearning.scopes import Scope
 from tests.unlearning.one_weight import BUDGET, one_weight, run, scripted, upwards

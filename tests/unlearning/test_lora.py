@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seuf.moe.adapters import parameters_of
 from seuf.moe.batches import pad
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import model_digest
+from seuf.moe.loading import LanguageModel
+from seuf.moe.lora import parameters_of
 from seuf.moe.loss import batch_nll
-from seuf.moe.models import LanguageModel
-from seuf.moe.places import places_of
+from seuf.moe.names import paths_of_keys
 from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.lora import lora
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.resumption import Kept
+from seuf.unlearning.scopes import lora
 from seuf.unlearning.settings import ObjectiveSettings
 from seuf.unlearning.treatment import Treatment
 from tests.tiny import bits, changed_names, hook_count, tiny_inputs, tiny_language_model, tiny_model
@@ -94,7 +94,7 @@ def test_the_base_is_left_as_it_was_and_the_delta_holds_the_change(language_mode
     assert done.delta.base == digest == model_digest(model)
     with done.delta.applied_to(model):
         changed = changed_names(model, before)
-    assert changed == {place.split("[")[0] for place in places_of(model, done.delta.tensors)}
+    assert changed == {place.split("[")[0] for place in paths_of_keys(model, done.delta.tensors)}
 
 
 def test_linear_layers_and_experts_of_all_layers_change_and_nothing_else(language_model):

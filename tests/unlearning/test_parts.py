@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import moe_layers
-from seuf.unlearning.parts import part_of
-from seuf.unlearning.scopes import everything
+from seuf.unlearning.scopes import everything, part_of
 from tests.tiny import tiny_model
 
 

@@ -9,12 +9,7 @@ from seuf.moe.footprint import Footprint, LayerSize
 from seuf.unlearning import needs, planned_run
 from seuf.unlearning.needs import Need
 from seuf.unlearning.plan import capture, evaluation, treated, unlearning
-from seuf.unlearning.settings import (
-    Method,
-    RoutingSettings,
-    SelectionSettings,
-    UnlearningSettings,
-)
+from seuf.unlearning.settings import Method, RoutingSettings, SelectionSettings, UnlearningSettings
 
 # Four equal layers: a token uses 100 of 400 parameters; the head costs as much as one layer.
 MODEL = Footprint(

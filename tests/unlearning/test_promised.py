@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import moe_layers
 from seuf.moe.checkpoints import Checkpoint
-from seuf.moe.places import place_of_row, rows_of_experts, split_row, to_checkpoint
-from seuf.unlearning.promised import owner_of, promised_keys
+from seuf.moe.names import row_path, rows_of_experts, split_row, to_checkpoint
+from seuf.unlearning.allowed_changes import owner_of, promised_keys
 from seuf.unlearning.scopes import everything, selected_experts
 from seuf.unlearning.settings import Method
 from tests.tiny import last_layer, tiny_model
@@ -34,7 +34,7 @@ def keys_of(model, trained):
         key
         for place, tensor in trained.items()
         for one, value in (
-            [(place_of_row(place, e), tensor[e]) for e in range(rows[place])]
+            [(row_path(place, e), tensor[e]) for e in range(rows[place])]
             if place in rows
             else [(place, tensor)]
         )
@@ -65,7 +65,7 @@ def test_of_a_router_the_row_of_the_expert_is_promised_and_no_other(model, tmp_p
     promised = promised_keys(empty(model, tmp_path), method_of("experts", router="row"), experts)
 
     assert bare < promised
-    assert promised - bare == {place_of_row(k, e) for k in whole - bare for e in (1, 3)}
+    assert promised - bare == {row_path(k, e) for k in whole - bare for e in (1, 3)}
     assert whole - bare
 
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.moe.models import LanguageModel
-from seuf.unlearning.anchor import Anchor, anchor_for
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.draws import Samples, draws, used_by
+from seuf.unlearning.objectives import Anchor, anchor_for
 from seuf.unlearning.quantities import Quantities, steering_vector
 from seuf.unlearning.trunk import Trunk
 from tests.tiny import hook_count, tiny_samples

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from seuf.moe.digests import model_digest
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning import resumption
 from seuf.unlearning.algorithm import Unlearned, unlearn
 from seuf.unlearning.draws import Samples

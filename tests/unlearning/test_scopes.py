@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import moe_layers
 from seuf.moe.loss import batch_nll
 from seuf.unlearning.scopes import Scope, changed_tensors, everything, selected_experts

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.unlearning.selection import SELECTIONS, Affinities, select_experts
 from seuf.unlearning.settings import FixedExpert, SelectionSettings
 

@@ -8,14 +8,15 @@ from pydantic import ValidationError
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.quantities import needs
-from seuf.unlearning.rules import RankingName, ranking_and_rank
 from seuf.unlearning.selection import SELECTIONS
 from seuf.unlearning.settings import (
     Method,
     ObjectiveName,
     ObjectiveSettings,
+    RankingName,
     SelectionSettings,
     UnlearningSettings,
+    ranking_and_rank,
 )
 
 

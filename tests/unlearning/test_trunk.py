@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import Batch
+from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import batch_nll
-from seuf.moe.models import LanguageModel
 from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.objectives import OBJECTIVES

@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from kedro_dvc.project import load_study
+from seuf.audit.attest import make_keys, write_pages
 from seuf.audit.cli import replayed
-from seuf.audit.examine import audit, first_cause
-from seuf.audit.pages import write_pages
-from seuf.audit.signing import make_keys
+from seuf.audit.report import audit, first_cause
 from seuf.audit.subject import Subject
 from seuf.audit.verify import verify
-from seuf.kedro_dvc.project.study import load_study
 from tests.workflow.conftest import AUTHOR, Project
 
 METHOD = "seuf_gdiff"
@@ -206,7 +205,7 @@ def test_scores_that_are_edited_together_with_the_lock_still_fail(root):
     (root / SCORES).unlink()
     (root / SCORES).write_text(json.dumps(scores))
     with chdir(root):
-        from seuf.kedro_dvc.hashing import digests
+        from kedro_dvc.hashing import digests
 
         new = digests([Path(SCORES)])[Path(SCORES)]
     lock = (root / LOCK).read_text().replace(old["md5"], new.md5)

@@ -19,8 +19,8 @@ from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from seuf.benchmarks.kinds import KINDS
-from seuf.moe.pretraining import train_tokenizer
+from seuf.benchmarks.records import KINDS
+from seuf.moe.training import train_tokenizer
 from seuf.unlearning import attribution
 from tests.hub import mmlu, muse, rwku, tofu, wikitext, wmdp
 from tests.tiny import tiny_model

@@ -7,10 +7,10 @@ from contextlib import chdir
 
 import pytest
 
-from seuf.audit.check import FAIL, PASS
+from kedro_dvc.project import load_study
 from seuf.audit.replay import replay
-from seuf.errors import InputError
-from seuf.kedro_dvc.project.study import load_study
+from seuf.audit.subject import FAIL, PASS
+from seuf.inputs import InputError
 from tests.workflow.conftest import Project
 
 METHOD = "seuf_gdiff"

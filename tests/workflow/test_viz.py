@@ -9,8 +9,8 @@ from contextlib import chdir
 import pytest
 from kedro.pipeline import Node
 
-from seuf.kedro_dvc.project.study import Study, load_study
-from seuf.kedro_dvc.running.run_status import show
+from kedro_dvc.project import Study, load_study
+from kedro_dvc.run_status import show
 from tests.workflow.conftest import STUDY, Project
 
 run_events = pytest.importorskip("kedro_viz.api.rest.responses.run_events")

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint, folder_digest
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import digest_of
-from seuf.moe.places import split_row, to_checkpoint, weight_names
+from seuf.moe.names import split_row, to_checkpoint, weight_names
 
 Changed = dict[str, dict[int | None, Tensor]]  # by key, then by row; None for the whole tensor
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 from uuid import NAMESPACE_URL, uuid5
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from openlineage.client.event_v2 import Dataset, RunEvent

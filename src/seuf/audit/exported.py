@@ -12,10 +12,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from seuf.audit.check import Check, failed, passed
-from seuf.errors import InputError
+from seuf.audit.subject import Check, failed, passed
+from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
-from seuf.moe.fetching import INDEX, SINGLE, SMALL_FILES
+from seuf.moe.hub import INDEX, SINGLE, SMALL_FILES
 
 UNSAFE = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
 WEIGHTS = ".safetensors"

@@ -1,187 +1,166 @@
-"""The way back from a model to all that it was made from, read from dvc.lock without DVC."""
+"""Checks of the way back: commit, dvc.yaml, dvc.lock, every edge, every byte, every run."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import product
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-import yaml
-
-from seuf.errors import InputError
-from seuf.kedro_dvc.generation.outputs import paths_of
-
-
-class Held(NamedTuple):
-    """A file or folder as dvc.lock records it."""
-
-    md5: str
-    size: int
-
-
-class Stage(NamedTuple):
-    """A stage: as dvc.lock records its last run, or (without digests) as dvc.yaml wants it.
-
-    Attributes:
-        name: As `dvc repro` takes it, `unlearn@seuf_ga`.
-        cmd: The command.
-        deps: What it read, by path from the project's root.
-        outs: What it wrote.
-        params: Values by key, by file; of dvc.yaml None for each value.
-    """
-
-    name: str
-    cmd: str
-    deps: dict[str, Held | None]
-    outs: dict[str, Held | None]
-    params: dict[str, dict[str, Any]]
-
-    @property
-    def node(self) -> str:
-        """The Kedro node that it runs, or its own name."""
-        words = shlex.split(self.cmd)
-        return words[words.index("--nodes") + 1] if "--nodes" in words else self.name
+from kedro_dvc.disk import counted, gigabytes, listed
+from kedro_dvc.project import dvc_file
+from kedro_dvc.records import DECIDING, EVIDENCE, commit_of, read_record
+from kedro_dvc.stages import stamp
+from kedro_dvc.sync import sync
+from seuf.audit.subject import (
+    Check,
+    Stage,
+    Subject,
+    broken_edges,
+    changed_values,
+    edges,
+    failed,
+    noted,
+    passed,
+    unlike,
+    wanted,
+)
 
 
-def recorded(lock: Path) -> dict[str, Stage]:
-    """Return the stages in a dvc.lock by name.
-
-    Raises:
-        InputError: If there is no such file, or it is no lock file.
-    """
-    if not lock.is_file():
-        raise InputError(f"{lock} is missing: the study has not run.")
-    try:
-        stages = yaml.load(lock.read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]
-        return {name: _of_lock(name, stage) for name, stage in stages.items()}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{lock} cannot be read: {error}".splitlines()[0]) from error
-
-
-def wanted(file: Path) -> dict[str, Stage]:
-    """Return the stages that a generated dvc.yaml asks for, each item of a matrix by itself."""
-    stages = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]
-    return {one.name: one for name, stage in stages.items() for one in _items(name, stage)}
+def commit(subject: Subject) -> Iterator[Check]:
+    """Look whether code, configuration, lock and evidence are as they were committed."""
+    head, _ = commit_of(subject.project)
+    if head is None:
+        yield failed("commit", "the project is in no git commit: nothing says which code this is")
+        return
+    evidence = f"{EVIDENCE}/{subject.study.name}/runs"
+    changed = _changed(subject.project, *DECIDING, str(subject.lock), evidence)
+    if changed:
+        yield failed("commit", f"{listed(changed)} not as in commit {head[:12]}: commit it first")
+    else:
+        yield passed(
+            "commit", f"code, configuration, lock and run records are those of {head[:12]}"
+        )
 
 
-def makers(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-    """Return the stage that writes each path."""
-    return {path: stage for stage in stages.values() for path in stage.outs}
+def pipeline(subject: Subject) -> Iterator[Check]:
+    """Look whether dvc.yaml is what the project makes, and dvc.lock what dvc.yaml asks for."""
+    file = dvc_file(subject.study.name)
+    if sync(subject.project, subject.study.name, write=False):
+        yield failed("dvc.yaml", f"{file} is behind the project: run `kedro dvc sync`")
+    else:
+        yield passed("dvc.yaml", f"{file} is what the project makes")
+    declared = wanted(subject.project / file)
+    for stage in declared.values():
+        stage.deps.pop(stamp(subject.study.name), None)
+    odd = [text for stage in subject.walked if (text := unlike(stage, declared))]
+    odd += [f"{stage.name} writes {path}" for stage in subject.walked for path in _outside(stage)]
+    odd += [text for stage in subject.walked for text in changed_values(stage, subject.project)]
+    if odd:
+        yield failed("lock", f"dvc.lock is not of this dvc.yaml: {odd[0]}")
+    else:
+        number = counted(len(subject.walked), "stage")
+        yield passed("lock", f"command, inputs, outputs and parameters of {number} as asked for")
 
 
-def maker_of(path: str, made_by: Mapping[str, Stage]) -> tuple[str, Stage] | None:
-    """Return the output that a path is or lies in, and the stage that writes it."""
-    for one in (path, *map(str, PurePosixPath(path).parents)):
-        if one in made_by:
-            return one, made_by[one]
-    return None
+def _outside(stage: Stage) -> list[str]:
+    """Return what a stage writes that lies outside the project."""
+    return [path for path in stage.outs if Path(path).is_absolute() or ".." in Path(path).parts]
 
 
-def behind(paths: Iterable[str], stages: Mapping[str, Stage]) -> list[Stage]:
-    """Return the stages that the paths come from, in the order of the lineage.
-
-    Raises:
-        InputError: If no stage writes one of the paths.
-    """
-    made_by, found = makers(stages), dict[str, Stage]()
-
-    def visit(path: str) -> None:
-        maker = maker_of(path, made_by)
-        if maker is None or maker[1].name in found:
-            return
-        for dep in maker[1].deps:
-            visit(dep)
-        found[maker[1].name] = maker[1]
-
-    for path in paths:
-        if path not in made_by:
-            raise InputError(f"dvc.lock records no stage that writes {path}.")
-        visit(path)
-    return list(found.values())
+def lineage(subject: Subject) -> Iterator[Check]:
+    """Look whether each stage read what the one before it has written."""
+    broken = list(broken_edges(subject.walked, subject.stages))
+    if broken:
+        yield failed("lineage", listed(broken))
+        return
+    number = edges(subject.walked, subject.stages)
+    behind = counted(len(subject.lineage), "stage")
+    yield passed("lineage", f"{behind} behind the delta; all {number} edges join")
 
 
-def broken_edges(walked: Iterable[Stage], stages: Mapping[str, Stage]) -> Iterator[str]:
-    """Yield in words each input that is not what the stage that writes it has left."""
-    made_by = makers(stages)
-    for stage in walked:
-        for path, held in stage.deps.items():
-            maker = made_by.get(path)
-            if maker is not None and maker.outs[path] != held:
-                yield f"{stage.name} read another {path} than {maker.name} has written"
+def contents(subject: Subject) -> Iterator[Check]:
+    """Hold the bytes of all that was read and written against dvc.lock."""
+    held = {p: h for stage in subject.walked for p, h in (*stage.deps.items(), *stage.outs.items())}
+    for path, expected in held.items():
+        found = subject.digests.get(path)
+        if found is not None and expected is not None and found.md5 != expected.md5:
+            yield failed("bytes", f"{path} is not what dvc.lock records")
+    missing = [path for path in held if path not in subject.digests]
+    lost = [path for path in missing if path not in subject.confidential]
+    if lost:
+        yield failed("bytes", f"{listed(lost)} not here: `dvc pull` brings what was shared")
+    if gone := [path for path in missing if path in subject.confidential]:
+        yield noted("erased", f"{listed(gone)} can no longer be read; known by hash alone")
+    read = sum(one.size for one in subject.digests.values())
+    yield passed("bytes", f"{counted(len(subject.digests), 'file')}, {gigabytes(read)} read")
 
 
-def edges(walked: Iterable[Stage], stages: Mapping[str, Stage]) -> int:
-    """Return how many inputs of these stages are outputs of others."""
-    made_by = makers(stages)
-    return sum(path in made_by for stage in walked for path in stage.deps)
+def cache(subject: Subject) -> Iterator[Check]:
+    """Hold the objects of DVC's cache that outputs consist of against their names."""
+    from dvc.repo import Repo
+
+    from kedro_dvc.hashing import INTEGRITY_FOLDER as FOLDER
+    from kedro_dvc.hashing import md5s, object_path, objects_of
+
+    with Repo(str(subject.project)) as repo:
+        folder = Path(repo.cache.local.path)
+    outs = [h for stage in subject.walked for h in stage.outs.values() if h is not None]
+    names = dict.fromkeys(name for held in outs for name in objects_of(folder, held.md5))
+    found = md5s(object_path(folder, name) for name in names)
+    for name in names:
+        md5 = found.get(object_path(folder, name))
+        if md5 is not None and md5 != name.removesuffix(FOLDER):
+            yield failed("cache", f"object {name} in DVC's cache is not what its name says")
+    yield passed("cache", f"{counted(len(found), 'object')} in DVC's cache as named")
 
 
-def unlike(stage: Stage, declared: Mapping[str, Stage]) -> str | None:
-    """Return in words how a recorded stage differs from what dvc.yaml wants; None if not at all."""
-    other = declared.get(stage.name)
-    if other is None:
-        return f"dvc.yaml has no stage {stage.name}"
-    pairs: list[tuple[str, Any, Any]] = [
-        ("command", stage.cmd, other.cmd),
-        ("inputs", set(stage.deps), set(other.deps)),
-        ("outputs", set(stage.outs), set(other.outs)),
-        ("parameters", _keys(stage), _keys(other)),
-    ]
-    return next((f"{what} of {stage.name}" for what, one, two in pairs if one != two), None)
+def runs(subject: Subject) -> Iterator[Check]:
+    """Hold the outputs against what was recorded of them when they were made, by SHA-256."""
+    for stage in subject.walked:
+        try:
+            record = read_record(subject.project, subject.study.name, stage.node)
+        except (ValueError, KeyError, TypeError) as error:
+            yield failed("runs", f"the record of {stage.name} cannot be trusted: {error}")
+            continue
+        if record is None:
+            yield failed(
+                "runs", f"nothing records the run of {stage.name}: {_again(subject, stage.name)}"
+            )
+            continue
+        if not record["clean"]:
+            yield failed("runs", f"{stage.name} ran with changes that were in no commit")
+        for path in stage.outs:
+            there = subject.digests.get(path)
+            if there and record["outputs"].get(path) != there.sha256:
+                yield failed(
+                    "runs",
+                    f"{path} is not what the run of {stage.name} has recorded: "
+                    f"{_again(subject, stage.name)}",
+                )
+    number = counted(len(subject.walked), "stage")
+    yield passed("runs", f"outputs of {number} are by SHA-256 what their runs recorded")
 
 
-def changed_values(stage: Stage, project: Path) -> Iterator[str]:
-    """Yield in words each parameter whose value in its file is not the recorded one."""
-    for file, values in stage.params.items():
-        there = yaml.load((project / file).read_text(encoding="utf-8"), yaml.CSafeLoader)
-        for key, value in values.items():
-            if _at(there, key) != value:
-                yield f"{key} in {file} is not what {stage.name} ran with"
+def _again(subject: Subject, stage: str) -> str:
+    return f"`dvc repro --force --single-item {dvc_file(subject.study.name)}:{stage}`"
 
 
-def _of_lock(name: str, stage: Mapping[str, Any]) -> Stage:
-    deps, outs = (
-        {one["path"]: Held(one["md5"], one.get("size", 0)) for one in stage.get(kind, [])}
-        for kind in ("deps", "outs")
-    )
-    return Stage(name, stage["cmd"], dict(deps), dict(outs), stage.get("params", {}))
+def _changed(project: Path, *paths: str) -> list[str]:
+    told = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=all", "-z", "--", *paths],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [line[3:] for line in told.split("\0") if line]
 
 
-def _items(name: str, stage: Mapping[str, Any]) -> Iterator[Stage]:
-    matrix = stage.get("matrix", {})
-    for values in product(*matrix.values()):
-        item = dict(zip(matrix, values, strict=True))
-        yield _declared("@".join([name, "-".join(values)] if item else [name]), stage, item)
-
-
-def _declared(name: str, stage: Mapping[str, Any], item: Mapping[str, str]) -> Stage:
-    def filled(text: str) -> str:
-        for key, value in item.items():
-            text = text.replace(f"${{item.{key}}}", value)
-        return text
-
-    params: dict[str, dict[str, Any]] = {}
-    for entry in stage.get("params", []):
-        for file, keys in entry.items():
-            params.setdefault(file, {}).update(dict.fromkeys(map(filled, keys or [])))
-    return Stage(
-        name,
-        filled(stage["cmd"]),
-        dict.fromkeys(map(filled, stage.get("deps", []))),
-        dict.fromkeys(map(filled, paths_of(dict(stage)))),
-        params,
-    )
-
-
-def _keys(stage: Stage) -> dict[str, set[str]]:
-    return {file: set(keys) for file, keys in stage.params.items() if keys}
-
-
-def _at(content: Any, key: str) -> Any:
-    if isinstance(content, dict) and key in content:
-        return content[key]
-    for part in key.split("."):
-        content = content.get(part) if isinstance(content, dict) else None
-    return content
+CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
+    commit,
+    pipeline,
+    lineage,
+    contents,
+    cache,
+    runs,
+)

@@ -9,8 +9,7 @@ from html import unescape
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from seuf.audit.check import Check, failed, noted, passed
-from seuf.audit.subject import Subject
+from seuf.audit.subject import Check, Subject, failed, noted, passed
 from seuf.moe.deltas import Delta
 
 if TYPE_CHECKING:
@@ -91,8 +90,8 @@ def _wrong_choices(found: dict[str, Any], asked: list[Question]) -> Iterator[str
 
 
 def _wrong_answers(found: dict[str, Any], asked: list[Question]) -> Iterator[str]:
-    from seuf.benchmarks.kinds import KINDS
-    from seuf.benchmarks.rouge import MEASURES
+    from seuf.benchmarks.answers import MEASURES
+    from seuf.benchmarks.records import KINDS
 
     for subject, kinds in found.get("generation", {}).items():
         for kind, scored in kinds.items():
@@ -111,8 +110,7 @@ def _wrong_answers(found: dict[str, Any], asked: list[Question]) -> Iterator[str
 def _reported(subject: Subject, found: dict[str, Any]) -> Iterator[Check]:
     import pandas as pd
 
-    from seuf.reporting.comparison import by_method
-    from seuf.reporting.tables import readable
+    from seuf.reporting.comparison import by_method, readable
 
     table = pd.read_csv(subject.project / subject.path("comparison"))
     row, metrics = by_method(table)[subject.method], subject.read("metrics")[subject.method]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from seuf.audit.check import Check, failed, noted, passed
-from seuf.errors import InputError
-from seuf.kedro_dvc.hashing import digests
+from kedro_dvc.hashing import digests
+from seuf.audit.subject import Check, failed, noted, passed
+from seuf.inputs import InputError
 
 BASE = "base_model"
 
@@ -52,7 +52,7 @@ class _ForgedError(Exception):
 
 
 def _opened(content: Any, key: Path | None) -> tuple[dict[str, Any], Check]:
-    from seuf.audit.signing import opened
+    from seuf.audit.attest import opened
 
     if "payload" not in content:
         if key is not None:
@@ -69,7 +69,7 @@ def _opened(content: Any, key: Path | None) -> tuple[dict[str, Any], Check]:
 
 def _signed(checkpoint: Path | None, key: Path | None) -> Iterator[Check]:
     """Yield whether the checkpoint's files are those that were signed, if it is signed."""
-    from seuf.audit.signing import SIGNATURE, verify_folder
+    from seuf.audit.attest import SIGNATURE, verify_folder
 
     if checkpoint is None or not (checkpoint / SIGNATURE).is_file():
         return

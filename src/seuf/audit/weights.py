@@ -10,14 +10,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from seuf.audit.check import Check, failed, passed
 from seuf.audit.exported import opened, plain
+from seuf.audit.subject import Check, failed, passed
 from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys
-from seuf.moe.comparison import CHUNK, Comparison, compare, differing
+from seuf.moe.comparison import CHUNK, Comparison, Overlaid, compare, differing, type_of
 from seuf.moe.deltas import Delta
-from seuf.moe.overlay import Overlaid, type_of
-from seuf.moe.places import place_of_row, split_row
-from seuf.unlearning.promised import owner_of, promised_keys
+from seuf.moe.names import row_path, split_row
+from seuf.unlearning.allowed_changes import owner_of, promised_keys
 from seuf.unlearning.settings import Method
 
 Experts = list[tuple[int, int]]
@@ -132,11 +131,7 @@ def _promised(seen: _Seen, method: Method, experts: Experts) -> Iterator[Check]:
 
 def _rows(seen: _Seen, key: str, promised: set[str]) -> Iterator[str]:
     """Yield a key that has changed; its rows that have, where only rows of it were promised."""
-    if (
-        key in promised
-        or split_row(key)[0] != key
-        or place_of_row(key, 0) not in _any_row(promised)
-    ):
+    if key in promised or split_row(key)[0] != key or row_path(key, 0) not in _any_row(promised):
         yield key
         return
     after = seen.overlaid[key] if seen.other is None else seen.other[key]
@@ -146,7 +141,7 @@ def _rows(seen: _Seen, key: str, promised: set[str]) -> Iterator[str]:
 def _any_row(promised: set[str]) -> set[str]:
     """Return the first row of each tensor of which some row was promised."""
     split = (split_row(key) for key in promised)
-    return {place_of_row(name, 0) for name, row in split if row is not None}
+    return {row_path(name, 0) for name, row in split if row is not None}
 
 
 def _exported(seen: _Seen) -> Iterator[Check]:

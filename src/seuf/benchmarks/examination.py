@@ -12,13 +12,12 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from seuf.benchmarks.answers import answers_of, measured
-from seuf.benchmarks.kinds import KINDS
-from seuf.benchmarks.records import Question
-from seuf.benchmarks.scoring import ChoiceScorer
+from seuf.benchmarks.choices import ChoiceScorer
+from seuf.benchmarks.records import KINDS, Question
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import ScoringSettings
-    from seuf.moe.models import LanguageModel
+    from seuf.moe.loading import LanguageModel
 
 
 class Examiner:

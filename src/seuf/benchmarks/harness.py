@@ -14,14 +14,14 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from datasets import Dataset, DatasetDict
+from seuf.benchmarks.choices import macro_accuracy, preferred
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.scoring import macro_accuracy, preferred
 from seuf.benchmarks.settings import ScoringSettings
+from seuf.moe.activations import SharedPrefix
+from seuf.moe.architectures import check_positions
 from seuf.moe.backoff import Backoff
 from seuf.moe.deltas import Delta
-from seuf.moe.models import LanguageModel
-from seuf.moe.positions import check_positions
-from seuf.moe.shared_prefix import SharedPrefix
+from seuf.moe.loading import LanguageModel
 
 
 def score_questions(

@@ -1,4 +1,13 @@
-"""Every number of a model's scores by a name, as tables and metrics have it."""
+"""How an AUC of membership inference compares with that of a model that never saw the texts.
+
+PrivLeak is MUSE's (Shi et al. 2024, arXiv 2407.06460): 0 where unlearning leaves what retraining
+leaves, below it where what was to be forgotten still looks known, above it where it looks less
+known than retraining would leave it. MUSE counts its AUC the other way round than `membership`
+does: it is high where the texts to forget look *unknown*. Both functions give one model the same
+number.
+
+Every number of a model's scores by a name, as tables and metrics have it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from seuf.benchmarks.privleak import privleak
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.truth_ratios import (
     PLAIN_SETS,
@@ -14,6 +22,33 @@ from seuf.benchmarks.truth_ratios import (
     forget_quality,
     model_utility,
 )
+
+
+def privleak(auc: float, reference_auc: float) -> float:
+    """Return PrivLeak in percent, of AUCs as `membership` counts them.
+
+    locuslab/open-unlearning d3d7cf9, src/evals/metrics/privacy.py.
+
+    Args:
+        auc: Of the unlearned model: the chance that a text to forget looks better known than one
+            that was never seen.
+        reference_auc: The same of the model that never saw either; less than 1.
+    """
+    return privleak_of_muse(1 - auc, 1 - reference_auc)
+
+
+def privleak_of_muse(auc: float, reference_auc: float) -> float:
+    """Return PrivLeak in percent, of AUCs as MUSE counts them.
+
+    swj0419/muse_bench 75d1762, eval.py: `forget_holdout_Min-40%` beside `AUC_RETRAIN`.
+
+    Args:
+        auc: Of the unlearned model: the chance that a text that was never seen looks better known
+            than one to forget.
+        reference_auc: The same of the model that never saw either; more than 0.
+    """
+    return (auc - reference_auc) / reference_auc * 100
+
 
 Scores = Mapping[str, Any]
 Measures = dict[str, dict[str, Any]]

@@ -1,4 +1,17 @@
-"""Membership inference: does a model still look as if it had learned a text?
+"""Scores of a passage that are higher for what a model has learned.
+
+The four are those of RWKU (jinzhuoran/RWKU a23df67, llmtuner/eval/eval_mia.py), which reports loss,
+zlib and, as `mink20`, min-k++ with k = 0.2. MUSE reports min-k with 0.4 (swj0419/muse_bench
+75d1762, eval.py). k is `evaluation.min_k`.
+
+1. At least one token is in the lowest share. With fewer than 1/k tokens RWKU's score is no number;
+   open-unlearning (f4d8463, min_k_plus_plus.py) takes one, too.
+2. Min-k++ takes a variance over the vocabulary that is below 1e-6 for 1e-6, as open-unlearning
+   does: where a model is certain, RWKU divides by nearly nothing.
+
+What a model expected at each place of a text, beside the token that stands there.
+
+Membership inference: does a model still look as if it had learned a text?
 
 Each of the `attacks` scores every passage. Groups are told apart by the AUC: the chance that a
 passage to forget has a higher score than one of another group, ties half. Beside `holdout`, which
@@ -14,30 +27,122 @@ is as well known as what stays. RWKU reports means only, so it has no AUC to com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import sqrt
 from statistics import variance
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 
-from seuf.benchmarks.attacks import ATTACKS, Sample
-from seuf.benchmarks.means import with_error
+from seuf.benchmarks.answers import with_error
 from seuf.benchmarks.records import Group, Passage
-from seuf.moe.architectures import decoder, input_device
+from seuf.moe.architectures import check_positions, decoder, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, by_length
-from seuf.moe.loss import output_head
-from seuf.moe.positions import check_positions
-from seuf.moe.predictions import Predictions, predictions
+from seuf.moe.loss import output_head, row_parts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seuf.benchmarks.records import Group
     from seuf.benchmarks.settings import ScoringSettings
-    from seuf.moe.models import LanguageModel
+    from seuf.moe.loading import LanguageModel
+
+SMALLEST_VARIANCE = 1e-6
+
+
+class Sample(NamedTuple):
+    """A passage as the model reads it.
+
+    Attributes:
+        group: The passage's.
+        text: What is read of it.
+        ids: The tokens.
+        cut: Whether the passage is longer.
+    """
+
+    group: Group
+    text: str
+    ids: list[int]
+    cut: bool
+
+
+def _loss(sample: Sample, found: Predictions, k: float) -> float:
+    return found.found.mean().item()
+
+
+def _zlib(sample: Sample, found: Predictions, k: float) -> float:
+    return found.found.mean().item() / len(zlib.compress(sample.text.encode()))
+
+
+def _min_k(sample: Sample, found: Predictions, k: float) -> float:
+    return _lowest(found.found, k)
+
+
+def _min_k_plus_plus(sample: Sample, found: Predictions, k: float) -> float:
+    deviation = found.variance.clamp(min=SMALLEST_VARIANCE).sqrt()
+    return _lowest((found.found - found.mean) / deviation, k)
+
+
+def _lowest(values: Tensor, k: float) -> float:
+    """Return the mean of the lowest share k of the values, of one at least."""
+    return values.sort().values[: max(1, int(len(values) * k))].mean().item()
+
+
+ATTACKS: dict[str, Callable[[Sample, Predictions, float], float]] = {
+    "loss": _loss,
+    "zlib": _zlib,
+    "min_k": _min_k,
+    "min_k_plus_plus": _min_k_plus_plus,
+}
+
+
+class Predictions(NamedTuple):
+    """Log-likelihoods in nats, in float32 or finer, each (n,).
+
+    Attributes:
+        found: Of the token that stands there.
+        mean: Of a token drawn from the model's own prediction, on average over the vocabulary.
+        variance: Of the same.
+    """
+
+    found: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+@torch.no_grad()
+def predictions(hidden: Tensor, head: nn.Module, tokens: Tensor) -> Predictions:
+    """Return how likely a model finds tokens, and how likely it finds tokens there in general.
+
+    Logits are made for a few rows at a time, see `loss`.
+
+    Args:
+        hidden: The hidden state that predicts each token, (n, d).
+        head: Makes logits (n, V) of hidden states (n, d), see `loss.output_head`.
+        tokens: (n,).
+    """
+    tokens = tokens.to(hidden.device)
+    parts = [_of_logits(head(hidden[p]), tokens[p]) for p in row_parts(hidden, head)]
+    found, mean, variance = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Predictions(found, mean, variance)
+
+
+def _of_logits(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    values = logits.log_softmax(-1, dtype=dtype)  # (n, V)
+    found = values.gather(1, tokens[:, None])[:, 0]
+    shares = values.exp()
+    mean = (shares * values).sum(-1)
+    # in place, and around the mean: a difference of two squares would lose its digits
+    variance = values.sub_(mean[:, None]).square_().mul_(shares).sum(-1)
+    return found, mean, variance
+
 
 Scores = dict[Group, dict[str, list[float]]]
 

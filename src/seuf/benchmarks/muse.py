@@ -25,10 +25,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from seuf.benchmarks.drawing import FEWEST, drawn
 from seuf.benchmarks.records import Benchmark, Group, Part, Passage, Question, Subject, Text
-from seuf.benchmarks.rows import Record, check_rows
-from seuf.errors import InputError
+from seuf.benchmarks.sampling import FEWEST, Record, check_rows, drawn
+from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import MuseSettings

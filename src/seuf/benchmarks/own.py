@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, get_args
 
-from seuf.benchmarks.drawing import FEWEST, drawn
 from seuf.benchmarks.records import Benchmark, Part, Question, Subject, Text
-from seuf.benchmarks.rows import Record
-from seuf.errors import InputError
+from seuf.benchmarks.sampling import FEWEST, Record, drawn
+from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import OwnSettings

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from seuf.base_settings import Settings
+from seuf.inputs import Settings
 
 
 class SandboxSettings(Settings):
@@ -162,7 +162,7 @@ class ScoringSettings(Settings):
         batch_size: Sequences scored at once.
         max_length: Tokens in a sequence.
         generate: Ask questions with choices for a free answer too, if they have a reference; those
-            without choices are asked in any case. See `seuf.benchmarks.kinds`.
+            without choices are asked in any case. See `seuf.benchmarks.records`.
         max_new_tokens: Tokens in a greedy answer, for kinds that have no number of their own.
         probe_tokens: Tokens of each set on which routing overlap is measured.
         min_k: Share of a passage's tokens, the least likely ones, that membership inference by

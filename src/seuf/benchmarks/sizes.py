@@ -26,7 +26,7 @@ from seuf.benchmarks.settings import (
     WmdpSettings,
 )
 from seuf.benchmarks.tofu import QUESTIONS_AN_AUTHOR
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 # Of byte-pair encodings with a vocabulary of tens of thousands, in English.
 CHARACTERS_A_TOKEN = 4

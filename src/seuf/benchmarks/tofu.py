@@ -32,9 +32,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from seuf.benchmarks.records import Benchmark, Part, Question, Subject, Text
-from seuf.benchmarks.rows import Record
+from seuf.benchmarks.sampling import Record
 from seuf.benchmarks.truth_ratios import PLAIN_SETS
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import TofuSettings

@@ -13,9 +13,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from seuf.benchmarks.means import with_error
+from seuf.benchmarks.answers import with_error
+from seuf.benchmarks.choices import Choice, by_row, choices_of, log_likelihoods
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.scoring import Choice, by_row, choices_of, log_likelihoods
 from seuf.benchmarks.truth_ratios import (
     PLAIN_SETS,
     UTILITY_SETS,
@@ -28,7 +28,7 @@ from seuf.benchmarks.truth_ratios import (
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import ScoringSettings
-    from seuf.moe.models import LanguageModel
+    from seuf.moe.loading import LanguageModel
 
 RATIOS: dict[str, Callable[[float, Sequence[float]], float]] = {
     "truth_ratio_geometric": truth_ratio_geometric,

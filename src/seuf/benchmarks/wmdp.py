@@ -36,11 +36,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seuf.benchmarks import mmlu
-from seuf.benchmarks.drawing import FEWEST, drawn, in_parts
+from seuf.benchmarks.mmlu import question, task
 from seuf.benchmarks.records import Benchmark, Question, Text
-from seuf.benchmarks.rows import Record, long_texts
-from seuf.benchmarks.templates import question, task
-from seuf.errors import InputError
+from seuf.benchmarks.sampling import FEWEST, Record, drawn, in_parts, long_texts
+from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import WmdpSettings

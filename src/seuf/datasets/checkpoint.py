@@ -10,7 +10,7 @@ from typing import Any
 
 from kedro.io import AbstractDataset
 
-from seuf.moe.models import LanguageModel, load_model
+from seuf.moe.loading import LanguageModel, load_model
 from seuf.moe.settings import ExternalModelSettings
 
 REFERENCE = "reference.json"

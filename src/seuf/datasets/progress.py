@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,18 +4,20 @@ Transformers 5 keeps the experts of a layer in one module with fused tensors, (E
 a router that returns its raw logits, the weights and the chosen experts. Any model of that shape
 will do if its router is understood: how logits become probabilities is no matter of guessing, so
 `ROUTERS` names every router class that a test has checked, and others are refused by name.
+
+How long a sample may be: no text is cut, and none is too long, without a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 
 @dataclass(frozen=True)
@@ -183,3 +185,37 @@ def _gate(router: nn.Module | None, block: nn.Module) -> str:
 
 def _model_type(model: Any) -> str:
     return model.config.model_type
+
+
+class Sized(Protocol):
+    """Whatever has a length: a sample's token ids."""
+
+    def __len__(self) -> int: ...
+
+
+def check_positions(model: Any, samples: Iterable[Sized], remedy: str) -> None:
+    """Raise if a sample has more tokens than the model was made for.
+
+    Args:
+        model: Whose configuration says for how many.
+        samples: Token ids of each.
+        remedy: What to do, with `{}` where the number is told.
+
+    Raises:
+        InputError: With both numbers and the remedy.
+    """
+    longest, positions = max(map(len, samples), default=0), positions_of(model)
+    if positions is not None and longest > positions:
+        raise InputError(
+            f"The model has {positions} positions, and a sample has {longest} tokens: "
+            f"{remedy.format(positions)}."
+        )
+
+
+def positions_of(model: Any) -> int | None:
+    """Return how many tokens the model takes at once; None if its configuration sets no limit."""
+    config = model.config
+    limit = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    stretched = rope.get("factor", 1) * rope.get("original_max_position_embeddings", 0)
+    return None if limit is None else max(limit, int(stretched))

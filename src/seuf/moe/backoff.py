@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.batches import Batch
 
 Given = TypeVar("Given")

@@ -19,15 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.digests import DEFAULT, digest_of
-from seuf.moe.fetching import INDEX, SINGLE
-from seuf.moe.places import (
-    rows_of_experts,
-    split_row,
-    to_checkpoint,
-    weight_names,
-)
+from seuf.moe.hub import INDEX, SINGLE
+from seuf.moe.names import rows_of_experts, split_row, to_checkpoint, weight_names
 
 
 class Checkpoint:
@@ -110,7 +105,7 @@ def write_changed(base: Path, tensors: Mapping[str, Tensor], folder: Path) -> No
 
     Args:
         base: Folder of a checkpoint.
-        tensors: New values by key, see `seuf.moe.places`.
+        tensors: New values by key, see `seuf.moe.names`.
         folder: Does not exist yet.
     """
     temporary = folder.with_name(f"{folder.name}.tmp")

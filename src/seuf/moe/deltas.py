@@ -1,23 +1,62 @@
-"""A delta: the tensors in which an unlearned model differs from its base, and nothing else."""
+"""Put tensors into a model by their checkpoint keys, and take them out again.
+
+A delta: the tensors in which an unlearned model differs from its base, and nothing else.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
-from seuf.errors import InputError
-from seuf.moe.applied import Applied
+from seuf.inputs import InputError
 from seuf.moe.architectures import decoder
 from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys, write_changed
 from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
-from seuf.moe.places import layer_of, place_of_row, places_of, same_bits, to_checkpoint
+from seuf.moe.forward import keep_on_device
+from seuf.moe.names import (
+    layer_of,
+    paths_of_keys,
+    row_path,
+    same_bits,
+    tensor_at,
+    to_checkpoint,
+    write,
+)
+
+
+class Applied:
+    """Tensors in a model, and what was there before; layers that hold them stay on their device.
+
+    Args:
+        model: Gets the tensors.
+        tensors: By key, see `seuf.moe.names`.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        self._stack = ExitStack()
+        places = paths_of_keys(model, tensors)
+        self._stack.enter_context(
+            keep_on_device(model, {layer_of(model, place) for place in places})
+        )
+        self._before = {place: tensor_at(model, place).clone() for place in places}
+        for place in places:
+            write(model, place, tensors)
+
+    @torch.no_grad()
+    def undo(self, model: nn.Module) -> None:
+        """Give the model back what it had, to the bit."""
+        for place, before in self._before.items():
+            tensor_at(model, place).copy_(before)
+        self._stack.close()
+
 
 OWNER_ONLY = 0o600
 
@@ -27,7 +66,7 @@ class Delta:
     """The changed tensors of a model.
 
     Attributes:
-        tensors: New values by the key of the checkpoint, as `seuf.moe.places` has it; `key[e]` is
+        tensors: New values by the key of the checkpoint, as `seuf.moe.names` has it; `key[e]` is
             one expert's row of a tensor that is fused in the checkpoint.
         base: `model_digest` of the model they replace tensors of.
         dtypes: Types the base model was loaded in, see `checkpoint_dtypes`.
@@ -41,7 +80,7 @@ class Delta:
 
     @classmethod
     def of(cls, model: nn.Module, changed: dict[str, Tensor], base: str) -> Delta:
-        """Return the delta of new values by place (see `seuf.moe.places`) in a base model."""
+        """Return the delta of new values by place (see `seuf.moe.names`) in a base model."""
         tensors = {
             key: value.contiguous().clone()
             for place, tensor in changed.items()
@@ -127,7 +166,7 @@ class Delta:
 
     def lowest_layer(self, model: nn.Module) -> int:
         """Return the first decoder layer that the delta changes; the last one if it is empty."""
-        places = places_of(model, self.tensors)
+        places = paths_of_keys(model, self.tensors)
         last = len(decoder(model).layers) - 1
         return min((layer_of(model, place) for place in places), default=last)
 
@@ -189,5 +228,5 @@ def _changed(
         if key not in fused:
             pairs = [(key, one, other)]
         else:
-            pairs = [(place_of_row(key, e), one[e], other[e]) for e in range(len(one))]
+            pairs = [(row_path(key, e), one[e], other[e]) for e in range(len(one))]
         yield from ((name, two.clone()) for name, one, two in pairs if not same_bits(one, two))

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from seuf.moe.places import to_checkpoint, weight_names
-from seuf.moe.residence import is_offloaded, stored_tensor
+from seuf.moe.forward import is_offloaded, stored_tensor
+from seuf.moe.names import to_checkpoint, weight_names
 
 AHEAD = 64  # tensors that may wait to be read through
 DEFAULT = "default"

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 
 class ExpertSlice:
@@ -39,7 +39,7 @@ class ExpertSlice:
         if not 0 <= index < count:
             raise InputError(f"The layer has experts 0 to {count - 1}; there is no expert {index}.")
         if experts.get_parameter("down_proj").is_meta:
-            raise InputError("The layer's experts are offloaded: see seuf.moe.residence.")
+            raise InputError("The layer's experts are offloaded: see seuf.moe.forward.")
         self.experts, self.index = experts, index
         # .detach() shares the version counter (.data does not): autograd then notices an
         # optimizer step between forward and backward.

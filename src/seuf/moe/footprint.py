@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from seuf.moe.architectures import MoELayer, decoder, moe_layers
-from seuf.moe.lora_targets import targets_in
+from seuf.moe.lora import targets_in
 from seuf.moe.loss import CHUNK_BYTES
 
 # Bytes a token and element of hidden size that a layer keeps beside its experts: projections in

@@ -1,22 +1,42 @@
-"""Record which experts a model's routers choose, in one pass, without keeping per-token scores."""
+"""Spare transformers a question whose answer is known.
+
+Record which experts a model's routers choose, in one pass, without keeping per-token scores.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from transformers import masking_utils
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.architectures import MoELayer, chosen_gates, decoder, input_device, moe_layers
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, as_batch
-from seuf.moe.masks import one_sequence_a_row
-from seuf.moe.prefix import stop_at
+from seuf.moe.forward import stop_at
+
+
+@contextmanager
+def skip_packed_sequence_check() -> Iterator[None]:
+    """Tell transformers that no row of a batch without a mask holds several sequences.
+
+    It would look at the positions to find out, in every pass, and a GPU would have to wait for the
+    answer; while a CUDA graph is recorded it would take a slower attention, to be safe.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(
+            patch.object(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
+        )
+        stack.enter_context(patch.object(masking_utils, "is_tracing", lambda *tensors: False))
+        yield
+
 
 Observer = Callable[[int, tuple[Tensor, ...]], None]
 SHORTER = "lower max_length, of routing_capture or of unlearning"
@@ -157,7 +177,11 @@ def _pass(model: nn.Module, tallies: list[_Tally], batch: Batch) -> list[_Counte
     def observe(position: int, output: tuple[Tensor, ...]) -> None:
         found[position] = tallies[position].counted(output, weights, kept)
 
-    with observed_routers(layers, observe), stop_at(layers[-1].router), one_sequence_a_row():
+    with (
+        observed_routers(layers, observe),
+        stop_at(layers[-1].router),
+        skip_packed_sequence_check(),
+    ):
         decoder(model)(**batch.inputs(device), use_cache=False)
     return [found[position] for position in range(len(layers))]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from seuf.base_settings import Settings
+from seuf.inputs import Settings
 
 Count = Annotated[int, Field(gt=0)]
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from seuf.moe.architectures import moe_layers
 from seuf.moe.batches import Batch, by_length, tokenize
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from kedro_dvc.project import Study
 from seuf.datasets.checkpoint import REFERENCE, source_of
-from seuf.errors import InputError
-from seuf.kedro_dvc.project.study import Study
+from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.deltas import Delta, export
-from seuf.moe.models import checkpoint_of
+from seuf.moe.loading import checkpoint_of
 from seuf.reporting.model_card import Exported, model_card
 
 CARD = "README.md"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from seuf.benchmarks.settings import BenchmarkSettings, ScoringSettings
-from seuf.errors import InputError
+from seuf.inputs import InputError
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 from seuf.unlearning.settings import (
     Method,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from seuf.benchmarks.sizes import Sizes, sizes
 from seuf.moe.footprint import BACKWARD, Footprint, footprint
-from seuf.moe.models import empty_model
+from seuf.moe.loading import empty_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
 from seuf.pipelines.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning import plan
@@ -108,7 +108,7 @@ def _empty(settings: BaseModelSettings) -> Any:
         return empty_model(settings.taught)
     import torch
 
-    from seuf.moe.pretraining import new_model
+    from seuf.moe.training import new_model
 
     with torch.device("meta"):
         return new_model(settings, settings.vocabulary)

@@ -1,13 +1,97 @@
-"""One row a method: how much is forgotten, what is left, and what it took."""
+"""What the numbers are called, in tables, figures and sentences.
+
+Methods that differ in a random draw alone: their mean and spread.
+
+One row a method: how much is forgotten, what is left, and what it took.
+
+The comparison as people read it; Markdown here, HTML in `report`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from seuf.reporting.draws import DRAWS_OF, draws_of
+MEASURES = {
+    "accuracy": "accuracy",
+    "rouge_l_recall": "ROUGE-L",
+    "rouge_l_recall_pltrdy": "ROUGE-L",
+    "rouge_l_f1": "ROUGE-L F1",
+}
+ARROWS = {"forget": "↓", "retain": "↑"}
+NAMES = {
+    "truth_ratio_forget": "truth ratio forget ↑",
+    "forget_quality": "forget quality ↑",
+    "model_utility": "model utility ↑",
+    "auc_min_k": "membership AUC",
+    "auc_min_k_retain": "membership AUC beside retain",
+    "privleak": "PrivLeak %",
+    "macro_forget": "forget accuracy by topic ↓",
+    "macro_retain": "retain accuracy by topic ↑",
+}
+
+
+def headers(comparison: pd.DataFrame) -> tuple[str, str]:
+    """Return what a study's forget efficacy and utility are called."""
+    return f"forget {measure(comparison, 'forget')} ↓", f"retain {measure(comparison, 'utility')} ↑"
+
+
+def measure(comparison: pd.DataFrame, what: str) -> str:
+    """Return what `forget` or `utility` is measured by."""
+    return MEASURES[str(comparison[f"{what}_measure"].iloc[0])]
+
+
+def header(name: str) -> str:
+    """Return what a further measure is called: `rouge_forget_fill_blank`, for example."""
+    if name in NAMES:
+        return NAMES[name]
+    first, _, rest = name.partition("_")
+    if first != "rouge":
+        return name.replace("_", " ")
+    subject, _, kind = rest.partition("_")
+    what = f"ROUGE-L {subject}" + (f", {kind.replace('_', ' ')}" if kind else "")
+    return f"{what} {ARROWS[subject]}"
+
+
+DRAWS_OF = "draws_of"
+RANDOM = "random"
+
+
+def draws_of(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return, of methods that differ in their random expert alone, the first one's name.
+
+    Args:
+        scores: Of each method, with the `method` it is.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, scored in scores.items():
+        method = dict(scored.get("method") or {})
+        if str(method.pop("selection", None)).partition("_")[0] == RANDOM:
+            alike.setdefault(json.dumps(method, sort_keys=True), []).append(name)
+    groups = [names for names in alike.values() if len(names) > 1]
+    return {name: names[0] for names in groups for name in names}
+
+
+def spread_over_draws(comparison: pd.DataFrame) -> list[str]:
+    """Return a sentence for each group of draws, with mean and standard deviation over them."""
+    if DRAWS_OF not in comparison:
+        return []
+    forget, retain = measure(comparison, "forget"), measure(comparison, "utility")
+    return [
+        f"Over {len(rows)} random experts ({', '.join(rows['method'])}): forget {forget} "
+        f"{_spread(rows['forget_efficacy'])}, retain {retain} {_spread(rows['utility'])} "
+        "(mean ± standard deviation)."
+        for _, rows in comparison.groupby(DRAWS_OF, sort=False)
+    ]
+
+
+def _spread(values: pd.Series) -> str:
+    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+
 
 Metrics = dict[str, dict[str, float]]
 
@@ -147,3 +231,67 @@ def _known(numbers: Mapping[str, Any]) -> dict[str, float]:
         for name in COLUMNS + others
         if isinstance(numbers.get(name), int | float) and not pd.isna(numbers[name])
     }
+
+
+MISSING = "-"
+Row = dict[str, Any]
+
+
+def readable(comparison: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return the headers and, for each method, its cells as text."""
+    columns = _columns(comparison)
+    rows = [[text(row) for text in columns.values()] for row in by_method(comparison).values()]
+    return list(columns), rows
+
+
+def markdown(comparison: pd.DataFrame) -> str:
+    """Return the comparison as a GitHub table whose source lines up too."""
+    headers, rows = readable(comparison)
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in [headers, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [_line(row, widths) for row in cells]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    below = [f"\n{sentence}" for sentence in spread_over_draws(comparison)]
+    return "\n".join([lines[0], _line(rule, widths), *lines[1:], *below]) + "\n"
+
+
+def number(value: float | None, form: str) -> str:
+    """Return the formatted number; a dash where there is none."""
+    return MISSING if value is None or pd.isna(value) else format(value, form)
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    first = cells[0].ljust(widths[0])
+    rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return f"| {' | '.join([first, *rest])} |"
+
+
+def _measured(name: str, row: Row) -> str:
+    value, error = row[name], row.get(f"{name}_stderr")
+    spread = "" if error is None or pd.isna(error) else f" ± {error:.3f}"
+    return number(value, ".3f") + spread
+
+
+def _plain(name: str, form: str, row: Row) -> str:
+    return number(row[name], form)
+
+
+def _columns(comparison: pd.DataFrame) -> dict[str, Callable[[Row], str]]:
+    """Return how each column is made of a row, by its header."""
+    forget, retain = headers(comparison)
+    return {
+        "method": lambda row: str(row["method"]),
+        forget: partial(_measured, "forget_efficacy"),
+        retain: partial(_measured, "utility"),
+        **READABLE_COLUMNS,
+        **{header(name): partial(_measured, name) for name in further(comparison)},
+    }
+
+
+READABLE_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "balance ↑": partial(_plain, "balance", ".3f"),
+    "overlap forget": partial(_plain, "routing_overlap_forget", ".3f"),
+    "overlap retain": partial(_plain, "routing_overlap_retain", ".3f"),
+    "weights trained": partial(_plain, "trained_share", ".2%"),
+    "seconds": partial(_plain, "seconds", ".1f"),
+}

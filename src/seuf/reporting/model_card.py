@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from seuf.reporting.tables import markdown
+from seuf.reporting.comparison import markdown
 
 SHOWN = 12  # tensors that are named
 CARD = """\

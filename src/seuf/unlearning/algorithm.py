@@ -24,21 +24,20 @@ from functools import partial
 
 from torch import nn
 
+from seuf.moe.activations import SharedPrefix
+from seuf.moe.architectures import check_positions
 from seuf.moe.batches import pack, tokenize
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
-from seuf.moe.models import LanguageModel
-from seuf.moe.positions import check_positions
-from seuf.moe.residence import resident
-from seuf.moe.shared_prefix import SharedPrefix
+from seuf.moe.forward import keep_on_device
+from seuf.moe.loading import LanguageModel
 from seuf.moe.stability import RoutingProbe, first_tokens
 from seuf.moe.threads import threads
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement
 from seuf.unlearning.loop import Best, train, updates_of
-from seuf.unlearning.lora import lora
 from seuf.unlearning.resumption import Progress, Resumption, key_of
-from seuf.unlearning.scopes import Scope, everything, selected_experts
+from seuf.unlearning.scopes import Scope, everything, lora, selected_experts
 from seuf.unlearning.settings import UnlearningSettings
 from seuf.unlearning.treatment import Treatment, budget_of, loss_of, quantities_of, uses_head
 
@@ -94,7 +93,7 @@ def unlearn(
     layers = {layer for layer, _ in treatment.experts}
     with (
         threads(treatment.settings.threads),
-        resident(base.model, layers, head=uses_head(treatment)),
+        keep_on_device(base.model, layers, head=uses_head(treatment)),
         _left_as_it_was(base.model, digest),
         _scope(base.model, treatment) as scope,
     ):

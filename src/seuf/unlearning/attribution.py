@@ -8,7 +8,7 @@ import random
 import torch
 from torch import Tensor
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 ENOUGH_TOKENS = 100_000
 FEWEST_TOKENS = 1_000

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from seuf.errors import InputError
+from seuf.inputs import InputError
 
 
 @dataclass(frozen=True)

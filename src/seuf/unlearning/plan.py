@@ -8,11 +8,11 @@ are. docs/studies.md holds both against runs.
 from __future__ import annotations
 
 from seuf.moe.footprint import Footprint
-from seuf.unlearning.esft import most_to_reach
 from seuf.unlearning.needs import Asked, Experts, Need, changed_bytes, waiting
 from seuf.unlearning.planned_run import PlannedRun
-from seuf.unlearning.rules import ESFT
+from seuf.unlearning.selection import most_to_reach
 from seuf.unlearning.settings import (
+    ESFT,
     Method,
     RoutingSettings,
     SelectionSettings,

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seuf.moe.states import HiddenStates
-from seuf.unlearning.anchor import Anchor
+from seuf.moe.activations import HiddenStates
 from seuf.unlearning.draws import Draw, union
-from seuf.unlearning.objectives import OBJECTIVES, Hidden, TokenNLL
+from seuf.unlearning.objectives import OBJECTIVES, Anchor, Hidden, TokenNLL
 from seuf.unlearning.trunk import Rows, Trunk
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 from tqdm import tqdm
 
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.algorithm import JudgeModel, Treatment, unlearn
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.scopes import Experts

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from seuf.moe.models import LanguageModel
-from seuf.moe.states import GB, half_of_free_memory
+from seuf.moe.activations import GB, half_of_free_memory
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.loop import Best
 from seuf.unlearning.scopes import Scope
 from seuf.unlearning.treatment import Treatment

@@ -1,19 +1,73 @@
-"""WHAT may change: the tensors a method trains, and a promise about all the others."""
+"""A part of everything: some layers, and of these the experts, the routers, or both.
+
+The paper's baselines train the experts and routers of all layers (Table 1), its RMU the experts of
+layers 5 to 7.
+
+WHAT may change: the tensors a method trains, and a promise about all the others.
+
+The scope of LoRA: adapters on all linear layers and fused experts of the decoder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from seuf.errors import InputError
-from seuf.moe.architectures import MoELayer, moe_layers
+from seuf.inputs import InputError
+from seuf.moe.architectures import MoELayer, decoder, decoder_layer, moe_layers
 from seuf.moe.experts import ExpertSlice
-from seuf.moe.places import place_of_row, rows_of_experts, same_bits, storage
-from seuf.moe.residence import is_offloaded
-from seuf.unlearning.parts import part_of
+from seuf.moe.forward import is_offloaded
+from seuf.moe.lora import Adapter, adapted, merged, parameters_of
+from seuf.moe.names import row_path, rows_of_experts, same_bits, tensor_at
+
+ROUTERS = ("routers", "experts_and_routers")
+EXPERTS = ("experts", "experts_and_routers")
+
+
+def part_of(
+    model: nn.Module, only: str | None, layers: Sequence[int] | None
+) -> tuple[dict[str, nn.Parameter], int]:
+    """Return a part of a model's parameters, by name, and the first decoder layer among them.
+
+    Args:
+        model: A causal language model of a known MoE architecture.
+        only: `experts`, `routers`, `experts_and_routers`, or None for all.
+        layers: Indices of decoder layers, or None for all.
+
+    Raises:
+        InputError: If there is no such layer, or none of them has experts.
+    """
+    if only is None and layers is None:
+        return dict(model.named_parameters()), 0
+    chosen = list(range(len(decoder(model).layers))) if layers is None else list(layers)
+    modules = _layers(model, chosen) if only is None else _pieces(model, only, chosen)
+    wanted = {id(parameter) for module in modules for parameter in module.parameters()}
+    if not wanted:
+        raise InputError(f"Layers {chosen} have no experts: MoE layers are {_moe(model)}.")
+    found = {name: p for name, p in model.named_parameters() if id(p) in wanted}
+    first = min(chosen) if only is None else min(set(chosen).intersection(_moe(model)))
+    return found, first
+
+
+def _layers(model: nn.Module, layers: Sequence[int]) -> list[nn.Module]:
+    return [decoder_layer(model, index) for index in layers]
+
+
+def _pieces(model: nn.Module, only: str, layers: Sequence[int]) -> Iterator[nn.Module]:
+    _layers(model, layers)  # refuses those that are not there
+    for layer in moe_layers(model):
+        if layer.index in layers and only in ROUTERS:
+            yield layer.router
+        if layer.index in layers and only in EXPERTS:
+            yield layer.experts
+
+
+def _moe(model: nn.Module) -> list[int]:
+    return [layer.index for layer in moe_layers(model)]
+
 
 Experts = list[tuple[int, int]]
 
@@ -46,7 +100,7 @@ class Scope:
         self.masters = {name: _master(parameter) for name, parameter in whole.items()}
         for module, part in slices:
             for name, tensor in part.tensors.items():
-                place = place_of_row(f"{module}.{name}", part.index)
+                place = row_path(f"{module}.{name}", part.index)
                 self.trained[place], self.masters[place] = part.views[name], tensor
 
     def __enter__(self) -> Scope:
@@ -157,10 +211,10 @@ def changed_tensors(model: nn.Module, original: dict[str, Tensor]) -> dict[str, 
     rows = rows_of_experts(model)
     changed: dict[str, Tensor] = {}
     for place, before in original.items():
-        now = storage(model, place)
+        now = tensor_at(model, place)
         pairs = {place: (now, before)}
         if place in rows:
-            pairs = {place_of_row(place, e): (now[e], before[e]) for e in range(rows[place])}
+            pairs = {row_path(place, e): (now[e], before[e]) for e in range(rows[place])}
         changed |= {p: one.clone() for p, (one, two) in pairs.items() if not same_bits(one, two)}
     return changed
 
@@ -191,3 +245,41 @@ def _row_mask(parameter: Tensor, rows: list[int]) -> Tensor:
     mask = torch.zeros(len(parameter), *[1] * (parameter.dim() - 1)).to(parameter)
     mask[rows] = 1
     return mask
+
+
+class LoraScope(Scope):
+    """The adapters in training, and what the model would be with them merged.
+
+    In training and at every look the adapters stand beside the weights; what has changed, and is
+    stored, is the weights with them merged: in a bfloat16 model rounded once more, so that small
+    changes of a weight are lost there.
+
+    Args:
+        model: The model, adapted.
+        adapters: Its adapters.
+    """
+
+    def __init__(self, model: nn.Module, adapters: list[Adapter]) -> None:
+        super().__init__(model, parameters_of(adapters))
+        self.adapters = adapters
+
+    def changed(self, original: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the adapters change when merged, by place, in CPU memory."""
+        parts = merged(self.adapters)
+        return {one.place: one.tensor.cpu() for one in parts if not same_bits(one.tensor, one.base)}
+
+    def trained_share(self) -> float:
+        """Return how many parameters the adapters have, as a share of the model's own."""
+        own = sum(tensor.numel() for tensor in self.trained.values())
+        return own / (sum(parameter.numel() for parameter in self.model.parameters()) - own)
+
+
+@contextmanager
+def lora(model: nn.Module, rank: int, seed: int) -> Iterator[LoraScope]:
+    """Give the scope of LoRA inside the context; after it the model has no adapters.
+
+    Raises:
+        InputError: If a part of the model is offloaded, or peft cannot adapt it.
+    """
+    with adapted(model, rank, seed) as adapters:
+        yield LoraScope(model, adapters)

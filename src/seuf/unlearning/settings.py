@@ -1,13 +1,45 @@
-"""What a method is: who may change, by which objective, held by which anchor."""
+"""What the rules that choose experts are called: `affinity`, `contrast_2`, `random_3`, `esft`.
+
+What a method is: who may change, by which objective, held by which anchor.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from seuf.base_settings import Settings
-from seuf.unlearning.rules import RuleName, is_rule
+from seuf.inputs import Settings
+
+RankingName = Literal["affinity", "contrast", "random"]
+
+ESFT = "esft"
+_RANKED = re.compile(f"({'|'.join(get_args(RankingName))})(?:_([1-9][0-9]*))?")
+
+
+def ranking_and_rank(rule: str) -> tuple[str, int] | None:
+    """Return `affinity`, 2 of `affinity_2` and `affinity`, 1 of `affinity`; None of other names."""
+    found = _RANKED.fullmatch(rule)
+    return None if found is None else (found[1], int(found[2] or 1))
+
+
+def is_rule(name: str) -> bool:
+    """Tell a rule from what an expert named by hand may be called."""
+    return name == ESFT or ranking_and_rank(name) is not None
+
+
+def _known(name: str) -> str:
+    if not is_rule(name):
+        raise ValueError(
+            f"{name!r} is no rule; rules are {', '.join(get_args(RankingName))}, each with or "
+            f"without a rank as in affinity_2, and {ESFT}"
+        )
+    return name
+
+
+RuleName = Annotated[str, AfterValidator(_known)]
+
 
 ScopeName = Literal["nothing", "everything", "lora", "experts"]
 ObjectiveName = Literal["ga", "gdiff", "npo", "rmu"]

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from seuf.moe.models import LanguageModel
-from seuf.unlearning.anchor import anchor_for
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.draws import Samples, draws, used_by
 from seuf.unlearning.loop import Budget
-from seuf.unlearning.objectives import OBJECTIVES
+from seuf.unlearning.objectives import OBJECTIVES, anchor_for
 from seuf.unlearning.quantities import Feed, Quantities, needs, steering_vector
 from seuf.unlearning.scopes import Experts, Scope
 from seuf.unlearning.settings import Method, UnlearningSettings

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from seuf.moe.activations import HiddenStates
 from seuf.moe.architectures import decoder, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import IGNORED
+from seuf.moe.forward import frozen_prefix, hidden_before, stop_after
+from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import next_token_nll, output_head
-from seuf.moe.masks import one_sequence_a_row
-from seuf.moe.models import LanguageModel
-from seuf.moe.prefix import frozen_prefix, hidden_before, stop_after
-from seuf.moe.states import HiddenStates
+from seuf.moe.routing import skip_packed_sequence_check
 from seuf.unlearning.objectives import Hidden, TokenNLL
 
 
@@ -83,7 +83,7 @@ class Trunk:
 
     def nll(self, rows: Rows) -> TokenNLL:
         """Return the token losses of samples (B, T-1)."""
-        with self._from_first_layer(rows), one_sequence_a_row():
+        with self._from_first_layer(rows), skip_packed_sequence_check():
             hidden = decoder(self.model)(**_inputs(rows), use_cache=False)
         labels = rows.input_ids.masked_fill(~rows.mask, IGNORED)
         hidden = hidden.last_hidden_state
@@ -94,7 +94,7 @@ class Trunk:
         with (
             stop_after(self.model, layer) as reached,
             self._from_first_layer(rows),
-            one_sequence_a_row(),
+            skip_packed_sequence_check(),
         ):
             decoder(self.model)(**_inputs(rows), use_cache=False)
         hidden = reached.hidden.float()

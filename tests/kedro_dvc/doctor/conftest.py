@@ -10,8 +10,7 @@ from typing import NamedTuple
 import pytest
 from dvc.repo import Repo
 
-from seuf.kedro_dvc.doctor.findings import Finding
-from seuf.kedro_dvc.doctor.patient import Patient
+from kedro_dvc.disk import Finding, Patient
 
 # `one` and `two` with a line break, by md5sum
 ONE, TWO = "5bbf5a52328e7439ae6e719dfe712200", "c193497a1a06b2c72230e6146ff47080"

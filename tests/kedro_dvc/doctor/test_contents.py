@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seuf.kedro_dvc.doctor.contents import links, objects, outputs
+from kedro_dvc.doctor import links, objects, outputs
 from tests.kedro_dvc.doctor.conftest import ONE, TWO, tamper
 
 FOLDER = "b62694f50ab7d312b198d3af525e57aa.dir"  # of `x` that is TWO: see test_integrity

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from seuf.kedro_dvc.cli import dvc
-from seuf.kedro_dvc.doctor import examine
-from seuf.kedro_dvc.doctor.findings import Finding, counted, listed
-from seuf.kedro_dvc.errors import WorkflowError
+from kedro_dvc import doctor as examine
+from kedro_dvc.cli import dvc
+from kedro_dvc.disk import Finding, counted, listed
+from kedro_dvc.files import WorkflowError
 from tests.kedro_dvc.doctor.conftest import tamper
 
 

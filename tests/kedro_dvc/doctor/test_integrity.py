@@ -7,16 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from seuf.kedro_dvc.doctor import integrity
-from seuf.kedro_dvc.doctor.integrity import (
-    CHUNK,
-    UNREADABLE,
-    all_objects,
-    folder_md5,
-    md5s,
-    object_path,
-    objects_of,
-)
+from kedro_dvc import hashing as integrity
+from kedro_dvc.hashing import INTEGRITY_CHUNK as CHUNK
+from kedro_dvc.hashing import UNREADABLE, all_objects, folder_md5, md5s, object_path, objects_of
 from tests.kedro_dvc.doctor.conftest import ONE, TWO
 
 NOTHING = "d41d8cd98f00b204e9800998ecf8427e"

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seuf.kedro_dvc.doctor.processes import locks, orphans
+from kedro_dvc.doctor import locks, orphans
 from tests.kedro_dvc.doctor.conftest import Project
 
 STAGE = "studies/mine/dvc.yaml:make"

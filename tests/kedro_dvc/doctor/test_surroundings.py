@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from seuf.kedro_dvc.doctor import surroundings
-from seuf.kedro_dvc.doctor.surroundings import cache_place, leftovers, space, unread_configuration
+from kedro_dvc import doctor as surroundings
+from kedro_dvc.doctor import cache_place, leftovers, space, unread_configuration
 
 
 def test_half_written_files_and_folders_beside_outputs_are_told(project):

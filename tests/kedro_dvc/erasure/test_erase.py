@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from seuf.kedro_dvc.erasure.erase import Plan, carry_out, not_reached, outputs_named, plan
-from seuf.kedro_dvc.erasure.places import HashFileDB
-from seuf.kedro_dvc.errors import WorkflowError
-from seuf.kedro_dvc.project.study import load_study
+from kedro_dvc.erase import HashFileDB, Plan, carry_out, not_reached, outputs_named, plan
+from kedro_dvc.files import WorkflowError
+from kedro_dvc.project import load_study
 
 ROOT = Path(__file__).parents[3]
 WRITE = "  write: {cmd: cp text made.txt, deps: [text], outs: [made.txt]}\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from seuf.kedro_dvc.errors import WorkflowError
-from seuf.kedro_dvc.generation.outputs import check_paths, outputs_of
+from kedro_dvc.files import WorkflowError
+from kedro_dvc.stages import check_paths, outputs_of
 
 
 def _entry(path, **facts):

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from kedro.pipeline import Node, Pipeline
 
-from seuf.kedro_dvc.errors import WorkflowError
-from seuf.kedro_dvc.generation.stages import stages
-from seuf.kedro_dvc.project.loader import StudyConfigLoader
-from seuf.kedro_dvc.project.study import Study
+from kedro_dvc.configuration import StudyConfigLoader
+from kedro_dvc.files import WorkflowError
+from kedro_dvc.project import Study
+from kedro_dvc.stages import stages
 from seuf.pipelines.expert_selection.nodes import select_experts
 
 CATALOG = """\
@@ -72,16 +72,16 @@ def test_a_stage_depends_on_its_inputs_its_code_and_its_wiring(study):
     assert stage["deps"] == [
         ".in_sync/base",
         "data/routing.csv",
-        "src/seuf/base_settings.py",
+        "src/seuf/inputs.py",
         "src/seuf/datasets/atomic.py",
         "src/seuf/datasets/documents.py",
         "src/seuf/datasets/tables.py",
-        "src/seuf/errors.py",
+        "src/seuf/inputs.py",
         "src/seuf/pipelines/expert_selection/nodes.py",
         "src/seuf/pipelines/expert_selection/pipeline.py",
         "src/seuf/unlearning/attribution.py",
-        "src/seuf/unlearning/esft.py",
-        "src/seuf/unlearning/rules.py",
+        "src/seuf/unlearning/selection.py",
+        "src/seuf/unlearning/settings.py",
         "src/seuf/unlearning/selection.py",
         "src/seuf/unlearning/settings.py",
     ]

@@ -25,8 +25,8 @@ from kedro.framework.startup import bootstrap_project
 from kedro.io import AbstractDataset, CatalogProtocol
 from kedro.pipeline import Node
 
-from seuf.kedro_dvc.generation import sync
-from seuf.kedro_dvc.project.study import dvc_file, load_study, study_names, taken_up
+from kedro_dvc import sync
+from kedro_dvc.project import dvc_file, load_study, study_names, taken_up
 
 ROOT = Path(__file__).parents[3]
 STUDIES = taken_up(ROOT)

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.kedro_dvc.errors import WorkflowError
-from seuf.kedro_dvc.project.configuration import Address, Definition, addresses, as_params
-from seuf.kedro_dvc.project.loader import merged
+from kedro_dvc.configuration import Address, Definition, addresses, as_params, merged
+from kedro_dvc.files import WorkflowError
 
 KEYS = st.sampled_from("abc")
 VALUES = st.recursive(

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seuf.kedro_dvc.errors import WorkflowError
-from seuf.kedro_dvc.project.lint import check_yaml
-from seuf.kedro_dvc.project.loader import StudyConfigLoader
+from kedro_dvc.configuration import StudyConfigLoader, check_yaml
+from kedro_dvc.files import WorkflowError
 
 
 def _check(root: Path, text: str, file: str = "base/parameters.yml") -> None:

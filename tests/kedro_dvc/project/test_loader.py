@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from seuf.kedro_dvc.project.loader import StudyConfigLoader, folders, merged
+from kedro_dvc.configuration import StudyConfigLoader, folders, merged
 
 
 @pytest.mark.parametrize(

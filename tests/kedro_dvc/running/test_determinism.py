@@ -6,7 +6,7 @@ import pytest
 import torch
 from kedro.pipeline import Node
 
-from seuf.kedro_dvc.running.determinism import SWITCH, Determinism
+from kedro_dvc.safety import SWITCH, Determinism
 
 pytestmark = pytest.mark.filterwarnings("ignore:One or more dataset names")
 

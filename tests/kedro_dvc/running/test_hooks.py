@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from kedro.io import DataCatalog
 
+from kedro_dvc import safety as hooks
+from kedro_dvc.files import WorkflowError
+from kedro_dvc.safety import Cleanliness
 from seuf.datasets.records import RecordsDataset
-from seuf.kedro_dvc.errors import WorkflowError
-from seuf.kedro_dvc.running import hooks
-from seuf.kedro_dvc.running.hooks import Cleanliness
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seuf.kedro_dvc.project.study import dvc_file, taken_up
-from seuf.kedro_dvc.running.in_process import InProcess
+from kedro_dvc.project import dvc_file, taken_up
+from kedro_dvc.run import InProcess
 
 ROOT = Path(__file__).parents[3]
 

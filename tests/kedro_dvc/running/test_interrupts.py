@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from seuf.kedro_dvc.running.interrupts import Interrupts
+from kedro_dvc.run import Interrupts
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import dvc.dvcfile
 from dvc.utils.serialize import modify_yaml
 
-from seuf.kedro_dvc.running.lockfile import changed, quick_locks
+from kedro_dvc.run import changed, quick_locks
 
 RECORDED = Path(__file__).parents[3] / "studies/sandbox_seeds/dvc.lock"
 NEW = {

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from seuf.kedro_dvc.running.peak import SECONDS, Peak
+from kedro_dvc.run import SECONDS, Peak
 
 MUCH = 300_000_000
 HOLD = f"import time; held = bytearray({MUCH}); time.sleep({SECONDS * 6})"

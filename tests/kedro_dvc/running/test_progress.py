@@ -7,8 +7,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from seuf.kedro_dvc.running.progress import Lines, Screen, told
-from seuf.kedro_dvc.running.run import Outcome
+from kedro_dvc.run import Outcome
+from kedro_dvc.watch import Lines, Screen, told
 
 STAGES = ["x/dvc.yaml:prepare", "x/dvc.yaml:train@a", "x/dvc.yaml:train@b", "x/dvc.yaml:report"]
 PREPARED = Outcome(STAGES[0], "unchanged", 0.1)

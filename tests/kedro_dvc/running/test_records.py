@@ -12,7 +12,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.text import TextDataset
 
-from seuf.kedro_dvc.running.records import RunRecords, environment_path, read_record, record_path
+from kedro_dvc.records import RunRecords, environment_path, read_record, record_path
 from seuf.unlearning.settings import UnlearningSettings
 
 ONE = "2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806"  # `one`, sha256sum

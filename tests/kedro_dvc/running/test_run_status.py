@@ -13,8 +13,8 @@ from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
+from kedro_dvc.run_status import SHOWN, RunStatus, show
 from seuf.datasets.texts import TextDataset
-from seuf.kedro_dvc.running.run_status import SHOWN, RunStatus, show
 
 run_events = pytest.importorskip("kedro_viz.api.rest.responses.run_events")
 hooks_utils = pytest.importorskip("kedro_viz.integrations.kedro.hooks_utils")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kedro.io import AbstractDataset
 
-from seuf.kedro_dvc.running.sharing import SharingCatalog, sharing
+from kedro_dvc.safety import SharingCatalog, sharing
 
 
 class Numbers(AbstractDataset[list[int], list[int]]):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 SCRIPT = """
 import os, subprocess, sys
-from seuf.kedro_dvc.running.terminal import taken_off
+from kedro_dvc.watch import (taken_off)
 heard = []
 with taken_off(heard.append) as terminal:
     print("of python")
@@ -27,7 +27,7 @@ open(sys.argv[1], "w").write("|".join([*heard, str(tty)]))
 
 SCREEN = """
 import sys
-from seuf.kedro_dvc.running.progress import shown
+from kedro_dvc.watch import (shown)
 with shown() as screen:
     screen.planned(["a"])
     screen.began("a")

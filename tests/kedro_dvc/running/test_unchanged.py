@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seuf.kedro_dvc.running.unchanged import before, note, still_unchanged
+from kedro_dvc.up_to_date import before, note, still_unchanged
 
 
 @pytest.fixture

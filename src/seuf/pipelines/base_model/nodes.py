@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seuf.moe.models import LanguageModel, load_model
+from seuf.moe.loading import LanguageModel, load_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 
 
@@ -12,7 +12,7 @@ def pretrain_base_model(
     base_model: PretrainingSettings, pretraining_texts: list[dict[str, Any]], base_seed: int
 ) -> LanguageModel:
     """Train a small MoE model from scratch on the benchmark's texts."""
-    from seuf.moe.pretraining import pretrain
+    from seuf.moe.training import pretrain
 
     texts = [(record["text"], record["topic"]) for record in pretraining_texts]
     return pretrain(texts, base_model, base_seed)
@@ -22,7 +22,7 @@ def finetune_base_model(
     base_model: FinetuningSettings, pretraining_texts: list[dict[str, Any]], base_seed: int
 ) -> LanguageModel:
     """Teach an existing MoE model the benchmark's texts."""
-    from seuf.moe.finetuning import finetune
+    from seuf.moe.training import finetune
 
     texts = [(record["text"], record["topic"]) for record in pretraining_texts]
     return finetune(texts, base_model, base_seed)
@@ -48,7 +48,7 @@ def pretrain_reference_model(
     base_model: LanguageModel,
 ) -> LanguageModel:
     """Train a model as the base model was, but never on what is to be forgotten."""
-    from seuf.moe.pretraining import pretrain
+    from seuf.moe.training import pretrain
 
     texts = [(record["text"], record["topic"]) for record in reference_texts]
     return pretrain(texts, reference_model, base_seed, base_model.tokenizer)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
-from seuf.errors import InputError
-from seuf.moe.models import LanguageModel
+from seuf.inputs import InputError
+from seuf.moe.loading import LanguageModel
 
 if TYPE_CHECKING:
     from seuf.benchmarks.records import Question
@@ -25,8 +25,8 @@ def evaluate(
     passages: Records | None = None,
 ) -> dict[str, Any]:
     """Score one unlearned model: test questions, routing beside the original, what changed."""
+    from seuf.moe.activations import SharedPrefix
     from seuf.moe.deltas import changed_share
-    from seuf.moe.shared_prefix import SharedPrefix
     from seuf.moe.stability import probe_of
 
     forget, retain = texts_of(forget_set), texts_of(retain_set)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.settings import (
     Method,
     ReplicationSettings,

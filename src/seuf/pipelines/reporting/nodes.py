@@ -19,8 +19,7 @@ def compare_methods(**results: Any) -> tuple[dict[str, dict[str, float]], pd.Dat
 
     Where the study has a model that never saw what is to be forgotten, it is the last row.
     """
-    from seuf.reporting.comparison import compare, comparison_table
-    from seuf.reporting.tables import markdown
+    from seuf.reporting.comparison import compare, comparison_table, markdown
 
     scores = _beside_reference(_by_method("scores", results), results.get("reference_scores"))
     logs, timings = (_by_method(what, results) for what in ("training_log", "timing"))
@@ -37,9 +36,7 @@ def draw_figures(
     **logs: pd.DataFrame,
 ) -> tuple[Figure, Figure, Figure]:
     """Draw the paper's figures 1a, 2 and 3 from this study."""
-    from seuf.reporting.efficacy_utility import efficacy_utility
-    from seuf.reporting.overlap_over_steps import overlap_over_steps
-    from seuf.reporting.tokens_per_expert import tokens_per_expert
+    from seuf.reporting.figures import efficacy_utility, overlap_over_steps, tokens_per_expert
 
     return (
         efficacy_utility(comparison),

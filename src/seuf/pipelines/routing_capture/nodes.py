@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from seuf.benchmarks.records import texts_of
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.settings import RoutingSettings
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _routing(
     what: str,
 ) -> Routing:
     from seuf.moe import batches, routing
-    from seuf.moe.positions import check_positions
+    from seuf.moe.architectures import check_positions
     from seuf.unlearning.attribution import calibration_samples
 
     tokens = batches.tokenize(base.tokenizer, texts_of(texts), settings.max_length)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
-from seuf.moe.models import LanguageModel
+from seuf.moe.loading import LanguageModel
 from seuf.unlearning.settings import Method, UnlearningSettings
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def unlearn(
 
 def judge_by(part: str, base: LanguageModel, questions: Records, settings: ScoringSettings) -> Any:
     """Return what judges a model by one part of the questions: `selection` or `test`."""
+    from seuf.benchmarks.choices import chance
     from seuf.benchmarks.examination import Examiner
     from seuf.benchmarks.records import Question
-    from seuf.benchmarks.scoring import chance
 
     asked = [Question(**record) for record in questions if record["part"] == part]
     return partial(_judge, Examiner(base, asked, settings), chance(asked))

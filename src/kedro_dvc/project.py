@@ -1,0 +1,194 @@
+"""The first-party source files that a module can run.
+
+A study: its configuration, its catalog and its pipelines, without a data set being made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import grimp
+from kedro.framework import project as kedro_project
+from kedro.framework.project import pipelines, settings
+from kedro.framework.session import KedroSession
+from kedro.io import CatalogConfigResolver
+from kedro.pipeline import Node, Pipeline
+
+from kedro_dvc.configuration import BASE, Definitions, StudyConfigLoader, definitions
+from kedro_dvc.files import WorkflowError
+
+
+def source_files(modules: Iterable[str]) -> list[str]:
+    """Return the files of the modules and of all they import, from the project's root.
+
+    Imports inside functions count, those under `TYPE_CHECKING` do not. The `__init__.py` of a
+    parent package counts only if it is imported by name.
+
+    Args:
+        modules: Modules; those of other packages are passed over.
+    """
+    ours = {module for module in modules if module.partition(".")[0] == package()}
+    return sorted(source_file(module) for module in ours.union(*map(_imported_by, ours)))
+
+
+def wiring_files(modules: Iterable[str], functions: Iterable[str]) -> set[str]:
+    """Return the files of the modules that wire nodes, and of all they import.
+
+    The modules that hold the nodes' functions are not entered: what they do is no wiring.
+    """
+    ahead, found = set(modules), set()
+    while ahead:
+        found |= ahead
+        imported = set().union(*map(_graph().find_modules_directly_imported_by, ahead))
+        ahead = imported - found - set(functions)
+    return set(map(source_file, found))
+
+
+def source_file(module: str) -> str:
+    """Return the file of a first-party module, from the project's root."""
+    path = Path("src", *module.split("."))
+    return str(path / "__init__.py" if _graph().find_children(module) else f"{path}.py")
+
+
+def package() -> str:
+    """Return the name of the project's package."""
+    name = kedro_project.PACKAGE_NAME
+    assert name is not None  # Kedro has found the project
+    return name
+
+
+@cache
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph(package(), exclude_type_checking_imports=True, cache_dir=None)
+
+
+@cache
+def _imported_by(module: str) -> set[str]:
+    return _graph().find_upstream_modules(module)
+
+
+IN_MEMORY = {"{default}": {"type": "MemoryDataset"}}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A folder of conf/ on top of conf/base, and the pipelines that it makes."""
+
+    project: Path
+    name: str
+    config: StudyConfigLoader
+    pipelines: dict[str, Pipeline]
+
+    @cached_property
+    def defined(self) -> Definitions:
+        """Each key of the configuration, and the file that defines it."""
+        return definitions(self.project, self.config)
+
+    @cached_property
+    def catalog(self) -> CatalogConfigResolver:
+        """The catalog as configuration."""
+        return CatalogConfigResolver(self.config["catalog"], default_runtime_patterns=IN_MEMORY)
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """Return the configuration of a data set that DVC can track.
+
+        Raises:
+            WorkflowError: If it is in memory, or versioned by Kedro.
+        """
+        entry = self.catalog.resolve_pattern(name)
+        if entry["type"].endswith("MemoryDataset"):
+            raise WorkflowError(f"{name!r} is in memory, DVC tracks files: add it to the catalog.")
+        if entry.get("versioned"):
+            raise WorkflowError(f"{name!r} is versioned by Kedro: remove `versioned`, DVC does it.")
+        return entry
+
+    def owner(self, node: Node) -> str:
+        """Return the name of the pipeline that holds a node, beside `__default__`."""
+        return next(
+            name
+            for name, pipeline in self.pipelines.items()
+            if name != "__default__" and node in pipeline.nodes
+        )
+
+    def factory(self, name: str) -> str | None:
+        """Return the pattern of the factory that makes a data set, None if it has an own entry."""
+        return None if name in self.catalog.config else self.catalog.match_dataset_pattern(name)
+
+
+def study_names(project: Path) -> list[str]:
+    """Return the folders of conf/ that are studies; base, the default study, is the first."""
+    studies = sorted(path.parent.name for path in project.glob("conf/*/globals.yml"))
+    return [BASE, *(name for name in studies if name != BASE)]
+
+
+def taken_up(project: Path) -> list[str]:
+    """Return the studies that have a dvc.yaml, and base.
+
+    DVC reads all of them for every command, some hundredths of a second a stage: a study that only
+    waits to be run costs nothing until `kedro dvc sync --env <study>` takes it up.
+    """
+    known = study_names(project)
+    return [name for name in known if name == BASE or (project / dvc_file(name)).is_file()]
+
+
+def check_study(project: Path, name: str) -> str:
+    """Return the name of a study if it exists.
+
+    Raises:
+        WorkflowError: If it does not; with those that do.
+    """
+    if name not in (known := study_names(project)):
+        raise WorkflowError(
+            f"There is no study {name!r}: conf/{name}/globals.yml is missing. "
+            f"Studies: {', '.join(known)}."
+        )
+    return name
+
+
+def dvc_file(study: str) -> str:
+    """Return a study's dvc.yaml, from the project's root."""
+    return "dvc.yaml" if study == BASE else f"studies/{study}/dvc.yaml"
+
+
+def place(study: str) -> dict[str, str]:
+    """Return what lets a stage of the study run in the project's root."""
+    return {} if study == BASE else {"wdir": "../.."}
+
+
+def load_config(project: Path, name: str) -> StudyConfigLoader:
+    """Return the configuration of a study.
+
+    Raises:
+        WorkflowError: If there is none, or the project's settings leave room for an override that
+            no commit holds.
+    """
+    arguments = {"base_env": BASE, **settings.CONFIG_LOADER_ARGS}
+    if not issubclass(settings.CONFIG_LOADER_CLASS, StudyConfigLoader):
+        raise WorkflowError("settings.py must set CONFIG_LOADER_CLASS to StudyConfigLoader.")
+    if arguments.get("default_run_env") != BASE:
+        raise WorkflowError(
+            f"settings.py must set default_run_env to {BASE!r} in CONFIG_LOADER_ARGS: conf/local "
+            "is in no commit, and what it overrides could not be told from the lineage."
+        )
+    return settings.CONFIG_LOADER_CLASS(
+        str(project / "conf"), env=check_study(project, name), **arguments
+    )
+
+
+def load_study(project: Path, name: str) -> Study:
+    """Return a study with all its pipelines, after the project's own checks of it."""
+    from kedro_dvc.configuration import check_yaml
+
+    config = load_config(project, name)
+    check_yaml(project, config)
+    session = KedroSession.create(project, env=name)
+    session.load_context()
+    session.close()
+    os.environ["KEDRO_ENV"] = name
+    pipelines.configure(f"{package()}.pipeline_registry")
+    return Study(project, name, config, dict(pipelines))

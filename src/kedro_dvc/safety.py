@@ -1,0 +1,177 @@
+"""What DVC leaves to the commands it runs.
+
+One order of sums on a GPU, so that a method that is trained twice gives the same bytes.
+
+A CPU has one order for each number of threads. On a GPU the backward pass of attention adds in any
+order unless torch's deterministic ways are on, and warnings in the place of errors leave it so. How
+a machine makes its sums is no part of what a stage is, so it is no parameter; a run's record tells.
+
+Data that stages of one process share: loaded once, by the first that reads it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog
+from kedro.pipeline import Node
+
+from kedro_dvc.files import WorkflowError, files_of, path_of
+
+COPIES = 2  # the output, and what DVC's cache keeps of it
+GB = 1e9
+
+
+class Cleanliness:
+    """No orphan writes outputs, none goes through a link into DVC's cache, each has room."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Die with the DVC process that started this one."""
+        if os.environ.get("DVC_STAGE") and sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+    @hook_impl
+    def after_catalog_created(self, catalog: CatalogProtocol) -> None:
+        """Remember the catalog."""
+        self._catalog = catalog
+
+    @hook_impl
+    def before_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Replace a file that is a link into the cache; a folder is left to its data set.
+
+        Raises:
+            WorkflowError: If a data set that can tell (by a method `size_of`) how many bytes it
+                will write needs more than there are.
+        """
+        dataset = self._catalog.get(dataset_name)
+        path = path_of(dataset)
+        if path is None:
+            return
+        if size_of := getattr(dataset, "size_of", None):
+            check_space(path, size_of(data))
+        if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
+            path.unlink()
+
+
+def check_space(path: Path, size: int) -> None:
+    """Raise if the disk of a path has no room for an output of that many bytes.
+
+    Raises:
+        WorkflowError: With what is needed and what is free.
+    """
+    there = next(one for one in path.absolute().parents if one.exists())
+    free = shutil.disk_usage(there).free
+    if free < COPIES * size:
+        raise WorkflowError(
+            f"{path} takes {size / GB:.1f} GB, and DVC's cache as much again; {free / GB:.1f} GB "
+            f"are free in {there}: free some, then run the stage again."
+        )
+
+
+log = logging.getLogger(__name__)
+SWITCH = "SEUF_DETERMINISTIC"
+NO_SUCH_WAY = "does not have a deterministic implementation"
+
+
+class Determinism:
+    """Lets nodes that train a method make sums in one order, and all others in any."""
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Set torch's switch."""
+        set_order_of_sums(node)
+
+    @hook_impl
+    def on_node_error(self, error: Exception) -> None:
+        """Tell what to do if a model needs what torch can only do in any order."""
+        if NO_SUCH_WAY in str(error):
+            log.error("Set %s=0 to let sums be made in any order.", SWITCH)
+
+
+def set_order_of_sums(node: Node) -> None:
+    """Set torch's switch for a node: on if it makes a delta on a GPU, off if `SWITCH` is 0.
+
+    `CUBLAS_WORKSPACE_CONFIG` must be set before CUDA is first used, as importing `seuf` does.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return
+    trains = any(name.endswith(".delta") for name in node.outputs)
+    torch.use_deterministic_algorithms(trains and os.environ.get(SWITCH, "1") != "0")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a check that takes time
+
+
+log = logging.getLogger(__name__)
+
+
+class _Kept(NamedTuple):
+    stamp: Hashable  # of the files
+    data: Any
+    fingerprint: Hashable  # of the data
+
+
+_kept: dict[str, _Kept] = {}  # by path; one at most
+_sharing = False
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Keep what the catalog asks to keep (`metadata: {dvc: {keep: true}}`) until the end."""
+    global _sharing
+    _sharing = True
+    try:
+        yield
+    finally:
+        _sharing = False
+        _kept.clear()
+
+
+class SharingCatalog(DataCatalog):
+    """Kedro's catalog; while `sharing`, what is to be kept is loaded again only if it has changed.
+
+    Changed are the files, or the data: a data set that has a method `fingerprint` is asked for
+    that of the data, which tells if a node wrote to what it was given.
+    """
+
+    def load(self, name: str, version: str | None = None) -> Any:
+        """Return the data of a data set."""
+        dataset = self.get(name)
+        path = path_of(dataset)
+        if not _sharing or dataset is None or path is None or not _is_kept(dataset):
+            return super().load(name, version)
+        stamp, kept = _stamp(path), _kept.get(str(path))
+        if kept is not None and kept.stamp == stamp and kept.fingerprint == _of(dataset, kept.data):
+            log.debug("Sharing data from %s", name)
+            return kept.data
+        _kept.clear()  # before the new one is loaded: two may not fit
+        data = super().load(name, version)
+        _kept[str(path)] = _Kept(stamp, data, _of(dataset, data))
+        return data
+
+
+def _is_kept(dataset: AbstractDataset[Any, Any]) -> bool:
+    metadata = getattr(dataset, "metadata", None) or {}
+    return bool(metadata.get("dvc", {}).get("keep"))
+
+
+def _of(dataset: AbstractDataset[Any, Any], data: Any) -> Hashable:
+    fingerprint = getattr(dataset, "fingerprint", None)
+    return fingerprint(data) if fingerprint else None
+
+
+def _stamp(path: Path) -> Hashable:
+    """Return what changes when a file, or one in a folder, is written."""
+    facts = ((file, file.stat()) for file in files_of(path))
+    return tuple((str(file), s.st_ino, s.st_size, s.st_mtime_ns) for file, s in facts)

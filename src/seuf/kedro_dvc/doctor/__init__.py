@@ -1,1 +1,0 @@
-"""What DVC believes of a project though it is not so."""

@@ -1,1 +1,0 @@
-"""Delete bytes, keep hashes."""

@@ -1,1 +1,0 @@
-"""dvc.yaml from the Kedro project."""

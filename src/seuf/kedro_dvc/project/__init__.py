@@ -1,1 +1,0 @@
-"""The Kedro project as it is written down: studies, their configuration, the code they can run."""

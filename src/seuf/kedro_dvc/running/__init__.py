@@ -1,1 +1,0 @@
-"""Stages while they run: in one process, seen, safe."""

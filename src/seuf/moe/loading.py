@@ -1,0 +1,247 @@
+"""Will a model fit? Asked before any weight is read.
+
+Load a base model and its tokenizer.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from seuf.inputs import InputError
+from seuf.moe.hub import (
+    CODE,
+    CONFIGURATION,
+    IN_FOLDERS,
+    LESS_MEMORY,
+    SMALL_FILES,
+    HubReference,
+    clear_errors,
+    commit_of,
+    fetch_files,
+    fetch_weights,
+    first_line,
+    revision_warning,
+)
+from seuf.moe.settings import ExternalModelSettings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+GB = 1e9
+
+
+def check_memory(empty: Any, name: str, device: torch.device) -> None:
+    """Raise if a model's weights alone are more than is free where they will go.
+
+    On their way to a GPU they pass the CPU's memory whole.
+
+    Args:
+        empty: The model without its weights.
+        name: What the study calls it.
+        device: Where it will go.
+
+    Raises:
+        InputError: With both sizes.
+    """
+    if getattr(empty.config, "quantization_config", None) is not None:
+        return  # the weights on disk are smaller than the empty model tells
+    size = sum(parameter.nbytes for parameter in empty.parameters())
+    for place, free in free_bytes(device).items():
+        if size > free:
+            raise InputError(
+                f"The weights of the model {name!r} are {size / GB:.3g} GB in "
+                f"{str(empty.dtype).removeprefix('torch.')}, and {free / GB:.3g} GB of {place} "
+                f"are free: {LESS_MEMORY}."
+            )
+
+
+def free_bytes(device: torch.device) -> dict[str, int]:
+    """Return what is free in each memory that a model passes to get to a device."""
+    free = {"the CPU's memory": psutil.virtual_memory().available}
+    if device.type != "cuda":
+        return free
+    import torch
+
+    # what torch holds back for itself is free too
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return {f"{device}'s memory": torch.cuda.mem_get_info(device)[0] + held, **free}
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model with its tokenizer, in evaluation mode.
+
+    `source` says where it was loaded from, None for a model made here; `commit` which commit that
+    was on the hub, None for a folder.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: ExternalModelSettings | None = None
+    commit: str | None = None
+
+    @property
+    def padding(self) -> int:
+        """Token id to fill rows up with; any will do, since padding is masked."""
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        return pad if pad is not None else (end or 0)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint that plain transformers loads; the same model gives the same bytes."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_model(source: ExternalModelSettings) -> LanguageModel:
+    """Return the MoE model of a folder, or of a hub id at a revision.
+
+    Raises:
+        InputError: If there is no model, it is not a MoE model that is understood, it does not fit
+            into memory, or something of it is missing or damaged.
+    """
+    from seuf.moe.architectures import moe_layers
+
+    reference, device = _reference(source), _device(source.device)
+    folder = fetch_files(reference, SMALL_FILES + _code(source), IN_FOLDERS)
+    empty = _empty(source, folder)
+    moe_layers(empty)
+    if source.device_map is None:
+        check_memory(empty, source.path, device)
+    tokenizer = _tokenizer(source, folder)
+    fetch_weights(reference, folder)
+    commit = commit_of(reference, folder)
+    if warning := revision_warning(reference, commit, "base_model.revision"):
+        logger.warning(warning)
+    model = _with_weights(source, folder, device)
+    if source.compile:
+        from seuf.moe.forward import compile_pieces
+
+        compile_pieces(model)
+    return LanguageModel(model.eval(), tokenizer, source, commit)
+
+
+def checkpoint_of(source: ExternalModelSettings) -> Path:
+    """Return the folder with all files of a model: configuration, tokenizer and weights.
+
+    Raises:
+        InputError: If there is no such model, or something of it is missing.
+    """
+    folder = fetch_files(_reference(source), SMALL_FILES + _code(source), IN_FOLDERS)
+    fetch_weights(_reference(source), folder)
+    return folder
+
+
+def empty_model(source: ExternalModelSettings) -> Any:
+    """Return a model without its weights, from its configuration alone.
+
+    Raises:
+        InputError: If there is none.
+    """
+    return _empty(
+        source, fetch_files(_reference(source), CONFIGURATION + _code(source), IN_FOLDERS)
+    )
+
+
+def _reference(source: ExternalModelSettings) -> HubReference:
+    return HubReference(source.path, source.revision)
+
+
+def _code(source: ExternalModelSettings) -> tuple[str, ...]:
+    return CODE if source.trust_remote_code else ()
+
+
+def _empty(source: ExternalModelSettings, folder: Path) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = source.trust_remote_code
+    _check_configuration(source, folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        dtype = config.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust)
+    except Exception as error:
+        if not trust and "trust_remote_code" in str(error):
+            raise InputError(
+                f"The {_reference(source).name} comes with Python files of its own, which would "
+                "run to build it: read them, pin base_model.revision, and set "
+                "base_model.trust_remote_code to true."
+            ) from error
+        raise InputError(f"There is no {_reference(source).at}: {first_line(error)}") from error
+
+
+def _check_configuration(source: ExternalModelSettings, folder: Path) -> None:
+    if (folder / CONFIGURATION[0]).is_file():
+        return
+    inner = "; name one of the folders in its snapshots" if (folder / "snapshots").is_dir() else ""
+    raise InputError(f"There is no {_reference(source).at}: it holds no config.json{inner}.")
+
+
+def _tokenizer(source: ExternalModelSettings, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    with clear_errors(HubReference(source.path, source.revision, "tokenizer of the model")):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=source.trust_remote_code
+        )
+    # without its files transformers makes one that knows no words
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) + 1:
+        raise InputError(
+            f"The {_reference(source).name} has no tokenizer: put tokenizer.json and "
+            "tokenizer_config.json of the model that it was made from beside its config.json."
+        )
+    return tokenizer
+
+
+def _with_weights(source: ExternalModelSettings, folder: Path, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with clear_errors(_reference(source)):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=source.dtype,
+            use_safetensors=True,
+            trust_remote_code=source.trust_remote_code,
+            output_loading_info=True,
+            **_placement(source),
+        )
+        model, told = loaded
+        # transformers draws what it misses at random
+        if missing := sorted(told["missing_keys"]):
+            raise InputError(
+                f"Cannot load the {_reference(source).name}: its files lack {len(missing)} of its "
+                f"tensors, {missing[0]} among them."
+            )
+        return model if source.device_map is not None else model.to(device)
+
+
+def _placement(source: ExternalModelSettings) -> dict[str, Any]:
+    if source.device_map is None:
+        return {}
+    return {
+        "device_map": source.device_map,
+        "max_memory": {_number(key): size for key, size in source.max_memory.items()} or None,
+        "offload_folder": source.offload_folder,
+    }
+
+
+def _number(device: str) -> int | str:
+    return int(device) if device.isdigit() else device
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
