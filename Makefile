@@ -1,62 +1,74 @@
-# `make` lists the commands. Each makes the virtual environment first where it is needed.
+# `make` lists the commands. Each makes the virtual environment first where it is needed: `repro` and
+# `show` with what a study needs (requirements.lock), the others with everything.
 
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
-STUDY  ?= sandbox
-METHOD ?= seuf_ga
-ENV    := $(if $(filter sandbox,$(STUDY)),base,$(STUDY))
+PYTHON    ?= python3
+VENV      := .venv
+BIN       := $(VENV)/bin
+READY     := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
+STUDY     ?= sandbox
+METHOD    ?= seuf_ga
+ENV       := $(if $(filter sandbox,$(STUDY)),base,$(STUDY))
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export KEDRO_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help repro show audit test lint format viz lock clean
+.PHONY: help repro show audit viz test test-all lint format lock clean
 
 help: ## list these commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 repro: $(READY) ## run a study and print its table (STUDY=sandbox, smoke, tofu, ...)
 	@kedro dvc sync --env $(ENV)
-	kedro dvc run --env $(ENV)
-	@$(MAKE) --no-print-directory show STUDY=$(STUDY)
+	@kedro dvc run --env $(ENV)
+	@kedro show --env $(ENV)
 
 show: $(READY) ## print the table of a study that has run
 	@kedro show --env $(ENV)
 
-audit: $(READY) ## prove what a method of a study changed (METHOD=seuf_ga STUDY=sandbox)
-	kedro audit $(METHOD) --env $(ENV)
+audit: $(DEV_READY) ## prove what a method of a study changed (METHOD=seuf_ga STUDY=sandbox)
+	@kedro audit $(METHOD) --env $(ENV)
 
-test: $(READY) ## run the tests
+viz: $(DEV_READY) ## look at a study's pipeline in the browser
+	@kedro dvc viz --env $(ENV)
+
+test: $(DEV_READY) ## run the tests, without those marked `slow`
 	pytest -q -n 2
 
-lint: $(READY) ## check style, types, imports, and that dvc.yaml fits the pipelines
+test-all: $(DEV_READY) ## run the slow tests too: killed processes, S3, kedro-viz, the wheel
+	pytest -q -n 2 -m "not gpu and not network"
+
+lint: $(DEV_READY) ## check style, types, imports, and that dvc.yaml fits the pipelines
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 	kedro dvc sync --check
 
-format: $(READY) ## format the code
+format: $(DEV_READY) ## format the code
 	ruff check --fix .
 	ruff format .
 
-viz: $(READY) ## look at a study's pipeline in the browser
-	kedro dvc viz --env $(ENV)
-
-lock: $(READY) ## write the installed versions to requirements.lock
-	@{ head -1 requirements.lock; pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.tmp
-	@mv requirements.tmp requirements.lock
+lock: $(DEV_READY) ## install what pyproject.toml newly asks for, and write both lock files
+	@pip install --quiet --editable '.[dev]'
+	@python .ci/lock.py
+	@touch $(READY) $(DEV_READY)
 
 clean: ## remove the environment and what the studies made; DVC's cache stays
 	rm -rf $(VENV) .viz build dist src/*.egg-info data/0* studies/*/data
 
 $(READY): requirements.lock pyproject.toml
+$(DEV_READY): requirements-dev.lock requirements.lock pyproject.toml
+
+$(READY) $(DEV_READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SEUF needs Python 3.11 or newer")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing $< into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --requirement $<
+	@$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
