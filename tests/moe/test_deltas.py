@@ -125,6 +125,46 @@ def test_after_an_exception_the_base_is_bit_identical(model):
     assert changed_names(model, before) == set()
 
 
+@torch.no_grad()
+def test_a_judge_that_writes_to_the_base_is_noticed(model):
+    """What the delta has put in is taken out all the same; the rest is named."""
+    delta, before, weight = some_delta(model), bits(model), model.get_input_embeddings().weight
+    name = next(name for name, parameter in model.named_parameters() if parameter is weight)
+
+    with (
+        pytest.raises(RuntimeError, match=f"{delta.base[:12]} was changed .*: {name}"),
+        delta.applied_to(model),
+    ):
+        weight[0, 0] += 1
+
+    assert changed_names(model, before) == {name}
+    with pytest.raises(InputError, match="belongs to base model"):
+        delta.apply(model)
+
+
+@torch.no_grad()
+def test_another_expert_that_was_written_to_is_noticed_by_revert():
+    """It lies in the very tensor that the delta changes another row of."""
+    model = tiny_model("mixtral")
+    delta, experts = some_delta(model), moe_layers(model)[-1].experts
+    delta.apply(model)
+    experts.down_proj[2, 0, 0] += 1
+
+    with pytest.raises(RuntimeError, match=r"in 1 tensors: .*experts\.down_proj"):
+        delta.revert(model)
+
+
+@torch.no_grad()
+def test_what_is_written_where_the_delta_is_goes_with_it():
+    model = tiny_model("mixtral")
+    delta, before = some_delta(model), bits(model)
+
+    with delta.applied_to(model):
+        moe_layers(model)[-1].experts.down_proj[1] += 1
+
+    assert changed_names(model, before) == set()
+
+
 def test_the_same_delta_gives_the_same_bytes_whatever_the_order_of_its_tensors(tmp_path):
     delta = some_delta(tiny_model("qwen2_moe"))
     turned = replace(delta, tensors=dict(reversed(delta.tensors.items())))

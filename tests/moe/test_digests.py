@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from seuf.moe.digests import (
+    check_unchanged,
     checkpoint_dtypes,
     checkpoint_tensors,
     digest_of,
     model_digest,
     sums_of_bits,
-    unchanged_since,
 )
 from tests.tiny import tiny_model
 
@@ -82,7 +82,7 @@ def test_a_model_is_read_again_only_if_it_was_written_to(monkeypatch, model):
 
     with torch.no_grad():
         next(model.parameters()).div_(2)
-    unchanged_since(model, digest)
+    check_unchanged(model, digest)
     assert model_digest(model) == digest
     assert len(reads) == 2
 
@@ -121,7 +121,43 @@ def test_a_write_shows_in_the_sums_of_bits():
     model.weight.copy_(torch.tensor([[1.0, 2.0]]))
     model.bias.zero_()
 
-    assert sums_of_bits(model) == [0x400000003F800000, 0]
+    assert sums_of_bits(model) == {"weight": 0x400000003F800000, "bias": 0}
 
     model.bias.fill_(1.0)
-    assert sums_of_bits(model) == [0x400000003F800000, 0x3F + 0x80]
+    assert sums_of_bits(model) == {"weight": 0x400000003F800000, "bias": 0x3F + 0x80}
+
+
+def test_what_is_offloaded_has_no_sum():
+    assert sums_of_bits(nn.Linear(2, 1, device="meta")) == {"weight": None, "bias": None}
+
+
+@torch.no_grad()
+def test_a_model_that_was_written_to_is_not_taken_for_what_it_was(model):
+    """The digest stays what it is: only what was put back to the bit is the same model."""
+    digest, weight = model_digest(model), model.get_input_embeddings().weight
+    before = weight[0, 0].clone()
+    weight[0, 0] += 1
+
+    with pytest.raises(RuntimeError, match=rf"model {digest[:12]} was changed .* in 1 tensors: .*"):
+        check_unchanged(model, digest)
+
+    assert model_digest(model) != digest
+    weight[0, 0] = before
+    check_unchanged(model, digest)
+    assert model_digest(model) == digest
+
+
+def test_a_module_left_in_the_model_is_a_change():
+    model = tiny_model("mixtral")
+    digest = model_digest(model)
+    model.lm_head = nn.Sequential(model.lm_head)
+
+    with pytest.raises(RuntimeError, match=r"2 tensors: lm_head\.0\.weight, lm_head\.weight\."):
+        check_unchanged(model, digest)
+
+
+def test_a_digest_of_another_model_says_nothing_of_this_one():
+    digest = model_digest(tiny_model("mixtral"))
+
+    with pytest.raises(RuntimeError, match="was not taken of this model"):
+        check_unchanged(tiny_model("mixtral"), digest)

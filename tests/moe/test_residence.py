@@ -120,6 +120,18 @@ def test_a_delta_is_applied_to_a_layer_on_disk_and_taken_off_again(folder):
     assert moe_layers(model)[-1].experts.down_proj.is_meta
 
 
+@torch.no_grad()
+def test_a_judge_that_writes_to_what_is_not_offloaded_is_noticed(folder):
+    model = offloaded(folder, "last_layer")
+    delta = Delta.of(model, some_change(whole(folder)), model_digest(model))
+
+    with (
+        pytest.raises(RuntimeError, match=r"in 1 tensors: model\.embed_tokens\.weight"),
+        delta.applied_to(model),
+    ):
+        model.model.embed_tokens.weight[0, 0] += 1
+
+
 def test_everything_of_an_offloaded_model_cannot_be_trained(model):
     with pytest.raises(InputError, match="a part of this one is offloaded"):
         everything(model)

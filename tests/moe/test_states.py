@@ -48,7 +48,7 @@ def test_a_batch_is_what_was_put_in_padded_with_zeros(lengths, dtype, in_file, r
 
 def test_the_size_and_the_place_are_reported_before_anything_is_kept(caplog):
     """Two samples of 3 + 5 tokens, size 1000, 2 bytes each: 16,000 bytes."""
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG, "seuf.moe.activations"):
         HiddenStates({0: 3, 1: 5}, 1000, torch.bfloat16, CPU)
         HiddenStates({0: 3, 1: 5}, 1000, torch.bfloat16, CPU, limit=15_999)
 

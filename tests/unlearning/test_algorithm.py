@@ -48,6 +48,18 @@ def test_the_base_is_left_bit_identical_and_the_delta_holds_the_change(
     assert changed == {place.split("[")[0] for place in places}
 
 
+def test_a_judge_that_writes_to_the_embeddings_is_noticed(language_model):
+    def judge(model: nn.Module) -> Judgement:
+        with torch.no_grad():
+            model.get_input_embeddings().weight[5, 3] += 0.5
+        return Judgement(0.5, 0.5, 0.0)
+
+    treatment = Treatment(SAMPLES, EXPERTS, method(), SETTINGS, seed=0)
+
+    with pytest.raises(RuntimeError, match=r"was changed .*: model\.embed_tokens\.weight"):
+        unlearn(language_model, treatment, judge)
+
+
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_only_the_selected_expert_and_its_router_are_in_the_delta(language_model, objective):
     done = run(language_model, method("experts", objective))

@@ -40,7 +40,7 @@ class CheckpointDataset(AbstractDataset[LanguageModel, LanguageModel]):
         """Return what tells if a node wrote to the model it was given."""
         from seuf.moe.digests import sums_of_bits
 
-        return tuple(sums_of_bits(data.model))
+        return tuple(sums_of_bits(data.model).items())
 
     def size_of(self, data: LanguageModel) -> int:
         """Return how many bytes will be written, but for the tokenizer."""

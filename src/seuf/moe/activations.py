@@ -58,7 +58,7 @@ class HiddenStates:
         self.bytes = self.tokens * size * dtype.itemsize
         self.in_memory = self.bytes <= (half_of_free_memory() if limit is None else limit)
         where = "memory" if self.in_memory else f"a file in {tempfile.gettempdir()}"
-        log.info("%d samples' hidden states: %.3g GB in %s", len(lengths), self.bytes / GB, where)
+        log.debug("%d samples' hidden states: %.3g GB in %s", len(lengths), self.bytes / GB, where)
         self.rows = self._memory(size, dtype) if self.in_memory else self._file(size, dtype)
 
     def put(self, positions: Sequence[int], hidden: Tensor) -> None:

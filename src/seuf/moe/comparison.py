@@ -8,7 +8,6 @@ loaded. No more tensors are in memory at once than there are processors.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint, fused_keys
 from seuf.moe.deltas import Delta
-from seuf.moe.digests import DEFAULT, _line
+from seuf.moe.digests import DEFAULT, digest_line, digest_of_lines
 from seuf.moe.names import row_path, same_bits, split_row, to_checkpoint, weight_names
 
 
@@ -170,7 +169,7 @@ def compare(
         sorted(change for one in found.values() for change in one.changes),
         sum(one.equal for one in found.values()),
         sum(one.elements for one in found.values()),
-        *(_digest([pair[side] for pair in lines]) for side in (0, 1)),
+        *(digest_of_lines([pair[side] for pair in lines]) for side in (0, 1)),
     )
 
 
@@ -206,12 +205,12 @@ def _look(
         raise InputError(f"{key} has another shape in {other.folder}.")
     count = len(one) if key in fused else 1
     names = [] if one is two else differing(key, one, two, dtype, key in fused)
-    before = _line(key, one.to(dtype))
+    before = digest_line(key, one.to(dtype))
     if not names:
         return _Found([], count, one.numel(), before, before)
     after = two.to(dtype)
     changes = [_change(name, one.to(dtype), after) for name in names]
-    return _Found(changes, count - len(names), one.numel(), before, _line(key, after))
+    return _Found(changes, count - len(names), one.numel(), before, digest_line(key, after))
 
 
 def _change(name: str, before: Tensor, after: Tensor) -> Change:
@@ -249,10 +248,6 @@ def _check_keys(base: Checkpoint, other: Checkpoint | Overlaid, held: set[str]) 
             raise InputError(f"{folder} is not a whole checkpoint: it lacks {_few(missing)}.")
     if more := sorted(other.files.keys() - base.files.keys()):
         raise InputError(f"{other.folder} holds what {base.folder} does not: {_few(more)}.")
-
-
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def _few(keys: list[str]) -> str:

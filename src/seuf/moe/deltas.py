@@ -6,11 +6,11 @@ A delta: the tensors in which an unlearned model differs from its base, and noth
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,45 +18,16 @@ from torch import Tensor, nn
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import decoder
-from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys, write_changed
-from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
+from seuf.moe.checkpoints import folder_digest, write_changed
+from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
 from seuf.moe.names import (
     layer_of,
     paths_of_keys,
-    row_path,
-    same_bits,
     tensor_at,
     to_checkpoint,
     write,
 )
-
-
-class Applied:
-    """Tensors in a model, and what was there before; layers that hold them stay on their device.
-
-    Args:
-        model: Gets the tensors.
-        tensors: By key, see `seuf.moe.names`.
-    """
-
-    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        self._stack = ExitStack()
-        places = paths_of_keys(model, tensors)
-        self._stack.enter_context(
-            keep_on_device(model, {layer_of(model, place) for place in places})
-        )
-        self._before = {place: tensor_at(model, place).clone() for place in places}
-        for place in places:
-            write(model, place, tensors)
-
-    @torch.no_grad()
-    def undo(self, model: nn.Module) -> None:
-        """Give the model back what it had, to the bit."""
-        for place, before in self._before.items():
-            tensor_at(model, place).copy_(before)
-        self._stack.close()
-
 
 OWNER_ONLY = 0o600
 
@@ -137,19 +108,28 @@ class Delta:
                 f"This delta belongs to base model {self.base[:12]}; "
                 f"the model given is {digest[:12]}."
             )
-        _applied.setdefault(model, []).append((self, Applied(model, self.tensors)))
+        on_device, paths = ExitStack(), paths_of_keys(model, self.tensors)
+        on_device.enter_context(keep_on_device(model, {layer_of(model, path) for path in paths}))
+        before = {path: tensor_at(model, path).clone() for path in paths}
+        for path in paths:
+            write(model, path, self.tensors)
+        _applied.setdefault(model, []).append(_Application(self, before, on_device))
 
     def revert(self, model: nn.Module) -> None:
         """Give the model back what it had before `apply`, to the bit.
 
         Raises:
             InputError: If the delta is not the one that was applied last.
+            RuntimeError: If the model was written to meanwhile, beside the delta's tensors.
         """
         stack = _applied.get(model, [])
-        if not stack or stack[-1][0] is not self:
+        if not stack or stack[-1].delta is not self:
             raise InputError("This delta is not the last one that was applied to the model.")
-        stack.pop()[1].undo(model)
-        unchanged_since(model, self.base)
+        application = stack.pop()
+        with application.on_device, torch.no_grad():
+            for path, before in application.before.items():
+                tensor_at(model, path).copy_(before)
+        check_unchanged(model, self.base)
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -157,6 +137,7 @@ class Delta:
 
         Raises:
             InputError: If the model is not the delta's base, to the bit.
+            RuntimeError: If the model was written to inside the context.
         """
         self.apply(model)
         try:
@@ -171,7 +152,15 @@ class Delta:
         return min((layer_of(model, place) for place in places), default=last)
 
 
-_applied: WeakKeyDictionary[nn.Module, list[tuple[Delta, Applied]]] = WeakKeyDictionary()
+class _Application(NamedTuple):
+    """A delta in a model: what was there before, by path, and what keeps its layers on a device."""
+
+    delta: Delta
+    before: dict[str, Tensor]
+    on_device: ExitStack
+
+
+_applied: WeakKeyDictionary[nn.Module, list[_Application]] = WeakKeyDictionary()
 
 
 def export(base: Path, delta: Delta, folder: Path) -> None:
@@ -196,37 +185,7 @@ def export(base: Path, delta: Delta, folder: Path) -> None:
     write_changed(base, delta.tensors, folder)
 
 
-def delta_between(base: Path, other: Path) -> Delta:
-    """Return the delta that makes the checkpoint `other` of the checkpoint `base`.
-
-    Raises:
-        InputError: If they differ in more than values.
-    """
-    ours, theirs = Checkpoint(base), Checkpoint(other)
-    if odd := sorted(ours.files.keys() ^ theirs.files.keys()):
-        raise InputError(f"{base} and {other} differ in what they hold: {', '.join(odd[:3])}.")
-    model = ours.empty_model()
-    dtypes = checkpoint_dtypes(model)
-    changed = dict(_changed(ours, theirs, dtypes, fused_keys(model)))
-    return Delta(changed, folder_digest(base, dtypes), dtypes)
-
-
 def changed_share(model: nn.Module, delta: Delta) -> float:
     """Return the share of the model's parameters that lie in changed tensors."""
     changed = sum(tensor.numel() for tensor in delta.tensors.values())
     return changed / sum(parameter.numel() for parameter in model.parameters())
-
-
-def _changed(
-    ours: Checkpoint, theirs: Checkpoint, dtypes: dict[str, str], fused: set[str]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield what differs, of tensors that are fused in the checkpoint the experts that do."""
-    for key in ours.in_order():
-        one, other = ours.as_loaded(key, dtypes), theirs.as_loaded(key, dtypes)
-        if one.shape != other.shape:
-            raise InputError(f"{key} has another shape in {theirs.folder}.")
-        if key not in fused:
-            pairs = [(key, one, other)]
-        else:
-            pairs = [(row_path(key, e), one[e], other[e]) for e in range(len(one))]
-        yield from ((name, two.clone()) for name, one, two in pairs if not same_bits(one, two))

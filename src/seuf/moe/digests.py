@@ -1,6 +1,8 @@
-"""What a model is, in 64 characters: a digest of its checkpoint's keys, types, shapes and bytes.
+"""Identify a model's weights: by a digest for good, by sums of bits from one use to the next.
 
-The digest is the same whether it is taken of a loaded model or of the files it came from.
+The digest is SHA-256 over the keys, types, shapes and bytes of a model's checkpoint. It is the same
+whether it is taken of a loaded model or of the files it came from. The sum of a tensor's bits costs
+a fraction of that; `check_unchanged` compares these with those of the time of the digest.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import cpu_count
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,28 +22,61 @@ from tqdm import tqdm
 from seuf.moe.forward import is_offloaded, stored_tensor
 from seuf.moe.names import to_checkpoint, weight_names
 
-AHEAD = 64  # tensors that may wait to be read through
+QUEUE = 64  # tensors that may wait to be hashed
 DEFAULT = "default"
-_known: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], str]] = WeakKeyDictionary()
+
+
+class _Fingerprint(NamedTuple):
+    """The state of a model: each tensor's version and sum of bits, see `sums_of_bits`."""
+
+    versions: list[int]
+    sums: dict[str, int | None]
+
+
+# What each digest was taken of. A state seen before need not be hashed again.
+_fingerprints: WeakKeyDictionary[nn.Module, dict[str, _Fingerprint]] = WeakKeyDictionary()
 
 
 def model_digest(model: nn.Module) -> str:
     """Return the digest of a model: SHA-256 over the SHA-256 of each tensor of its checkpoint.
 
-    A model that has not changed since the last time is not hashed again; that is told by its
-    tensors' versions, and by their sums for what was written past these.
+    A model that has not changed since the last time is not hashed again; its tensors' versions
+    tell, and their sums of bits for what was written past the versions.
     """
-    fingerprint = _fingerprint(model)
-    if model in _known and fingerprint and _known[model][0] == fingerprint:
-        return _known[model][1]
+    fingerprint, known = _fingerprint(model), _fingerprints.setdefault(model, {})
+    if not is_offloaded(model):
+        for digest, before in known.items():
+            if before == fingerprint:
+                return digest
     digest = digest_of(checkpoint_tensors(model))
-    _known[model] = fingerprint, digest
+    known[digest] = fingerprint
     return digest
 
 
-def unchanged_since(model: nn.Module, digest: str) -> None:
-    """Note that a model, though written to, is to the bit what it was."""
-    _known[model] = _fingerprint(model), digest
+def check_unchanged(model: nn.Module, digest: str) -> None:
+    """Raise if a model, though written to, is not what it was when its digest was taken.
+
+    By the sums of bits, which are cheap; tensors that are offloaded, now or then, are left out.
+
+    Raises:
+        RuntimeError: With the names of tensors that differ.
+    """
+    if digest not in _fingerprints.get(model, {}):
+        raise RuntimeError(f"The digest {digest[:12]} was not taken of this model.")
+    fingerprint = _fingerprint(model)
+    before, now = _fingerprints[model][digest].sums, fingerprint.sums
+    changed = sorted(before.keys() ^ now.keys()) + [
+        name
+        for name in before
+        if name in now and before[name] != now[name] and None not in (before[name], now[name])
+    ]
+    if changed:
+        raise RuntimeError(
+            f"The base model {digest[:12]} was changed while it was in use, in {len(changed)} "
+            f"tensors: {', '.join(changed[:3])}. Whatever scores a model must not write to it; "
+            "load the base model again."
+        )
+    _fingerprints[model][digest] = fingerprint
 
 
 def checkpoint_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -65,48 +101,52 @@ def checkpoint_dtypes(model: nn.Module) -> dict[str, str]:
 
 
 def digest_of(tensors: Iterable[tuple[str, Tensor]], total: int | None = None) -> str:
-    """Return the digest of keys and tensors, in whatever order they come."""
-    lines = sorted(_lines(tqdm(tensors, total=total, desc="hashing", unit="tensor", disable=None)))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    """Return the digest of keys and tensors, in whatever order they come.
 
-
-def _lines(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
-    """Yield a line a tensor; several are read through at once, few wait."""
+    Several are hashed at once, and few wait in memory.
+    """
+    shown = tqdm(tensors, total=total, desc="hashing", unit="tensor", disable=None)
+    lines: list[str] = []
     with ThreadPoolExecutor(cpu_count()) as pool:
         waiting: list[Future[str]] = []
-        for key, tensor in tensors:
-            waiting.append(pool.submit(_line, key, tensor))
-            if len(waiting) >= AHEAD:
-                yield waiting.pop(0).result()
-        yield from (one.result() for one in waiting)
+        for key, tensor in shown:
+            waiting.append(pool.submit(digest_line, key, tensor))
+            if len(waiting) >= QUEUE:
+                lines.append(waiting.pop(0).result())
+        lines += [one.result() for one in waiting]
+    return digest_of_lines(lines)
 
 
-def _line(key: str, tensor: Tensor) -> str:
+def digest_line(key: str, tensor: Tensor) -> str:
+    """Return what a tensor adds to a digest: a line with its key, type, shape and SHA-256."""
     data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return f"{key} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(data.data).hexdigest()}\n"
 
 
-def sums_of_bits(model: nn.Module) -> list[int]:
-    """Return the sum of each tensor's bits, eight bytes a number; nothing if it is offloaded.
+def digest_of_lines(lines: Iterable[str]) -> str:
+    """Return the digest of a model from the lines of all its tensors."""
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def sums_of_bits(model: nn.Module) -> dict[str, int | None]:
+    """Return the sum of each tensor's bits by name, eight bytes a number; None if it is offloaded.
 
     Far cheaper than a digest. It tells of accidents, not of a change made to go unnoticed.
     """
-    if is_offloaded(model):
-        return []
-    sums = [_sum_of_bits(tensor.detach()) for tensor in model.state_dict(keep_vars=True).values()]
-    return torch.stack([one.to(sums[0].device) for one in sums]).tolist()
-
-
-def _fingerprint(model: nn.Module) -> list[tuple[int, int]]:
-    """Return each tensor's version and sum of bits; nothing for a model that comes and goes."""
-    tensors = model.state_dict(keep_vars=True).values()
-    return [
-        (tensor._version, number)
-        for tensor, number in zip(tensors, sums_of_bits(model), strict=False)
-    ]
+    state = model.state_dict()
+    tensors = {name: state[name] for name in weight_names(model)}
+    sums = [_sum_of_bits(tensor) for tensor in tensors.values() if not tensor.is_meta]
+    # the sums come over from their devices at once, not one by one
+    numbers = iter(torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else [])
+    return {name: None if tensor.is_meta else next(numbers) for name, tensor in tensors.items()}
 
 
 def _sum_of_bits(tensor: Tensor) -> Tensor:
     data = tensor.contiguous().flatten().view(torch.uint8)
     eights = len(data) - len(data) % 8
     return data[:eights].view(torch.int64).sum() + data[eights:].sum()
+
+
+def _fingerprint(model: nn.Module) -> _Fingerprint:
+    versions = [tensor._version for tensor in model.state_dict(keep_vars=True).values()]
+    return _Fingerprint(versions, sums_of_bits(model))

@@ -1,16 +1,12 @@
-"""Spare transformers a question whose answer is known.
-
-Record which experts a model's routers choose, in one pass, without keeping per-token scores.
-"""
+"""Record which experts a model's routers choose, in one pass, without keeping per-token scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +17,6 @@ from seuf.moe.architectures import MoELayer, chosen_gates, decoder, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, as_batch
 from seuf.moe.forward import stop_at
-
-
-@contextmanager
-def skip_packed_sequence_check() -> Iterator[None]:
-    """Tell transformers that no row of a batch without a mask holds several sequences.
-
-    It would look at the positions to find out, in every pass, and a GPU would have to wait for the
-    answer; while a CUDA graph is recorded it would take a slower attention, to be safe.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(
-            patch.object(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
-        )
-        stack.enter_context(patch.object(masking_utils, "is_tracing", lambda *tensors: False))
-        yield
-
 
 Observer = Callable[[int, tuple[Tensor, ...]], None]
 SHORTER = "lower max_length, of routing_capture or of unlearning"
@@ -123,6 +103,27 @@ def observed_routers(layers: list[MoELayer], observe: Observer) -> Iterator[None
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def skip_packed_sequence_check() -> Iterator[None]:
+    """Skip transformers' check if a row of a batch without a mask holds several sequences.
+
+    No row does. The check reads the positions in every pass, which makes a GPU wait; and while a
+    CUDA graph is recorded, which forbids it, transformers takes a slower attention.
+    """
+    replacements: dict[str, Any] = {
+        "find_packed_sequence_indices": lambda position_ids: None,
+        "is_tracing": lambda *tensors: False,
+    }
+    before = {name: getattr(masking_utils, name) for name in replacements}
+    for name, function in replacements.items():
+        setattr(masking_utils, name, function)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(masking_utils, name, function)
 
 
 class _Counted(NamedTuple):

@@ -28,7 +28,7 @@ from seuf.moe.activations import SharedPrefix
 from seuf.moe.architectures import check_positions
 from seuf.moe.batches import pack, tokenize
 from seuf.moe.deltas import Delta
-from seuf.moe.digests import checkpoint_dtypes, model_digest, unchanged_since
+from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
 from seuf.moe.loading import LanguageModel
 from seuf.moe.stability import RoutingProbe, first_tokens
@@ -168,7 +168,7 @@ def _left_as_it_was(model: nn.Module, digest: str) -> Iterator[None]:
     try:
         yield
     finally:
-        unchanged_since(model, digest)
+        check_unchanged(model, digest)
 
 
 def _resumption(
