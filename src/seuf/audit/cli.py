@@ -187,7 +187,7 @@ def _covered(subject: Subject, name: str) -> bool | None:
 def _models(subject: Subject) -> dict[str, Any]:
     """Return the digests of the method's delta and of the models before and after it."""
     from kedro_dvc.hashing import sha256s
-    from seuf.audit.digest_after import digest_after
+    from seuf.audit.weights import unlearned_digest
     from seuf.moe.deltas import Delta
 
     _ = subject.settings  # refuses a method that the study has not
@@ -195,7 +195,7 @@ def _models(subject: Subject) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} is missing: `kedro dvc run --env {subject.study.name}` makes it.")
     delta = Delta.load(path)
-    after = digest_after(subject.base[1], delta)
+    after = unlearned_digest(subject.base[1], delta)
     return {"delta": sha256s([path])[path], "base": delta.base, "model": after}
 
 

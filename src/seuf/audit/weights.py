@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from seuf.audit.exported import opened, plain
 from seuf.audit.subject import Check, failed, passed
+from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys
 from seuf.moe.comparison import CHUNK, Comparison, Overlaid, compare, differing, type_of
 from seuf.moe.deltas import Delta
@@ -44,6 +45,22 @@ def weights(
     except (ValueError, OSError, SafetensorError) as error:
         checks += [*_swapped(base_folder, delta), failed("weights", str(error))]
     return [plain(check) for check in checks], told
+
+
+def unlearned_digest(base_folder: Path, delta: Delta) -> str:
+    """Return the `model_digest` of a base with its delta applied, without making that model.
+
+    Raises:
+        InputError: If the delta belongs to another base, or does not fit this one.
+    """
+    base = opened(base_folder)
+    compared = compare(base, Overlaid(base, delta), delta.dtypes)
+    if compared.base_digest != delta.base:
+        raise InputError(
+            f"This delta belongs to base model {delta.base[:SHORT]}; "
+            f"{base_folder} is {compared.base_digest[:SHORT]}."
+        )
+    return compared.model_digest
 
 
 @dataclass(frozen=True)
