@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -72,3 +73,76 @@ def test_a_key_that_cannot_sign_is_told_in_one_line(signed, keys):
 
     assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
     assert "is no private key in PEM" in ended.output
+
+
+@pytest.fixture
+def unsigned(tmp_path):
+    """An unsigned statement about a delta whose digest is all zeros."""
+    made = statement(report(delta=report()["delta"] | {"sha256": "0" * 64}))
+    path = tmp_path / "unsigned.json"
+    path.write_text(json.dumps(made))
+    return path
+
+
+@pytest.mark.parametrize("options", [[], ["--base", "nowhere"], ["--checkpoint", "nowhere"]])
+def test_a_statement_of_which_nothing_was_verified_does_not_pass(unsigned, options):
+    """It is not signed, and neither a key nor a delta is given: anyone can have written it."""
+    ended = CliRunner().invoke(audit, ["verify", str(unsigned), *options])
+
+    assert ended.exit_code == 2
+    assert ended.output.splitlines()[-1].startswith("NOTHING VERIFIED: ")
+    assert "PASS" not in ended.output
+
+
+def test_a_signed_statement_without_key_and_delta_does_not_pass_either(signed):
+    ended = CliRunner().invoke(audit, ["verify", str(signed[0])])
+
+    assert (ended.exit_code, ended.output.count("NOTHING VERIFIED")) == (2, 1)
+
+
+def test_an_unsigned_statement_passes_with_its_delta_and_fails_with_another(unsigned, tmp_path):
+    delta = tmp_path / "delta.safetensors"
+    delta.write_bytes(b"another")
+    content = json.loads(unsigned.read_text())
+
+    failed = CliRunner().invoke(audit, ["verify", str(unsigned), "--delta", str(delta)])
+    content["subject"][0]["digest"]["sha256"] = hashlib.sha256(b"another").hexdigest()
+    unsigned.write_text(json.dumps(content))
+
+    assert (failed.exit_code, failed.output.splitlines()[-1][:5]) == (1, "FAIL:")
+    checks = {check.name: check.result for check in verify(unsigned, delta=delta)}
+    assert checks["delta"] == PASS
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.pop("subject"),
+        lambda content: content.update(subject=[]),
+        lambda content: content.update(subject=[{"name": "delta"}]),
+        lambda content: content.update(subject=3),
+        lambda content: content.update(predicate=None),
+        lambda content: content["predicate"].pop("buildDefinition"),
+        lambda content: content["predicate"]["buildDefinition"].pop("resolvedDependencies"),
+        lambda content: content["predicate"]["buildDefinition"]["resolvedDependencies"].pop(0),
+        lambda content: content["predicate"]["buildDefinition"]["resolvedDependencies"][0].pop(
+            "digest"
+        ),
+    ],
+)
+@pytest.mark.parametrize("with_delta", [False, True])
+def test_a_statement_that_lacks_a_field_is_refused_in_one_line(
+    unsigned, tmp_path, damage, with_delta
+):
+    delta = tmp_path / "delta.safetensors"
+    delta.write_bytes(b"any")
+    content = json.loads(unsigned.read_text())
+    damage(content)
+    unsigned.write_text(json.dumps(content))
+
+    options = ["--delta", str(delta)] if with_delta else []
+    ended = CliRunner().invoke(audit, ["verify", str(unsigned), *options])
+
+    assert isinstance(ended.exception, SystemExit)
+    assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
+    assert ended.output.startswith(f"error: {unsigned} is no statement of ")

@@ -195,9 +195,7 @@ TYPES = ["qwen2_moe", "granitemoe", "gpt_oss"]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("model_type", TYPES)
-def test_the_unlearned_digest_is_that_of_the_model_with_the_delta(
-    model_type, dtype, tmp_path
-):
+def test_the_unlearned_digest_is_that_of_the_model_with_the_delta(model_type, dtype, tmp_path):
     base = saved(model_type, tmp_path / "base", dtype)
     model, delta = loaded(base), delta_of(base)
     with delta.applied_to(model):

@@ -270,15 +270,18 @@ def method(
 @click.option("--base", type=ANY_PATH, help="Folder of the base model.")
 @click.option("--checkpoint", type=ANY_PATH, help="Folder of an exported model.")
 def verify(file: Path, **given: Path | None) -> None:
-    """Hold a statement against delta and base model; needs no project and no data."""
-    from seuf.audit.verify import verify
+    """Check a statement against delta and base model; needs no project and no data.
+
+    Exit code 1 if a check fails, 2 if nothing could be verified.
+    """
+    from seuf.audit.verify import verdict, verify
 
     with one_line_for_input_errors():
         checks = verify(file, **given)
     _lines(checks)
-    failures = [check for check in checks if check.result == "FAIL"]
-    click.echo(f"FAIL: {failures[0].text}" if failures else "PASS")
-    sys.exit(bool(failures))
+    line, code = verdict(checks)
+    click.echo(line)
+    sys.exit(code)
 
 
 @audit.command()

@@ -1,17 +1,28 @@
-"""Hold a statement against the files it is about, on a machine that has nothing else."""
+"""Verify a statement against the files it is about, on a machine that has nothing else.
+
+A statement names a delta and its base model by digest. Whoever has the signer's public key, the
+delta and the base model can check all three; what is not given is not checked, and said to be so.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kedro_dvc.hashing import digests
-from seuf.audit.subject import Check, failed, noted, passed
+from seuf.audit.subject import FAIL, PASS, Check, failed, noted, passed
 from seuf.inputs import InputError
 
-BASE = "base_model"
+BASE = "base_model"  # as a statement calls it among its dependencies
+
+
+class _StatedDigests(NamedTuple):
+    """SHA-256 digests that a statement names, of deltas and of their base models."""
+
+    deltas: set[str | None]
+    bases: set[str]
 
 
 def verify(
@@ -25,49 +36,79 @@ def verify(
 
     Args:
         file: The statement, signed or not.
-        key: Public key of who is trusted to have signed it.
-        delta: The delta that it should be about.
+        key: Public key of the trusted signer.
+        delta: The delta that the statement should be about.
         base: Folder of the base model that the delta should belong to.
-        checkpoint: Folder of an exported model, to be held against base and delta; and against
-            its signature, if it has one.
+        checkpoint: Folder of an exported model, to be compared with base and delta; and with its
+            signature, if it has one.
 
     Raises:
         InputError: If the file is no statement.
     """
-    try:
-        statement, signature = _opened(_read(file), key)
-    except _ForgedError as error:
-        return [failed("signature", str(error))]
-    checks = [signature, *_signed(checkpoint, key), *_delta(statement, delta)]
+    content = _read(file)
+    if "payload" not in content:
+        if key is not None:
+            return [failed("signature", "the statement is not signed")]
+        statement = content
+        signature = noted("signature", "the statement is not signed: anyone can have made it")
+    else:
+        from seuf.audit.attest import opened
+
+        try:
+            statement = opened(content, key)
+        except InputError as error:
+            return [failed("signature", str(error))]
+        if key is None:
+            signature = noted("signature", "not checked: --key names a public key")
+        else:
+            signature = passed("signature", f"signed with the key of {key.name}")
+    stated = _stated_digests(file, statement)
+    checks = [signature, *_checkpoint_signature(checkpoint, key), _delta(stated, delta)]
     if delta is not None and delta.is_file():
         try:
-            checks += _model(statement, delta, base, checkpoint)
+            checks += _weights(stated, delta, base, checkpoint)
         except (ValueError, OSError, KeyError, TypeError) as error:  # InputError is a ValueError
             checks.append(failed("weights", f"{type(error).__name__}: {error}"))
     return checks
 
 
-class _ForgedError(Exception):
-    """The statement is not what the key's owner signed."""
+def verdict(checks: Sequence[Check]) -> tuple[str, int]:
+    """Return the last line of a verification, and its exit code: 0 only if something passed."""
+    failure = next((check.text for check in checks if check.result == FAIL), None)
+    if failure is not None:
+        return f"FAIL: {failure}", 1
+    if any(check.result == PASS for check in checks):
+        return PASS, 0
+    return "NOTHING VERIFIED: give --key, or --delta and --base", 2
 
 
-def _opened(content: Any, key: Path | None) -> tuple[dict[str, Any], Check]:
-    from seuf.audit.attest import opened
-
-    if "payload" not in content:
-        if key is not None:
-            raise _ForgedError("the statement is not signed")
-        return content, noted("signature", "the statement is not signed: anyone can have made it")
+def _read(file: Path) -> dict[str, Any]:
     try:
-        statement = opened(content, key)
-    except InputError as error:
-        raise _ForgedError(str(error)) from error
-    if key is None:
-        return statement, noted("signature", "not checked: --key names a public key")
-    return statement, passed("signature", f"signed with the key of {key.name}")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not {"payload", "predicate"} & content.keys():
+        raise InputError(f"{file} is no statement: it has neither a payload nor a predicate.")
+    return content
 
 
-def _signed(checkpoint: Path | None, key: Path | None) -> Iterator[Check]:
+def _stated_digests(file: Path, statement: dict[str, Any]) -> _StatedDigests:
+    try:
+        dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        stated = _StatedDigests(
+            {one["digest"].get("sha256") for one in statement["subject"]},
+            {one["digest"]["sha256"] for one in dependencies if one.get("name") == BASE},
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else "a field has a wrong type"
+        raise InputError(f"{file} is no statement of a delta and its base model: {why}.") from error
+    if not all(stated):
+        lacking = "subject" if not stated.deltas else f"dependency {BASE}"
+        raise InputError(f"{file} is no statement of a delta and its base model: no {lacking}.")
+    return stated
+
+
+def _checkpoint_signature(checkpoint: Path | None, key: Path | None) -> Iterator[Check]:
     """Yield whether the checkpoint's files are those that were signed, if it is signed."""
     from seuf.audit.attest import SIGNATURE, verify_folder
 
@@ -84,20 +125,18 @@ def _signed(checkpoint: Path | None, key: Path | None) -> Iterator[Check]:
         yield passed("signature", f"files of {checkpoint} are signed with the key of {key.name}")
 
 
-def _delta(statement: dict[str, Any], delta: Path | None) -> Iterator[Check]:
-    wanted = {one["digest"].get("sha256") for one in statement["subject"]}
+def _delta(stated: _StatedDigests, delta: Path | None) -> Check:
     if delta is None:
-        yield noted("delta", "not looked at: --delta names it")
-    elif not delta.is_file():
-        yield failed("delta", f"{delta} is missing")
-    elif digests([delta])[delta].sha256 not in wanted:
-        yield failed("delta", f"{delta} is not the delta that the statement is about")
-    else:
-        yield passed("delta", f"{delta} is the delta that the statement is about")
+        return noted("delta", "not looked at, nor any weights: --delta names it")
+    if not delta.is_file():
+        return failed("delta", f"{delta} is missing")
+    if digests([delta])[delta].sha256 not in stated.deltas:
+        return failed("delta", f"{delta} is not the delta that the statement is about")
+    return passed("delta", f"{delta} is the delta that the statement is about")
 
 
-def _model(
-    statement: dict[str, Any], path: Path, base: Path | None, checkpoint: Path | None
+def _weights(
+    stated: _StatedDigests, path: Path, base: Path | None, checkpoint: Path | None
 ) -> Iterator[Check]:
     from seuf.audit.exported import files
     from seuf.audit.weights import weights
@@ -105,7 +144,7 @@ def _model(
     from seuf.unlearning.settings import Method
 
     delta = Delta.load(path)
-    if delta.base not in _base_digests(statement):
+    if delta.base not in stated.bases:
         yield failed("base", "the delta belongs to another base model than the statement names")
     if base is None:
         yield noted("weights", "not looked at: --base names the folder of the base model")
@@ -115,18 +154,3 @@ def _model(
     yield from weights(base, delta, method, experts, checkpoint)[0]
     if checkpoint is not None:
         yield from files(base, checkpoint)
-
-
-def _base_digests(statement: dict[str, Any]) -> set[str]:
-    materials = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-    return {one["digest"]["sha256"] for one in materials if one.get("name") == BASE}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not {"payload", "predicate"} & content.keys():
-        raise InputError(f"{file} is no statement: it has neither a payload nor a predicate.")
-    return content
