@@ -1,11 +1,14 @@
 """The ledger tells which model serves which requests, and notices if it was edited."""
 
 import json
+import multiprocessing
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seuf.audit import requests
 from seuf.audit.requests import (
     AGAIN,
     OPEN,
@@ -355,3 +358,56 @@ def path_to(made, entry):
 def bare(ledger):
     """Return the entries without what ties them together."""
     return [{k: v for k, v in entry.items() if k != "previous"} for entry in ledger]
+
+
+def write_many(project, writer, start):
+    """Open five requests of one writer, as soon as all writers are there."""
+    start.wait()
+    for number in range(5):
+        write_entry(project, opened(f"{writer}-{number}"))
+
+
+def test_no_entry_of_writers_in_several_processes_is_lost(tmp_path):
+    """4 writers of 5 entries each make a ledger of 20, each entry on top of the one before."""
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(4)
+    writers = [context.Process(target=write_many, args=(tmp_path, one, start)) for one in "abcd"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    ledger = read_ledger(tmp_path)
+    assert len({entry["request"] for entry in ledger}) == len(ledger) == 20
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["evidence", "ledger.json"]
+
+
+def test_a_writer_that_comes_between_reading_and_writing_waits(tmp_path, monkeypatch):
+    """The second writer starts when the first has read; half a second is enough to finish."""
+    write_entry(tmp_path, opened("a"))
+    second = threading.Thread(target=write_entry, args=(tmp_path, opened("c")))
+    read = requests.read_ledger
+
+    def read_while_another_writes(project):
+        ledger = read(project)
+        if threading.current_thread() is threading.main_thread():
+            second.start()
+            second.join(timeout=0.5)
+        return ledger
+
+    monkeypatch.setattr(requests, "read_ledger", read_while_another_writes)
+    write_entry(tmp_path, opened("b"))
+    second.join()
+
+    assert [entry["request"] for entry in read(tmp_path)] == ["a", "b", "c"]
+
+
+def test_the_lock_of_a_writer_that_was_killed_is_told_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(requests, "PATIENCE", 0.1)
+    (tmp_path / ".ledger.lock").touch()
+
+    with pytest.raises(InputError, match=r"^\.ledger\.lock exists: .* remove it"):
+        write_entry(tmp_path, opened("a"))
+
+    assert not (tmp_path / "evidence/ledger.json").exists()

@@ -25,7 +25,9 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -227,6 +229,8 @@ def _sha256(text: str) -> str:
 
 
 LEDGER = f"{EVIDENCE}/ledger.json"
+LOCK = ".ledger.lock"  # there while a command writes to the ledger
+PATIENCE = 10.0  # seconds that a command waits for another one
 
 SOME = str | None
 COMMON = {"what": str, "request": str, "date": str, "previous": SOME}
@@ -268,12 +272,34 @@ def write_entry(project: Path, entry: Entry) -> State:
     """Append an entry to the ledger, if it can be; return what the ledger then comes to.
 
     Raises:
-        InputError: If what the entry says cannot have happened.
+        InputError: If what the entry says cannot have happened, or another command keeps writing.
     """
-    ledger = appended(read_ledger(project), entry)
-    now = state(ledger)
-    write_text(project / LEDGER, json.dumps(ledger, indent=1, sort_keys=True) + "\n")
+    with _locked(project):
+        ledger = appended(read_ledger(project), entry)
+        now = state(ledger)
+        write_text(project / LEDGER, json.dumps(ledger, indent=1, sort_keys=True) + "\n")
     return now
+
+
+@contextmanager
+def _locked(project: Path) -> Iterator[None]:
+    """Keep other commands from writing between our reading and our writing."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            os.close(os.open(project / LOCK, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{LOCK} exists: another command writes to the ledger. If none does, one was "
+                    "killed: remove it."
+                ) from None
+            time.sleep(0.02)
+    try:
+        yield
+    finally:
+        (project / LOCK).unlink(missing_ok=True)
 
 
 def appended(ledger: Sequence[Entry], entry: Entry) -> list[Entry]:
