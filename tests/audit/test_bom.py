@@ -35,6 +35,18 @@ def parts(bill):
     return {one["name"]: one for one in bill["components"]}
 
 
+@pytest.fixture
+def metrics_of():
+    """A function that returns the metrics in the bill of a report with these scores."""
+
+    def metrics(scores):
+        card = json.loads(bom(report(scores=scores)))["metadata"]["component"]["modelCard"]
+        found = card["quantitativeAnalysis"]["performanceMetrics"]
+        return {one["slice"]: one for one in found}
+
+    return metrics
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"runs": [], "scores": None, "materials": [], "changes": None}]
 )
@@ -113,6 +125,29 @@ def test_scores_have_intervals_of_95_percent(bill):
     assert before["confidenceInterval"] == {"lowerBound": "1", "upperBound": "1"}
     assert metrics["retain texts"]["value"] == "0.55"
     assert len(metrics) == 6
+
+
+def test_an_interval_ends_at_0_and_1(metrics_of):
+    """0.95 + 1.96 · 0.05 = 1.048 and 0.02 - 1.96 · 0.02 = -0.0192 are cut."""
+    scores = report()["scores"]
+    scores["forget"] |= {"before": 0.95, "before_error": 0.05, "after": 0.02, "after_error": 0.02}
+
+    metrics = metrics_of(scores)
+
+    before, after = (metrics[f"forget questions, {one} unlearning"] for one in ("before", "after"))
+    assert before["confidenceInterval"] == {"lowerBound": "0.852", "upperBound": "1"}
+    assert after["confidenceInterval"] == {"lowerBound": "0", "upperBound": "0.0592"}
+
+
+def test_a_number_that_is_not_finite_is_not_stated(metrics_of):
+    scores = report()["scores"] | {"chance": float("nan")}
+    scores["forget"]["before_error"] = scores["retain"]["after"] = float("nan")
+
+    made = metrics_of(scores)
+
+    assert "nan" not in bom(report(scores=scores)).lower()
+    assert "confidenceInterval" not in made["forget questions, before unlearning"]
+    assert "retain questions, after unlearning" not in made
 
 
 def test_a_score_that_is_not_known_is_no_metric():

@@ -28,6 +28,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from kedro_dvc.files import write_text
 from seuf.audit.events import finished_on, run_id, started_on
+from seuf.audit.report import interval, known
 from seuf.audit.subject import FAIL
 from seuf.inputs import InputError
 
@@ -337,13 +338,12 @@ def _told(folder: Path, purpose: str) -> Iterator[None]:
         raise InputError(f"{folder} could not {purpose}: {text}") from error
 
 
-NORMAL = 1.96  # standard errors on each side of a 95 % interval
 LIMITATIONS = (
     "A low score on the forget questions shows that these questions are no longer answered, "
     "not that the knowledge is gone.",
     "Nothing is said of abilities that the retain questions do not ask for.",
-    "Intervals are the score plus and minus 1.96 standard errors over the questions; other seeds "
-    "are not part of them.",
+    "Intervals are the score plus and minus 1.96 standard errors over the questions, cut at 0 and "
+    "1; other seeds are not part of them.",
 )
 
 
@@ -479,7 +479,7 @@ def _model_card(report: Report) -> dict[str, Any]:
 
 
 def _chance(scores: Mapping[str, Any]) -> list[str]:
-    if scores.get("chance") is None:
+    if not known(scores.get("chance")):
         return []
     return [f"Guessing gives {scores['chance']} on the forget questions."]
 
@@ -489,10 +489,10 @@ def _metrics(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name in ("forget", "retain"):
         for moment in ("before", "after"):
             score = scores.get(name) or {}
-            if score.get(moment) is not None:
+            if known(score.get(moment)):
                 yield _metric(score, name, moment)
     for name, overlap in (scores.get("routing_overlap") or {}).items():
-        if overlap is not None:
+        if known(overlap):
             yield {"type": "routing overlap", "slice": f"{name} texts", "value": str(overlap)}
 
 
@@ -501,15 +501,16 @@ def _metric(score: Mapping[str, Any], name: str, moment: str) -> dict[str, Any]:
         "type": score["measure"],
         "slice": f"{name} questions, {moment} unlearning",
         "value": str(score[moment]),
-        **_interval(score[moment], score.get(f"{moment}_error")),
+        **_bounds(score, moment),
     }
 
 
-def _interval(value: float, error: float | None) -> dict[str, dict[str, str]]:
-    if error is None:
+def _bounds(score: Mapping[str, Any], moment: str) -> dict[str, dict[str, str]]:
+    bounds = interval(score, moment)
+    if bounds is None:
         return {}
-    low, high = value - NORMAL * error, value + NORMAL * error
-    return {"confidenceInterval": {"lowerBound": f"{low:.6g}", "upperBound": f"{high:.6g}"}}
+    low, high = (f"{bound:.6g}" for bound in bounds)
+    return {"confidenceInterval": {"lowerBound": low, "upperBound": high}}
 
 
 STATEMENT_FILE = "statement.json"

@@ -5,10 +5,11 @@ The whole audit of a method: all checks, and the report that all pages tell of.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from kedro_dvc.records import commit_of, read_record
 from seuf.audit import lineage as files
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from seuf.audit.subject import Stage
     from seuf.moe.deltas import Delta
 
+NORMAL = 1.96  # standard errors on each side of a 95 % interval
 Report = dict[str, Any]
 
 
@@ -121,6 +123,19 @@ def _beside(before: dict[str, Any] | None, after: dict[str, Any], name: str) -> 
 
 def _number(value: Any) -> float | None:
     return None if value is None or value != value else float(value)  # NaN is no JSON
+
+
+def interval(score: Mapping[str, Any], moment: str) -> tuple[float, float] | None:
+    """Return the 95 % interval of a score `before` or `after`: 1.96 errors, cut at 0 and 1."""
+    value, error = score.get(moment), score.get(f"{moment}_error")
+    if not (known(value) and known(error)):
+        return None
+    return max(0.0, value - NORMAL * error), min(1.0, value + NORMAL * error)
+
+
+def known(value: Any) -> TypeGuard[float]:
+    """Return whether there is a number."""
+    return value is not None and math.isfinite(value)
 
 
 def _asked(found: dict[str, Any], part: str) -> int:
