@@ -99,17 +99,17 @@ def cache(subject: Subject) -> Iterator[Check]:
     """Hold the objects of DVC's cache that outputs consist of against their names."""
     from dvc.repo import Repo
 
-    from kedro_dvc.hashing import INTEGRITY_FOLDER as FOLDER
-    from kedro_dvc.hashing import md5s, object_path, objects_of
+    from kedro_dvc.disk import object_path, objects_of
+    from kedro_dvc.hashing import DIRECTORY, file_digests
 
     with Repo(str(subject.project)) as repo:
         folder = Path(repo.cache.local.path)
     outs = [h for stage in subject.walked for h in stage.outs.values() if h is not None]
     names = dict.fromkeys(name for held in outs for name in objects_of(folder, held.md5))
-    found = md5s(object_path(folder, name) for name in names)
+    found = file_digests((object_path(folder, name) for name in names), tolerant=True)
     for name in names:
-        md5 = found.get(object_path(folder, name))
-        if md5 is not None and md5 != name.removesuffix(FOLDER):
+        read = found.get(object_path(folder, name))
+        if read is not None and read.md5 != name.removesuffix(DIRECTORY):
             yield failed("cache", f"object {name} in DVC's cache is not what its name says")
     yield passed("cache", f"{counted(len(found), 'object')} in DVC's cache as named")
 

@@ -1,1 +1,0 @@
-"""What DVC believes though it is not so."""

@@ -1,1 +1,0 @@
-"""Bytes that go while their hashes stay."""
