@@ -146,34 +146,38 @@ def _cause_alone() -> Iterator[None]:
         raise cause from cause.__cause__  # where its one line may be
 
 
-@dvc.command()
+@dvc.command("erase")
 @click.argument("datasets", nargs=-1, required=True)
 @env_option("The study whose outputs they are.", default="base", show_default=True)
 @click.option("--shared", is_flag=True, help="Delete it also where another output holds the same.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def erase(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) -> None:
+def erase_command(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) -> None:
     """Delete the bytes of data sets wherever DVC keeps them; dvc.lock keeps their hashes.
 
     Every version that this clone knows of goes, from the workspace, the cache and all remotes.
     """
     from dvc.repo import Repo
 
-    from kedro_dvc.erase import carry_out, not_reached, outputs_named, plan
+    from kedro_dvc.erase import erase, not_reached, outputs_named, plan_erasure
     from kedro_dvc.project import load_study
 
     outputs = outputs_named(load_study(Path.cwd(), env), datasets)
     with _cause_alone(), Repo() as repo:
-        planned = plan(repo, outputs, shared)
-        click.echo(planned)
-        if planned.found and not yes:
+        plan = plan_erasure(repo, outputs, shared)
+        click.echo(plan)
+        if plan.found and not yes:
             click.confirm("Delete this for good?", abort=True)
-        failed = planned.out_of_reach + carry_out(repo, planned)
-    if planned.found:
+        failures = plan.unsearched + erase(repo, plan)
+    if failures:
+        click.echo("Not all could be deleted:")
+        for line in failures:
+            click.echo(f"- {line}")
+    elif plan.found:
         click.echo("Deleted; the hashes stay in dvc.lock.")
     click.echo("Not reached, see to it yourself:")
-    for line in failed + not_reached(planned, outputs):
+    for line in not_reached(plan, outputs):
         click.echo(f"- {line}")
-    if failed:
+    if failures:
         sys.exit(1)
 
 
