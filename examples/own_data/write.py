@@ -12,7 +12,7 @@ from typing import Any
 
 from seuf.benchmarks import sandbox
 from seuf.benchmarks.records import Question, Text
-from seuf.benchmarks.settings import SandboxSettings
+from seuf.benchmarks.sandbox import SandboxSettings
 
 BASE_SEED = 0  # as in conf/base/parameters.yml
 

@@ -25,6 +25,7 @@ The list itself is read from the project: see `guard` for what happens when it c
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -278,7 +279,10 @@ def _code(study: Study, node: Node, owner: str, entries: Entries) -> list[str]:
     home = node.func.__module__.rpartition(".")[0]
     wiring = {f"{home}.pipeline", f"{home.rpartition('.')[0]}.{owner}.pipeline"}
     classes = (entry["type"].rpartition(".")[0] for entry in entries)
-    run = source_files([node.func.__module__, *classes])
+    wrapped = inspect.unwrap(
+        node.func
+    ).__module__  # a decorator's code counts, and what it decorates
+    run = source_files([node.func.__module__, wrapped, *classes])
     return sorted(wiring_files(wiring, functions).union(run))
 
 

@@ -11,7 +11,8 @@ from seuf.benchmarks import sandbox
 from seuf.benchmarks.choices import ChoiceScorer
 from seuf.benchmarks.harness import _harnessed, score_deltas, score_questions
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.settings import SandboxSettings, ScoringSettings
+from seuf.benchmarks.sandbox import SandboxSettings
+from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.activations import SharedPrefix
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import model_digest

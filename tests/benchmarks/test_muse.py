@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 from kedro_dvc.project import load_config
-from seuf.benchmarks.muse import SETS, prepare
+from seuf.benchmarks.muse import SETS, MuseSettings, prepare
 from seuf.benchmarks.records import Benchmark
-from seuf.benchmarks.settings import MuseSettings
 from seuf.datasets.records import RecordsDataset
 from seuf.inputs import InputError
 from tests.hub import muse as hub

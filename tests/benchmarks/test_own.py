@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.benchmarks.own import prepare
+from seuf.benchmarks.own import OwnSettings, prepare
 from seuf.benchmarks.records import Question, Text
-from seuf.benchmarks.settings import OwnSettings
 from seuf.inputs import InputError
 
 Record = dict[str, Any]

@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from kedro_dvc.project import load_config
 from seuf.benchmarks.records import Benchmark, Question, Text
-from seuf.benchmarks.rwku import SETS, prepare
-from seuf.benchmarks.settings import RwkuSettings
+from seuf.benchmarks.rwku import SETS, RwkuSettings, prepare
 from seuf.datasets.records import RecordsDataset
 from seuf.inputs import InputError
 from tests.hub import mmlu, rwku, wikitext

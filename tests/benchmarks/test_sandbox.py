@@ -7,8 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.benchmarks.sandbox import QUESTION, STATEMENTS, TOPICS, prepare
-from seuf.benchmarks.settings import SandboxSettings
+from seuf.benchmarks.sandbox import QUESTION, STATEMENTS, TOPICS, SandboxSettings, prepare
 
 PARTS = ("selection", "test")
 worlds = st.builds(

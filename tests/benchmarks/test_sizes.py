@@ -3,15 +3,13 @@
 import pytest
 
 from seuf.benchmarks import sandbox
-from seuf.benchmarks.settings import (
-    MuseSettings,
-    OwnSettings,
-    RwkuSettings,
-    SandboxSettings,
-    TofuSettings,
-    WmdpSettings,
-)
+from seuf.benchmarks.muse import MuseSettings
+from seuf.benchmarks.own import OwnSettings
+from seuf.benchmarks.rwku import RwkuSettings
+from seuf.benchmarks.sandbox import SandboxSettings
 from seuf.benchmarks.sizes import sizes
+from seuf.benchmarks.tofu import TofuSettings
+from seuf.benchmarks.wmdp import WmdpSettings
 from seuf.inputs import InputError
 
 

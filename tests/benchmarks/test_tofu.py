@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.settings import TofuSettings
-from seuf.benchmarks.tofu import prepare
+from seuf.benchmarks.tofu import TofuSettings, prepare
 from seuf.datasets.records import RecordsDataset
 from seuf.inputs import InputError
 from tests.hub import tofu as hub
@@ -140,7 +139,8 @@ GENERAL = {"real authors": hub.general("author", 3), "world facts": hub.general(
 def full(**changes: Any) -> list[Question]:
     """Return the questions of full metrics."""
     settings = small(metrics="full", **changes)
-    return prepare(settings, FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG, GENERAL).questions
+    sets = (FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG, *GENERAL.values())
+    return prepare(settings, *sets).questions
 
 
 def test_full_metrics_add_to_what_is_asked_anyway():
@@ -198,10 +198,10 @@ def test_full_metrics_without_what_was_known_before_are_refused():
 
 def test_a_row_without_wrong_answers_is_named():
     broken = [*GENERAL["world facts"], {"question": "?", "answer": "!", "perturbed_answer": []}]
-    rows = {**GENERAL, "world facts": broken}
+    authors = GENERAL["real authors"]
 
     with pytest.raises(InputError, match="world facts, row 5: `perturbed_answer` is empty"):
-        prepare(small(metrics="full"), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG, rows)
+        prepare(small(metrics="full"), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG, authors, broken)
 
 
 def test_a_folder_laid_out_as_on_the_hub_is_read(tmp_path, monkeypatch):
@@ -215,8 +215,7 @@ def test_a_folder_laid_out_as_on_the_hub_is_read(tmp_path, monkeypatch):
         for dataset in (_file, _configuration)
     )
 
-    known = dict(zip(GENERAL, map(rows.get, general), strict=True))
-    world = prepare(small(metrics="full"), *map(rows.get, names), known)
+    world = prepare(small(metrics="full"), *map(rows.get, (*names, *general)))
 
     assert files == rows
     assert len(world.questions) == 100 + 50 + 2 * (5 + 6)
@@ -265,8 +264,7 @@ def test_the_full_metrics_of_tofu_as_published_are_whole():
     general = ("real_authors_perturbed", "world_facts_perturbed")
     settings = TofuSettings(forget_authors=20, retain_authors=20, metrics="full")
 
-    known = dict(zip(GENERAL, map(published, general), strict=True))
-    asked = prepare(settings, *map(published, names), known).questions
+    asked = prepare(settings, *map(published, (*names, *general))).questions
 
     truths = [question for question in asked if question.kind == "truth"]
     assert len(asked) == 800 + 400 + 2 * 217

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from datasets import load_dataset
 from seuf.benchmarks.records import Benchmark, Text
-from seuf.benchmarks.settings import WmdpSettings
-from seuf.benchmarks.wmdp import prepare
+from seuf.benchmarks.wmdp import WmdpSettings, prepare
 from seuf.inputs import InputError
 from tests.hub import mmlu, wikitext, wmdp
 

@@ -48,12 +48,18 @@ def test_the_parameters_of_each_study_are_right(study):
         ),
         ("methods.seuf_gdiff.selection", "esft", r"'esft' is unknown; expert_selection knows"),
         ("methods", {}, r"methods: .*at least 1"),
-        ("benchmark.name", "trivia", r"benchmark: .*'trivia'"),
+        (
+            "benchmark.name",
+            "trivia",
+            r"benchmark: .*no benchmark 'trivia'; known: sandbox, tofu, ",
+        ),
         (
             "benchmark",
             {"name": "wmdp", "domain": "chem"},
-            r"benchmark.wmdp.domain: .*questions on chem but no texts to forget: take bio or cyber",
+            r"benchmark.domain: .*questions on chem but no texts to forget: take bio or cyber",
         ),
+        ("benchmark", {"entities": 24}, r"benchmark: .*needs a `name`: one of sandbox, tofu, "),
+        ("benchmark", {"name": "own", "entities": 24}, r"benchmark.entities: Extra inputs"),
         ("base_model.source", "air", r"base_model: .*'air'"),
     ],
 )

@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
 
-from seuf.benchmarks.records import Benchmark, Group, Part, Passage, Question, Subject, Text
+from pydantic import Field
+
+from seuf.benchmarks.records import BenchmarkData, Group, Part, Passage, Question, Subject, Text
+from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 from seuf.benchmarks.sampling import FEWEST, Record, check_rows, drawn
 from seuf.inputs import InputError
-
-if TYPE_CHECKING:
-    from seuf.benchmarks.settings import MuseSettings
 
 Sets = Mapping[str, Sequence[Record]]
 
@@ -51,8 +51,28 @@ SETS: dict[str, tuple[str, ...]] = {
 SHOT = "Question: {question}\nAnswer: {answer}\n\n"
 
 
-def prepare(settings: MuseSettings, **sets: Sequence[Record]) -> Benchmark:
-    """Return one corpus of MUSE: texts, questions, verbatim probes and passages.
+class MuseSettings(BenchmarkSettings):
+    """MUSE (Shi et al. 2024): news articles, or books.
+
+    The study's globals.yml names its hub repo, or a folder laid out like it: `muse` and
+    `muse_revision`.
+
+    Attributes:
+        corpus: Which of the two.
+        selection_questions: Questions about each of the two sets that choose the checkpoint; the
+            others are reported. As many of the verbatim probes are left out of what is reported.
+        text_words: Words of an article or book that make one text. What lies behind
+            `unlearning.max_length` tokens of a text is neither learned nor forgotten, and a book
+            is one row.
+    """
+
+    corpus: Literal["news", "books"] = "news"
+    selection_questions: Annotated[int, Field(ge=2)] = 30
+    text_words: Annotated[int, Field(ge=8)] = 300
+
+
+def prepare(settings: MuseSettings, **sets: Sequence[Record]) -> BenchmarkData:
+    """Take a corpus of MUSE: texts to forget and to keep, questions, passages.
 
     Args:
         settings: How texts are cut and questions are split.
@@ -67,7 +87,7 @@ def prepare(settings: MuseSettings, **sets: Sequence[Record]) -> Benchmark:
         _texts(sets[f"raw_{split}"], settings.text_words)
         for split in ("forget", "retain1", "retain2")
     )
-    return Benchmark(
+    return BenchmarkData(
         forget,
         retain,
         questions=_questions(settings, sets),
@@ -144,3 +164,12 @@ def _parts(name: str, wordings: Sequence[str], chosen: int) -> list[Part]:
 def _passages(sets: Sets) -> list[Passage]:
     groups: tuple[Group, ...] = ("forget", "retain", "holdout")
     return [Passage(row["text"], group) for group in groups for row in sets[f"privleak_{group}"]]
+
+
+BENCHMARK = Benchmark(
+    MuseSettings,
+    prepare,
+    inputs=lambda settings: {name: f"muse_{name}" for name in SETS},
+    has_pretraining_texts=True,
+    has_passages=True,
+)

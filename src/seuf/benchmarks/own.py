@@ -10,17 +10,28 @@ docs/own-data.md tells how to write the three files. Here they are checked and t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import Annotated, get_args
 
-from seuf.benchmarks.records import Benchmark, Part, Question, Subject, Text
+from pydantic import Field
+
+from seuf.benchmarks.records import BenchmarkData, Part, Question, Subject, Text
+from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 from seuf.benchmarks.sampling import FEWEST, Record, drawn
 from seuf.inputs import InputError
 
-if TYPE_CHECKING:
-    from seuf.benchmarks.settings import OwnSettings
-
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
 PARTS: tuple[Part, ...] = get_args(Part)
+
+
+class OwnSettings(BenchmarkSettings):
+    """Your own forget set, retain set and questions, named in the study's globals.yml.
+
+    Attributes:
+        selection_share: Share of the questions that choose the checkpoint; the others are
+            reported. A question whose line has `part` keeps it.
+    """
+
+    selection_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
 def prepare(
@@ -28,8 +39,8 @@ def prepare(
     forget: Sequence[Record],
     retain: Sequence[Record],
     questions: Sequence[Record],
-) -> Benchmark:
-    """Return the three lists as a benchmark, every question in a part.
+) -> BenchmarkData:
+    """Check your own texts and questions and split the questions.
 
     Args:
         settings: How questions are split.
@@ -49,7 +60,7 @@ def prepare(
             raise InputError(f"question {number}: {fault}.")
     asked = _split(questions, settings.selection_share)
     _check_numbers(asked)
-    return Benchmark(to_forget, to_keep, asked)
+    return BenchmarkData(to_forget, to_keep, asked)
 
 
 def _texts(name: Subject, records: Sequence[Record]) -> list[Text]:
@@ -129,3 +140,12 @@ def _check_numbers(questions: Iterable[Question]) -> None:
                     f"The {part} part has {count} questions about what to {subject}, it needs "
                     f"{FEWEST} or more: add some, or change benchmark.selection_share or `part`."
                 )
+
+
+BENCHMARK = Benchmark(
+    OwnSettings,
+    prepare,
+    inputs=lambda settings: {n: f"own_{n}" for n in ("forget", "retain", "questions")},
+    has_pretraining_texts=False,
+    has_passages=False,
+)

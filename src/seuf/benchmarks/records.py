@@ -129,7 +129,7 @@ class Passage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkData:
     """Everything a study reads from its benchmark.
 
     Attributes:

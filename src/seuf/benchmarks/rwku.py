@@ -34,10 +34,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from seuf.benchmarks import mmlu
-from seuf.benchmarks.records import Benchmark, Group, Passage, Question, Subject, Text
+from seuf.benchmarks.records import BenchmarkData, Group, Passage, Question, Subject, Text
+from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 from seuf.benchmarks.sampling import (
     FEWEST,
     Record,
@@ -48,9 +51,6 @@ from seuf.benchmarks.sampling import (
     long_texts,
 )
 from seuf.inputs import InputError
-
-if TYPE_CHECKING:
-    from seuf.benchmarks.settings import RwkuSettings
 
 Sets = Mapping[str, Sequence[Record]]
 
@@ -147,14 +147,38 @@ SETS: dict[str, tuple[str, ...]] = {
 }
 
 
+class RwkuSettings(BenchmarkSettings):
+    """RWKU (Jin et al. 2024) with MMLU.
+
+    Attributes:
+        people: Who is forgotten: the names, or how many, the first ones; RWKU has 200.
+        retain: Which texts are kept: `wikitext`, or the passages about everyone else, `people`.
+        min_length: Characters of a text of WikiText; shorter ones are left out, such as headings.
+        selection_questions: Questions about them, and of MMLU, that choose the checkpoint.
+        mmlu_questions: Questions of MMLU that are reported; null for all 14,042.
+        other_probes: Of the adversarial probes, and of either kind of probes about neighbors, at
+            most so many are reported; null for all.
+        mia_passages: Passages for membership inference about them, and about others, at most;
+            null for all.
+    """
+
+    people: Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)] = 100
+    retain: Literal["wikitext", "people"] = "wikitext"
+    min_length: Annotated[int, Field(gt=0)] = 200
+    selection_questions: Annotated[int, Field(ge=2)] = 200
+    mmlu_questions: Annotated[int, Field(ge=2)] | None = None
+    other_probes: Annotated[int, Field(ge=0)] | None = None
+    mia_passages: Annotated[int, Field(ge=2)] | None = None
+
+
 def prepare(
     settings: RwkuSettings,
     mmlu_validation: Sequence[Record],
     mmlu_test: Sequence[Record],
     wikitext: Sequence[Record] = (),
     **sets: Sequence[Record],
-) -> Benchmark:
-    """Return some people of RWKU: their passages, probes, what is kept, and passages for attacks.
+) -> BenchmarkData:
+    """Take people of RWKU: their passages, texts to keep, probes and MMLU, passages for attacks.
 
     Args:
         settings: Who is forgotten, and how many probes there are.
@@ -171,7 +195,7 @@ def prepare(
     people = _people(settings, sets["forget_target"])
     passages = sets["train_original_passage"]
     forget = [text for person in people for text in _about({person}, passages, must=True)]
-    return Benchmark(
+    return BenchmarkData(
         forget=forget,
         retain=_retained(settings, set(people), passages, wikitext),
         questions=[
@@ -255,3 +279,19 @@ def _drawn(number: int | None, texts: list[Text]) -> list[Text]:
         return texts
     places = drawn([text.text for text in texts], number, [text.topic for text in texts])
     return [texts[place] for place in places]
+
+
+def _inputs(settings: RwkuSettings) -> dict[str, str]:
+    names = {name: f"rwku_{name}" for name in SETS}
+    if settings.retain == "wikitext":
+        names["wikitext"] = "wikitext"
+    return names | {"mmlu_validation": "mmlu_validation", "mmlu_test": "mmlu_test"}
+
+
+BENCHMARK = Benchmark(
+    RwkuSettings,
+    prepare,
+    inputs=_inputs,
+    has_pretraining_texts=False,
+    has_passages=True,
+)

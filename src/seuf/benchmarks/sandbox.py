@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import random
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from seuf.benchmarks.records import Benchmark, Question, Text
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from seuf.benchmarks.settings import SandboxSettings
+from seuf.benchmarks.records import BenchmarkData, Question, Text
+from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 
 TOPICS: dict[str, dict[str, str]] = {
     "alchemy": {
@@ -53,7 +53,7 @@ CODAS = "n r s l x th m".split()
 
 
 class Fact(NamedTuple):
-    """One thing that is true in the made-up world."""
+    """One thing that is true in the made-up world; `held_out` if pretraining never asks for it."""
 
     topic: str
     name: str
@@ -62,8 +62,20 @@ class Fact(NamedTuple):
     held_out: bool
 
 
-def prepare(settings: SandboxSettings, seed: int) -> Benchmark:
-    """Return the world's forget set, retain set, questions and pretraining texts.
+class SandboxSettings(BenchmarkSettings):
+    """Size of the made-up world, and what of it is forgotten.
+
+    Attributes:
+        forget_topic: The topic to forget.
+        entities: Entities in each topic; each has one fact.
+    """
+
+    forget_topic: Literal["alchemy", "astronomy", "botany", "history"] = "alchemy"
+    entities: Annotated[int, Field(ge=12, le=200)] = 72
+
+
+def prepare(settings: SandboxSettings, seed: int) -> BenchmarkData:
+    """Make up the sandbox world: texts to forget and to keep, questions, pretraining texts.
 
     Args:
         settings: Size of the world and the topic to forget.
@@ -71,13 +83,21 @@ def prepare(settings: SandboxSettings, seed: int) -> Benchmark:
     """
     rng = random.Random(seed)
     facts = _facts(settings.entities, rng)
-    statements = [text for fact in facts for text in _statements(fact)]
-    seen = [_answered(fact) for fact in facts if not fact.held_out]
-    return Benchmark(
+    statements = [
+        Text(template.format(**fact._asdict()), fact.topic)
+        for fact in facts
+        for template in STATEMENTS
+    ]
+    answered = [
+        Text(f"{QUESTION.format(**fact._asdict())} {fact.value}.", fact.topic)
+        for fact in facts
+        if not fact.held_out
+    ]
+    return BenchmarkData(
         forget=[t for t in statements if t.topic == settings.forget_topic],
         retain=[t for t in statements if t.topic != settings.forget_topic],
         questions=[_question(fact, settings.forget_topic, rng) for fact in facts],
-        pretraining=statements + seen,
+        pretraining=statements + answered,
     )
 
 
@@ -103,14 +123,6 @@ def _names(count: int, rng: random.Random) -> list[str]:
     return ordered
 
 
-def _statements(fact: Fact) -> list[Text]:
-    return [Text(template.format(**fact._asdict()), fact.topic) for template in STATEMENTS]
-
-
-def _answered(fact: Fact) -> Text:
-    return Text(f"{QUESTION.format(**fact._asdict())} {fact.value}.", fact.topic)
-
-
 def _question(fact: Fact, forget_topic: str, rng: random.Random) -> Question:
     values = TOPICS[fact.topic][fact.attribute].split()
     choices = [fact.value, *rng.sample([v for v in values if v != fact.value], 3)]
@@ -123,3 +135,12 @@ def _question(fact: Fact, forget_topic: str, rng: random.Random) -> Question:
         subject="forget" if fact.topic == forget_topic else "retain",
         part="test" if fact.held_out else "selection",
     )
+
+
+BENCHMARK = Benchmark(
+    SandboxSettings,
+    prepare,
+    inputs=lambda settings: {"seed": "params:base_seed"},
+    has_pretraining_texts=True,
+    has_passages=False,
+)

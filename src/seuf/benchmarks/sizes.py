@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seuf.benchmarks import sandbox
+from seuf.benchmarks.muse import MuseSettings
+from seuf.benchmarks.own import OwnSettings
 from seuf.benchmarks.published import (
     MUSE_WORDING,
     PUBLISHED,
@@ -16,16 +18,11 @@ from seuf.benchmarks.published import (
     WORDING,
 )
 from seuf.benchmarks.records import Question, Text
-from seuf.benchmarks.settings import (
-    BenchmarkSettings,
-    MuseSettings,
-    OwnSettings,
-    RwkuSettings,
-    SandboxSettings,
-    TofuSettings,
-    WmdpSettings,
-)
-from seuf.benchmarks.tofu import QUESTIONS_AN_AUTHOR
+from seuf.benchmarks.registry import BenchmarkSettings
+from seuf.benchmarks.rwku import RwkuSettings
+from seuf.benchmarks.sandbox import SandboxSettings
+from seuf.benchmarks.tofu import QUESTIONS_AN_AUTHOR, TofuSettings
+from seuf.benchmarks.wmdp import WmdpSettings
 from seuf.inputs import InputError
 
 # Of byte-pair encodings with a vocabulary of tens of thousands, in English.
@@ -71,6 +68,7 @@ def sizes(settings: BenchmarkSettings, files: Mapping[str, Path]) -> Sizes:
         return _wmdp(settings)
     if isinstance(settings, RwkuSettings):
         return _rwku(settings)
+    assert isinstance(settings, OwnSettings)
     return _own(settings, files)
 
 

@@ -20,27 +20,51 @@ the plain ones (all of forget10, the first 400 rows of retain90): this is checke
    in .23 of them.
 5. TOFU compares all questions of forget10 (the first 300 in its published runs). Here half of them
    choose the checkpoint, so 200 are compared, and forget quality is higher for the same difference.
-6. Real authors and world facts have no paraphrase. Their topic says so (`PLAIN_SETS`): choices are
-   the answer and the wrong ones. They are all in the test part, once for their likelihoods and once
-   for a free answer, of a kind of their own.
+6. Real authors and world facts have no paraphrase. Their topic says so (`truth_ratios.PLAIN_SETS`):
+   choices are the answer and the wrong ones. They are all in the test part, once for their
+   likelihoods and once for a free answer, of a kind of their own.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from seuf.benchmarks.records import Benchmark, Part, Question, Subject, Text
+from pydantic import Field
+
+from seuf.benchmarks.records import BenchmarkData, Part, Question, Subject, Text
+from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 from seuf.benchmarks.sampling import Record
-from seuf.benchmarks.truth_ratios import PLAIN_SETS
 from seuf.inputs import InputError
-
-if TYPE_CHECKING:
-    from seuf.benchmarks.settings import TofuSettings
 
 QUESTION = "Question: {question} Answer:"
 QUESTIONS_AN_AUTHOR = 20
+
+
+class TofuSettings(BenchmarkSettings):
+    """TOFU (Maini et al. 2024), or a part of it that a small model can learn.
+
+    Attributes:
+        forget_authors: Authors of forget10 to take, the first ones; at most 20.
+        retain_authors: Authors of retain90 to take, the first ones; at most 20, since TOFU has
+            wrong answers for no more.
+        retain_texts: Which texts are kept, and learned before: those of the authors that are asked
+            for, or of `all` 180 of retain90.
+        true_answer: Which true answer stands beside the wrong ones: the one that was learned, or
+            its paraphrase, which is worded like them.
+        metrics: `choices` asks the choices only. `full` adds what forget quality and model utility
+            are made of: likelihoods of true and wrong answers, real authors and world facts. That
+            makes sense with all 20 authors to forget and a model that was large enough to know
+            real authors; with fewer, forget quality has too few questions to tell models apart.
+            Model utility also needs `evaluation.generate`, forget quality a reference model.
+    """
+
+    forget_authors: Annotated[int, Field(ge=1, le=20)] = 4
+    retain_authors: Annotated[int, Field(ge=1, le=20)] = 16
+    retain_texts: Literal["asked", "all"] = "asked"
+    true_answer: Literal["answer", "paraphrased_answer"] = "answer"
+    metrics: Literal["choices", "full"] = "choices"
 
 
 def prepare(
@@ -49,9 +73,10 @@ def prepare(
     forget_wrong: Sequence[Record],
     retain: Sequence[Record],
     retain_wrong: Sequence[Record],
-    general: Mapping[str, Sequence[Record]] | None = None,
-) -> Benchmark:
-    """Return the first authors of both sets, and a question for each of their rows.
+    real_authors: Sequence[Record] = (),
+    world_facts: Sequence[Record] = (),
+) -> BenchmarkData:
+    """Take some authors of TOFU: texts to forget and to keep, questions, pretraining texts.
 
     Args:
         settings: How many authors, and which true answer stands beside the wrong ones.
@@ -59,8 +84,8 @@ def prepare(
         forget_wrong: Rows of forget10_perturbed: also `paraphrased_answer`, `perturbed_answer`.
         retain: Rows of retain90.
         retain_wrong: Rows of retain_perturbed.
-        general: Rows of real_authors_perturbed and world_facts_perturbed, under the names that
-            `PLAIN_SETS` has; needed for full metrics.
+        real_authors: Rows of real_authors_perturbed, for full metrics.
+        world_facts: Rows of world_facts_perturbed, for full metrics.
 
     Raises:
         InputError: If rows do not go with each other, or there are fewer authors than asked for.
@@ -72,9 +97,11 @@ def prepare(
     texts = {"forget": _texts(gone, first), "retain": _texts(learned, 0)}
     asked = _questions(gone, first, "forget", settings) + _questions(kept, 0, "retain", settings)
     if settings.metrics == "full":
-        asked += _truths(asked, [*gone, *kept]) + _general_questions(general or {})
+        asked += _truths(asked, [*gone, *kept])
+        asked += _general_questions("real authors", real_authors)
+        asked += _general_questions("world facts", world_facts)
     both = texts["forget"] + texts["retain"]
-    return Benchmark(texts["forget"], texts["retain"], questions=asked, pretraining=both)
+    return BenchmarkData(texts["forget"], texts["retain"], questions=asked, pretraining=both)
 
 
 def _authors(
@@ -147,31 +174,26 @@ def _truth(question: Question, choices: list[str]) -> Question:
     return question._replace(choices=choices, answer=0, reference="", kind="truth")
 
 
-def _general_questions(general: Mapping[str, Sequence[Record]]) -> list[Question]:
+def _general_questions(topic: str, rows: Sequence[Record]) -> list[Question]:
     """Return two questions for each row about what a model knew before TOFU."""
+    if not rows:
+        raise InputError(f"benchmark.metrics is full: TOFU's rows about {topic} are needed.")
     questions = []
-    for topic in PLAIN_SETS:
-        if not general.get(topic):
-            raise InputError(f"benchmark.metrics is full: TOFU's rows about {topic} are needed.")
-        for number, row in enumerate(general[topic], 1):
-            if not row["perturbed_answer"]:
-                raise InputError(f"TOFU's {topic}, row {number}: `perturbed_answer` is empty.")
-            questions += _general(row, topic)
+    for number, row in enumerate(rows, 1):
+        if not row["perturbed_answer"]:
+            raise InputError(f"TOFU's {topic}, row {number}: `perturbed_answer` is empty.")
+        free = Question(
+            question=QUESTION.format(**row),
+            choices=[],
+            answer=-1,
+            topic=topic,
+            subject="retain",
+            part="test",
+            reference=row["answer"],
+            kind=topic.replace(" ", "_"),
+        )
+        questions += [_truth(free, [row["answer"], *row["perturbed_answer"]]), free]
     return questions
-
-
-def _general(row: Record, topic: str) -> list[Question]:
-    free = Question(
-        question=QUESTION.format(**row),
-        choices=[],
-        answer=-1,
-        topic=topic,
-        subject="retain",
-        part="test",
-        reference=row["answer"],
-        kind=topic.replace(" ", "_"),
-    )
-    return [_truth(free, [row["answer"], *row["perturbed_answer"]]), free]
 
 
 def _part(author: int, number: int) -> Part:
@@ -181,3 +203,19 @@ def _part(author: int, number: int) -> Part:
 
 def _topic(author: int) -> str:
     return f"author {author}"
+
+
+def _inputs(settings: TofuSettings) -> dict[str, str]:
+    names = {name: f"tofu_{name}" for name in ("forget", "forget_wrong", "retain", "retain_wrong")}
+    if settings.metrics == "full":
+        names |= {name: f"tofu_{name}_wrong" for name in ("real_authors", "world_facts")}
+    return names
+
+
+BENCHMARK = Benchmark(
+    TofuSettings,
+    prepare,
+    inputs=_inputs,
+    has_pretraining_texts=True,
+    has_passages=False,
+)

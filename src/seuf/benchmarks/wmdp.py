@@ -33,16 +33,57 @@ copy, https://github.com/sheepjun0330/wmdp-main at 0f744c7.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from seuf.benchmarks import mmlu
 from seuf.benchmarks.mmlu import question, task
-from seuf.benchmarks.records import Benchmark, Question, Text
+from seuf.benchmarks.records import BenchmarkData, Question, Text
+from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 from seuf.benchmarks.sampling import FEWEST, Record, drawn, in_parts, long_texts
 from seuf.inputs import InputError
 
-if TYPE_CHECKING:
-    from seuf.benchmarks.settings import WmdpSettings
+
+class WmdpSettings(BenchmarkSettings):
+    """WMDP (Li et al. 2024) with MMLU.
+
+    Attributes:
+        domain: What is forgotten. There are questions on `chem`, but no texts.
+        retain: Which texts are kept: `wikitext`, or `corpus` for the domain's own.
+        max_texts: Of each set at most so many, chosen by a hash; null for all. The corpora of bio
+            are whole papers, of which 1.9 GB are to keep: give a number there.
+        min_length: Characters of a text; shorter ones are left out, such as headings.
+        selection_questions: Questions of WMDP, and of MMLU, that choose the checkpoint.
+        mmlu_questions: Questions of MMLU that are reported; null for all 14,042.
+    """
+
+    domain: Literal["bio", "cyber"] = "cyber"
+    retain: Literal["wikitext", "corpus"] = "wikitext"
+    max_texts: Annotated[int, Field(gt=0)] | None = None
+    min_length: Annotated[int, Field(gt=0)] = 200
+    selection_questions: Annotated[int, Field(ge=2)] = 200
+    mmlu_questions: Annotated[int, Field(ge=2)] | None = None
+
+    @field_validator("domain", mode="before")
+    @classmethod
+    def _has_texts(cls, domain: object) -> object:
+        if domain == "chem":
+            raise ValueError(
+                "WMDP has questions on chem but no texts to forget: take bio or cyber, or "
+                "benchmark 'own' with texts of yours"
+            )
+        return domain
+
+    @property
+    def forget_corpus(self) -> str:
+        """The corpus that is forgotten."""
+        return f"{self.domain}-forget-corpus"
+
+    @property
+    def retain_corpus(self) -> str:
+        """The corpus that is kept."""
+        return "wikitext" if self.retain == "wikitext" else f"{self.domain}-retain-corpus"
 
 
 def prepare(
@@ -52,8 +93,8 @@ def prepare(
     questions: Sequence[Record],
     mmlu_validation: Sequence[Record],
     mmlu_test: Sequence[Record],
-) -> Benchmark:
-    """Return the texts of a domain, and the questions of WMDP and MMLU.
+) -> BenchmarkData:
+    """Take a domain of WMDP: texts to forget and to keep, its questions and those of MMLU.
 
     Args:
         settings: Which domain, how many texts and questions.
@@ -70,7 +111,7 @@ def prepare(
     about_retain = mmlu.questions(
         mmlu_validation, mmlu_test, settings.selection_questions, settings.mmlu_questions
     )
-    return Benchmark(
+    return BenchmarkData(
         forget=_texts(settings.forget_corpus, forget, settings),
         retain=_texts(settings.retain_corpus, retain, settings),
         questions=about_forget + about_retain,
@@ -102,3 +143,23 @@ def _questions(domain: str, records: Sequence[Record], selection: int) -> list[Q
             f"{selection} fewer than {FEWEST} are left to report."
         )
     return split
+
+
+def _inputs(settings: WmdpSettings) -> dict[str, str]:
+    domain = f"wmdp_{settings.domain}"
+    return {
+        "forget": f"{domain}_forget",
+        "retain": "wikitext" if settings.retain == "wikitext" else f"{domain}_retain",
+        "questions": f"{domain}_questions",
+        "mmlu_validation": "mmlu_validation",
+        "mmlu_test": "mmlu_test",
+    }
+
+
+BENCHMARK = Benchmark(
+    WmdpSettings,
+    prepare,
+    inputs=_inputs,
+    has_pretraining_texts=False,
+    has_passages=False,
+)

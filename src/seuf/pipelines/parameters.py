@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
-from seuf.benchmarks.settings import BenchmarkSettings, ScoringSettings
+from seuf.benchmarks.registry import BENCHMARKS, BenchmarkSettings, load_benchmark
+from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 from seuf.unlearning.settings import (
@@ -17,12 +26,15 @@ from seuf.unlearning.settings import (
     UnlearningSettings,
 )
 
-# Benchmarks of what a model knows already, and that a small one cannot be taught here.
-WITHOUT_PRETRAINING = ("own", "rwku", "wmdp")
-
 BaseModelSettings = Annotated[
     PretrainingSettings | FinetuningSettings | ExternalModelSettings, Field(discriminator="source")
 ]
+
+
+def _settings_of_benchmark(parameters: Any) -> BenchmarkSettings:
+    if not isinstance(parameters, Mapping) or "name" not in parameters:
+        raise ValueError(f"a benchmark needs a `name`: one of {', '.join(BENCHMARKS)}")
+    return load_benchmark(parameters["name"]).settings.model_validate(parameters)
 
 
 class StudyParameters(BaseModel):
@@ -32,7 +44,7 @@ class StudyParameters(BaseModel):
 
     seed: int
     base_seed: int
-    benchmark: Annotated[BenchmarkSettings, Field(discriminator="name")]
+    benchmark: Annotated[BenchmarkSettings, PlainValidator(_settings_of_benchmark)]
     base_model: BaseModelSettings
     reference_model: Literal["alike"] | BaseModelSettings | None = None
     routing_capture: RoutingSettings
@@ -65,7 +77,8 @@ class StudyParameters(BaseModel):
     @model_validator(mode="after")
     def _pretraining_needs_texts(self) -> Self:
         name = self.benchmark.name
-        if name in WITHOUT_PRETRAINING and self.base_model.source != "external":
+        taught = self.base_model.source != "external"
+        if taught and not load_benchmark(name).has_pretraining_texts:
             raise ValueError(
                 f"benchmark {name!r} brings no texts to train on: base_model.source must be "
                 "external"

@@ -6,6 +6,7 @@ If a test here fails, run `kedro dvc sync`; if it still fails, mend the workflow
 from __future__ import annotations
 
 import ast
+import inspect
 import shlex
 import stat
 from collections.abc import Iterator
@@ -70,7 +71,8 @@ def test_a_stage_watches_all_code_that_its_node_can_run(study):
         datasets = [
             catalog[name] for name in [*node.inputs, *node.outputs] if "params:" not in name
         ]
-        modules = {node.func.__module__, *(type(dataset).__module__ for dataset in datasets)}
+        functions = {node.func.__module__, inspect.unwrap(node.func).__module__}
+        modules = functions.union(type(dataset).__module__ for dataset in datasets)
         stage = _stages(study)[node.name]
 
         code = _paths(stage.deps, code=True)

@@ -1,0 +1,76 @@
+"""The benchmarks that a study can name: a file each, and a row of `BENCHMARKS`.
+
+The file holds the benchmark's settings, its function `prepare` and, at its foot, `BENCHMARK`, which
+says what else a study must know of it. It is imported when a study names it, so that a stage waits
+for, and depends on, the code of its own benchmark alone. A benchmark outside of this package is
+added in the same way: `BENCHMARKS["capitals"] = "my_package.capitals"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from seuf.inputs import InputError, Settings
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.records import BenchmarkData
+
+
+class BenchmarkSettings(Settings):
+    """What all benchmarks' settings have in common.
+
+    Attributes:
+        name: The benchmark's name in `BENCHMARKS`.
+    """
+
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a study must know of a benchmark.
+
+    Attributes:
+        settings: The class of its settings.
+        prepare: Takes `settings` and what `inputs` names, and returns the benchmark's data.
+        inputs: Returns, for the settings, the catalog's name of each further argument of `prepare`;
+            `params:` comes before that of a parameter.
+        has_pretraining_texts: Whether a model can be taught from what it brings; where not, the
+            study's model must know it already.
+        has_passages: Whether it has passages for membership inference.
+    """
+
+    settings: type[BenchmarkSettings]
+    prepare: Callable[..., BenchmarkData]
+    inputs: Callable[[Any], dict[str, str]]
+    has_pretraining_texts: bool
+    has_passages: bool
+
+
+BENCHMARKS: dict[str, str] = {
+    "sandbox": "seuf.benchmarks.sandbox",
+    "tofu": "seuf.benchmarks.tofu",
+    "muse": "seuf.benchmarks.muse",
+    "wmdp": "seuf.benchmarks.wmdp",
+    "rwku": "seuf.benchmarks.rwku",
+    "own": "seuf.benchmarks.own",
+}
+
+
+def load_benchmark(name: str) -> Benchmark:
+    """Return a benchmark by its name.
+
+    Raises:
+        InputError: If there is none of that name; with those that there are.
+    """
+    if name not in BENCHMARKS:
+        raise InputError(
+            f"There is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}. Add a row to "
+            "seuf/benchmarks/registry.py."
+        )
+    benchmark = import_module(BENCHMARKS[name]).BENCHMARK
+    assert isinstance(benchmark, Benchmark)
+    return benchmark
