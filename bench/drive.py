@@ -1,4 +1,4 @@
-"""A study at its model's true shape, part by part, beside what `kedro plan` says it needs.
+"""A study at its model's true shape, part by part, beside the memory that `kedro plan` tells.
 
 Weights and texts are random, so scores mean nothing; time and memory are those of the real thing.
 Every part is the library call that the study's node makes; questions are answered by the scorer
@@ -20,19 +20,19 @@ from bench import shapes
 from bench.measure import peak, reset_peak, wait
 from seuf.benchmarks.examination import Examiner
 from seuf.benchmarks.records import Question
+from seuf.moe.architectures import moe_layers
 from seuf.moe.batches import by_length
 from seuf.moe.deltas import Delta
-from seuf.moe.footprint import Footprint, footprint
+from seuf.moe.footprint import weight_bytes
 from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
 from seuf.moe.training import train_tokenizer
 from seuf.pipelines.parameters import StudyParameters
-from seuf.unlearning import plan
+from seuf.pipelines.plan import method_memory
 from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.attribution import calibration_samples
 from seuf.unlearning.draws import Samples
 from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.needs import Need
 from seuf.unlearning.selection import Affinities, select_experts
 from seuf.unlearning.settings import Method
 from seuf.unlearning.treatment import Treatment
@@ -55,21 +55,21 @@ class Drive:
         self, shape: str, device: str, parameters: StudyParameters, methods: list[str]
     ) -> None:
         self.device, self.parameters, self.methods = device, parameters, methods
-        self.start, self.rate = time.perf_counter(), 0.0
+        self.start = time.perf_counter()
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model = shapes.build(shape, device, dtype).model
         self.base = LanguageModel(model, train_tokenizer(_texts(2000, 40, seed=0), 2048))
-        self.size: Footprint = footprint(model)
+        self.weights = weight_bytes(model)
 
     def rows(self) -> Iterator[Row]:
-        """Yield seconds and peak of each part, each beside the plan's."""
-        yield self._row("load", Need(0, self.size.weights))
+        """Yield seconds and peak of each part; of unlearning beside the plan's."""
+        yield self._row("load", self.weights)
         self._warm_up()
-        yield self._row("warm up", Need(0, self.size.weights))
+        yield self._row("warm up")
         yield self._capture()
         forget, retain = self.tables
         selected = select_experts(forget, retain, self.parameters.expert_selection, seed=0)
-        yield self._row("select", Need(0, self.size.weights))
+        yield self._row("select")
         samples = self._samples()
         questions = _questions(self.base)
         for name in self.methods:
@@ -83,7 +83,7 @@ class Drive:
         few = Samples(self._drawn(4096, seed=10), self._drawn(4096, seed=11))
         method = Method(scope="experts", selection="affinity", objective="gdiff", anchor_weight=1.0)
         settings = self.parameters.unlearning.model_copy(update={"steps": 5, "batch_size": 2})
-        last = [(len(self.size.layers) - 1, 0)]
+        last = [(moe_layers(self.base.model)[-1].index, 0)]
         unlearn(
             self.base, Treatment(few, last, method, settings, 0), lambda model: Judgement(1, 1, 0)
         )
@@ -100,10 +100,8 @@ class Drive:
                 Affinities(found.layers, found.affinity, found.halves, found.token_share)
             )
         wait(self.device)
-        one = plan.capture(self.size, settings, tokens)
-        need = one._replace(tokens=2 * one.tokens, waiting=2 * one.waiting)
-        self.rate = need.tokens / (time.perf_counter() - begin - need.waiting)
-        return self._row(f"capture {2 * tokens:,} tokens, {self.rate:,.0f} a second", need)
+        rate = 2 * tokens / (time.perf_counter() - begin)
+        return self._row(f"capture {2 * tokens:,} tokens, {rate:,.0f} a second")
 
     def _drawn(self, tokens: int, seed: int) -> list[list[int]]:
         length = self.parameters.routing_capture.max_length
@@ -114,41 +112,22 @@ class Drive:
     ) -> Iterator[Row]:
         settings = self.parameters.unlearning
         judge = _Pleased(self._examiner(questions, "selection"))
-        asked = self._asked(questions, "selection")
-        lengths = [len(ids) for ids in samples.forget], [len(ids) for ids in samples.retain]
-        need = plan.unlearning(
-            self.size,
-            method,
-            settings,
-            _counts(experts) or {self.size.first_moe: 1},
-            (sum(lengths[0]), sum(lengths[1])),
-            (asked[0] + 2 * settings.probe_tokens, asked[1] + 2),
-        )
+        planned = method_memory(self.base.model, method, settings, experts).device
         reset_peak(self.device)
         done = unlearn(self.base, Treatment(samples, experts, method, settings, 0), judge)
         where = f" in layer {experts[0][0]}" if len(experts) == 1 else f", {len(experts)} experts"
-        yield self._row(f"unlearn {name}{where if experts else ''}", need)
-        yield from self._delta(name, method, _counts(experts), done.delta, questions)
+        yield self._row(f"unlearn {name}{where if experts else ''}", planned)
+        yield from self._delta(name, done.delta, questions)
 
-    def _delta(
-        self, name: str, method: Method, experts: Any, delta: Delta, questions: list[Row]
-    ) -> Iterator[Row]:
+    def _delta(self, name: str, delta: Delta, questions: list[Row]) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
             delta.save(path := Path(folder, "delta"))
             size = path.stat().st_size / 1e9
-            yield self._row(f"save {name}, {size:.3g} GB", Need(0, self.size.weights))
+            yield self._row(f"save {name}, {size:.3g} GB")
             loaded = Delta.load(path)
         with loaded.applied_to(self.base.model) as model:
             self._examiner(questions, "test").results(model)
-        asked, batch = self._asked(questions, "test"), self.parameters.evaluation.batch_size
-        need = plan.evaluation(self.size, method, experts, asked, int(batch * asked[0] / QUESTIONS))
-        yield self._row(f"apply {name}, answer {2 * QUESTIONS} questions", need)
-
-    def _asked(self, questions: list[Row], part: str) -> tuple[int, float]:
-        """Return the tokens that pass to answer the questions of a part once, and the passes."""
-        texts = [record["question"] for record in questions if record["part"] == part]
-        tokens = sum(len(ids) for ids in self.base.tokenizer(texts)["input_ids"])
-        return tokens, len(texts) / self.parameters.evaluation.batch_size
+        yield self._row(f"apply {name}, answer {2 * QUESTIONS} questions")
 
     def _examiner(self, questions: list[Row], part: str) -> Examiner:
         asked = [Question(**record) for record in questions if record["part"] == part]
@@ -164,13 +143,12 @@ class Drive:
     def _words(self) -> int:
         return len(self.base.tokenizer)
 
-    def _row(self, part: str, need: Need) -> Row:
+    def _row(self, part: str, planned: int | None = None) -> Row:
         wait(self.device)
         now = time.perf_counter()
         row: Row = {"part": part, "seconds": now - self.start, "peak GB": peak(self.device) / 1e9}
-        if need.tokens and self.rate:
-            row["plan seconds"] = need.seconds(self.rate)
-        row["plan GB"] = need.device / 1e9
+        if planned is not None:
+            row["plan GB"] = planned / 1e9
         reset_peak(self.device)
         self.start = time.perf_counter()
         return row
@@ -186,11 +164,6 @@ class _Pleased:
         self.examiner.results(model)
         self.looks += 1
         return Judgement(1 / self.looks, 1.0, chance=0.0)
-
-
-def _counts(experts: list[tuple[int, int]]) -> dict[int, int]:
-    layers = [layer for layer, _ in experts]
-    return {layer: layers.count(layer) for layer in sorted(set(layers))}
 
 
 def _questions(base: LanguageModel) -> list[Row]:

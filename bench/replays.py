@@ -23,8 +23,8 @@ import transformers
 from bench import shapes
 from bench.measure import machine
 from seuf.audit.replay import base_tensors, departures
+from seuf.moe.architectures import moe_layers
 from seuf.moe.deltas import Delta
-from seuf.moe.footprint import footprint
 from seuf.moe.loading import LanguageModel
 from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.draws import Samples
@@ -62,7 +62,7 @@ def _parted(
 
 
 def _run(base: LanguageModel, objective: str, options: Any, seed: int) -> Delta:
-    layer = footprint(base.model).first_moe + 1
+    layer = moe_layers(base.model)[0].index + 1
     words = min(options.words, base.model.config.vocab_size)
     method = Method(
         scope="experts",

@@ -10,8 +10,6 @@ from kedro_dvc.cli import dvc
 from seuf.audit.cli import audit, one_line_for_input_errors, request
 from seuf.inputs import InputError
 
-ALIGNED = ["left", *["right"] * 5]  # a stage and its numbers
-
 
 @click.group(name="SEUF")
 def cli() -> None:
@@ -36,34 +34,30 @@ def show(env: str) -> None:
 @cli.command()
 @click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 @click.option(
-    "--rate",
-    default=1000.0,
-    show_default=True,
-    help="Tokens a second that pass the model: `python -m bench capture` measures it.",
-)
-@click.option(
     "--layer",
     type=int,
-    help="Decoder layer of the selected expert; by default the first MoE layer, the worst case.",
+    help="Decoder layer of the selected experts; by default the first MoE layer, the worst case.",
 )
-def plan(env: str, rate: float, layer: int | None) -> None:
-    """Tell from its configuration alone what a study will need, and how long it will take.
+def plan(env: str, layer: int | None) -> None:
+    """Tell from its configuration alone how much memory each method of a study needs.
 
-    Memory is that of the device the model runs on (device), and beside the model in the CPU's
-    (memory); disk is what the stages write, which DVC's cache holds once more.
+    Device memory is that of a training step: the weights, what the optimizer keeps of what is
+    trained, snapshots of it, and the activations of a batch.
+
+    Example: kedro plan --env qwen_wmdp --layer 5
     """
+    from tabulate import tabulate
+
     from kedro_dvc.project import load_config
     from seuf.pipelines.parameters import StudyParameters, check_parameters
-    from seuf.pipelines.plan import needs, table
+    from seuf.pipelines.plan import study_memory, table
 
     with one_line_for_input_errors():
-        config = load_config(Path.cwd(), env)
-        check_parameters(config["parameters"])
-        parameters = StudyParameters.model_validate(config["parameters"])
-        stages = needs(parameters, config["globals"], layer)
-        click.echo(
-            table(stages, rate).to_markdown(index=False, disable_numparse=True, colalign=ALIGNED)
-        )
+        parameters = load_config(Path.cwd(), env)["parameters"]
+        check_parameters(parameters)
+        rows = table(study_memory(StudyParameters.model_validate(parameters), layer))
+        aligned = ["left", *["right"] * (len(rows[0]) - 1)]
+        click.echo(tabulate(rows, "keys", "github", disable_numparse=True, colalign=aligned))
 
 
 @cli.command()

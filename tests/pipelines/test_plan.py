@@ -1,22 +1,204 @@
-"""The plan of a study from its configuration alone."""
+"""The memory of a study's methods from its configuration alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from kedro_dvc.project import load_config
 from seuf.cli import cli
 from seuf.inputs import InputError
-from seuf.moe.footprint import BACKWARD, footprint
+from seuf.moe.architectures import moe_layers
 from seuf.moe.loading import load_model
+from seuf.moe.loss import batch_nll
 from seuf.moe.settings import ExternalModelSettings
 from seuf.pipelines.parameters import StudyParameters
-from seuf.pipelines.plan import needs, table
-from seuf.unlearning.needs import Need
-from tests.tiny import tiny_language_model
+from seuf.pipelines.plan import (
+    Memory,
+    assumed_experts,
+    method_memory,
+    study_memory,
+    table,
+    trained_parameters,
+)
+from seuf.unlearning.scopes import Scope, everything, lora, selected_experts
+from seuf.unlearning.settings import Method, SelectionSettings, UnlearningSettings
+from tests.tiny import tiny_batch, tiny_language_model, tiny_model
 
 PROJECT = Path(__file__).parents[2]
+STEP = UnlearningSettings(batch_size=2, max_length=10)  # 20 tokens of each set
+LAYER = 20 * (2 * 3 * (32 + 16) * 4 + 20 * 32)  # what a layer keeps of them, see test_footprint
+LOSS = 2 * 20 * 97 * 4
+EXPERT, ROUTER = 1536, 128
+
+
+def memory(method: Method, experts: tuple = (), dtype: torch.dtype = torch.float32) -> Memory:
+    """Return what a method needs on a tiny qwen2_moe of two layers."""
+    return method_memory(tiny_model("qwen2_moe").to(dtype), method, STEP, list(experts))
+
+
+def one_expert(objective: str = "ga", router: str = "layer") -> Method:
+    """Return a method that trains one expert."""
+    return Method(scope="experts", selection="affinity", objective=objective, router=router)
+
+
+def parameters() -> int:
+    """Return how many parameters the tiny model has."""
+    return sum(p.numel() for p in tiny_model("qwen2_moe").parameters())
+
+
+def test_a_method_that_changes_nothing_needs_the_weights_alone():
+    weights = 4 * parameters()
+
+    assert memory(Method(scope="nothing")) == Memory(0, weights, 0, 0, 0, weights, 0)
+
+
+def test_training_everything_in_float32_keeps_three_copies_of_the_weights_and_adamw():
+    """The model and two snapshots, 4 bytes each; two moments and a gradient: 24 bytes in all."""
+    n = parameters()
+
+    need = memory(Method(scope="everything", objective="ga"))
+
+    kept = 2 * LAYER + LOSS
+    assert need == Memory(n, 4 * n, 12 * n, 8 * n, kept, 24 * n + kept, 4 * n)
+
+
+def test_training_everything_in_bfloat16_has_masters_and_two_gradients():
+    """Masters, moments and their gradient are float32; the model's own gradient takes 2 bytes."""
+    n = parameters()
+
+    need = memory(Method(scope="everything", objective="ga"), dtype=torch.bfloat16)
+
+    assert (need.weights, need.optimizer, need.snapshots, need.delta) == (
+        2 * n,
+        18 * n,
+        4 * n,
+        2 * n,
+    )
+
+
+def test_one_expert_in_float32_is_counted_by_hand():
+    """Layer 1 alone keeps activations; the expert in training 4 * 16 elements a token more."""
+    n, kept = EXPERT + ROUTER, LAYER + LOSS + 20 * 4 * 16 * 4
+
+    need = memory(one_expert(), [(1, 2)])
+
+    device = 4 * parameters() + 20 * n + kept
+    assert need == Memory(n, 4 * parameters(), 12 * n, 8 * n, kept, device, 4 * n)
+
+
+def test_of_an_expert_in_bfloat16_only_the_router_has_two_gradients():
+    need = memory(one_expert(), [(1, 2)], dtype=torch.bfloat16)
+
+    assert need.optimizer == 16 * (EXPERT + ROUTER) + 2 * ROUTER
+    assert need.snapshots == 2 * 2 * (EXPERT + ROUTER)
+    assert need.delta == 2 * (EXPERT + ROUTER)
+
+
+def test_experts_of_one_layer_share_its_router():
+    two = memory(one_expert(), [(1, 2), (1, 3)])
+    apart = memory(one_expert(), [(0, 2), (1, 3)])
+    alone = memory(one_expert(router="none"), [(1, 2), (1, 3)])
+
+    assert two.trained == 2 * EXPERT + ROUTER
+    assert apart.trained == 2 * EXPERT + 2 * ROUTER
+    assert alone.trained == 2 * EXPERT
+
+
+def test_adapters_stand_beside_the_weights_and_their_delta_is_what_they_are_merged_into():
+    """849 of rank 1 in each of two layers, see test_footprint; A and B themselves count too.
+
+    Each layer keeps its four experts with adapters, and 240 inputs a token.
+    """
+    n, each = 3 * 2 * 849, 4 * 4 * EXPERT + 4 * 20 * 240
+
+    need = memory(Method(scope="lora", rank=3, objective="ga"))
+
+    assert (need.trained, need.optimizer, need.snapshots) == (n, 16 * n, 8 * n)
+    assert need.activations == 2 * LAYER + LOSS + 2 * each
+    assert need.delta == 4 * 2 * (3072 + 1536 + 32 + 4 * EXPERT)
+
+
+def test_objectives_with_a_retain_term_keep_twice_the_tokens():
+    one, two = (memory(one_expert(name), [(1, 0)]).activations for name in ("ga", "gdiff"))
+
+    assert two == 2 * one
+
+
+def test_rmu_keeps_no_layer_above_the_steered_one_and_no_logits():
+    """Experts of layer 0 are steered there; everything is steered at `rmu_layer`, 1."""
+    slice_ = 4 * 16 * 4
+
+    assert memory(one_expert("rmu"), [(0, 0)]).activations == 2 * (LAYER + 20 * slice_)
+    assert memory(Method(scope="everything", objective="rmu")).activations == 2 * 2 * LAYER
+
+
+def test_a_methods_own_batch_size_counts():
+    one = memory(one_expert(), [(1, 0)])
+    four = memory(one_expert().model_copy(update={"batch_size": 8}), [(1, 0)])
+
+    assert four.activations == 4 * one.activations
+
+
+@contextmanager
+def scope_of(model: torch.nn.Module, method: Method, experts: list) -> Iterator[Scope]:
+    """Give the scope that a run of the method would train."""
+    if method.scope == "lora":
+        with lora(model, method.rank, seed=0) as scope:
+            yield scope
+    elif method.scope == "everything":
+        yield everything(model, method.only, method.layers)
+    else:
+        yield selected_experts(model, experts, method.router)
+
+
+METHODS = {
+    "everything": Method(scope="everything", objective="ga"),
+    "all experts": Method(scope="everything", only="experts", objective="ga"),
+    "all routers": Method(scope="everything", only="routers", objective="ga"),
+    "layer": Method(scope="everything", layers=[1], objective="ga"),
+    "lora": Method(scope="lora", objective="ga"),
+    "expert": one_expert(),
+    "expert alone": one_expert(router="none"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_as_many_parameters_are_counted_as_the_real_scope_trains(model, method):
+    last = moe_layers(model)[-1].index
+    experts = [(last, 1), (last, 3)] if method.scope == "experts" else []
+
+    counted = trained_parameters(model, method, experts)
+
+    with scope_of(model, method, experts) as scope:
+        assert sum(counted[:3]) == sum(tensor.numel() for tensor in scope.trained.values())
+        assert counted.first_layer == scope.first_layer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["everything", "lora", "expert"])
+def test_the_optimizer_keeps_what_is_counted(name, dtype):
+    """Masters, both kinds of gradients and moments after a step, without what the model holds."""
+    method, model = METHODS[name], tiny_model("qwen2_moe").to(dtype)
+    experts = [(1, 2)] if name == "expert" else []
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    with scope_of(model, method, experts) as scope, scope:
+        nll, mask = batch_nll(model, tiny_batch())
+        (nll * mask).sum().backward()
+        masters = scope.gradients_to_masters()
+        optimizer = torch.optim.AdamW(masters)
+        optimizer.step()
+        tensors = [*masters, *scope.whole.values()]
+        tensors += [tensor.grad for tensor in tensors if tensor.grad is not None]
+        tensors += [t for state in optimizer.state.values() for t in state.values() if t.dim()]
+        kept = {t.untyped_storage().data_ptr(): t.nbytes for t in tensors}
+
+    counted = method_memory(tiny_model("qwen2_moe").to(dtype), method, STEP, experts)
+    assert sum(size for at, size in kept.items() if at not in own) == counted.optimizer
 
 
 def study(name: str, **changes: object) -> StudyParameters:
@@ -24,133 +206,103 @@ def study(name: str, **changes: object) -> StudyParameters:
     return StudyParameters.model_validate(load_config(PROJECT, name)["parameters"] | changes)
 
 
-def test_every_stage_and_every_method_has_its_needs():
+def test_every_method_of_a_study_is_planned():
     parameters = study("base")
 
-    stages = needs(parameters, {})
-
-    assert list(stages)[:2] == ["make_base_model", "capture_routing"]
-    for method in parameters.methods:
-        assert {f"unlearn@{method}", f"evaluate@{method}"} <= stages.keys()
-    assert stages["unlearn@original"].tokens == 0
-
-
-def test_the_base_models_weights_are_what_is_written():
-    """The smoke study's model, made: as many bytes as its checkpoint's tensors."""
-    parameters = study("smoke")
-
-    from seuf.moe.training import new_model
-
-    model = new_model(parameters.base_model, parameters.base_model.vocabulary)
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    assert needs(parameters, {})["make_base_model"].disk == size
+    assert list(study_memory(parameters)) == list(parameters.methods)
 
 
 def test_an_external_model_is_sized_without_its_weights(tmp_path):
     tiny_language_model().save(tmp_path)
-    weights = sum(4 * p.numel() for p in load_model(source(tmp_path)).model.parameters())
+    source = ExternalModelSettings(path=str(tmp_path), device="cpu")
+    weights = sum(4 * p.numel() for p in load_model(source).model.parameters())
     (tmp_path / "model.safetensors").unlink()
 
-    stages = needs(study("smoke", base_model=source(tmp_path).model_dump()), {})
+    needs = study_memory(study("smoke", base_model=source.model_dump()))
 
-    assert stages["unlearn@original"].device == weights
-
-
-def source(folder: Path) -> ExternalModelSettings:
-    """Return settings of a model on the CPU."""
-    return ExternalModelSettings(path=str(folder), device="cpu")
+    assert needs["original"].device == weights
 
 
-def test_a_model_that_is_taught_is_written_and_needs_room_for_its_adapters(tmp_path):
-    """849 parameters of rank 1 in each of 2 layers, 16 bytes each: see tests/moe/test_adapters.
-
-    10 steps of 4 * 16 tokens pass there and back, 2.5, and twice the head.
-    """
+def test_a_model_that_is_taught_first_is_sized_too(tmp_path):
     tiny_language_model().save(tmp_path)
-    taught = {"source": "finetune", "path": str(tmp_path), "device": "cpu", "steps": 10}
-    taught |= {"batch_size": 4, "length": 16}
+    taught = {"source": "finetune", "path": str(tmp_path), "device": "cpu"}
 
-    one, two = (
-        needs(study("smoke", base_model=taught | {"rank": rank}), {})["make_base_model"]
-        for rank in (1, 2)
+    needs = study_memory(study("smoke", base_model=taught))
+
+    assert needs["original"].weights == 4 * sum(
+        p.numel() for p in tiny_language_model().model.parameters()
     )
-
-    model = load_model(source(tmp_path)).model
-    size = footprint(model)
-    assert one.disk == sum(4 * p.numel() for p in model.parameters())
-    assert two.device - one.device == 16 * 2 * 849
-    assert one.tokens == pytest.approx(10 * 64 * (1 + BACKWARD + 2 * size.head_share()))
 
 
 def test_a_model_that_is_not_there_is_one_clear_line(tmp_path):
     nowhere = {"source": "external", "path": str(tmp_path / "nowhere")}
 
     with pytest.raises(InputError, match="There is no model at"):
-        needs(study("smoke", base_model=nowhere), {})
+        study_memory(study("smoke", base_model=nowhere))
 
 
-def test_a_higher_layer_costs_less():
-    low, high = (needs(study("base"), {}, layer)["unlearn@seuf_gdiff"] for layer in (0, 2))
+def test_a_higher_layer_keeps_less():
+    low, high = (study_memory(study("base"), layer)["seuf_gdiff"] for layer in (0, 2))
 
-    assert high.tokens < low.tokens
-    assert high.device < low.device
-    assert high.memory > low.memory
-
-
-def test_esft_is_planned_for_as_many_experts_as_it_can_take():
-    """.15 of 8 experts is 1.2: 2 in each of 3 layers."""
-    selection = {"rules": ["affinity", "esft"]}
-    row = {"scope": "experts", "objective": "ga"}
-    methods = {
-        "one": {**row, "selection": "affinity", "router": "none"},
-        "many": {**row, "selection": "esft", "router": "none"},
-    }
-
-    stages = needs(study("base", expert_selection=selection, methods=methods), {})
-
-    assert stages["unlearn@many"].disk == 2 * 3 * stages["unlearn@one"].disk
+    assert high.activations < low.activations
+    assert high.trained == low.trained
 
 
-def test_a_study_of_spread_repeats_its_runs():
-    """Five rates with the first of three seeds, one with the others, on three bases: 21 runs."""
-    parameters = study("sandbox_seeds")
-    once = needs(parameters.model_copy(update={"replication": None}), {})
+def test_a_layer_without_experts_is_refused():
+    model = tiny_model("deepseek_v2")
 
-    spread = needs(parameters, {})
-
-    assert spread["capture_routing"].tokens == 3 * once["capture_routing"].tokens
-    runs = spread["unlearn@seuf_ga"].tokens / once["unlearn@seuf_ga"].tokens
-    assert runs == pytest.approx(21)
+    with pytest.raises(InputError, match=r"Layer 0 is not a MoE layer; MoE layers are \[1, 2\]"):
+        assumed_experts(model, one_expert(), SelectionSettings(), 0)
 
 
-def test_the_table_adds_work_and_disk_and_takes_the_most_of_memory():
-    stages = {
-        "make": Need(1000, 2 * 10**9, 10**9, 10**9),
-        "unlearn@a": Need(500, 3 * 10**9, 0, 10**9),
-        "unlearn@b": Need(500, 3 * 10**9, 0, 10**9),
-    }
+def test_rankings_are_assumed_in_one_layer_and_fixed_experts_where_they_are():
+    model, settings = (
+        tiny_model("qwen2_moe"),
+        SelectionSettings(top=2, fixed={"mine": {"layer": 1, "expert": 3}}),
+    )
+    mine = one_expert().model_copy(update={"selection": "mine"})
 
-    rows = table(stages, rate=10).to_dict("records")
+    assert assumed_experts(model, one_expert(), settings, None) == [(0, 0), (0, 1)]
+    assert assumed_experts(model, one_expert(), settings, 1) == [(1, 0), (1, 1)]
+    assert assumed_experts(model, mine, settings, 0) == [(1, 3)]
+    assert assumed_experts(model, METHODS["lora"], settings, 0) == []
 
-    assert [row["stage"] for row in rows] == ["make", "unlearn@a, b", "all"]
-    assert rows[-1] == {
-        "stage": "all",
-        "tokens": "2,000",
-        "time": "0:03:20",
-        "device GB": "3",
-        "memory GB": "1",
-        "disk GB": "3",
+
+def test_esft_is_assumed_to_take_as_many_experts_as_it_can():
+    """.3 of 4 experts is 1.2: 2 in each of 2 layers."""
+    settings = SelectionSettings(rules=["esft"], esft_threshold=0.3)
+    esft = one_expert().model_copy(update={"selection": "esft"})
+
+    chosen = assumed_experts(tiny_model("qwen2_moe"), esft, settings, None)
+
+    assert chosen == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_the_table_says_its_units():
+    (row,) = table(
+        {"a": Memory(1234567, 2 * 10**9, 3 * 10**6, 4 * 10**6, 5 * 10**6, 12345678901, 0)}
+    )
+
+    assert row == {
+        "method": "a",
+        "trained": "1,234,567",
+        "weights": "2 GB",
+        "optimizer": "3 MB",
+        "snapshots": "4 MB",
+        "activations": "5 MB",
+        "device in all": "12.3 GB",
+        "delta on disk": "0 MB",
     }
 
 
 def test_the_command_prints_it(monkeypatch):
     monkeypatch.chdir(PROJECT)
 
-    done = CliRunner().invoke(cli, ["plan", "--env", "smoke", "--rate", "5000"])
+    done = CliRunner().invoke(cli, ["plan", "--env", "smoke"])
 
     assert done.exit_code == 0
-    assert "| stage" in done.output
-    assert "| all" in done.output
+    assert "| method" in done.output
+    assert "| original" in done.output
 
 
 def test_the_command_names_the_studies_there_are(monkeypatch):

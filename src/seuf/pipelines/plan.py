@@ -1,107 +1,190 @@
-"""`kedro plan`: what a study will need, before anything runs."""
+"""`kedro plan`: the memory that each method of a study needs, before anything runs.
+
+Counted on a model without weights, from the configuration alone: what a method trains, what AdamW
+and the snapshots keep of that, and what a training step keeps of its tokens. A model spread over
+devices by a `device_map` needs as much in all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from inspect import signature
+from typing import Any, NamedTuple
 
-import pandas as pd
+from torch import nn
 
-from seuf.benchmarks.sizes import Sizes, sizes
-from seuf.moe.footprint import BACKWARD, Footprint, footprint
+from seuf.inputs import InputError
+from seuf.moe import footprint
+from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.loading import empty_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
 from seuf.pipelines.parameters import BaseModelSettings, StudyParameters
-from seuf.unlearning import plan
-from seuf.unlearning.needs import Need, waiting
-from seuf.unlearning.planned_run import ADAM
-from seuf.unlearning.settings import Method, ReplicationSettings
+from seuf.unlearning.objectives import OBJECTIVES
+from seuf.unlearning.scopes import Experts, part_of
+from seuf.unlearning.selection import most_to_reach
+from seuf.unlearning.settings import ESFT, Method, SelectionSettings, UnlearningSettings
 
-GB = 1e9
-PLACES = ("device", "memory", "disk")
-QUESTION_TOKENS = 150  # of a question of MMLU with its choices, about
+SNAPSHOTS = 2  # of what is trained: the original's, and the best checkpoint's
+FLOAT32 = 4
 
 
-def needs(
-    parameters: StudyParameters, globals_: Mapping[str, Any], layer: int | None = None
-) -> dict[str, Need]:
-    """Return what each stage of a study needs, by name.
+class Trained(NamedTuple):
+    """How many parameters a method trains, and where; all of a router that is trained by rows.
+
+    Attributes:
+        whole: In tensors that are trained as a whole, in the model's type.
+        slices: In experts, whose gradients go to float32 tensors of their own.
+        adapters: In LoRA's adapters, float32 tensors beside the model.
+        first_layer: First decoder layer that changes.
+    """
+
+    whole: int = 0
+    slices: int = 0
+    adapters: int = 0
+    first_layer: int = 0
+
+
+class Memory(NamedTuple):
+    """What one method needs: parameters in training, then bytes.
+
+    `device` is all that is there at once in a training step, the first four together.
+    """
+
+    trained: int
+    weights: int
+    optimizer: int
+    snapshots: int
+    activations: int
+    device: int
+    delta: int
+
+
+def study_memory(parameters: StudyParameters, layer: int | None = None) -> dict[str, Memory]:
+    """Return what each method of a study needs, by name.
 
     Args:
         parameters: Of the study.
-        globals_: Its globals, which name your own files.
-        layer: Decoder layer that the selected expert is assumed to be in; by default the first MoE
-            layer, where unlearning takes longest. ESFT's experts are in all of them.
+        layer: Decoder layer that a rule's experts are assumed to be in; by default the first MoE
+            layer, where a step keeps most.
 
     Raises:
-        InputError: If there is no model or no file where the study says.
+        InputError: If there is no such model, or no such layer in it.
     """
-    model = footprint(_empty(parameters.base_model))
-    files = {name: Path(str(globals_.get(name))) for name in ("forget", "retain", "questions")}
-    size = sizes(parameters.benchmark, files)
-    where = model.first_moe if layer is None else layer
-    treated = {
-        name: plan.treated(model, method, parameters.expert_selection, where)
+    model = _empty_model(parameters.base_model)
+    return {
+        name: method_memory(
+            model,
+            method,
+            parameters.unlearning,
+            assumed_experts(model, method, parameters.expert_selection, layer),
+        )
         for name, method in parameters.methods.items()
     }
-    stages = _models(parameters, model) | _capture(parameters, model, size)
-    stages |= _unlearning(parameters, model, size, treated)
-    stages |= _evaluation(parameters, model, size, treated)
-    spread = parameters.replication
-    return {name: _times(need, name, spread) for name, need in stages.items()} if spread else stages
 
 
-def table(stages: Mapping[str, Need], rate: float) -> pd.DataFrame:
-    """Return the needs as a table, with the time at a rate in tokens a second; then all together.
+def table(needs: dict[str, Memory]) -> list[dict[str, str]]:
+    """Return a row a method, with what each number is called."""
+    return [
+        {
+            "method": name,
+            "trained": f"{need.trained:,}",
+            "weights": _readable(need.weights),
+            "optimizer": _readable(need.optimizer),
+            "snapshots": _readable(need.snapshots),
+            "activations": _readable(need.activations),
+            "device in all": _readable(need.device),
+            "delta on disk": _readable(need.delta),
+        }
+        for name, need in needs.items()
+    ]
 
-    Methods that need the same are one row.
-    """
-    rows = [_row(name, need, rate) for name, need in _alike(stages).items()]
-    total = Need(
-        tokens=sum(need.tokens for need in stages.values()),
-        device=max(need.device for need in stages.values()),
-        memory=max(need.memory for need in stages.values()),
-        disk=sum(need.disk for need in stages.values()),
-        waiting=sum(need.waiting for need in stages.values()),
+
+def method_memory(
+    model: Any, method: Method, settings: UnlearningSettings, experts: Experts
+) -> Memory:
+    """Return what one method needs on a model, which may be empty; `experts` as it was given."""
+    whole, slices, adapters, first = trained_parameters(model, method, experts)
+    itemsize, trained = model.dtype.itemsize, whole + slices + adapters
+    optimizer = 3 * FLOAT32 * trained  # AdamW's two moments and the gradient
+    optimizer += FLOAT32 * adapters  # which are beside the model's weights themselves
+    if itemsize < FLOAT32:  # masters, and of whole tensors the gradient in the model's type too
+        optimizer += FLOAT32 * (whole + slices) + itemsize * whole
+    weights, activations = footprint.weight_bytes(model), 0
+    snapshots = SNAPSHOTS * (itemsize * (whole + slices) + FLOAT32 * adapters)
+    if method.objective is not None:
+        activations = _activations(model, method, settings, experts, first)
+    return Memory(
+        trained=trained,
+        weights=weights,
+        optimizer=optimizer,
+        snapshots=snapshots,
+        activations=activations,
+        device=weights + optimizer + snapshots + activations,
+        delta=footprint.adapted_bytes(model) if adapters else itemsize * trained,
     )
-    return pd.DataFrame([*rows, _row("all", total, rate)])
 
 
-def _alike(stages: Mapping[str, Need]) -> dict[str, Need]:
-    """Return stages by name, those of one kind that need the same under all their names."""
-    names: dict[tuple[str, Need], list[str]] = {}
-    for name, need in stages.items():
-        stage, _, method = name.partition("@")
-        names.setdefault((stage, need), []).append(method)
-    return {
-        f"{stage}@{len(methods)} methods"
-        if len(methods) > 3
-        else f"{stage}@{', '.join(methods)}".rstrip("@"): need
-        for (stage, need), methods in names.items()
-    }
+def trained_parameters(model: Any, method: Method, experts: Experts) -> Trained:
+    """Return how many parameters a method trains of a model, which may be empty."""
+    if method.scope == "nothing":
+        return Trained()
+    if method.scope == "lora":
+        return Trained(adapters=footprint.adapter_parameters(model, method.rank))
+    if method.scope == "everything":
+        whole, first = part_of(model, method.only, method.layers)
+        return Trained(sum(parameter.numel() for parameter in whole.values()), first_layer=first)
+    layers = {layer.index: layer for layer in moe_layers(model)}
+    routers = {index for index, _ in experts} if method.router != "none" else set()
+    return Trained(
+        whole=sum(footprint.router_parameters(layers[index]) for index in routers),
+        slices=sum(footprint.expert_parameters(layers[index]) for index, _ in experts),
+        first_layer=min(index for index, _ in experts),
+    )
 
 
-def _row(name: str, need: Need, rate: float) -> dict[str, str]:
-    return {
-        "stage": name,
-        "tokens": f"{need.tokens:,.0f}",
-        "time": str(timedelta(seconds=round(need.seconds(rate)))),
-        **{f"{what} GB": f"{getattr(need, what) / GB:.3g}" for what in PLACES},
-    }
+def assumed_experts(
+    model: nn.Module, method: Method, settings: SelectionSettings, layer: int | None
+) -> Experts:
+    """Return the experts that a method's selection is assumed to choose, (layer, expert) pairs.
+
+    A ranking's lie in one layer; of ESFT these are the most that it can take, those of tokens that
+    are spread evenly.
+    """
+    if method.selection is None:
+        return []
+    if fixed := settings.fixed.get(method.selection):
+        return [(fixed.layer, fixed.expert)]
+    layers = {one.index: one.num_experts for one in moe_layers(model)}
+    if method.selection == ESFT:
+        most = {i: most_to_reach(number, settings.esft_threshold) for i, number in layers.items()}
+        return [(index, expert) for index, count in most.items() for expert in range(count)]
+    chosen = min(layers) if layer is None else layer
+    if chosen not in layers:
+        raise InputError(f"Layer {chosen} is not a MoE layer; MoE layers are {sorted(layers)}.")
+    return [(chosen, expert) for expert in range(min(settings.top, layers[chosen]))]
 
 
-def _times(need: Need, name: str, spread: ReplicationSettings) -> Need:
-    """Return what a stage needs in a study of spread: for each base, and there for each run."""
-    runs = 1
-    if "@" in name:
-        runs = len(spread.learning_rates) + len(spread.seeds) - 1
-    times = runs * len(spread.bases)
-    return need._replace(tokens=need.tokens * times, waiting=need.waiting * times)
+def _activations(
+    model: Any, method: Method, settings: UnlearningSettings, experts: Experts, first: int
+) -> int:
+    """Return what a step keeps of its tokens, and what the loss makes of them."""
+    takes = signature(OBJECTIVES[str(method.objective)]).parameters.keys()
+    sets = 2 if takes & {"retain_nll", "retain_hidden"} else 1
+    tokens = sets * (method.batch_size or settings.batch_size) * settings.max_length
+    last = len(decoder(model).layers) - 1
+    if "forget_hidden" in takes:  # nothing above the steered layer runs
+        last = max((i for i, _ in experts), default=settings.objectives.rmu_layer)
+    kept = footprint.activation_bytes(model, tokens, first, last)
+    if "forget_nll" in takes:
+        kept += footprint.loss_bytes(model, tokens)
+    if method.scope == "lora":
+        kept += footprint.adapter_activation_bytes(model, tokens, last)
+    layers = {layer.index: layer for layer in moe_layers(model)}
+    return kept + sum(
+        footprint.slice_activation_bytes(model, tokens, layers[index]) for index, _ in experts
+    )
 
 
-def _empty(settings: BaseModelSettings) -> Any:
+def _empty_model(settings: BaseModelSettings) -> Any:
     if isinstance(settings, ExternalModelSettings):
         return empty_model(settings)
     if isinstance(settings, FinetuningSettings):
@@ -114,82 +197,5 @@ def _empty(settings: BaseModelSettings) -> Any:
         return new_model(settings, settings.vocabulary)
 
 
-def _models(parameters: StudyParameters, model: Footprint) -> dict[str, Need]:
-    made = {"make_base_model": _model(parameters.base_model, model)}
-    reference = parameters.reference_model
-    if reference is not None:  # of the same shape
-        settings = parameters.base_model if reference == "alike" else reference
-        made["make_reference_model"] = _model(settings, model)
-    return made
-
-
-def _model(settings: BaseModelSettings, model: Footprint) -> Need:
-    if isinstance(settings, ExternalModelSettings):
-        return Need(0, model.weights)
-    if isinstance(settings, FinetuningSettings):
-        return _finetuning(settings, model)
-    step = settings.batch_size * settings.length
-    held = ADAM * model.parameters + model.training_bytes(step, 0, settings.layers - 1)
-    logits = 3 * 4 * step * model.vocabulary
-    tokens = (
-        settings.steps * step * 3 * (1 + model.head_share())
-    )  # forward, and backward twice that
-    return Need(tokens, held + logits, disk=model.weights)
-
-
-def _finetuning(settings: FinetuningSettings, model: Footprint) -> Need:
-    step, last = settings.batch_size * settings.length, len(model.layers) - 1
-    return Need(
-        settings.steps * step * (1 + BACKWARD + 2 * model.head_share()),
-        model.weights
-        + ADAM * model.adapters(settings.rank)
-        + model.training_bytes(step, 0, last)
-        + model.adapter_bytes(step, last)
-        + model.loss_bytes(step),
-        disk=model.weights,
-        waiting=waiting(model, settings.steps * (1 + BACKWARD), adapted=True),
-    )
-
-
-def _capture(parameters: StudyParameters, model: Footprint, size: Sizes) -> dict[str, Need]:
-    both = [
-        plan.capture(model, parameters.routing_capture, tokens)
-        for tokens in (size.forget_tokens, size.retain_tokens)
-    ]
-    tokens, device = sum(n.tokens for n in both), max(n.device for n in both)
-    return {"capture_routing": Need(tokens, device, waiting=sum(n.waiting for n in both))}
-
-
-def _unlearning(
-    parameters: StudyParameters, model: Footprint, size: Sizes, treated: dict[str, dict[int, int]]
-) -> dict[str, Need]:
-    settings, batch = parameters.unlearning, parameters.evaluation.batch_size
-    probes = 2 * settings.probe_tokens
-    look = size.selection_tokens + probes, _passes(size.selection_tokens, batch) + 2
-    tokens = size.forget_tokens, size.retain_tokens
-    return {
-        f"unlearn@{name}": plan.unlearning(model, method, settings, treated[name], tokens, look)
-        for name, method in parameters.methods.items()
-    }
-
-
-def _evaluation(
-    parameters: StudyParameters, model: Footprint, size: Sizes, treated: dict[str, dict[int, int]]
-) -> dict[str, Need]:
-    settings = parameters.evaluation
-    batch = min(settings.batch_size * settings.max_length, size.test_tokens)
-    probes = 4 * settings.probe_tokens  # both sets, before and after
-    asked = size.test_tokens + probes, _passes(size.test_tokens, settings.batch_size) + 4
-    needs = {
-        f"evaluate@{name}": plan.evaluation(model, method, treated[name], asked, batch)
-        for name, method in parameters.methods.items()
-    }
-    if parameters.reference_model is None:
-        return needs
-    alone = plan.evaluation(model, Method(scope="nothing"), {}, asked, batch)
-    return needs | {"score_reference": alone}
-
-
-def _passes(tokens: int, batch_size: int) -> float:
-    """Return in how many passes questions are answered."""
-    return tokens / (QUESTION_TOKENS * batch_size)
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
