@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+from kedro.io import DataCatalog
 from kedro.pipeline import Node
 
 from seuf.datasets.progress import NAME, FileProgress
-from seuf.hooks import StudyHooks, _one_line_for_input_errors
+from seuf.hooks import StudyHooks, _one_line_for_input_errors, folders
 from seuf.inputs import InputError
 from seuf.unlearning.resumption import Kept
 
@@ -48,7 +50,7 @@ def test_each_node_keeps_progress_in_its_own_file_until_all_is_saved(tmp_path):
     hooks, node = _hooks(), Node(max, ["progress", "x"], "y", name="n", namespace="methods.ga")
     given = {"progress": FileProgress(tmp_path), "x": 1}
 
-    changed = hooks.before_node_run(node, given)
+    changed = hooks.before_node_run(node, DataCatalog(), given)
     changed["progress"].save("key", Kept({}, {}))
 
     assert list(changed) == ["progress"]
@@ -58,7 +60,32 @@ def test_each_node_keeps_progress_in_its_own_file_until_all_is_saved(tmp_path):
 
 
 def test_a_node_without_progress_is_left_alone():
-    assert _hooks().before_node_run(Node(len, "x", "y", name="n"), {"x": 1}) == {}
+    node = Node(len, "x", "y", name="n")
+
+    assert _hooks().before_node_run(node, DataCatalog(), {"x": 1}) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("owner/name", []),
+        ("name", []),
+        ("", []),
+        (None, []),
+        ("here", ["here"]),
+        ("here/name", ["here/name"]),  # may yet come
+        ("/data/name", ["/data/name"]),
+        ("/data", ["/data"]),
+        ("~/name", ["/home/me/name"]),
+        ("a/b/name", ["a/b/name"]),
+    ],
+)
+def test_a_folder_is_told_from_an_id_of_the_hub(path, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "here").mkdir()
+
+    assert folders(path) == found
 
 
 def _hooks():

@@ -32,19 +32,6 @@ from kedro_dvc.files import WorkflowError
 REPLACE = "_replace_"
 
 
-def folders(*paths: str) -> list[str]:
-    """Return those of the paths that are folders, and no ids of the Hugging Face hub.
-
-    An id has at most one slash and no folder of its first part lies here.
-    """
-    return [str(Path(path).expanduser()) for path in paths if path and _is_folder(path)]
-
-
-def _is_folder(path: str) -> bool:
-    first = path.split("/")[0]
-    return path.count("/") > 1 or first in ("", ".", "..", "~") or Path(first).is_dir()
-
-
 def merged(base: Any, study: Any) -> Any:
     """Return what a study's value makes of base's.
 

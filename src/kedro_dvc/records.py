@@ -1,6 +1,4 @@
-"""What a run depends on that no lock file holds: machine, libraries, commit, torch's switches.
-
-What DVC does not record of a stage's run: when, how long, where, from which commit.
+"""What DVC does not record of a stage's run: when, how long, where, from which commit.
 
 A run of one node, which is what a stage is, leaves `evidence/<study>/runs/<node>.json`, made to be
 committed beside dvc.lock: it names the outputs by SHA-256, so what it tells is tied to these bytes
@@ -15,8 +13,8 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import distributions
@@ -48,37 +46,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def torch_state(threads: int | None = None) -> dict[str, Any] | None:
-    """Return torch's threads, device and switches of determinism; None if it was not imported.
-
-    Args:
-        threads: That a stage has asked for while it ran; None if it took what there was.
-    """
-    torch: Any = sys.modules.get("torch")
-    if torch is None:
-        return None
-    return {
-        "threads": threads or torch.get_num_threads(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "cuda": _cuda(torch) if torch.cuda.is_available() else None,
-    }
-
-
 def commit_of(project: Path) -> tuple[str | None, bool]:
     """Return the commit, and whether all that decides a result is as it was committed."""
     head = _git(project, "rev-parse", "HEAD")
     changed = _git(project, "status", "--porcelain", "--", *DECIDING)
     return (head or "").strip() or None, changed == ""
-
-
-def _cuda(torch: Any) -> dict[str, Any]:
-    return {
-        "device": torch.cuda.get_device_name(),
-        "version": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
-    }
 
 
 def _processor() -> str:
@@ -96,11 +68,23 @@ def _git(project: Path, *command: str) -> str | None:
 
 
 EVIDENCE = "evidence"
+KEYS = ("node", "started", "seconds", "commit", "clean", "environment", "outputs")
 Record = dict[str, Any]
 
 
+Inputs = Mapping[str, Any]
+
+
 class RunRecords:
-    """Writes the record of a node that has run."""
+    """Writes the record of a node that has run.
+
+    Args:
+        facts: Returns what the project wants to be recorded beside it, by name, after a node has
+            run with these inputs.
+    """
+
+    def __init__(self, facts: Callable[[Inputs], Record] = lambda inputs: {}) -> None:
+        self._facts = facts
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -111,13 +95,11 @@ class RunRecords:
     def before_pipeline_run(self) -> None:
         """Take the time."""
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
-        self._threads: int | None = None
 
     @hook_impl
-    def before_node_run(self, inputs: dict[str, Any]) -> None:
-        """Remember how many threads the node's settings ask for, if they do."""
-        asked = (getattr(one, "threads", None) for one in inputs.values())
-        self._threads = next((n for n in asked if isinstance(n, int)), None)
+    def after_node_run(self, inputs: dict[str, Any]) -> None:
+        """Ask for the project's own facts."""
+        self._own = self._facts(inputs)
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -140,7 +122,7 @@ class RunRecords:
             "commit": commit,
             "clean": clean,
             "environment": _environment(self._project),
-            "torch": torch_state(self._threads),
+            **self._own,
             "outputs": {os.path.relpath(path, self._project): sha256 for path, sha256 in found},
         }
 
@@ -164,7 +146,8 @@ def read_record(project: Path, study: str, node: str) -> Record | None:
     text = environment.read_text(encoding="utf-8") if environment.is_file() else ""
     if _name(text) != record["environment"]:
         raise ValueError(f"{os.path.relpath(environment, project)} is not what {path.name} names")
-    return {**record, "environment": {**json.loads(text), "torch": record["torch"]}}
+    own = {key: value for key, value in record.items() if key not in KEYS}
+    return {**record, "environment": {**json.loads(text), **own}}
 
 
 def environment_path(project: Path, name: str) -> Path:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
 from kedro.pipeline import Node
 
+from seuf.determinism import NO_SUCH_IMPLEMENTATION, SWITCH, asked_for, set_deterministic
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.datasets.progress import FileProgress
+
+log = logging.getLogger(__name__)
 
 
 class StudyHooks:
@@ -32,10 +38,13 @@ class StudyHooks:
         check_parameters(context.config_loader["parameters"])
 
     @hook_impl
-    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Give a node that can go on where it was killed a file of its own."""
+    def before_node_run(
+        self, node: Node, catalog: CatalogProtocol, inputs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Let training be deterministic; give a node that can go on where it was killed a file."""
         from seuf.datasets.progress import FileProgress
 
+        set_deterministic(asked_for(catalog, node.outputs))
         name = (node.namespace or node.name).rpartition(".")[2]
         found = inputs.items()
         own = {key: one.of(name) for key, one in found if isinstance(one, FileProgress)}
@@ -43,10 +52,29 @@ class StudyHooks:
         return own
 
     @hook_impl
+    def on_node_error(self, error: Exception) -> None:
+        """Say what to do if a model needs what torch cannot compute deterministically."""
+        if NO_SUCH_IMPLEMENTATION in str(error):
+            log.error("Set %s=0 to let sums be made in any order.", SWITCH)
+
+    @hook_impl
     def after_pipeline_run(self) -> None:
         """Delete these files: all outputs are saved."""
         for progress in self._unfinished:
             progress.delete()
+
+
+def folders(*paths: str) -> list[str]:
+    """Return those of the paths that are folders, and no ids of the Hugging Face hub.
+
+    An id has at most one slash, and there is no folder here that has the name of its first part.
+    """
+    return [str(Path(path).expanduser()) for path in paths if path and _is_folder(path)]
+
+
+def _is_folder(path: str) -> bool:
+    first = path.split("/")[0]
+    return path.count("/") > 1 or first in ("", ".", "..", "~") or Path(first).is_dir()
 
 
 def _one_line_for_input_errors(

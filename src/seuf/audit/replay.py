@@ -1,7 +1,7 @@
 """When a delta that was made again is the one that was recorded.
 
 In one thread of a CPU a run is the same to the byte, and so it is on one GPU as `kedro run` sets
-it, see `kedro_dvc.safety`. In several threads, on another kind of processor or
+it, see `seuf.determinism`. In several threads, on another kind of processor or
 with another version of torch sums are made in another order, and two runs of one method part.
 
 Unlearn once more from the recorded inputs, and hold the new delta against the recorded one.
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from kedro_dvc.project import Study
 from kedro_dvc.records import machine, read_record
-from kedro_dvc.safety import set_order_of_sums
 from seuf.audit.subject import Check, failed, passed
 from seuf.datasets.progress import FileProgress
+from seuf.determinism import set_deterministic
 from seuf.inputs import InputError
 from seuf.moe.deltas import Delta
 from seuf.moe.names import paths_of_keys, tensor_at, to_checkpoint
@@ -123,7 +123,7 @@ def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
     if not recorded.is_file():
         raise InputError(f"{recorded} is missing: there is nothing to hold a replay against.")
     inputs = _inputs(study, node, folder)
-    set_order_of_sums(node)
+    set_deterministic(True)
     made = node.run(inputs)[f"{method}.delta"]
     FileProgress(folder).delete()
     path = folder / recorded.name

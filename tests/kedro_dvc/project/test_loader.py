@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kedro_dvc.configuration import StudyConfigLoader, folders, merged
+from kedro_dvc.configuration import StudyConfigLoader, merged
 
 
 @pytest.mark.parametrize(
@@ -25,29 +25,6 @@ from kedro_dvc.configuration import StudyConfigLoader, folders, merged
 )
 def test_mappings_are_merged_key_by_key(base, study, expected):
     assert merged(base, study) == expected
-
-
-@pytest.mark.parametrize(
-    ("path", "found"),
-    [
-        ("owner/name", []),
-        ("name", []),
-        ("", []),
-        (None, []),
-        ("here", ["here"]),
-        ("here/name", ["here/name"]),  # may yet come
-        ("/data/name", ["/data/name"]),
-        ("/data", ["/data"]),
-        ("~/name", ["/home/me/name"]),
-        ("a/b/name", ["a/b/name"]),
-    ],
-)
-def test_a_folder_is_told_from_an_id_of_the_hub(path, found, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/me")
-    (tmp_path / "here").mkdir()
-
-    assert folders(path) == found
 
 
 def test_kedro_reads_a_study_so(tmp_path: Path):

@@ -13,7 +13,6 @@ from kedro.pipeline import Node, Pipeline
 from kedro_datasets.text import TextDataset
 
 from kedro_dvc.records import RunRecords, environment_path, read_record, record_path
-from seuf.unlearning.settings import UnlearningSettings
 
 ONE = "2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806"  # `one`, sha256sum
 
@@ -32,11 +31,12 @@ def project(tmp_path: Path) -> Path:
 
 def ran(project: Path, nodes: int = 1, **inputs: object) -> None:
     """Tell the hook of a run of one node, or of several."""
-    hook, names = RunRecords(), ["out", *(f"in_memory_{n}" for n in range(1, nodes))]
+    hook = RunRecords(lambda inputs: {"adder": inputs})
+    names = ["out", *(f"in_memory_{n}" for n in range(1, nodes))]
     pipeline = Pipeline([Node(lambda: 1, None, name, name=f"make_{name}") for name in names])
     hook.after_context_created(SimpleNamespace(project_path=project, env="mine"))
     hook.before_pipeline_run()
-    hook.before_node_run(inputs)
+    hook.after_node_run(inputs)
     catalog = DataCatalog({"out": TextDataset(filepath=str(project / "out"))})
     hook.after_pipeline_run(pipeline, catalog)
 
@@ -51,15 +51,14 @@ def test_a_run_is_recorded_with_its_outputs_by_sha256_and_its_commit(project):
     assert record["outputs"] == {"out": ONE}
     assert (record["commit"], record["clean"]) == (head.strip(), True)
     assert record["environment"]["packages"]["kedro"]
-    assert record["environment"]["torch"]["threads"] == 1
 
 
-def test_threads_are_recorded_as_the_stage_asked_for_them_not_as_its_process_was_left(project):
-    ran(project, base_model="no settings", unlearning=UnlearningSettings(threads=3))
+def test_what_the_project_adds_is_told_with_the_environment(project):
+    ran(project, threads=3)
 
     record = read_record(project, "mine", "make_out")
     assert record is not None
-    assert record["environment"]["torch"]["threads"] == 3
+    assert record["adder"] == record["environment"]["adder"] == {"threads": 3}
 
 
 def test_a_run_with_an_uncommitted_change_says_so(project):
