@@ -9,18 +9,13 @@ from lm_eval.api.instance import Instance
 
 from seuf.benchmarks import sandbox
 from seuf.benchmarks.choices import ChoiceScorer
-from seuf.benchmarks.harness import _harnessed, score_deltas, score_questions
+from seuf.benchmarks.harness import _harnessed, score_questions
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.sandbox import SandboxSettings
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.activations import SharedPrefix
-from seuf.moe.deltas import Delta
-from seuf.moe.digests import model_digest
 from seuf.moe.loading import LanguageModel
-from seuf.moe.names import tensor_at
 from tests.tiny import CONFIGS, last_layer, little_memory, tiny_language_model, tiny_model
-
-PARTS = ["gate_up_proj", "down_proj"]
 
 WORDY = [
     Question(
@@ -105,32 +100,6 @@ def test_log_likelihoods_are_identical_with_a_shared_prefix(model_type, language
 
     assert shared == likelihoods(base)
     assert len(set(shared)) > 4
-
-
-def test_many_deltas_on_one_base_score_as_each_alone(knowing_model, questions):
-    """One changes nothing, one a little, one spoils a layer; the first layer runs once a batch."""
-    model, settings = knowing_model.model, ScoringSettings(batch_size=4)
-    places = [f"model.layers.1.mlp.experts.{part}[{e}]" for e in range(4) for part in PARTS]
-    changed = {place: 30 * tensor_at(model, place).clone().neg() for place in places}
-    digest = model_digest(model)
-    deltas = {
-        "none": Delta({}, digest),
-        "little": Delta.of(model, {places[0]: changed[places[0]] / 30}, digest),
-        "spoilt": Delta.of(model, changed, digest),
-    }
-    alone, runs = {}, []
-    model.model.layers[0].self_attn.register_forward_pre_hook(lambda *_: runs.append(1))
-    for name, delta in deltas.items():
-        with delta.applied_to(model):
-            alone[name] = score_questions(knowing_model, questions, settings)
-    passes = len(runs) // 3
-    runs.clear()
-
-    scores = score_deltas(knowing_model, deltas, questions, settings)
-
-    assert len(runs) == passes > 0
-    assert scores == alone
-    assert alone["none"] != alone["spoilt"]
 
 
 def test_the_harness_begins_again_with_half_where_memory_runs_out(knowing_model, questions):

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seuf.benchmarks.membership import (
     ATTACKS,
@@ -21,6 +23,7 @@ from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from tests.benchmarks.conftest import KNOWN, WRONG, prompt
 
+SCORE = st.integers(-3, 3).map(float)  # few values: many ties
 SETTINGS = ScoringSettings(max_length=64, batch_size=3)
 TEXTS: dict[Group, list[str]] = {
     "forget": ["Oslo lives by the sea", "black as coal, deep as a mine", "Rome"],
@@ -209,6 +212,22 @@ def test_an_area_under_the_curve_by_hand():
     assert area["standard_error"] == pytest.approx(sqrt(1 / 16 + 1 / 48))
 
 
+@given(st.lists(SCORE, min_size=1, max_size=9), st.lists(SCORE, min_size=1, max_size=9))
+def test_the_area_is_the_share_of_pairs_in_order_with_ties_by_half(members, others):
+    pairs = [(member > other) + (member == other) / 2 for member in members for other in others]
+
+    value = area_under_curve(members, others)["value"]
+
+    assert value == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    assert value == pytest.approx(1 - area_under_curve(others, members)["value"], abs=1e-12)
+
+
 def test_members_that_all_score_higher_have_an_area_of_one():
     assert area_under_curve([3.0, 4.0], [1.0, 2.0]) == {"value": 1.0, "standard_error": 0.0}
     assert area_under_curve([1.0, 2.0], [3.0, 4.0])["value"] == 0.0
+
+
+def test_scores_that_are_all_alike_have_an_area_of_one_half():
+    """Every pair is a tie; the same for one member beside many others, which has no variance."""
+    for members, others in (([1.0, 1.0], [1.0] * 3), ([1.0], [1.0] * 4)):
+        assert area_under_curve(members, others) == {"value": 0.5, "standard_error": 0.0}

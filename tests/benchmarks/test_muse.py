@@ -11,7 +11,7 @@ import pytest
 
 from kedro_dvc.project import load_config
 from seuf.benchmarks.muse import SETS, MuseSettings, prepare
-from seuf.benchmarks.records import Benchmark
+from seuf.benchmarks.records import BenchmarkData
 from seuf.datasets.records import RecordsDataset
 from seuf.inputs import InputError
 from tests.hub import muse as hub
@@ -37,7 +37,7 @@ def read(folder: Path, subset: str, split: str) -> Rows:
     return table.to_dict("records")
 
 
-def prepared(sets: dict[str, Rows], **changes: Any) -> Benchmark:
+def prepared(sets: dict[str, Rows], **changes: Any) -> BenchmarkData:
     """Return MUSE with 4 questions of each kind for selection, unless told otherwise."""
     return prepare(MuseSettings(**{"selection_questions": 4, **changes}), **sets)
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from kedro_dvc.project import load_config
-from seuf.benchmarks.records import Benchmark, Question, Text
+from seuf.benchmarks.records import BenchmarkData, Question, Text
 from seuf.benchmarks.rwku import SETS, RwkuSettings, prepare
 from seuf.datasets.records import RecordsDataset
 from seuf.inputs import InputError
@@ -20,7 +20,7 @@ Rows = list[dict[str, Any]]
 ADA, BO, CY, DI = rwku.PEOPLE
 
 
-def prepared(**given: Any) -> Benchmark:
+def prepared(**given: Any) -> BenchmarkData:
     """Return two people of the made-up RWKU; given are settings and sets."""
     sets = rwku.sets() | {"wikitext": wikitext.rows()}
     sets |= {name: given.pop(name) for name in sets if name in given}
@@ -28,7 +28,7 @@ def prepared(**given: Any) -> Benchmark:
     return prepare(settings, mmlu.questions("validation", 0.5), mmlu.questions("test"), **sets)
 
 
-def probes(world: Benchmark) -> list[Question]:
+def probes(world: BenchmarkData) -> list[Question]:
     """Return what is asked without choices."""
     return [q for q in world.questions if not q.choices]
 

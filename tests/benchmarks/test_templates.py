@@ -12,9 +12,9 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from seuf.benchmarks import mmlu as templates
 from seuf.benchmarks.choices import ChoiceScorer
 from seuf.benchmarks.harness import _harnessed, _task, score_questions
+from seuf.benchmarks.mmlu import lm_eval_question, lm_eval_task
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
@@ -58,8 +58,8 @@ def of_lm_eval(group: str, name: str, rows: list[Row], folder: Path) -> Configur
 
 def ours(group: str, name: str, rows: list[Row]) -> list[Question]:
     """Return the rows as they are asked here."""
-    task = templates.task(group, name)
-    return [templates.question(task, row, where=name, subject="forget", topic=name) for row in rows]
+    task = lm_eval_task(group, name)
+    return [lm_eval_question(task, row, where=name, subject="forget", topic=name) for row in rows]
 
 
 @every_task
@@ -126,28 +126,29 @@ def test_the_prompt_of_wmdp_word_for_word():
 
 
 def test_a_task_that_lm_eval_does_not_have_is_named():
-    with pytest.raises(InputError, match=r"no task 'mmlu_magic': there is no .*mmlu_magic\.yaml"):
-        templates.task("mmlu/default", "mmlu_magic")
+    with pytest.raises(InputError, match=r"no task 'mmlu_magic' in .*tasks/mmlu/default"):
+        lm_eval_task("mmlu/default", "mmlu_magic")
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("num_fewshot: 5", "has num_fewshot 5, where only 0 is understood"),
-        ('target_delimiter: ""', "has target_delimiter '', where only ' ' is understood"),
-        ("gen_prefix: So", "has gen_prefix 'So', where only None is understood"),
+        ("num_fewshot: 5", "has num_fewshot 5, where only 0 is supported"),
+        ('target_delimiter: ""', "has target_delimiter '', where only ' ' is supported"),
+        ("gen_prefix: So", "has gen_prefix 'So', where only None is supported"),
         ("output_type: generate_until", "has output_type 'generate_until', where only 'multiple_"),
     ],
 )
-def test_a_wording_that_is_not_understood_is_refused(line, message, tmp_path, monkeypatch):
+def test_a_wording_that_is_not_supported_is_refused(line, message, tmp_path, monkeypatch):
     """The line stands above what the file includes, and so it is what counts."""
+    base = (Path(lm_eval.__file__).parent / "tasks/wmdp/_default_template_yaml").read_text()
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd/base").write_text("num_fewshot: 0\ndoc_to_text: '?'\ndoc_to_choice: [A, B]\n")
-    (tmp_path / "odd/new.yaml").write_text(f"include: base\n{line}\n")
-    monkeypatch.setattr(templates, "_tasks", lambda: tmp_path)
+    (tmp_path / "odd/base").write_text(base)
+    (tmp_path / "odd/new.yaml").write_text(f"task: new\ninclude: base\n{line}\n")
+    monkeypatch.setattr("seuf.benchmarks.mmlu._tasks_folder", lambda: tmp_path)
 
     with pytest.raises(InputError, match=message):
-        templates.task("odd", "new")
+        lm_eval_task("odd", "new")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,6 @@ def test_a_row_that_cannot_be_asked_is_named(changes, message):
     row = {**wmdp.questions("bio", 1)[0], **changes}
 
     with pytest.raises(InputError, match=message):
-        templates.question(
-            templates.task("wmdp", "wmdp_bio"), row, where="row 7", subject="forget", topic=""
+        lm_eval_question(
+            lm_eval_task("wmdp", "wmdp_bio"), row, where="row 7", subject="forget", topic=""
         )

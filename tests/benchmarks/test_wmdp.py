@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from datasets import load_dataset
-from seuf.benchmarks.records import Benchmark, Text
+from seuf.benchmarks.records import BenchmarkData, Text
 from seuf.benchmarks.wmdp import WmdpSettings, prepare
 from seuf.inputs import InputError
 from tests.hub import mmlu, wikitext, wmdp
@@ -17,7 +17,7 @@ from tests.hub import mmlu, wikitext, wmdp
 Row = dict[str, Any]
 
 
-def prepared(domain: str = "cyber", **given: Any) -> Benchmark:
+def prepared(domain: str = "cyber", **given: Any) -> BenchmarkData:
     """Return the domain of the made-up WMDP; given are settings and rows."""
     topic = wmdp.WORDS[domain]
     rows = {
@@ -32,7 +32,7 @@ def prepared(domain: str = "cyber", **given: Any) -> Benchmark:
     return prepare(settings, **rows)
 
 
-def parts(world: Benchmark) -> Counter[tuple[str, str]]:
+def parts(world: BenchmarkData) -> Counter[tuple[str, str]]:
     """Return how many questions of a subject are in a part."""
     return Counter((question.subject, question.part) for question in world.questions)
 

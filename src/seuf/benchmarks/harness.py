@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from io import StringIO
 from typing import Any
@@ -17,10 +17,8 @@ from datasets import Dataset, DatasetDict
 from seuf.benchmarks.choices import macro_accuracy, preferred
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
-from seuf.moe.activations import SharedPrefix
 from seuf.moe.architectures import check_positions
 from seuf.moe.backoff import Backoff
-from seuf.moe.deltas import Delta
 from seuf.moe.loading import LanguageModel
 
 
@@ -53,25 +51,6 @@ def score_questions(
     results = Backoff("lower evaluation.max_length").whole(settings.batch_size, evaluated)
     assert results is not None  # only processes other than the first get nothing
     return {s: _scores(results, s, asked[s], settings.metric) for s in subjects}
-
-
-def score_deltas(
-    base: LanguageModel,
-    deltas: Mapping[str, Delta],
-    questions: Sequence[Question],
-    settings: ScoringSettings,
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return what `score_questions` returns of the base with each of the deltas, by their names.
-
-    The base is loaded once; layers below the lowest that any delta changes run once for all.
-    """
-    lowest = min((delta.lowest_layer(base.model) for delta in deltas.values()), default=0)
-    scores = {}
-    with SharedPrefix(base.model, lowest):
-        for name, delta in deltas.items():
-            with delta.applied_to(base.model):
-                scores[name] = score_questions(base, questions, settings)
-    return scores
 
 
 def _check_positions(

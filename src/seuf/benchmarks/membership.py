@@ -31,12 +31,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import sqrt
-from statistics import variance
+from statistics import mean, variance
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from seuf.benchmarks.answers import with_error
@@ -183,11 +182,9 @@ def area_under_curve(members: Sequence[float], others: Sequence[float]) -> dict[
     others it is above, ties half, and `b` for each other the share of members that are above it.
     Passages are taken to be independent; those about one person are not quite.
     """
-    labels = [1] * len(members) + [0] * len(others)
-    value = float(roc_auc_score(labels, [*members, *others]))
     shares = _shares(members, others), _shares(others, members)
     error = sqrt(sum(variance(part) / len(part) for part in shares if len(part) > 1))
-    return {"value": value, "standard_error": error}
+    return {"value": mean(shares[0]), "standard_error": error}
 
 
 def _shares(scores: Sequence[float], others: Sequence[float]) -> list[float]:

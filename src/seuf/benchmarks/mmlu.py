@@ -1,45 +1,41 @@
-"""Multiple-choice questions, worded as lm-evaluation-harness words those of its own tasks.
+"""Multiple-choice questions as lm-evaluation-harness words them; MMLU's among them.
 
-The task's YAML files are taken from the lm-eval that is installed, which is not imported: that
-takes seconds. A test holds the prompts to what lm-eval makes of the same files (0.4.13). Zero
-shots, no chat template. The prompt goes into the study's questions as it is asked.
+MMLU (Hendrycks et al. 2021, arXiv 2009.03300) is what a model knows of 57 school subjects. Its
+questions ask what must stay, so utility is measured on them. Data:
+https://huggingface.co/datasets/cais/mmlu, licence MIT, configuration `all`: 14,042 questions in
+`test`, 1,531 in `validation` (at c30699e8356d).
 
-MMLU: what a model knows of 57 school subjects (Hendrycks et al. 2021, arXiv 2009.03300).
-
-Data: https://huggingface.co/datasets/cais/mmlu, licence MIT, configuration `all`: 14,042 questions
-in `test`, 1,531 in `validation` (at c30699e8356d). Worded and scored as lm-evaluation-harness does
-in its group `mmlu`, zero shots, see `templates`. Questions ask what must stay, so they are what
-utility is measured on.
+The prompts are those of the tasks of the lm-eval that is installed, zero shots, no chat template;
+a task is given the study's records, so its own data set is not fetched. Prompts become part of the
+study's questions.
 
 1. `validation` selects, `test` is reported. A question of `validation` that is worded as one of
    `test` does not select.
 2. lm-eval's `mmlu` is the mean over questions, which is our accuracy; the topics are the subjects,
-   so the mean over these can be told too.
+   so the mean over these can be reported too.
 3. With `reported`, each subject gives questions by its size: the mean over questions then estimates
    that over all of them, with its own standard error.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
-from jinja2 import BaseLoader, Environment, StrictUndefined, Template
+from typing import TYPE_CHECKING
 
 from seuf.benchmarks.records import Question, Subject
 from seuf.benchmarks.sampling import FEWEST, Record, at_most
 from seuf.inputs import InputError
 
-# lm_eval/utils.py: the environment in which lm-eval renders
-_ENVIRONMENT = Environment(
-    loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
-)
-# What a file may say beside the wording, and the one value that is understood here.
-UNDERSTOOD = {
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+
+# lm-eval renders a row when it makes a task.
+EXAMPLE = {"question": "?", "choices": ["1", "2", "3", "4"], "answer": 0, "subject": ""}
+# What a task may say beside the wording, and the one value that is scored here as lm-eval does.
+SUPPORTED = {
     "output_type": "multiple_choice",
     "doc_to_target": "answer",
     "target_delimiter": " ",
@@ -49,48 +45,49 @@ UNDERSTOOD = {
 }
 
 
-class Task(NamedTuple):
-    """How lm-eval words the questions of one of its tasks.
-
-    Attributes:
-        description: What stands before a question.
-        text: The question with its choices.
-        choices: What is scored: their letters.
-    """
-
-    description: Template
-    text: Template
-    choices: list[str]
-
-
 @cache
-def task(group: str, name: str) -> Task:
-    """Return one of lm-eval's tasks.
+def lm_eval_task(group: str, name: str) -> ConfigurableTask:
+    """Return one of lm-eval's tasks, which has no data set.
 
     Args:
         group: Its folder in lm_eval/tasks.
-        name: The name of its file.
+        name: Its name.
 
     Raises:
-        InputError: If lm-eval has no such task, or words it in a way that is not understood.
+        InputError: If lm-eval has no such task, or asks it in another way than SEUF does.
     """
-    path = _tasks() / group / f"{name}.yaml"
-    if not path.is_file():
-        raise InputError(f"lm-eval has no task {name!r}: there is no {path}.")
-    config = _config(path)
-    for key, value in UNDERSTOOD.items():
-        if (came := config.get(key, value)) not in (value, None):
+    # imports torch, for which no other benchmark has to wait
+    from lm_eval.tasks import TaskManager
+
+    from datasets import Dataset, DatasetDict
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    folder = _tasks_folder() / group
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    if name not in manager.all_subtasks:
+        raise InputError(f"lm-eval has no task {name!r} in {folder}.")
+    rows = Dataset.from_list([EXAMPLE])
+    # only as a member of a group does a task take what replaces a part of its configuration
+    member = {"task": name, "custom_dataset": lambda **_: DatasetDict(test=rows, dev=rows)}
+    task = manager.load({"group": group, "task": [member]})["tasks"][name]
+    for key, value in SUPPORTED.items():
+        if (came := getattr(task.config, key)) not in (value, None):
             raise InputError(
-                f"lm-eval's task {name!r} has {key} {came!r}, where only {value!r} is understood: "
+                f"lm-eval's task {name!r} has {key} {came!r}, where only {value!r} is supported: "
                 "install a version in the range that SEUF asks for."
             )
-    description, text = (
-        _ENVIRONMENT.from_string(config.get(key, "")) for key in ("description", "doc_to_text")
-    )
-    return Task(description, text, config["doc_to_choice"])
+    return task
 
 
-def question(task: Task, record: Record, *, where: str, subject: Subject, topic: str) -> Question:
+def _tasks_folder() -> Path:
+    import lm_eval
+
+    return Path(lm_eval.__file__).parent / "tasks"
+
+
+def lm_eval_question(
+    task: ConfigurableTask, record: Record, *, where: str, subject: Subject, topic: str
+) -> Question:
     """Return a record as lm-eval asks it, in the test part.
 
     Args:
@@ -103,11 +100,12 @@ def question(task: Task, record: Record, *, where: str, subject: Subject, topic:
     Raises:
         InputError: If the record cannot be asked.
     """
-    if fault := _fault(record, len(task.choices)):
-        raise InputError(f"{where}: {fault}.")
+    letters = task.doc_to_choice(EXAMPLE)
+    if error := _error(record, len(letters)):
+        raise InputError(f"{where}: {error}.")
     return Question(
-        question=task.description.render(**record) + task.text.render(**record),
-        choices=task.choices,
+        question=task.fewshot_context(record, 0),
+        choices=letters,
         answer=record["answer"],
         topic=topic,
         subject=subject,
@@ -115,7 +113,7 @@ def question(task: Task, record: Record, *, where: str, subject: Subject, topic:
     )
 
 
-def _fault(record: Record, number: int) -> str | None:
+def _error(record: Record, number: int) -> str | None:
     """Return what is wrong with a record, None if nothing is."""
     question, choices, answer = (record.get(key) for key in ("question", "choices", "answer"))
     if not isinstance(question, str) or not question.strip():
@@ -128,21 +126,7 @@ def _fault(record: Record, number: int) -> str | None:
     return None
 
 
-def _tasks() -> Path:
-    found = find_spec("lm_eval")
-    if found is None or not found.submodule_search_locations:
-        raise InputError("lm-eval is not installed: pip install lm-eval.")
-    return Path(found.submodule_search_locations[0], "tasks")
-
-
-def _config(path: Path) -> dict[str, Any]:
-    """Return what a task's file says, on top of the file that it includes."""
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    included = config.pop("include", None)
-    return {**_config(path.parent / included), **config} if included else config
-
-
-def questions(
+def mmlu_questions(
     validation: Sequence[Record],
     test: Sequence[Record],
     selection: int,
@@ -159,20 +143,26 @@ def questions(
     Raises:
         InputError: For the first row that cannot be used; if there are too few.
     """
-    reportable = _worded("test", test)
-    known = {asked.question for asked in reportable}
-    selecting = [q for q in _worded("validation", validation) if q.question not in known]
-    chosen, asked = at_most(selection, selecting), at_most(reported, reportable)
-    _check("test", len(asked), reported or FEWEST)
-    _check("validation", len(chosen), FEWEST)
-    return [q._replace(part="selection") for q in chosen] + asked
+    in_test, in_validation = _of_split("test", test), _of_split("validation", validation)
+    prompts = {question.question for question in in_test}
+    chosen = at_most(selection, [q for q in in_validation if q.question not in prompts])
+    asked = at_most(reported, in_test)
+    for split, found, needed in (
+        ("test", asked, reported or FEWEST),
+        ("validation", chosen, FEWEST),
+    ):
+        if len(found) < needed:
+            raise InputError(
+                f"MMLU's {split} split gives {len(found)} questions, {needed} are needed."
+            )
+    return [question._replace(part="selection") for question in chosen] + asked
 
 
-def _worded(split: str, records: Sequence[Record]) -> list[Question]:
+def _of_split(split: str, records: Sequence[Record]) -> list[Question]:
     """Return the rows of a split as questions, in their order."""
     return [
-        question(
-            task("mmlu/default", f"mmlu_{record['subject']}"),
+        lm_eval_question(
+            lm_eval_task("mmlu/default", f"mmlu_{record['subject']}"),
             record,
             where=f"MMLU's {split} split, row {number}",
             subject="retain",
@@ -180,8 +170,3 @@ def _worded(split: str, records: Sequence[Record]) -> list[Question]:
         )
         for number, record in enumerate(records, 1)
     ]
-
-
-def _check(split: str, count: int, wanted: int) -> None:
-    if count < wanted:
-        raise InputError(f"MMLU's {split} split gives {count} questions, {wanted} are needed.")

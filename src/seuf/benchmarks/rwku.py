@@ -38,7 +38,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from seuf.benchmarks import mmlu
+from seuf.benchmarks.mmlu import mmlu_questions
 from seuf.benchmarks.records import BenchmarkData, Group, Passage, Question, Subject, Text
 from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 from seuf.benchmarks.sampling import (
@@ -200,7 +200,7 @@ def prepare(
         retain=_retained(settings, set(people), passages, wikitext),
         questions=[
             *probes(settings, set(people), sets),
-            *mmlu.questions(
+            *mmlu_questions(
                 mmlu_validation, mmlu_test, settings.selection_questions, settings.mmlu_questions
             ),
         ],

@@ -3,7 +3,7 @@
 What is forgotten are the papers (bio) or the programs (cyber) of the domain's forget corpus, what
 is kept is WikiText or the domain's retain corpus. Questions about what is forgotten are WMDP's,
 those about what is kept are MMLU's (see `mmlu`), both as lm-evaluation-harness asks them, zero
-shots (see `templates`).
+shots.
 
 Data, all on https://huggingface.co/datasets:
 
@@ -37,8 +37,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from seuf.benchmarks import mmlu
-from seuf.benchmarks.mmlu import question, task
+from seuf.benchmarks.mmlu import lm_eval_question, lm_eval_task, mmlu_questions
 from seuf.benchmarks.records import BenchmarkData, Question, Text
 from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 from seuf.benchmarks.sampling import FEWEST, Record, drawn, in_parts, long_texts
@@ -108,7 +107,7 @@ def prepare(
         InputError: For the first row that cannot be used; if there are too few of a kind.
     """
     about_forget = _questions(settings.domain, questions, settings.selection_questions)
-    about_retain = mmlu.questions(
+    about_retain = mmlu_questions(
         mmlu_validation, mmlu_test, settings.selection_questions, settings.mmlu_questions
     )
     return BenchmarkData(
@@ -127,8 +126,8 @@ def _texts(corpus: str, records: Sequence[Record], settings: WmdpSettings) -> li
 def _questions(domain: str, records: Sequence[Record], selection: int) -> list[Question]:
     """Return the domain's questions, each in a part, in the order of the rows."""
     asked = [
-        question(
-            task("wmdp", f"wmdp_{domain}"),
+        lm_eval_question(
+            lm_eval_task("wmdp", f"wmdp_{domain}"),
             record,
             where=f"wmdp-{domain}, row {number}",
             subject="forget",
