@@ -18,7 +18,7 @@ import torch
 
 from bench import shapes
 from bench.measure import peak, reset_peak, wait
-from seuf.benchmarks.examination import Examiner
+from seuf.benchmarks.headline import HeadlineScorer
 from seuf.benchmarks.records import Question
 from seuf.moe.architectures import moe_layers
 from seuf.moe.batches import by_length
@@ -129,9 +129,9 @@ class Drive:
             self._examiner(questions, "test").results(model)
         yield self._row(f"apply {name}, answer {2 * QUESTIONS} questions")
 
-    def _examiner(self, questions: list[Row], part: str) -> Examiner:
+    def _examiner(self, questions: list[Row], part: str) -> HeadlineScorer:
         asked = [Question(**record) for record in questions if record["part"] == part]
-        return Examiner(self.base, asked, self.parameters.evaluation)
+        return HeadlineScorer(self.base, asked, self.parameters.evaluation)
 
     def _samples(self) -> Samples:
         settings, words = self.parameters.unlearning, self._words()
@@ -157,7 +157,7 @@ class Drive:
 class _Pleased:
     """Looks as a study does, and then says that it was the best look so far: a delta is made."""
 
-    def __init__(self, examiner: Examiner) -> None:
+    def __init__(self, examiner: HeadlineScorer) -> None:
         self.examiner, self.looks = examiner, 0
 
     def __call__(self, model: Any) -> Judgement:

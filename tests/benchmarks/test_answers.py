@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from seuf.benchmarks import answers
-from seuf.benchmarks.answers import answers_of, score_answers
-from seuf.benchmarks.records import KINDS
+from seuf.benchmarks.answers import free_answers, score_answers
+from seuf.benchmarks.records import ANSWER_KINDS
 from seuf.benchmarks.settings import ScoringSettings
 from tests.benchmarks.conftest import KNOWN, prompt
 
@@ -67,7 +67,7 @@ def test_a_kind_has_its_own_length_and_the_others_the_studys(knowing_model, ques
     asked = said("black")
 
     for kind in ("fill_blank", "knowledge", "answer"):
-        answers_of(knowing_model, questions[:1], KINDS[kind], SETTINGS)
+        free_answers(knowing_model, questions[:1], ANSWER_KINDS[kind], SETTINGS)
 
     assert [tokens for _, tokens in asked] == [30, 32, 24]
 
@@ -76,7 +76,7 @@ def test_an_answer_begins_as_the_question_says(knowing_model, questions, said):
     asked = said("black")
     question = questions[0]._replace(opening="Answer:", kind="question")
 
-    answers_of(knowing_model, [question], KINDS["question"], SETTINGS)
+    free_answers(knowing_model, [question], ANSWER_KINDS["question"], SETTINGS)
 
     assert asked[0][0] == f"{question.question}Answer:"  # the tokenizer has no chat template
 
@@ -87,8 +87,8 @@ def test_a_chat_model_is_asked_in_its_template(knowing_model, questions, said, m
     asked = said("black")
     question = questions[0]._replace(opening="Answer:", kind="question")
 
-    answers_of(knowing_model, [question], KINDS["question"], SETTINGS)
-    answers_of(knowing_model, [question], KINDS["verbatim"], SETTINGS)
+    free_answers(knowing_model, [question], ANSWER_KINDS["question"], SETTINGS)
+    free_answers(knowing_model, [question], ANSWER_KINDS["verbatim"], SETTINGS)
 
     assert asked[0][0] == f"<u>{question.question}</u><a>Answer:"
     assert asked[1][0] == f"{question.question}Answer:"  # a kind that is no chat
@@ -107,7 +107,7 @@ def test_a_chat_model_is_asked_in_its_template(knowing_model, questions, said, m
 def test_an_answer_ends_where_its_kind_says(knowing_model, questions, said, kind, text, kept):
     said(text)
 
-    assert answers_of(knowing_model, questions[:1], KINDS[kind], SETTINGS) == [kept]
+    assert free_answers(knowing_model, questions[:1], ANSWER_KINDS[kind], SETTINGS) == [kept]
 
 
 def test_what_is_learned_by_heart_is_held_against_no_more_than_an_answer_can_say(
@@ -116,7 +116,9 @@ def test_what_is_learned_by_heart_is_held_against_no_more_than_an_answer_can_say
     """With the tokens of its first three words an answer can hold no more than these."""
     said("a deep green")
     tokens = len(knowing_model.tokenizer(" a deep green")["input_ids"])
-    monkeypatch.setitem(KINDS, "verbatim", KINDS["verbatim"]._replace(max_new_tokens=tokens))
+    monkeypatch.setitem(
+        ANSWER_KINDS, "verbatim", ANSWER_KINDS["verbatim"]._replace(max_new_tokens=tokens)
+    )
     long = questions[0]._replace(kind="verbatim", reference=" a deep green as grass is")
 
     scores = score_answers(knowing_model, [long], SETTINGS)
@@ -125,7 +127,7 @@ def test_what_is_learned_by_heart_is_held_against_no_more_than_an_answer_can_say
 
 
 def test_what_is_asked_is_the_prompt_itself(knowing_model, questions):
-    found = answers_of(knowing_model, questions, KINDS["answer"], SETTINGS)
+    found = free_answers(knowing_model, questions, ANSWER_KINDS["answer"], SETTINGS)
 
     assert found == list(KNOWN.values())
     assert [question.question for question in questions] == [prompt(known) for known in KNOWN]

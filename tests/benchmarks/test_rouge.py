@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seuf.benchmarks.answers import MEASURES, rouge_l_f1, rouge_l_recall, rouge_l_recall_pltrdy
-from seuf.benchmarks.records import KINDS
+from seuf.benchmarks.records import ANSWER_KINDS
 
 
 def test_recall_is_the_share_of_the_reference_in_order():
@@ -49,4 +49,4 @@ def test_an_answer_without_a_word_recalls_nothing(answer):
 
 
 def test_every_kind_of_probe_has_its_measure():
-    assert {kind.measure for kind in KINDS.values()} == set(MEASURES)
+    assert {kind.measure for kind in ANSWER_KINDS.values()} == set(MEASURES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seuf.benchmarks.choices import ChoiceScorer, chance, preferred
+from seuf.benchmarks.choices import ChoiceScorer, chance, preferred_choice
 from seuf.benchmarks.records import Question
 from seuf.inputs import InputError
 from tests.tiny import little_memory
@@ -17,24 +17,24 @@ def asked(choices: list[str], subject: str = "forget") -> Question:
 
 
 def test_acc_prefers_the_likeliest_choice():
-    assert preferred([-3.0, -2.0], asked(["a", "bcdefg"]), "acc") == 1
+    assert preferred_choice([-3.0, -2.0], asked(["a", "bcdefg"]), "acc") == 1
 
 
 def test_acc_norm_prefers_the_likeliest_choice_per_character():
     """-2 over 1 character is -2; -3 over 6 characters is -0.5."""
     question = asked(["a", "bcdefg"])
 
-    assert preferred([-2.0, -3.0], question, "acc") == 0
-    assert preferred([-2.0, -3.0], question, "acc_norm") == 1
+    assert preferred_choice([-2.0, -3.0], question, "acc") == 0
+    assert preferred_choice([-2.0, -3.0], question, "acc_norm") == 1
 
 
 def test_characters_are_counted_not_bytes():
     """-6 over 3 characters is -2, over the 6 bytes of 'äöü' it would be -1; -3 over 2 is -1.5."""
-    assert preferred([-6.0, -3.0], asked(["äöü", "ab"]), "acc_norm") == 1
+    assert preferred_choice([-6.0, -3.0], asked(["äöü", "ab"]), "acc_norm") == 1
 
 
 def test_of_equals_the_first_is_preferred():
-    assert preferred([-2.0, -2.0], asked(["a", "b"]), "acc") == 0
+    assert preferred_choice([-2.0, -2.0], asked(["a", "b"]), "acc") == 0
 
 
 def test_chance_is_the_mean_of_one_over_the_choices_of_the_subject():

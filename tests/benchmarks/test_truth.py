@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from seuf.benchmarks import truth
-from seuf.benchmarks.choices import choices_of
+from seuf.benchmarks.choices import encode_choices
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.benchmarks.truth import mean_log_likelihoods, score_truth
@@ -49,7 +49,7 @@ def test_the_end_of_an_answer_counts_where_there_is_one(language_model):
     """With the end the sum over all tokens is that without it, and the end's own likelihood."""
     endless = replace(language_model, tokenizer=deepcopy(language_model.tokenizer))
     endless.tokenizer.eos_token = None
-    tokens = len(choices_of(language_model.tokenizer, asked(AUTHORS))[0].continuation)
+    tokens = len(encode_choices(language_model.tokenizer, asked(AUTHORS))[0].continuation)
 
     with_end, without = (
         mean_log_likelihoods(model, [asked(AUTHORS)], 8)[0][0]

@@ -19,7 +19,7 @@ from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from seuf.benchmarks.records import KINDS
+from seuf.benchmarks.records import ANSWER_KINDS
 from seuf.moe.training import train_tokenizer
 from seuf.unlearning import attribution
 from tests.hub import mmlu, muse, rwku, tofu, wikitext, wmdp
@@ -113,8 +113,10 @@ def _in_project(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(project)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(attribution, "FEWEST_TOKENS", 100)  # made-up texts are few
-    for name, kind in KINDS.items():  # to save time
-        monkeypatch.setitem(KINDS, name, kind._replace(max_new_tokens=kind.max_new_tokens and 4))
+    for name, kind in ANSWER_KINDS.items():  # to save time
+        monkeypatch.setitem(
+            ANSWER_KINDS, name, kind._replace(max_new_tokens=kind.max_new_tokens and 4)
+        )
     monkeypatch.setenv("KEDRO_ENV", "base")
     yield
     bootstrap_project(ROOT)

@@ -59,14 +59,14 @@ def _selected_again(subject: Subject) -> dict[str, Any]:
 
 def scores(subject: Subject) -> Iterator[Check]:
     """Work the scores out again from the answers, and hold them against every later table."""
-    from seuf.benchmarks.examination import headline
+    from seuf.benchmarks.headline import headline
     from seuf.benchmarks.records import Question
 
     found = subject.read("scores")
     if subject.here("questions"):
         asked = [Question(**one) for one in subject.read("questions") if one["part"] == "test"]
         generate = subject.study.config["parameters"]["evaluation"].get("generate", False)
-        answered = [question for question in asked if question.is_answered(generate)]
+        answered = [question for question in asked if question.is_free_answer(generate)]
         wrong = [*_wrong_choices(found, asked), *_wrong_answers(found, answered)]
         yield from (failed("answers", text) for text in wrong)
         yield passed("answers", f"accuracies worked out again from {_number(found)} answers")
@@ -79,7 +79,7 @@ def scores(subject: Subject) -> Iterator[Check]:
 
 def _wrong_choices(found: dict[str, Any], asked: list[Question]) -> Iterator[str]:
     for name, scored in found.get("questions", {}).items():
-        right = [one.answer for one in asked if one.subject == name and one.is_chosen()]
+        right = [one.answer for one in asked if one.subject == name and one.is_multiple_choice()]
         answers = scored["answers"]
         if len(answers) != len(right) or scored["questions"] != len(right):
             yield f"{name}: {len(answers)} answers to {len(right)} questions"
@@ -91,17 +91,17 @@ def _wrong_choices(found: dict[str, Any], asked: list[Question]) -> Iterator[str
 
 def _wrong_answers(found: dict[str, Any], asked: list[Question]) -> Iterator[str]:
     from seuf.benchmarks.answers import MEASURES
-    from seuf.benchmarks.records import KINDS
+    from seuf.benchmarks.records import ANSWER_KINDS
 
     for subject, kinds in found.get("generation", {}).items():
         for kind, scored in kinds.items():
-            if not KINDS[kind].whole:  # its references are cut by the model's tokenizer
+            if not ANSWER_KINDS[kind].whole:  # its references are cut by the model's tokenizer
                 continue
             held = [q.reference for q in asked if (q.subject, q.kind) == (subject, kind)]
             if len(held) != len(scored["answers"]):
                 yield f"{subject} {kind}: {len(scored['answers'])} answers to {len(held)} questions"
                 continue
-            measure = MEASURES[KINDS[kind].measure]
+            measure = MEASURES[ANSWER_KINDS[kind].measure]
             value = mean(measure(r, a) for r, a in zip(held, scored["answers"], strict=True))
             if not _same(value, scored["value"]):
                 yield f"{subject} {kind}: the answers make {value}, not {scored['value']}"

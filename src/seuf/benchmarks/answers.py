@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rouge import Rouge
 
-from seuf.benchmarks.records import KINDS, Kind, Question
+from seuf.benchmarks.records import ANSWER_KINDS, AnswerKind, Question
 from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, input_device
 from seuf.moe.backoff import Backoff
@@ -106,7 +106,7 @@ def _scorer(*, stems: bool) -> RougeScorer:
     return RougeScorer(["rougeL"], use_stemmer=stems)
 
 
-def with_error(values: Sequence[float]) -> dict[str, float]:
+def mean_with_error(values: Sequence[float]) -> dict[str, float]:
     """Return the mean of some values as `value`, and its `standard_error`; 0 for a single one."""
     error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return {"value": mean(values), "standard_error": error}
@@ -188,16 +188,16 @@ def score_answers(
         groups.setdefault((question.subject, question.kind), []).append(question)
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     for (subject, kind), asked in sorted(groups.items()):
-        answers = answers_of(subject_model, asked, KINDS[kind], settings)
-        values = measured(subject_model, asked, answers, KINDS[kind], settings)
-        scores.setdefault(subject, {})[kind] = _scores(values, answers, KINDS[kind])
+        answers = free_answers(subject_model, asked, ANSWER_KINDS[kind], settings)
+        values = measured(subject_model, asked, answers, ANSWER_KINDS[kind], settings)
+        scores.setdefault(subject, {})[kind] = _scores(values, answers, ANSWER_KINDS[kind])
     return scores
 
 
-def answers_of(
+def free_answers(
     subject_model: LanguageModel,
     questions: Sequence[Question],
-    kind: Kind,
+    kind: AnswerKind,
     settings: ScoringSettings,
 ) -> list[str]:
     """Return the greedy answers to questions of one kind."""
@@ -210,7 +210,7 @@ def measured(
     subject_model: LanguageModel,
     questions: Sequence[Question],
     answers: Sequence[str],
-    kind: Kind,
+    kind: AnswerKind,
     settings: ScoringSettings,
 ) -> list[float]:
     """Return what each answer to questions of one kind is measured at."""
@@ -224,11 +224,11 @@ def measured(
     return [measure(held, answer) for held, answer in zip(references, answers, strict=True)]
 
 
-def _tokens(kind: Kind, settings: ScoringSettings) -> int:
+def _tokens(kind: AnswerKind, settings: ScoringSettings) -> int:
     return kind.max_new_tokens or settings.max_new_tokens
 
 
-def _prompt(subject_model: LanguageModel, question: Question, kind: Kind) -> str:
+def _prompt(subject_model: LanguageModel, question: Question, kind: AnswerKind) -> str:
     tokenizer: Any = subject_model.tokenizer
     if not (kind.chat and tokenizer.chat_template):
         return question.question + question.opening
@@ -241,10 +241,10 @@ def _cut(answer: str, stops: Sequence[str]) -> str:
     return answer[: min(ends, default=len(answer))].strip()
 
 
-def _scores(values: Sequence[float], answers: Sequence[str], kind: Kind) -> dict[str, Any]:
+def _scores(values: Sequence[float], answers: Sequence[str], kind: AnswerKind) -> dict[str, Any]:
     return {
         "measure": kind.measure,
-        **with_error(values),
+        **mean_with_error(values),
         "questions": len(values),
         "answers": list(answers),
     }

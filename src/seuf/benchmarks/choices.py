@@ -54,14 +54,14 @@ class ChoiceScorer:
     ) -> None:
         self.questions, self.metric, self.batch_size = questions, metric, batch_size
         self.backoff = Backoff(SHORTER)
-        self.choices = [choices_of(tokenizer, question) for question in questions]
-        self.wanted = by_row(choice for choices in self.choices for choice in choices)
+        self.choices = [encode_choices(tokenizer, question) for question in questions]
+        self.wanted = group_by_input(choice for choices in self.choices for choice in choices)
 
     def answers(self, model: nn.Module) -> list[int]:
         """Return the position of the choice the model prefers, for each question."""
         likelihoods = self._log_likelihoods(model)
         return [
-            preferred([likelihoods[choice] for choice in choices], question, self.metric)
+            preferred_choice([likelihoods[choice] for choice in choices], question, self.metric)
             for question, choices in zip(self.questions, self.choices, strict=True)
         ]
 
@@ -76,7 +76,7 @@ class ChoiceScorer:
         return log_likelihoods(model, self.wanted, self.batch_size, self.backoff)
 
 
-def by_row(choices: Iterable[Choice]) -> dict[tuple[int, ...], set[Choice]]:
+def group_by_input(choices: Iterable[Choice]) -> dict[tuple[int, ...], set[Choice]]:
     """Return the choices by what has to be read for them.
 
     Choices of one token differ only in it: one row answers all of them.
@@ -98,7 +98,7 @@ def log_likelihoods(
 
     Args:
         model: A causal language model.
-        wanted: Choices by their row, see `by_row`.
+        wanted: Choices by their row, see `group_by_input`.
         batch_size: Sequences that pass the model at once.
         backoff: Remembers from call to call how many fit in memory.
 
@@ -129,7 +129,9 @@ def log_likelihoods(
 
 def chance(questions: Sequence[Question], subject: str = "forget") -> float:
     """Return the expected accuracy of guessing on a subject's questions; 0 without choices."""
-    shares = [1 / len(q.choices) for q in questions if q.subject == subject and q.is_chosen()]
+    shares = [
+        1 / len(q.choices) for q in questions if q.subject == subject and q.is_multiple_choice()
+    ]
     return sum(shares) / len(shares) if shares else 0.0
 
 
@@ -141,14 +143,14 @@ def macro_accuracy(questions: Sequence[Question], answers: Sequence[int]) -> flo
     return mean(mean(hits) for hits in right.values())
 
 
-def preferred(likelihoods: Sequence[float], question: Question, metric: str) -> int:
+def preferred_choice(likelihoods: Sequence[float], question: Question, metric: str) -> int:
     """Return the position of the best choice; the first of equals, as the harness has it."""
     lengths = [len(choice) if metric == "acc_norm" else 1 for choice in question.choices]
     values = [value / length for value, length in zip(likelihoods, lengths, strict=True)]
     return values.index(max(values))
 
 
-def choices_of(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Choice]:
+def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Choice]:
     """Return the choices of a question, each after a space, as tokens."""
     context = tuple(tokenizer(question.question)["input_ids"])
     texts = [f"{question.question} {choice}" for choice in question.choices]

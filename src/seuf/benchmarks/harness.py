@@ -14,7 +14,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from datasets import Dataset, DatasetDict
-from seuf.benchmarks.choices import macro_accuracy, preferred
+from seuf.benchmarks.choices import macro_accuracy, preferred_choice
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.architectures import check_positions
@@ -98,7 +98,9 @@ def _scores(
 ) -> dict[str, Any]:
     samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
     answers = [
-        preferred([likelihood for likelihood, _ in sample["filtered_resps"]], question, metric)
+        preferred_choice(
+            [likelihood for likelihood, _ in sample["filtered_resps"]], question, metric
+        )
         for sample, question in zip(samples, questions, strict=True)
     ]
     return {

@@ -83,7 +83,7 @@ def _macro(scores: Scores, questions: Sequence[Question]) -> Measures:
     return {
         f"macro_{subject}": _measure(scored["macro_accuracy"])
         for subject, scored in scores.get("questions", {}).items()
-        if _uneven(q.topic for q in questions if q.subject == subject and q.is_chosen())
+        if _uneven(q.topic for q in questions if q.subject == subject and q.is_multiple_choice())
     }
 
 

@@ -38,7 +38,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from seuf.benchmarks.answers import with_error
+from seuf.benchmarks.answers import mean_with_error
 from seuf.benchmarks.records import Group, Passage
 from seuf.moe.architectures import check_positions, decoder, input_device
 from seuf.moe.backoff import Backoff
@@ -206,7 +206,7 @@ def _told_apart(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _group(scores: dict[str, list[float]], cut: int) -> dict[str, Any]:
-    told = {name: with_error(values) for name, values in scores.items()}
+    told = {name: mean_with_error(values) for name, values in scores.items()}
     return {"passages": len(scores["loss"]), "cut": cut, **told}
 
 

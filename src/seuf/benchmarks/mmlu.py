@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seuf.benchmarks.records import Question, Subject
-from seuf.benchmarks.sampling import FEWEST, Record, at_most
+from seuf.benchmarks.sampling import MIN_PER_PART, Record, sample_questions
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
@@ -145,11 +145,11 @@ def mmlu_questions(
     """
     in_test, in_validation = _of_split("test", test), _of_split("validation", validation)
     prompts = {question.question for question in in_test}
-    chosen = at_most(selection, [q for q in in_validation if q.question not in prompts])
-    asked = at_most(reported, in_test)
+    chosen = sample_questions(selection, [q for q in in_validation if q.question not in prompts])
+    asked = sample_questions(reported, in_test)
     for split, found, needed in (
-        ("test", asked, reported or FEWEST),
-        ("validation", chosen, FEWEST),
+        ("test", asked, reported or MIN_PER_PART),
+        ("validation", chosen, MIN_PER_PART),
     ):
         if len(found) < needed:
             raise InputError(

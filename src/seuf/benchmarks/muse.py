@@ -29,7 +29,7 @@ from pydantic import Field
 
 from seuf.benchmarks.records import BenchmarkData, Group, Part, Passage, Question, Subject, Text
 from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
-from seuf.benchmarks.sampling import FEWEST, Record, check_rows, drawn
+from seuf.benchmarks.sampling import MIN_PER_PART, Record, check_rows, sample_positions
 from seuf.inputs import InputError
 
 Sets = Mapping[str, Sequence[Record]]
@@ -152,12 +152,12 @@ def _question(
 def _parts(name: str, wordings: Sequence[str], chosen: int) -> list[Part]:
     """Return each question's part: the first by their hash select, the same wording in one part."""
     different = sorted(set(wordings))
-    if len(different) < chosen + FEWEST:
+    if len(different) < chosen + MIN_PER_PART:
         raise InputError(
             f"benchmark.selection_questions is {chosen}; MUSE's {name} has {len(different)} "
-            f"different rows, and {FEWEST} or more must be left to be reported."
+            f"different rows, and {MIN_PER_PART} or more must be left to be reported."
         )
-    selection = {different[place] for place in drawn(different, chosen)}
+    selection = {different[place] for place in sample_positions(different, chosen)}
     return ["selection" if wording in selection else "test" for wording in wordings]
 
 

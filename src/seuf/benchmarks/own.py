@@ -16,7 +16,7 @@ from pydantic import Field
 
 from seuf.benchmarks.records import BenchmarkData, Part, Question, Subject, Text
 from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
-from seuf.benchmarks.sampling import FEWEST, Record, drawn
+from seuf.benchmarks.sampling import MIN_PER_PART, Record, sample_positions
 from seuf.inputs import InputError
 
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
@@ -112,7 +112,7 @@ def _split(records: Sequence[Record], share: float) -> list[Question]:
             if record["subject"] == subject and not record.get("part")
         ]
         wordings = [records[position]["question"] for position in free]
-        chosen.update(free[place] for place in drawn(wordings, round(share * len(free))))
+        chosen.update(free[place] for place in sample_positions(wordings, round(share * len(free))))
     return [
         _question(record, "selection" if position in chosen else "test")
         for position, record in enumerate(records)
@@ -135,10 +135,11 @@ def _check_numbers(questions: Iterable[Question]) -> None:
     found = [(question.part, question.subject) for question in questions]
     for part in PARTS:
         for subject in SUBJECTS:
-            if (count := found.count((part, subject))) < FEWEST:
+            if (count := found.count((part, subject))) < MIN_PER_PART:
                 raise InputError(
                     f"The {part} part has {count} questions about what to {subject}, it needs "
-                    f"{FEWEST} or more: add some, or change benchmark.selection_share or `part`."
+                    f"{MIN_PER_PART} or more: add some, or change benchmark.selection_share or "
+                    "`part`."
                 )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 Measure = Literal["rouge_l_recall", "rouge_l_f1", "rouge_l_recall_pltrdy"]
 
 
-class Kind(NamedTuple):
+class AnswerKind(NamedTuple):
     """How free answers to one kind of probe are made and measured.
 
     Attributes:
@@ -38,22 +38,22 @@ class Kind(NamedTuple):
 
 
 # jinzhuoran/RWKU b8a03b3, llmtuner/eval/eval_forget.py: 30 tokens, up to the end of the line.
-_RWKU = Kind("rouge_l_recall_pltrdy", 30, ("\n",), chat=True)
+_RWKU = AnswerKind("rouge_l_recall_pltrdy", 30, ("\n",), chat=True)
 
-KINDS: dict[str, Kind] = {
-    "answer": Kind(),
+ANSWER_KINDS: dict[str, AnswerKind] = {
+    "answer": AnswerKind(),
     # RWKU
     "fill_blank": _RWKU,
     "question": _RWKU,
     "adversarial": _RWKU._replace(headline=False),
     # MUSE, swj0419/muse_bench fcd6651, eval.py
-    "knowledge": Kind("rouge_l_f1", 32, ("\n\n", "\nQuestion", "Question:")),
-    "verbatim": Kind("rouge_l_f1", 128, headline=False, whole=False),
+    "knowledge": AnswerKind("rouge_l_f1", 32, ("\n\n", "\nQuestion", "Question:")),
+    "verbatim": AnswerKind("rouge_l_f1", 128, headline=False, whole=False),
     # TOFU: what a model knew before it, whose ROUGE is part of its model utility
-    "real_authors": Kind(headline=False),
-    "world_facts": Kind(headline=False),
+    "real_authors": AnswerKind(headline=False),
+    "world_facts": AnswerKind(headline=False),
     # TOFU: the answer, its paraphrase and wrong answers, of which only likelihoods are compared
-    "truth": Kind(headline=False, likelihoods=True),
+    "truth": AnswerKind(headline=False, likelihoods=True),
 }
 
 
@@ -85,7 +85,7 @@ class Question(NamedTuple):
         subject: Whose knowledge it asks for.
         part: Whether it chooses the checkpoint (`selection`) or is reported (`test`).
         reference: The answer in words; empty if free answers are not scored.
-        kind: What kind of probe it is, a key of `seuf.benchmarks.records.KINDS`.
+        kind: What kind of probe it is, a key of `seuf.benchmarks.records.ANSWER_KINDS`.
         opening: How the answer begins, put into the model's mouth, such as `Answer:`.
     """
 
@@ -99,18 +99,18 @@ class Question(NamedTuple):
     kind: str = "answer"
     opening: str = ""
 
-    def is_chosen(self) -> bool:
+    def is_multiple_choice(self) -> bool:
         """Tell if it is asked by its choices."""
-        return bool(self.choices) and not KINDS[self.kind].likelihoods
+        return bool(self.choices) and not ANSWER_KINDS[self.kind].likelihoods
 
-    def is_answered(self, with_choices: bool) -> bool:
+    def is_free_answer(self, with_choices: bool) -> bool:
         """Tell if it is asked for a free answer, with choices only if these shall be too."""
         asked = with_choices or not self.choices
-        return bool(self.reference) and asked and not KINDS[self.kind].likelihoods
+        return bool(self.reference) and asked and not ANSWER_KINDS[self.kind].likelihoods
 
-    def is_compared(self) -> bool:
+    def compares_likelihoods(self) -> bool:
         """Tell if only the likelihoods of its choices are compared."""
-        return KINDS[self.kind].likelihoods
+        return ANSWER_KINDS[self.kind].likelihoods
 
 
 class Passage(NamedTuple):

@@ -42,13 +42,13 @@ from seuf.benchmarks.mmlu import mmlu_questions
 from seuf.benchmarks.records import BenchmarkData, Group, Passage, Question, Subject, Text
 from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 from seuf.benchmarks.sampling import (
-    FEWEST,
+    MIN_PER_PART,
     Record,
-    at_most,
     check_rows,
-    drawn,
-    in_parts,
     long_texts,
+    sample_positions,
+    sample_questions,
+    split_questions,
 )
 from seuf.inputs import InputError
 
@@ -91,7 +91,7 @@ def probes(settings: RwkuSettings, people: set[str], sets: Sets) -> list[Questio
     )
     for asked in others:
         reported = [probe for probe in asked if probe.question not in selecting]
-        split += at_most(settings.other_probes, reported)
+        split += sample_questions(settings.other_probes, reported)
     return split
 
 
@@ -120,11 +120,11 @@ def _probe(row: Record, subject: Subject, kind: str) -> Question:
 
 def _split(asked: Sequence[Question], number: int) -> list[Question]:
     """Return the probes, each in a part; one worded as a selecting one is not reported."""
-    split = in_parts(asked, number, [f"{probe.kind} {probe.topic}" for probe in asked])
-    if len(split) < number + FEWEST:
+    split = split_questions(asked, number, [f"{probe.kind} {probe.topic}" for probe in asked])
+    if len(split) < number + MIN_PER_PART:
         raise InputError(
             f"RWKU has {len(asked)} blanks and questions about those who are forgotten: with "
-            f"benchmark.selection_questions {number} fewer than {FEWEST} are left to report."
+            f"benchmark.selection_questions {number} fewer than {MIN_PER_PART} are left to report."
         )
     return split
 
@@ -262,10 +262,10 @@ def _passages(
     others = [t for t in _about(people, sets["mia_retain"]) if t.text not in forgotten]
     groups: tuple[tuple[Group, list[Text]], ...] = (("forget", about), ("retain", others))
     for group, found in groups:
-        if len(found) < FEWEST:
+        if len(found) < MIN_PER_PART:
             raise InputError(
                 f"RWKU's mia_{group} has {len(found)} passages for those who are forgotten; "
-                f"membership inference needs {FEWEST} or more: take more people."
+                f"membership inference needs {MIN_PER_PART} or more: take more people."
             )
     return [
         Passage(text.text, group, text.topic)
@@ -277,7 +277,7 @@ def _passages(
 def _drawn(number: int | None, texts: list[Text]) -> list[Text]:
     if number is None:
         return texts
-    places = drawn([text.text for text in texts], number, [text.topic for text in texts])
+    places = sample_positions([text.text for text in texts], number, [text.topic for text in texts])
     return [texts[place] for place in places]
 
 

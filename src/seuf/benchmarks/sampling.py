@@ -68,10 +68,12 @@ def long_texts(name: str, rows: Sequence[Record], min_length: int) -> list[str]:
     return found
 
 
-FEWEST = 2  # in a part: a standard error needs two
+MIN_PER_PART = 2  # in a part: a standard error needs two
 
 
-def drawn(wordings: Sequence[str], number: int, groups: Sequence[str] | None = None) -> list[int]:
+def sample_positions(
+    wordings: Sequence[str], number: int, groups: Sequence[str] | None = None
+) -> list[int]:
     """Return the positions, in order, of at most so many items.
 
     Args:
@@ -90,15 +92,15 @@ def drawn(wordings: Sequence[str], number: int, groups: Sequence[str] | None = N
     return sorted(sorted(order, key=depths.__getitem__)[:number])
 
 
-def at_most(number: int | None, asked: Sequence[Question]) -> list[Question]:
+def sample_questions(number: int | None, asked: Sequence[Question]) -> list[Question]:
     """Return so many questions, each topic giving its share, in their order; all for None."""
     if number is None:
         return list(asked)
-    places = drawn([q.question for q in asked], number, [q.topic for q in asked])
+    places = sample_positions([q.question for q in asked], number, [q.topic for q in asked])
     return [asked[place] for place in places]
 
 
-def in_parts(
+def split_questions(
     asked: Sequence[Question], number: int, groups: Sequence[str] | None = None
 ) -> list[Question]:
     """Return questions in their order, so many in the selection part and the others in test.
@@ -108,9 +110,9 @@ def in_parts(
     Args:
         asked: The questions.
         number: How many select.
-        groups: See `drawn`.
+        groups: See `sample_positions`.
     """
-    chosen = set(drawn([question.question for question in asked], number, groups))
+    chosen = set(sample_positions([question.question for question in asked], number, groups))
     known = {asked[place].question for place in chosen}
     return [
         question._replace(part="selection" if place in chosen else "test")

@@ -13,8 +13,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from seuf.benchmarks.answers import with_error
-from seuf.benchmarks.choices import Choice, by_row, choices_of, log_likelihoods
+from seuf.benchmarks.answers import mean_with_error
+from seuf.benchmarks.choices import Choice, encode_choices, group_by_input, log_likelihoods
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.truth_ratios import (
     PLAIN_SETS,
@@ -80,8 +80,8 @@ def mean_log_likelihoods(
     """Return the mean log-likelihood per token of every choice of every question, in nats."""
     tokenizer = subject_model.tokenizer
     end = tokenizer.eos_token_id
-    choices = [[_ended(c, end) for c in choices_of(tokenizer, q)] for q in questions]
-    wanted = by_row(choice for of_one in choices for choice in of_one)
+    choices = [[_ended(c, end) for c in encode_choices(tokenizer, q)] for q in questions]
+    wanted = group_by_input(choice for of_one in choices for choice in of_one)
     sums = log_likelihoods(subject_model.model, wanted, batch_size)
     return [[sums[choice] / len(choice.continuation) for choice in of_one] for of_one in choices]
 
@@ -107,6 +107,9 @@ def _scores(name: str, asked: Sequence[Likelihoods]) -> dict[str, Any]:
     ratios = {key: [ratio(one.true, one.wrong) for one in asked] for key, ratio in RATIOS.items()}
     return {
         "questions": len(asked),
-        "probability": with_error(probabilities),
-        **{key: {**with_error(list(map(counts, of))), "ratios": of} for key, of in ratios.items()},
+        "probability": mean_with_error(probabilities),
+        **{
+            key: {**mean_with_error(list(map(counts, of))), "ratios": of}
+            for key, of in ratios.items()
+        },
     }

@@ -40,7 +40,13 @@ from pydantic import Field, field_validator
 from seuf.benchmarks.mmlu import lm_eval_question, lm_eval_task, mmlu_questions
 from seuf.benchmarks.records import BenchmarkData, Question, Text
 from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
-from seuf.benchmarks.sampling import FEWEST, Record, drawn, in_parts, long_texts
+from seuf.benchmarks.sampling import (
+    MIN_PER_PART,
+    Record,
+    long_texts,
+    sample_positions,
+    split_questions,
+)
 from seuf.inputs import InputError
 
 
@@ -119,7 +125,11 @@ def prepare(
 
 def _texts(corpus: str, records: Sequence[Record], settings: WmdpSettings) -> list[Text]:
     long = long_texts(corpus, records, settings.min_length)
-    taken = range(len(long)) if settings.max_texts is None else drawn(long, settings.max_texts)
+    taken = (
+        range(len(long))
+        if settings.max_texts is None
+        else sample_positions(long, settings.max_texts)
+    )
     return [Text(long[place], corpus) for place in taken]
 
 
@@ -135,11 +145,11 @@ def _questions(domain: str, records: Sequence[Record], selection: int) -> list[Q
         )
         for number, record in enumerate(records, 1)
     ]
-    split = in_parts(asked, selection)
-    if len(split) < selection + FEWEST:
+    split = split_questions(asked, selection)
+    if len(split) < selection + MIN_PER_PART:
         raise InputError(
             f"wmdp-{domain} has {len(asked)} questions: with benchmark.selection_questions "
-            f"{selection} fewer than {FEWEST} are left to report."
+            f"{selection} fewer than {MIN_PER_PART} are left to report."
         )
     return split
 

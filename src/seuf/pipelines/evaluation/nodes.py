@@ -65,7 +65,7 @@ def score(
     passages: Records | None = None,
 ) -> dict[str, Any]:
     """Return all that a model's answers and likelihoods tell, with the headline."""
-    from seuf.benchmarks.examination import headline
+    from seuf.benchmarks.headline import headline
     from seuf.benchmarks.measures import measures
     from seuf.benchmarks.records import Question
 
@@ -80,9 +80,9 @@ def _asked(
     from seuf.benchmarks.answers import score_answers
     from seuf.benchmarks.harness import score_questions
 
-    chosen = [question for question in asked if question.is_chosen()]
-    answered = [question for question in asked if question.is_answered(evaluation.generate)]
-    compared = [question for question in asked if question.is_compared()]
+    chosen = [question for question in asked if question.is_multiple_choice()]
+    answered = [question for question in asked if question.is_free_answer(evaluation.generate)]
+    compared = [question for question in asked if question.compares_likelihoods()]
     if evaluation.generate and not answered:
         raise InputError(
             "evaluation.generate is true, but no question has a `reference` to hold an answer "

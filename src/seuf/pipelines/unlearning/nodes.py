@@ -15,7 +15,7 @@ from seuf.unlearning.settings import Method, UnlearningSettings
 if TYPE_CHECKING:
     from torch import nn
 
-    from seuf.benchmarks.examination import Examiner
+    from seuf.benchmarks.headline import HeadlineScorer
     from seuf.unlearning.algorithm import Unlearned
     from seuf.unlearning.judgement import Judgement
 
@@ -55,17 +55,17 @@ def unlearn(
 def judge_by(part: str, base: LanguageModel, questions: Records, settings: ScoringSettings) -> Any:
     """Return what judges a model by one part of the questions: `selection` or `test`."""
     from seuf.benchmarks.choices import chance
-    from seuf.benchmarks.examination import Examiner
+    from seuf.benchmarks.headline import HeadlineScorer
     from seuf.benchmarks.records import Question
 
     asked = [Question(**record) for record in questions if record["part"] == part]
-    return partial(_judge, Examiner(base, asked, settings), chance(asked))
+    return partial(_judge, HeadlineScorer(base, asked, settings), chance(asked))
 
 
-def _judge(examiner: Examiner, chance: float, model: nn.Module) -> Judgement:
+def _judge(scorer: HeadlineScorer, chance: float, model: nn.Module) -> Judgement:
     from seuf.unlearning.judgement import Judgement
 
-    results = examiner.results(model)
+    results = scorer.results(model)
     return Judgement(results["forget"], results["retain"], chance)
 
 

@@ -1,7 +1,7 @@
 """One number a subject: what a study's forget efficacy and utility are.
 
 Where a subject has questions with choices it is the accuracy on these, else the mean over the free
-answers whose kind counts (see `Kind.headline`).
+answers whose kind counts (see `AnswerKind.headline`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import replace
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from seuf.benchmarks.answers import answers_of, measured
+from seuf.benchmarks.answers import free_answers, measured
 from seuf.benchmarks.choices import ChoiceScorer
-from seuf.benchmarks.records import KINDS, Question
+from seuf.benchmarks.records import ANSWER_KINDS, Question
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import ScoringSettings
     from seuf.moe.loading import LanguageModel
 
 
-class Examiner:
+class HeadlineScorer:
     """Asks a model the same questions again and again.
 
     Args:
@@ -33,13 +33,13 @@ class Examiner:
         self, base: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
     ) -> None:
         self.base, self.settings = base, settings
-        chosen = [question for question in questions if question.is_chosen()]
+        chosen = [question for question in questions if question.is_multiple_choice()]
         decided = {question.subject for question in chosen}
         self.choices = ChoiceScorer(base.tokenizer, chosen, settings.metric, settings.batch_size)
         self.free: dict[tuple[str, str], list[Question]] = {}
         for question in questions:
-            counts = KINDS[question.kind].headline and question.subject not in decided
-            if counts and question.is_answered(with_choices=False):
+            counts = ANSWER_KINDS[question.kind].headline and question.subject not in decided
+            if counts and question.is_free_answer(with_choices=False):
                 self.free.setdefault((question.subject, question.kind), []).append(question)
 
     def results(self, model: Any) -> dict[str, float]:
@@ -47,8 +47,8 @@ class Examiner:
         values: dict[str, list[float]] = {}
         subject_model = replace(self.base, model=model)
         for (subject, name), asked in self.free.items():
-            answers = answers_of(subject_model, asked, KINDS[name], self.settings)
-            found = measured(subject_model, asked, answers, KINDS[name], self.settings)
+            answers = free_answers(subject_model, asked, ANSWER_KINDS[name], self.settings)
+            found = measured(subject_model, asked, answers, ANSWER_KINDS[name], self.settings)
             values.setdefault(subject, []).extend(found)
         return self.choices.accuracy(model) | {s: mean(found) for s, found in values.items()}
 
@@ -65,7 +65,7 @@ def headline(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     chosen, answered = scores.get("questions", {}), scores.get("generation", {})
     found = {subject: _of_choices(scored) for subject, scored in chosen.items()}
     for subject, kinds in answered.items():
-        counted = {k: s for k, s in kinds.items() if KINDS[k].headline}
+        counted = {k: s for k, s in kinds.items() if ANSWER_KINDS[k].headline}
         if subject not in found and counted:
             found[subject] = _of_answers(list(counted.values()))
     return found

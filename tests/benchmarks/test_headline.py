@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from seuf.benchmarks.examination import Examiner, headline
+from seuf.benchmarks.headline import HeadlineScorer, headline
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from tests.benchmarks.conftest import KNOWN, prompt
@@ -29,7 +29,7 @@ def test_choices_decide_where_a_subject_has_some(knowing_model, questions):
     """
     asked = [*questions, free(GRASS, "forget", reference="something else")]
 
-    assert Examiner(knowing_model, asked, SETTINGS).results(knowing_model.model) == {
+    assert HeadlineScorer(knowing_model, asked, SETTINGS).results(knowing_model.model) == {
         "forget": 1.0,
         "retain": 1.0,
     }
@@ -39,7 +39,7 @@ def test_free_answers_decide_where_there_are_no_choices(knowing_model, questions
     """'a deep green' holds 3 of 3 words of its reference, 'black' none of 'white': 1/2."""
     asked = [*questions[2:], free(GRASS, "forget"), free(COAL, "forget", reference="white")]
 
-    results = Examiner(knowing_model, asked, SETTINGS).results(knowing_model.model)
+    results = HeadlineScorer(knowing_model, asked, SETTINGS).results(knowing_model.model)
 
     assert results == {"retain": 1.0, "forget": pytest.approx(0.5)}
 
@@ -51,15 +51,15 @@ def test_adversarial_probes_have_no_say(knowing_model):
         free(DEN, "retain"),
     ]
 
-    results = Examiner(knowing_model, asked, SETTINGS).results(knowing_model.model)
+    results = HeadlineScorer(knowing_model, asked, SETTINGS).results(knowing_model.model)
 
     assert results == {"forget": 1.0, "retain": 1.0}
 
 
 def test_the_model_that_is_given_is_asked_not_the_base(knowing_model):
-    examiner = Examiner(replace(knowing_model, model=None), [free(DEN, "forget")], SETTINGS)
+    scorer = HeadlineScorer(replace(knowing_model, model=None), [free(DEN, "forget")], SETTINGS)
 
-    assert examiner.results(knowing_model.model) == {"forget": 1.0}
+    assert scorer.results(knowing_model.model) == {"forget": 1.0}
 
 
 def test_the_headline_is_accuracy_or_the_mean_over_all_answers_that_count():
