@@ -1,5 +1,6 @@
 """The project's own commands."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,16 @@ def test_without_a_table_one_line_says_what_to_do(study: Path):
 
     assert result.exit_code == 1
     assert result.output == "error: mine_data/08_reporting holds no table: run the study first.\n"
+
+
+def test_repro_ends_with_the_table():
+    """What `make` would run, without running it."""
+    planned = subprocess.run(
+        ["make", "--dry-run", "repro", "STUDY=smoke"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert planned.stdout.splitlines()[-1] == "kedro show --env smoke"

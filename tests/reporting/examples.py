@@ -58,13 +58,17 @@ def log(*looks: tuple[float, int, float | None, float | None, float | None]) -> 
 
 
 def comparison(**changes: dict[str, Any]) -> pd.DataFrame:
-    """Return the comparison of an original, `full_ga` and `seuf_rmu`, the best; with changes."""
+    """Return the comparison of an original, `full_ga` and `seuf_rmu`, the best; with changes.
+
+    A change of a row that is not among them is a row of its own, the last.
+    """
     rows = {
         "original": numbers(1.0, 1.0, 0.0),
         "full_ga": numbers(0.25, 0.5, 1.0),
         "seuf_rmu": numbers(0.5, 1.0, 0.0625),
     }
-    return comparison_table({name: row | changes.get(name, {}) for name, row in rows.items()})
+    rows |= {name: rows.get(name, {}) | change for name, change in changes.items()}
+    return comparison_table(rows)
 
 
 def numbers(forget: float, retain: float, trained: float) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from seuf.reporting.comparison import comparison_table
 from seuf.reporting.figures import (
     counted,
     efficacy_utility,
@@ -12,7 +13,7 @@ from seuf.reporting.figures import (
     rules_by_expert,
     tokens_per_expert,
 )
-from tests.reporting.examples import SELECTED, comparison, log, routing
+from tests.reporting.examples import SELECTED, comparison, log, numbers, routing
 
 LOGS = {
     "original": log(),
@@ -176,3 +177,19 @@ def test_an_objective_has_the_same_colour_in_all_figures():
     line, _ = named(overlap_over_steps(comparison(), LOGS), "seuf_rmu")
 
     assert marker.marker.color == line.line.color
+
+
+def test_methods_of_objectives_that_nobody_has_heard_of_are_drawn_like_the_others():
+    """A mark and a key entry for each objective and family, and a panel a family in each row."""
+    rows = {name: numbers(0.5, 0.5, 0.5) for name in ("seuf_simnpo", "mine", "lora_task_vector")}
+    table, logs = comparison_table(rows), dict.fromkeys(rows, log((0.1, 5, 0.5, 0.9, 0.9)))
+
+    marks, lines = efficacy_utility(table), overlap_over_steps(table, logs)
+
+    keys = [trace.name for trace in marks.data if trace.x == (None,)]
+    assert keys == ["simnpo", "other", "vector", "seuf", "mine", "lora_task"]
+    for name in rows:
+        assert len(named(marks, name)) == 1
+        assert len(named(lines, name)) == 2
+    titles = [note.text for note in lines.layout.annotations]
+    assert titles == ["seuf", "mine", "lora_task"]

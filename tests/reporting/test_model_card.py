@@ -41,6 +41,24 @@ def test_the_card_tells_of_the_method_beside_the_original(comparison):
     assert [name for name in table if not name.startswith(":")] == ["method", "original", "seuf_ga"]
 
 
+def test_the_original_is_the_row_that_trained_nothing_whatever_its_name(comparison):
+    renamed = comparison.replace({"method": {"original": "untouched"}})
+
+    card = model_card(MADE, renamed)
+
+    assert "| untouched |" in card
+    assert "| other" not in card
+
+
+def test_where_nothing_tells_the_rate_of_guessing_none_is_printed(comparison):
+    card = model_card(MADE, comparison.assign(chance=float("nan"), balance=float("nan")))
+
+    assert "nan" not in card
+    assert "guessing" not in card
+    assert "questions, higher on the retain questions." in card
+    assert "questions (guessing gives 0.25), higher" in model_card(MADE, comparison)
+
+
 def test_of_many_tensors_the_first_are_named(comparison):
     many = MADE._replace(changed={f"t{number:02}": 1 for number in range(SHOWN + 4)})
 

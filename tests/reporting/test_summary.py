@@ -1,7 +1,7 @@
 """The study in a few words."""
 
 from seuf.reporting.report import headline, summary
-from tests.reporting.examples import comparison
+from tests.reporting.examples import comparison, numbers
 
 
 def test_the_summary_tells_what_the_best_method_reached():
@@ -18,6 +18,24 @@ def test_methods_within_two_standard_errors_are_named():
     close = comparison(full_ga={"balance": 0.65})
 
     assert summary(close).endswith("Within two standard errors of it is full_ga.")
+
+
+def test_a_model_that_was_not_unlearned_is_no_rival():
+    """Of `retrained` there is no training: two of the three rows were trained, one is a rival."""
+    nan = float("nan")
+    other = {"trained_share": nan, "changed_share": nan, "changed_tensors": nan, "seconds": nan}
+
+    told = summary(comparison(full_ga={"balance": 0.75}, retrained=numbers(0.5, 1.0, 0.0) | other))
+
+    assert told.startswith("full_ga has the best balance of 2 methods: ")
+    assert told.endswith("Within two standard errors of it is seuf_rmu.")
+
+
+def test_a_balance_that_was_not_measured_is_no_rival():
+    unknown = comparison(full_ga={"balance": float("nan")})
+
+    assert summary(unknown).startswith("seuf_rmu has the best balance of 1 method: ")
+    assert summary(unknown).endswith("No other method is within two standard errors of it.")
 
 
 def test_without_errors_nothing_is_said_of_others():

@@ -22,6 +22,7 @@ FREE = {
         ("rouge_retain_fill_blank", "ROUGE-L retain, fill blank ↑"),
         ("macro_retain", "retain accuracy by topic ↑"),
         ("something_new", "something new"),
+        ("rouge_holdout", "ROUGE-L holdout"),
     ],
 )
 def test_a_measure_has_a_readable_name(name, called):
@@ -47,3 +48,13 @@ def test_what_is_measured_beside_has_a_column_of_its_own():
 
     assert "| ROUGE-L forget ↓ |" in markdown(comparison_table(metrics))
     assert "|    0.500 ± 0.100 |" in markdown(comparison_table(metrics))
+
+
+def test_a_measure_of_a_benchmark_from_outside_is_called_by_its_name():
+    new = {"headline": {"forget": {"measure": "exact_match"}, "retain": {"measure": "accuracy"}}}
+    rows = {"original": numbers(0.6, 0.7, 0.0), "seuf_ga": numbers(0.1, 0.6, 0.1)}
+
+    table = comparison_table(rows, {"original": new})
+
+    assert "| forget exact match ↓ |" in markdown(table)
+    assert "it gives 10.0% of the answers to forget questions" in summary(table)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -24,7 +23,7 @@ def export_method(study: Study, method: str, folder: Path) -> None:
     """Write the checkpoint of a method's model, in the layout of the hub, and its model card.
 
     Files that the method has not changed are linked to those of the base model where they are on
-    one file system. The folder is written under another name, then renamed.
+    one file system. All is written into a new folder beside it, then moved.
 
     Args:
         study: Has run.
@@ -35,29 +34,32 @@ def export_method(study: Study, method: str, folder: Path) -> None:
         InputError: If there is no such method, it has not run, the folder exists, or the base model
             is not the one that it was made from.
     """
-    settings = _settings(study, method)
-    if folder.exists():
-        raise InputError(f"{folder} exists: name a folder that does not.")
-    name, base = _base(_output(study, "base_model"))
-    delta = Delta.load(_output(study, f"{method}.delta"))
-    card = model_card(_facts(study, method, settings, name, base, delta), _comparison(study))
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        export(base, delta, part)
-        (part / CARD).write_text(card, encoding="utf-8")
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _settings(study: Study, method: str) -> dict[str, Any]:
     methods = study.config["parameters"]["methods"]
     if method not in methods:
         raise InputError(
             f"The study {study.name!r} has no method {method!r}; it has {', '.join(methods)}."
         )
-    return dict(methods[method])
+    if folder.exists():
+        raise InputError(f"{folder} exists: name a folder that does not.")
+    name, base = _base(_output(study, "base_model"))
+    delta = Delta.load(_output(study, f"{method}.delta"))
+    exported = Exported(
+        base=name,
+        digest=delta.base,
+        study=study.config["globals"]["study"],
+        method=method,
+        settings=dict(methods[method]),
+        texts=(_lines(_output(study, "forget_set")), _lines(_output(study, "retain_set"))),
+        changed={key: tensor.numel() for key, tensor in delta.tensors.items()},
+        total=sum(p.numel() for p in Checkpoint(base).empty_model().parameters()),
+    )
+    card = model_card(exported, pd.read_csv(_output(study, "comparison")))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
+        made = Path(unfinished, folder.name)  # within, as the folder itself is its maker's alone
+        export(base, delta, made)
+        (made / CARD).write_text(card, encoding="utf-8")
+        made.rename(folder)
 
 
 def _output(study: Study, name: str) -> Path:
@@ -78,25 +80,6 @@ def _base(path: Path) -> tuple[str, Path]:
         return path.name, path
     source = source_of(json.loads((path / REFERENCE).read_text(encoding="utf-8")))
     return source.path, checkpoint_of(source)
-
-
-def _comparison(study: Study) -> pd.DataFrame:
-    return pd.read_csv(_output(study, "comparison"))
-
-
-def _facts(
-    study: Study, method: str, settings: dict[str, Any], name: str, base: Path, delta: Delta
-) -> Exported:
-    return Exported(
-        base=name,
-        digest=delta.base,
-        study=study.config["globals"]["study"],
-        method=method,
-        settings=settings,
-        texts=(_lines(_output(study, "forget_set")), _lines(_output(study, "retain_set"))),
-        changed={key: tensor.numel() for key, tensor in delta.tensors.items()},
-        total=sum(p.numel() for p in Checkpoint(base).empty_model().parameters()),
-    )
 
 
 def _lines(path: Path) -> int:

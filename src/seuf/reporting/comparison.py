@@ -42,7 +42,8 @@ def headers(comparison: pd.DataFrame) -> tuple[str, str]:
 
 def measure(comparison: pd.DataFrame, what: str) -> str:
     """Return what `forget` or `utility` is measured by."""
-    return MEASURES[str(comparison[f"{what}_measure"].iloc[0])]
+    name = str(comparison[f"{what}_measure"].iloc[0])
+    return MEASURES.get(name, name.replace("_", " "))
 
 
 def header(name: str) -> str:
@@ -54,7 +55,7 @@ def header(name: str) -> str:
         return name.replace("_", " ")
     subject, _, kind = rest.partition("_")
     what = f"ROUGE-L {subject}" + (f", {kind.replace('_', ' ')}" if kind else "")
-    return f"{what} {ARROWS[subject]}"
+    return f"{what} {ARROWS.get(subject, '')}".rstrip()
 
 
 DRAWS_OF = "draws_of"

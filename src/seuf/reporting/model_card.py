@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from seuf.reporting.comparison import markdown
+from seuf.reporting.comparison import markdown, original_method
 
 SHOWN = 12  # tensors that are named
 CARD = """\
@@ -35,8 +35,8 @@ Digest of the base model (SHA-256 over all tensors): `{digest}`.
 
 ## How well
 
-Test questions that chose nothing, ± standard error. On the forget questions guessing gives
-{chance:.2f}; lower is better there, higher on the retain questions.
+Test questions that chose nothing, ± standard error. Lower is better on the forget
+questions{guessing}, higher on the retain questions.
 
 {scores}
 ## What this does not say
@@ -80,8 +80,9 @@ class Exported(NamedTuple):
 
 
 def model_card(made: Exported, comparison: pd.DataFrame) -> str:
-    """Return the card as Markdown; the comparison has rows `original` and that of the method."""
-    rows = comparison[comparison["method"].isin(["original", made.method])]
+    """Return the card as Markdown; the comparison has rows of the original and of the method."""
+    rows = comparison[comparison["method"].isin([original_method(comparison), made.method])]
+    chance = rows["chance"].iloc[0]
     changed = sum(made.changed.values())
     facts = {"changed": f"{changed:,}", "total": f"{made.total:,}"}
     return CARD.format(
@@ -91,7 +92,7 @@ def model_card(made: Exported, comparison: pd.DataFrame) -> str:
         forget=made.texts[0],
         retain=made.texts[1],
         tensors=_listed(list(made.changed)),
-        chance=rows["chance"].iloc[0],
+        guessing="" if pd.isna(chance) else f" (guessing gives {chance:.2f})",
         scores=markdown(rows),
     )
 

@@ -162,10 +162,10 @@ def summary(comparison: pd.DataFrame) -> str:
     if best is None:
         return "No method changed the model: all numbers below are those of the original."
     rows = by_method(comparison)
-    trained = sum(1 for row in rows.values() if row["trained_share"])
-    reached = _reached(rows, best, original)
+    judged = [r for r in rows.values() if r["trained_share"] > 0 and not pd.isna(r["balance"])]
+    methods = f"{len(judged)} method{'s' if len(judged) > 1 else ''}"
     sentences = [
-        f"{best} has the best balance of {trained} methods: {reached}.",
+        f"{best} has the best balance of {methods}: {_reached(rows, best, original)}.",
         _rivals(rows, best),
         _warning(rows, best, original),
     ]
@@ -183,14 +183,14 @@ def headline(comparison: pd.DataFrame) -> list[tuple[str, str]]:
     return [
         (_from_to(rows, best, original, "forget_efficacy"), f"{forget} on forget questions"),
         (_from_to(rows, best, original, "utility"), f"{retain} on retain questions"),
-        (f"{row['trained_share']:.2%}", "of the weights were trained"),
-        (f"{row['routing_overlap_retain']:.1%}", "of retain routing as before"),
+        (number(row["trained_share"], ".2%"), "of the weights were trained"),
+        (number(row["routing_overlap_retain"], ".1%"), "of retain routing as before"),
     ]
 
 
 def _reached(rows: Rows, best: str, original: str | None) -> str:
     row, before = rows[best], rows[original] if original else None
-    guessing = f", {row['chance']:.0%} by guessing" if row["chance"] else ""
+    guessing = f", {row['chance']:.0%} by guessing" if row["chance"] > 0 else ""
     forget, retain = row["forget_measure"], row["utility_measure"]
     first = f"{_verb(forget)} {_share(row, before, 'forget', 'forget_efficacy', guessing)}"
     second = _share(row, before, "retain", "utility")
@@ -218,8 +218,9 @@ def _rivals(rows: Rows, best: str) -> str:
     """Name the methods whose balance is not two standard errors below the best one's."""
     if pd.isna(rows[best]["forget_efficacy_stderr"]):
         return ""
-    rivals = {name: row for name, row in rows.items() if row["changed_tensors"] and name != best}
-    near = [name for name, row in rivals.items() if _as_good(row, rows[best])]
+    # the number of changed tensors is NaN of a model that was not unlearned, as `retrained`
+    rivals = [name for name, row in rows.items() if row["changed_tensors"] > 0 and name != best]
+    near = [name for name in rivals if _as_good(rows[name], rows[best])]
     if not near:
         return "No other method is within two standard errors of it."
     are = "is" if len(near) == 1 else "are"
