@@ -29,15 +29,13 @@ from seuf.moe.routing import capture_routing
 from seuf.moe.training import train_tokenizer
 from seuf.pipelines.parameters import StudyParameters
 from seuf.pipelines.plan import method_memory
-from seuf.unlearning.algorithm import unlearn
+from seuf.unlearning.algorithm import Evaluation, unlearn
 from seuf.unlearning.attribution import calibration_samples
-from seuf.unlearning.draws import Samples
-from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.selection import Affinities, select_experts
+from seuf.unlearning.selection import select_experts
 from seuf.unlearning.settings import Method
-from seuf.unlearning.treatment import Treatment
 
 QUESTIONS = 200
+Samples = tuple[list[list[int]], list[list[int]]]
 Row = dict[str, Any]
 
 
@@ -80,13 +78,11 @@ class Drive:
     def _warm_up(self) -> None:
         """Let libraries set themselves up and kernels be made, which happens once a machine."""
         capture_routing(self.base.model, by_length(self._drawn(16384, seed=9), 32, 0))
-        few = Samples(self._drawn(4096, seed=10), self._drawn(4096, seed=11))
+        few = self._drawn(4096, seed=10), self._drawn(4096, seed=11)
         method = Method(scope="experts", selection="affinity", objective="gdiff", anchor_weight=1.0)
         settings = self.parameters.unlearning.model_copy(update={"steps": 5, "batch_size": 2})
         last = [(moe_layers(self.base.model)[-1].index, 0)]
-        unlearn(
-            self.base, Treatment(few, last, method, settings, 0), lambda model: Judgement(1, 1, 0)
-        )
+        unlearn(self.base, *few, method, last, lambda model: Evaluation(1, 1, 0), settings)
 
     def _capture(self) -> Row:
         settings = self.parameters.routing_capture
@@ -96,9 +92,7 @@ class Drive:
             drawn = calibration_samples(self._drawn(tokens, seed), tokens, 0, "drawn")
             batches = by_length(drawn, settings.batch_size, self.base.padding)
             found = capture_routing(self.base.model, batches)
-            self.tables.append(
-                Affinities(found.layers, found.affinity, found.halves, found.token_share)
-            )
+            self.tables.append(found)
         wait(self.device)
         rate = 2 * tokens / (time.perf_counter() - begin)
         return self._row(f"capture {2 * tokens:,} tokens, {rate:,.0f} a second")
@@ -114,7 +108,7 @@ class Drive:
         judge = _Pleased(self._examiner(questions, "selection"))
         planned = method_memory(self.base.model, method, settings, experts).device
         reset_peak(self.device)
-        done = unlearn(self.base, Treatment(samples, experts, method, settings, 0), judge)
+        done = unlearn(self.base, *samples, method, experts, judge, settings)
         where = f" in layer {experts[0][0]}" if len(experts) == 1 else f", {len(experts)} experts"
         yield self._row(f"unlearn {name}{where if experts else ''}", planned)
         yield from self._delta(name, done.delta, questions)
@@ -136,9 +130,10 @@ class Drive:
     def _samples(self) -> Samples:
         settings, words = self.parameters.unlearning, self._words()
         count = settings.steps * settings.batch_size
-        return Samples(
-            *(shapes.samples(min(count, 1000), settings.max_length, words, s) for s in (2, 3))
+        forget, retain = (
+            shapes.samples(min(count, 1000), settings.max_length, words, seed) for seed in (2, 3)
         )
+        return forget, retain
 
     def _words(self) -> int:
         return len(self.base.tokenizer)
@@ -160,10 +155,10 @@ class _Pleased:
     def __init__(self, examiner: HeadlineScorer) -> None:
         self.examiner, self.looks = examiner, 0
 
-    def __call__(self, model: Any) -> Judgement:
+    def __call__(self, model: Any) -> Evaluation:
         self.examiner.results(model)
         self.looks += 1
-        return Judgement(1 / self.looks, 1.0, chance=0.0)
+        return Evaluation(1 / self.looks, 1.0, chance=0.0)
 
 
 def _questions(base: LanguageModel) -> list[Row]:

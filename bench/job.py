@@ -10,14 +10,12 @@ from typing import Any
 
 from bench import shapes
 from bench.measure import peak, reset_peak, wait
-from bench.steps import treatment
+from bench.steps import one_expert
 from seuf.moe.batches import by_length
 from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
-from seuf.unlearning.algorithm import unlearn
-from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.selection import Affinities, select_experts
-from seuf.unlearning.settings import SelectionSettings
+from seuf.unlearning.algorithm import Evaluation, unlearn
+from seuf.unlearning.selection import select
 
 
 def job(base: LanguageModel, device: str, tokens: int, batch: int, length: int) -> Iterator[Any]:
@@ -26,12 +24,11 @@ def job(base: LanguageModel, device: str, tokens: int, batch: int, length: int) 
     clock = _Clock(device)
     routing = [_routing(base, tokens // 2, length, seed) for seed in (0, 1)]
     yield clock.row(f"capture, {tokens} tokens")
-    forget, retain = (Affinities(r.layers, r.affinity, r.halves, r.token_share) for r in routing)
-    chosen = select_experts(forget, retain, SelectionSettings(), seed=0)["affinity"].experts[0]
+    chosen = select(routing[0], routing[1], "affinity").experts[0]
     yield clock.row(f"select: layer {chosen[0]}, expert {chosen[1]}")
     for objective in ("gdiff", "rmu"):
-        run = treatment(base, chosen[0], objective, batch, length, steps=100, evaluate_every=100)
-        done = unlearn(base, run, lambda model: Judgement(1.0, 1.0, 0.0))
+        run = one_expert(base, chosen[0], objective, batch, length, steps=100, evaluate_every=100)
+        done = unlearn(base, *run[:4], lambda model: Evaluation(1.0, 1.0, 0.0), run.settings)
         yield clock.row(f"100 steps of {objective}")
         with tempfile.TemporaryDirectory() as folder:
             done.delta.save(Path(folder, "delta"))

@@ -13,15 +13,14 @@ from tqdm import tqdm
 
 from bench import shapes
 from bench.measure import cost, peak, reset_peak, wait
-from bench.steps import treatment
+from bench.steps import Run, one_expert
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import by_length
 from seuf.moe.forward import keep_on_device
 from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
+from seuf.unlearning.objectives import is_steered
 from seuf.unlearning.scopes import selected_experts
-from seuf.unlearning.treatment import Treatment, loss_of, quantities_of, uses_head
-from seuf.unlearning.updates import Updates
 
 
 def build(shape: str, device: str, dtype: torch.dtype) -> LanguageModel:
@@ -50,20 +49,20 @@ def offload(
     rate = 64 * length / captured.seconds
     yield {"part": "capture", "seconds": captured.seconds, "tok/s": rate, "peak GB": _gb(device)}
     for place, objective in ((layers[len(layers) // 2], "rmu"), (layers[-1], "gdiff")):
-        run = treatment(base, place.index, objective, batch, length, steps=100)
+        run = one_expert(base, place.index, objective, batch, length, steps=100)
         yield from _steps(base, run, device, limit)
     assert before <= peak(device)
 
 
 def _steps(
-    base: LanguageModel, run: Treatment, device: str, limit: float | None
+    base: LanguageModel, run: Run, device: str, limit: float | None
 ) -> Iterator[dict[str, Any]]:
     layer, objective = run.experts[0][0], str(run.method.objective)
-    with keep_on_device(base.model, [layer], head=uses_head(run)):
+    with keep_on_device(base.model, [layer], head=not is_steered(objective)):
         scope, number = selected_experts(base.model, run.experts), count()
         made: list[Any] = []
         reset_peak(device)
-        prefix = cost(lambda: made.append(quantities_of(base, scope, run)), device, 1, warm=0)
+        prefix = cost(lambda: made.append(run.passes(base, scope)), device, 1, warm=0)
         yield {
             "part": f"prefix of layer {layer}",
             "seconds": prefix.seconds,
@@ -73,10 +72,9 @@ def _steps(
             torch.cuda.empty_cache()
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(limit * 1e9 / total)
-        with scope:
-            update = Updates(scope, partial(loss_of, made[0], run), 1e-5, 1.0)
+        with scope, run.step(base, scope, made[0]) as update:
             reset_peak(device)
-            step = cost(lambda: update(made[0].feed(next(number))), device, 30, warm=8)
+            step = cost(lambda: update(made[0].batch(next(number))), device, 30, warm=8)
         held = {"part": f"step of {objective}", "seconds": step.seconds, "peak GB": _gb(device)}
         yield held | {"limit GB": limit}
         if device == "cuda":

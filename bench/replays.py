@@ -13,7 +13,7 @@ import time
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -26,11 +26,8 @@ from seuf.audit.replay import base_tensors, departures
 from seuf.moe.architectures import moe_layers
 from seuf.moe.deltas import Delta
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.algorithm import unlearn
-from seuf.unlearning.draws import Samples
-from seuf.unlearning.judgement import Judgement
+from seuf.unlearning.algorithm import Evaluation, unlearn
 from seuf.unlearning.settings import Method, UnlearningSettings
-from seuf.unlearning.treatment import Treatment
 
 
 def main() -> None:
@@ -83,14 +80,17 @@ def _run(base: LanguageModel, objective: str, options: Any, seed: int) -> Delta:
         shapes.samples(options.steps * options.batch, options.length, words, seed)
         for seed in (0, 1)
     )
-    treatment = Treatment(Samples(forget, retain), [(layer, 0)], method, settings, seed)
-    return unlearn(base, treatment, _last()).delta
-
-
-def _last() -> Callable[[Any], Judgement]:
-    """Return a judge to whom each look is better than the one before."""
-    looks = count(1)
-    return lambda model: Judgement(1 / next(looks), 1.0, chance=0.0)
+    evaluations = count(1)  # each is better than the one before
+    return unlearn(
+        base,
+        forget,
+        retain,
+        method,
+        [(layer, 0)],
+        lambda model: Evaluation(1 / next(evaluations), 1.0, chance=0.0),
+        settings,
+        seed,
+    ).delta
 
 
 def _options() -> argparse.Namespace:

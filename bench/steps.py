@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,11 +12,11 @@ from bench import floors, peers, shapes
 from bench.measure import Cost, Machine, cost
 from seuf.moe.architectures import decoder, input_device, moe_layers
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.draws import Samples
-from seuf.unlearning.scopes import selected_experts
-from seuf.unlearning.settings import Method, ObjectiveSettings, UnlearningSettings
-from seuf.unlearning.treatment import Treatment, loss_of, quantities_of
-from seuf.unlearning.updates import Updates
+from seuf.unlearning.algorithm import eq4_step
+from seuf.unlearning.forward_passes import Anchor, ForwardPasses
+from seuf.unlearning.recording import RecordedStep
+from seuf.unlearning.scopes import Scope, selected_experts
+from seuf.unlearning.settings import Experts, Method, ObjectiveSettings, UnlearningSettings
 
 EXPERT = 3
 
@@ -46,12 +45,34 @@ def steps(
             yield row
 
 
-def treatment(
+class Run(NamedTuple):
+    """What `unlearn` is given, but for the judge."""
+
+    forget: list[list[int]]
+    retain: list[list[int]]
+    method: Method
+    experts: Experts
+    settings: UnlearningSettings
+
+    def passes(self, base: LanguageModel, scope: Scope) -> ForwardPasses:
+        """Return the run's forward passes."""
+        layer = self.experts[0][0]
+        sets = self.forget, self.retain
+        return ForwardPasses(base, *sets, self.method, self.settings, scope.first_layer, layer, 0)
+
+    def step(self, base: LanguageModel, scope: Scope, passes: ForwardPasses) -> RecordedStep:
+        """Return the run's training step; the scope's context is open."""
+        anchor = Anchor(base.model, self.experts, self.method.anchor_on)
+        step = eq4_step(scope, passes, anchor, self.method, self.settings, 1e-5)
+        return RecordedStep(step, scope, self.settings.cuda_graph)
+
+
+def one_expert(
     base: LanguageModel, layer: int, objective: str, batch: int, length: int, **settings: Any
-) -> Treatment:
+) -> Run:
     """Return a run of SEUF on one expert with random samples."""
     vocabulary = base.model.config.vocab_size
-    both = (shapes.samples(4 * batch, length, vocabulary, seed) for seed in (0, 1))
+    forget, retain = (shapes.samples(4 * batch, length, vocabulary, seed) for seed in (0, 1))
     shared = UnlearningSettings(
         batch_size=batch,
         max_length=length,
@@ -59,22 +80,19 @@ def treatment(
         **settings,
     )
     method = Method(scope="experts", selection="affinity", objective=objective, anchor_weight=1.0)
-    return Treatment(Samples(*both), [(layer, EXPERT)], method, shared, seed=0)
+    return Run(forget, retain, method, [(layer, EXPERT)], shared)
 
 
 def _ours(
     base: LanguageModel, layer: int, objective: str, device: str, batch: int, length: int
 ) -> Cost:
-    run = treatment(base, layer, objective, batch, length, steps=60)
+    run = one_expert(base, layer, objective, batch, length, steps=60)
     scope = selected_experts(base.model, run.experts)
-    quantities, number = quantities_of(base, scope, run), count()
-    original = scope.snapshot()
-    with scope:
-        update = Updates(scope, partial(loss_of, quantities, run), 1e-5, 1.0)
-        step = cost(lambda: update(quantities.feed(next(number))), device, repeats=30, warm=8)
-        update.wait()
+    passes, number, original = run.passes(base, scope), count(), scope.snapshot()
+    with scope, run.step(base, scope, passes) as step:
+        measured = cost(lambda: step(passes.batch(next(number))), device, repeats=30, warm=8)
     scope.restore(original)
-    return step
+    return measured
 
 
 def _plain(base: LanguageModel, layer: int, objective: str, batch: int, length: int) -> Cost:

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -16,9 +16,6 @@ from kedro.pipeline import Node
 
 from seuf.determinism import NO_SUCH_IMPLEMENTATION, SWITCH, asked_for, set_deterministic
 from seuf.inputs import InputError
-
-if TYPE_CHECKING:
-    from seuf.datasets.progress import FileProgress
 
 log = logging.getLogger(__name__)
 
@@ -32,36 +29,20 @@ class StudyHooks:
         from kedro_dvc.project import check_study
         from seuf.pipelines.parameters import check_parameters
 
-        self._unfinished: list[FileProgress] = []
         sys.excepthook = _one_line_for_input_errors
         os.environ["KEDRO_ENV"] = check_study(context.project_path, context.env or "base")
         check_parameters(context.config_loader["parameters"])
 
     @hook_impl
-    def before_node_run(
-        self, node: Node, catalog: CatalogProtocol, inputs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Let training be deterministic; give a node that can go on where it was killed a file."""
-        from seuf.datasets.progress import FileProgress
-
+    def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
+        """Let training be deterministic."""
         set_deterministic(asked_for(catalog, node.outputs))
-        name = (node.namespace or node.name).rpartition(".")[2]
-        found = inputs.items()
-        own = {key: one.of(name) for key, one in found if isinstance(one, FileProgress)}
-        self._unfinished += own.values()
-        return own
 
     @hook_impl
     def on_node_error(self, error: Exception) -> None:
         """Say what to do if a model needs what torch cannot compute deterministically."""
         if NO_SUCH_IMPLEMENTATION in str(error):
             log.error("Set %s=0 to let sums be made in any order.", SWITCH)
-
-    @hook_impl
-    def after_pipeline_run(self) -> None:
-        """Delete these files: all outputs are saved."""
-        for progress in self._unfinished:
-            progress.delete()
 
 
 def folders(*paths: str) -> list[str]:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from seuf.pipelines.expert_selection.nodes import select_experts
-from seuf.unlearning.settings import SelectionSettings
+from seuf.unlearning.selection import SelectionSettings
 
 # Layers 1 and 2 of three experts; most of the affinity and most of the tokens lie elsewhere.
 TABLE = pd.DataFrame(

@@ -12,7 +12,7 @@ from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.scopes import Experts, selected_experts
 from seuf.unlearning.selection import Affinities, select_experts
-from seuf.unlearning.settings import SelectionSettings
+from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.treatment import Treatment
 from tests.tiny import bits, changed_names, tiny_batch, tiny_language_model, tiny_model
 from tests.unlearning.runs import SAMPLES, SETTINGS, FirstIsWorst, method

@@ -48,7 +48,7 @@ def _selected_again(subject: Subject) -> dict[str, Any]:
     import pandas as pd
 
     from seuf.pipelines.expert_selection.nodes import select_experts
-    from seuf.unlearning.settings import SelectionSettings
+    from seuf.unlearning.selection import SelectionSettings
 
     parameters = subject.study.config["parameters"]
     tables = [subject.project / subject.path(f"routing_{name}") for name in ("forget", "retain")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from seuf.moe.architectures import moe_layers
@@ -24,8 +26,8 @@ class RoutingProbe:
     def __init__(
         self,
         model: nn.Module,
-        forget: list[list[int]],
-        retain: list[list[int]],
+        forget: Sequence[Sequence[int]],
+        retain: Sequence[Sequence[int]],
         padding: int,
         first_layer: int = 0,
     ) -> None:
@@ -62,9 +64,9 @@ def probe_of(
     return RoutingProbe(base.model, to_forget, to_keep, base.padding, first_layer)
 
 
-def first_tokens(samples: list[list[int]], tokens: int) -> list[list[int]]:
+def first_tokens(samples: Sequence[Sequence[int]], tokens: int) -> list[Sequence[int]]:
     """Return the first samples that together have at least so many tokens."""
-    taken: list[list[int]] = []
+    taken: list[Sequence[int]] = []
     for sample in samples:
         if sum(map(len, taken)) >= tokens:
             break
@@ -95,5 +97,5 @@ def _top_k_sets(model: nn.Module, batches: list[Batch], first_layer: int) -> Ten
     return sets
 
 
-def _batches(samples: list[list[int]], padding: int, batch_size: int = 32) -> list[Batch]:
+def _batches(samples: Sequence[Sequence[int]], padding: int, batch_size: int = 32) -> list[Batch]:
     return list(by_length(samples, batch_size, padding))

@@ -18,12 +18,13 @@ from seuf.benchmarks.registry import BENCHMARKS, BenchmarkSettings, load_benchma
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
+from seuf.unlearning.attribution import RoutingSettings
+from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import (
     Method,
     ReplicationSettings,
-    RoutingSettings,
-    SelectionSettings,
     UnlearningSettings,
+    check_steered_layer,
 )
 
 BaseModelSettings = Annotated[
@@ -63,6 +64,18 @@ class StudyParameters(BaseModel):
                     f"methods.{name}.selection {method.selection!r} is unknown; "
                     f"expert_selection knows {', '.join(known)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_and_layers_fit_the_objectives(self) -> Self:
+        for name, method in self.methods.items():
+            if method.objective is None:
+                continue
+            try:
+                self.unlearning.objectives.numbers_for(method.objective)
+                check_steered_layer(method, self.unlearning, min(method.layers or [0]))
+            except InputError as error:
+                raise ValueError(f"methods.{name}: {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -1,10 +1,10 @@
 """Algorithm 1 of Zhuang et al. 2025 (https://arxiv.org/abs/2411.18797): start reading here.
 
     1. take a random part of the forget set          attribution.calibration_samples
-    2. record the gate affinity of every expert      moe.routing.capture_routing (Eq. 2)
+    2. record the gate affinity of every expert      attribution.capture (Eq. 2: moe.routing)
     3. rank, select the top M                        selection.select_experts
-    4. activate those experts and their routers      scopes.selected_experts
-    5. unlearn, with the router anchored             unlearn, below (Eq. 4)
+    4. activate those experts and their routers      scopes.open_scope
+    5. unlearn, with the router anchored             eq4_step and train_at, below (Eq. 4)
 
 Steps 1 to 3 happen once a study. `unlearn` is steps 4 and 5 for one method; baselines go through
 it too and differ only in their scope. Where we depart from the paper:
@@ -16,32 +16,36 @@ it too and differ only in their scope. Where we depart from the paper:
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
 
+from seuf.inputs import InputError
 from seuf.moe.activations import SharedPrefix
-from seuf.moe.architectures import check_positions
+from seuf.moe.architectures import check_positions, decoder_layer
+from seuf.moe.backoff import must_fit
 from seuf.moe.batches import pack, tokenize
 from seuf.moe.deltas import Delta
-from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
+from seuf.moe.digests import checkpoint_dtypes, model_digest, check_unchanged
 from seuf.moe.forward import keep_on_device
 from seuf.moe.loading import LanguageModel
 from seuf.moe.stability import RoutingProbe, first_tokens
 from seuf.moe.threads import threads
-from seuf.unlearning.draws import Samples
-from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.loop import Best, train, updates_of
-from seuf.unlearning.resumption import Progress, Resumption, key_of
-from seuf.unlearning.scopes import Scope, everything, lora, selected_experts
-from seuf.unlearning.settings import UnlearningSettings
-from seuf.unlearning.treatment import Treatment, budget_of, loss_of, quantities_of, uses_head
+from seuf.unlearning.forward_passes import Anchor, ForwardPasses, StepBatch
+from seuf.unlearning.objectives import OBJECTIVES, is_steered
+from seuf.unlearning.recording import RecordedStep
+from seuf.unlearning.scopes import Scope, open_scope
+from seuf.unlearning.settings import Experts, Method, UnlearningSettings, check_steered_layer
 
-JudgeModel = Callable[[nn.Module], Judgement]
+# Not split by itself: which samples stand in a step together is part of the method.
+SMALLER = "lower unlearning.batch_size or unlearning.max_length, to which packed samples are joined"
 LOG_COLUMNS = [
     "learning_rate",
     "step",
@@ -56,6 +60,47 @@ LOG_COLUMNS = [
     "overlap_retain",
     "stopped",
 ]
+STEP_NUMBERS = LOG_COLUMNS[2:5]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model answers the selection questions.
+
+    Attributes:
+        forget_efficacy: Accuracy on questions about what is to be forgotten, or where these have
+            no choices how well free answers hold their references; lower is better.
+        utility: The same of the others; higher is better.
+        chance: Accuracy of guessing on the forget questions, 0 without choices: the ideal of
+            forget efficacy.
+    """
+
+    forget_efficacy: float
+    utility: float
+    chance: float
+
+    @property
+    def balance(self) -> float:
+        """Utility minus the knowledge left; below chance there is nothing more to forget."""
+        return self.utility - max(self.forget_efficacy - self.chance, 0.0)
+
+
+Judge = Callable[[nn.Module], Evaluation]
+
+
+@dataclass
+class Checkpoint:
+    """The best state of the trained tensors so far, and the log of all evaluations.
+
+    Attributes:
+        balance: The best one; at first the original's.
+        tensors: None while nothing is better than the original.
+        log: One row an evaluation, with the keys `LOG_COLUMNS`.
+    """
+
+    balance: float
+    tensors: dict[str, Tensor] | None = None
+    log: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,126 +109,214 @@ class Unlearned:
 
     Attributes:
         delta: The changed tensors.
-        log: One entry for each look at the selection questions, with the keys `LOG_COLUMNS`.
+        log: One row for each evaluation on the selection questions, with the keys `LOG_COLUMNS`.
         trained_share: Share of the model's parameters that were in training.
     """
 
     delta: Delta
-    log: list[dict[str, object]]
+    log: list[dict[str, Any]]
     trained_share: float
 
 
 def unlearn(
     base: LanguageModel,
-    treatment: Treatment,
-    judge: JudgeModel,
-    progress: Progress | None = None,
+    forget: Sequence[Sequence[int]],
+    retain: Sequence[Sequence[int]],
+    method: Method,
+    experts: Experts,
+    judge: Judge,
+    settings: UnlearningSettings | None = None,
+    seed: int = 0,
 ) -> Unlearned:
-    """Return what a treatment changes in the base model, which is left as it was.
+    """Return what a method changes in the base model, which is left as it was.
 
     Args:
         base: The original model.
-        treatment: What is done.
-        judge: Scores a model on the selection questions.
-        progress: Keeps what the run has come to, should it be killed, if the settings want that.
+        forget: Token ids of the samples to forget, see `samples_of`.
+        retain: Token ids of the samples to keep.
+        method: Scope, objective, anchor, learning rates.
+        experts: The selected experts, (layer, expert); other scopes do not use them.
+        judge: Scores a model on the selection questions; must not write to it.
+        settings: The budget.
+        seed: Decides the order of the samples and RMU's direction.
+
+    Raises:
+        InputError: If a set is empty, the model lacks what the method names, or memory is short.
     """
-    digest = model_digest(base.model)
-    if treatment.method.scope == "nothing":
-        return Unlearned(Delta({}, digest, checkpoint_dtypes(base.model)), [], 0.0)
-    layers = {layer for layer, _ in treatment.experts}
-    with (
-        threads(treatment.settings.threads),
-        keep_on_device(base.model, layers, head=uses_head(treatment)),
-        _left_as_it_was(base.model, digest),
-        _scope(base.model, treatment) as scope,
-    ):
-        share, original = scope.trained_share(), scope.snapshot()
-        try:
-            resumption = _resumption(progress, base, digest, treatment)
-            best = _best(base, scope, treatment, judge, resumption)
-            scope.restore(best.tensors)
-            changed = scope.changed(original)
-        finally:
-            scope.restore(original)
-    return Unlearned(Delta.of(base.model, changed, digest), best.log, share)
+    settings, model = settings or UnlearningSettings(), base.model
+    digest = model_digest(model)
+    if method.scope == "nothing":
+        return Unlearned(Delta({}, digest, checkpoint_dtypes(model)), [], 0.0)
+    for name, samples in (("forget", forget), ("retain", retain)):
+        if not samples:
+            raise InputError(f"The {name} set has no sample of two tokens or more.")
+    with ExitStack() as stack:
+        stack.callback(check_unchanged, model, digest)
+        stack.enter_context(threads(settings.threads))
+        layers, uses_head = {layer for layer, _ in experts}, not is_steered(str(method.objective))
+        stack.enter_context(keep_on_device(model, layers, head=uses_head))
+        scope = stack.enter_context(open_scope(model, method, experts, seed))
+        original, share = scope.snapshot(), scope.trained_share()
+        stack.callback(scope.restore, original)
+        steered = _steered_layer(model, method, experts, settings, scope)
+        evaluate = _evaluation(base, judge, forget, retain, settings, scope)
+        best = Checkpoint(evaluate()[0].balance)
+        passes = ForwardPasses(
+            base, forget, retain, method, settings, scope.first_layer, steered, seed
+        )
+        anchored = experts if method.scope == "experts" and method.anchor_weight else []
+        anchor = Anchor(model, anchored, method.anchor_on)
+        with scope:
+            for learning_rate in method.learning_rates:
+                update = eq4_step(scope, passes, anchor, method, settings, learning_rate)
+                with RecordedStep(update, scope, settings.cuda_graph) as step:
+                    train_at(learning_rate, step, passes.batch, evaluate, scope, settings, best)
+                scope.restore(original)
+        scope.restore(best.tensors or original)
+        best.tensors = None  # a copy of all that is trained
+        changed = scope.changed(original)
+    return Unlearned(Delta.of(model, changed, digest), best.log, share)
 
 
-def _best(
-    base: LanguageModel,
+def eq4_step(
     scope: Scope,
-    treatment: Treatment,
-    judge: JudgeModel,
-    resumption_of: Callable[[Scope, Best], Resumption],
-) -> Best:
-    """Return the best checkpoint over all learning rates."""
-    shared = SharedPrefix(base.model, _shared_below(scope, treatment.settings))
-    probe = _probe(base, scope, treatment)
+    passes: ForwardPasses,
+    anchor: Anchor,
+    method: Method,
+    settings: UnlearningSettings,
+    learning_rate: float,
+) -> Callable[[StepBatch], Tensor]:
+    """Return what one step does: min l_f(D_f) + lambda l_r(D_r) + alpha L_anchor, Eq. 4, by AdamW.
 
-    def look() -> tuple[Judgement, dict[str, float]]:
-        with shared:
-            return judge(base.model), probe.overlap(base.model)
+    The step returns `STEP_NUMBERS`, (3,): the objective, the weighted anchor loss, and the norm of
+    the gradient before it is clipped.
+    """
+    objective = OBJECTIVES[str(method.objective)]
+    numbers = settings.objectives.numbers_for(str(method.objective))
+    masters = list(scope.masters.values())
+    on_gpu = all(master.is_cuda for master in masters)
+    optimizer = torch.optim.AdamW(
+        masters, lr=learning_rate, weight_decay=0.0, fused=True, capturable=on_gpu
+    )
 
-    original, best = scope.snapshot(), Best(scope.snapshot(), look()[0].balance)
-    run, resumption = quantities_of(base, scope, treatment), resumption_of(scope, best)
-    with scope:
-        for learning_rate in resumption.ahead(treatment.method.learning_rates):
-            budget = budget_of(treatment.settings, learning_rate)
-            with updates_of(scope, partial(loss_of, run, treatment), budget) as update:
-                train(update, look, budget, best, run.feed, resumption)
-            scope.restore(original)
-    return best
+    def step(batch: StepBatch) -> Tensor:
+        with anchor.watching(batch.forget_mask):
+            quantities = passes.quantities(batch)
+        loss = objective(**quantities, **numbers)  # l_f + lambda l_r
+        anchoring = method.anchor_weight * anchor.loss(loss.device)  # alpha L_anchor, Eq. 3
+        (loss + anchoring).backward()
+        norm = nn.utils.clip_grad_norm_(scope.gradients_to_masters(), settings.gradient_clip)
+        optimizer.step()
+        scope.note_changes()
+        scope.write_back()
+        scope.clear_gradients()
+        return torch.stack([one.detach().to(norm.device) for one in (loss, anchoring, norm)])
+
+    return step
+
+
+def train_at(
+    learning_rate: float,
+    step: RecordedStep,
+    batch_at: Callable[[int], Any],
+    evaluate: Callable[[], tuple[Evaluation, dict[str, float]]],
+    scope: Scope,
+    settings: UnlearningSettings,
+    best: Checkpoint,
+) -> None:
+    """Train with one learning rate, and keep the best checkpoint and the log in `best`.
+
+    Between two evaluations nothing is asked of the device, so that a GPU need not wait. A step
+    whose loss or gradient is not finite is noticed at the next evaluation, which is then not made:
+    training ends, and the log says why. It ends too once the knowledge is forgotten.
+    """
+    pending: list[Tensor] = []  # numbers of the steps since the last evaluation
+    steps = range(1, settings.steps + 1)
+    for number in tqdm(steps, desc=f"lr {learning_rate:g}", disable=None):
+        with must_fit(SMALLER):
+            pending.append(step(batch_at(number - 1)))
+        if number % settings.evaluate_every and number != settings.steps:
+            continue
+        step.wait()
+        rows = torch.stack(pending).tolist()
+        broken = [i for i, row in enumerate(rows) if not math.isfinite(sum(row))]
+        row = broken[0] if broken else len(rows) - 1
+        entry = {
+            "learning_rate": learning_rate,
+            "step": number - len(rows) + 1 + row,
+            **dict(zip(STEP_NUMBERS, rows[row], strict=True)),
+        }
+        pending.clear()
+        if broken:
+            best.log.append({**entry, "stopped": "loss or gradient is not finite"})
+            scope.restore(best.tensors or {})
+            return
+        evaluation, overlap = evaluate()
+        if evaluation.balance > best.balance:
+            best.tensors, best.balance = scope.snapshot(), evaluation.balance
+        goal = evaluation.chance if settings.forget_until is None else settings.forget_until
+        forgotten = evaluation.forget_efficacy <= goal
+        best.log.append(
+            {
+                **entry,
+                **asdict(evaluation),
+                "balance": evaluation.balance,
+                **{f"overlap_{name}": value for name, value in overlap.items()},
+                "stopped": "forgotten" if forgotten else None,
+            }
+        )
+        if forgotten:
+            return
 
 
 def samples_of(
-    base: LanguageModel, forget: list[str], retain: list[str], settings: UnlearningSettings
-) -> Samples:
-    """Return the token ids of both sets, packed into full samples where the settings say so."""
-    return Samples(*(_tokens(base, texts, settings) for texts in (forget, retain)))
+    base: LanguageModel, texts: Sequence[str], settings: UnlearningSettings
+) -> list[list[int]]:
+    """Return the token ids of texts, packed into full samples where the settings say so.
 
-
-def _tokens(base: LanguageModel, texts: list[str], settings: UnlearningSettings) -> list[list[int]]:
+    Raises:
+        InputError: If a sample is longer than the model allows.
+    """
     samples = tokenize(base.tokenizer, texts, settings.max_length)
     if settings.pack:
-        random.Random(0).shuffle(samples)  # neighbours in a file tell of the same thing
+        random.Random(0).shuffle(samples)  # neighbours in a file are about the same thing
         samples = pack(samples, settings.max_length, base.tokenizer.eos_token_id)
     check_positions(base.model, samples, "set unlearning.max_length to {} or less")
     return [ids for ids in samples if len(ids) > 1]  # a single token predicts nothing
 
 
-@contextmanager
-def _scope(model: nn.Module, treatment: Treatment) -> Iterator[Scope]:
-    """Give the method's scope inside the context; what it put into the model is then gone."""
-    method = treatment.method
-    if method.scope == "lora":
-        with lora(model, method.rank, treatment.seed) as scope:
-            yield scope
-    elif method.scope == "everything":
-        yield everything(model, method.only, method.layers)
-    else:
-        yield selected_experts(model, treatment.experts, method.router)
+def _steered_layer(
+    model: nn.Module, method: Method, experts: Experts, settings: UnlearningSettings, scope: Scope
+) -> int:
+    """Return the layer whose output RMU steers: the highest of the selected experts, or as set."""
+    if method.scope == "experts":
+        return max(layer for layer, _ in experts)
+    if is_steered(str(method.objective)):
+        decoder_layer(model, settings.objectives.rmu_layer)  # refuses one that is not there
+        check_steered_layer(method, settings, scope.first_layer)
+    return settings.objectives.rmu_layer
 
 
-@contextmanager
-def _left_as_it_was(model: nn.Module, digest: str) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        check_unchanged(model, digest)
+def _evaluation(
+    base: LanguageModel,
+    judge: Judge,
+    forget: Sequence[Sequence[int]],
+    retain: Sequence[Sequence[int]],
+    settings: UnlearningSettings,
+    scope: Scope,
+) -> Callable[[], tuple[Evaluation, dict[str, float]]]:
+    """Return what judges the model as it is and compares its routing with the original's."""
+    probe = RoutingProbe(
+        base.model,
+        first_tokens(forget, settings.probe_tokens),
+        first_tokens(retain, settings.probe_tokens),
+        base.padding,
+        scope.first_layer,
+    )
+    shared = SharedPrefix(base.model, scope.first_layer if settings.prefix_cache else 0)
 
+    def evaluate() -> tuple[Evaluation, dict[str, float]]:
+        with shared:
+            return judge(base.model), probe.overlap(base.model)
 
-def _resumption(
-    progress: Progress | None, base: LanguageModel, digest: str, treatment: Treatment
-) -> Callable[[Scope, Best], Resumption]:
-    if progress is None or not treatment.settings.resumable:
-        return partial(Resumption, None, "")
-    return partial(Resumption, progress, key_of(base, digest, treatment))
-
-
-def _shared_below(scope: Scope, settings: UnlearningSettings) -> int:
-    return scope.first_layer if settings.prefix_cache else 0
-
-
-def _probe(base: LanguageModel, scope: Scope, treatment: Treatment) -> RoutingProbe:
-    samples, tokens = treatment.samples, treatment.settings.probe_tokens
-    forget, retain = (first_tokens(s, tokens) for s in (samples.forget, samples.retain))
-    return RoutingProbe(base.model, forget, retain, base.padding, scope.first_layer)
+    return evaluate

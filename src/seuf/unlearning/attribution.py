@@ -1,18 +1,71 @@
-"""Which experts hold the knowledge: routing tables, and how far they can be trusted."""
+"""Steps 1 and 2 of Algorithm 1: how a random part of a set is routed, by layer and expert.
+
+The routing of the forget set says which experts hold the knowledge, that of the retain set which
+of them serve everything else too.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from seuf.inputs import InputError
+from seuf.inputs import InputError, Settings
+
+if TYPE_CHECKING:
+    from seuf.moe.loading import LanguageModel
+    from seuf.moe.routing import Routing
 
 ENOUGH_TOKENS = 100_000
 FEWEST_TOKENS = 1_000
 log = logging.getLogger(__name__)
+
+
+class RoutingSettings(Settings):
+    """How routing is captured.
+
+    Attributes:
+        max_tokens: Take a random part of the set with at least this many tokens; null takes all.
+        max_length: Tokens in a sample.
+        batch_size: Samples that pass the model at once.
+    """
+
+    max_tokens: Annotated[int, Field(gt=0)] | None = None
+    max_length: Annotated[int, Field(gt=1)] = 512
+    batch_size: Annotated[int, Field(gt=0)] = 16
+
+
+def capture(
+    base: LanguageModel,
+    texts: Sequence[str],
+    settings: RoutingSettings | None = None,
+    seed: int = 0,
+    what: str = "forget",
+) -> Routing:
+    """Return how a random part of the texts is routed: steps 1 and 2 of Algorithm 1.
+
+    Args:
+        base: A Mixture-of-Experts model and its tokenizer.
+        texts: Of one set.
+        settings: Which part, and how many samples pass at once; by default all.
+        seed: Decides the part.
+        what: Name of the set, for messages.
+
+    Raises:
+        InputError: If there are too few tokens, or a sample is longer than the model allows.
+    """
+    from seuf.moe.architectures import check_positions
+    from seuf.moe.batches import by_length, tokenize
+    from seuf.moe.routing import capture_routing
+
+    settings = settings or RoutingSettings()
+    tokens = tokenize(base.tokenizer, texts, settings.max_length)
+    check_positions(base.model, tokens, "set routing_capture.max_length to {} or less")
+    samples = calibration_samples(tokens, settings.max_tokens, seed, what)
+    return capture_routing(base.model, by_length(samples, settings.batch_size, base.padding))
 
 
 def calibration_samples(
@@ -32,33 +85,18 @@ def calibration_samples(
         )
     if max_tokens is None or available <= max_tokens:
         return samples
-    chosen = _draw(samples, max_tokens, random.Random(seed))
+    order = list(range(len(samples)))
+    random.Random(seed).shuffle(order)
+    taken, total = set(), 0
+    for position in order:
+        if total >= max_tokens:
+            break
+        taken.add(position)
+        total += len(samples[position])
     if max_tokens < ENOUGH_TOKENS:
         log.warning(
             "Attribution uses %d of the %d tokens of the %s set; the paper takes more than %d. "
             "Raise routing_capture.max_tokens.",
-            sum(map(len, chosen)), available, what, ENOUGH_TOKENS,
+            total, available, what, ENOUGH_TOKENS,
         )  # fmt: skip
-    return chosen
-
-
-def _draw(samples: list[list[int]], tokens: int, rng: random.Random) -> list[list[int]]:
-    order = list(range(len(samples)))
-    rng.shuffle(order)
-    taken, total = set(), 0
-    for position in order:
-        if total >= tokens:
-            break
-        taken.add(position)
-        total += len(samples[position])
     return [samples[position] for position in sorted(taken)]
-
-
-def top_overlap(one: Tensor, other: Tensor, count: int = 6) -> float:
-    """Return the share of the `count` highest scores that two score matrices have in common.
-
-    Zhuang et al. 2025, Table 8.
-    """
-    count = min(count, one.numel())
-    first, second = (set(torch.topk(s.flatten(), count).indices.tolist()) for s in (one, other))
-    return len(first & second) / count

@@ -1,24 +1,34 @@
-"""WHAT is minimised: the four objectives of the paper as pure functions.
+"""What is minimised: the objectives of the paper and its anchor loss (Eq. 3), as pure functions.
 
-An objective's parameters name what it needs (see `quantities`) and its keyword-only parameters
-the numbers it takes from the settings. A fifth objective is one function and one row of
-`OBJECTIVES`.
+An objective's parameters name the quantities that it is made of, see `QUANTITIES`; its keyword-only
+parameters are numbers that a study sets under `unlearning.objectives`. Another objective is one
+function and one row of `OBJECTIVES`, here or in a package of your own.
 
-WHAT holds still: the router keeps sending forget tokens to the expert under treatment.
+Settings read the table in stages that never compute, so nothing here imports torch before it is
+needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from seuf.inputs import InputError
 
-from seuf.moe.architectures import MoELayer, chosen_gates, gate_probabilities, moe_layers
-from seuf.moe.routing import observed_routers
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What an objective may ask for, by name: see `seuf.unlearning.forward_passes`, which computes it.
+QUANTITIES = (
+    "forget_nll",  # TokenNLL of the forget batch
+    "retain_nll",  # TokenNLL of the retain batch
+    "forget_hidden",  # Hidden: what leaves the steered layer on the forget batch
+    "retain_hidden",  # the same on the retain batch
+    "forget_reference_nll",  # the original model's NLL sum of each forget sequence, (B,)
+    "retain_reference_hidden",  # the original model's activations on the retain batch, (B, T, d)
+    "steering",  # RMU's target, c * u, (d,)
+)
 
 
 class TokenNLL(NamedTuple):
@@ -48,7 +58,7 @@ class Hidden(NamedTuple):
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the values that count; a GPU is not asked how many these are."""
+    """Return the mean of the values that count, without a GPU being asked how many these are."""
     return (values * mask).sum() / mask.sum()
 
 
@@ -87,6 +97,8 @@ def npo(
         npo_beta: Inverse temperature; small values approach gradient ascent.
         retain_weight: Weight of the retain NLL.
     """
+    import torch.nn.functional as F
+
     log_ratio = forget_nll.sums() - forget_reference_nll
     forget = -2 / npo_beta * F.logsigmoid(npo_beta * log_ratio).mean()
     return forget + retain_weight * retain_nll.mean()
@@ -116,9 +128,6 @@ def rmu(
     return forget + rmu_retain_weight * retain_hidden.distance(retain_reference_hidden)
 
 
-OBJECTIVES: dict[str, Callable[..., Tensor]] = {"ga": ga, "gdiff": gdiff, "npo": npo, "rmu": rmu}
-
-
 def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Return ||g - a||^2, averaged over tokens (Zhuang et al. 2025, Eq. 3).
 
@@ -126,61 +135,36 @@ def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         gates: Gate probabilities of the layer (N, E): the full softmax, or zero outside the
             top-k as in Eq. 1. With the latter a token that is not routed to the target gives the
             router little gradient, or none.
-        target: a of Eq. 3 (E,), see `anchor_target`.
+        target: a of Eq. 3 (E,): 1/M on each of the M selected experts of the layer, 0 elsewhere.
         mask: Which of the N tokens count, bool.
     """
     return masked_mean((gates - target).square().sum(-1), mask)
 
 
-def anchor_target(num_experts: int, experts: list[int]) -> Tensor:
-    """Return a of Eq. 3: 1/M on each of the M experts under treatment, 0 elsewhere, (E,)."""
-    target = torch.zeros(num_experts)
-    target[experts] = 1 / len(experts)
-    return target
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {"ga": ga, "gdiff": gdiff, "npo": npo, "rmu": rmu}
 
 
-class Anchor:
-    """Measures the anchor loss of the layers under treatment while forget batches pass.
+def arguments_of(objective: str) -> tuple[set[str], set[str]]:
+    """Return the names of the quantities and of the numbers that an objective takes.
 
-    Args:
-        layers: The layers under treatment.
-        experts: For each of them, its experts under treatment.
-        on: `softmax` anchors all probabilities, `topk` those of the chosen experts only.
+    Raises:
+        InputError: If there is no such objective, or it asks for a quantity that nobody computes.
     """
-
-    def __init__(self, layers: list[MoELayer], experts: list[list[int]], on: str) -> None:
-        self.layers, self.on = layers, on
-        self.targets = [
-            anchor_target(layer.num_experts, chosen).to(next(layer.router.parameters()).device)
-            for layer, chosen in zip(layers, experts, strict=True)
-        ]
-        self._losses: list[Tensor] = []
-
-    @contextmanager
-    def watching(self, mask: Tensor) -> Iterator[None]:
-        """Measure what passes inside the context; `mask` (B, T) of bool says which tokens count."""
-        self._losses.clear()
-
-        def observe(position: int, output: tuple[Tensor, ...]) -> None:
-            layer = self.layers[position]
-            if self.on == "topk":
-                gates, _ = chosen_gates(layer, output)
-            else:
-                gates = gate_probabilities(layer, output)
-            kept = mask.flatten().to(gates.device)
-            self._losses.append(anchor_loss(gates, self.targets[position], kept))
-
-        with observed_routers(self.layers, observe):
-            yield
-
-    def loss(self) -> Tensor:
-        """Return the mean over layers of what was last measured, once."""
-        losses, self._losses = self._losses, []
-        return torch.stack(losses).mean()
+    if objective not in OBJECTIVES:
+        raise InputError(
+            f"there is no objective {objective!r}; objectives are {', '.join(OBJECTIVES)}"
+        )
+    parameters = inspect.signature(OBJECTIVES[objective]).parameters.values()
+    numbers = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    quantities = {p.name for p in parameters} - numbers
+    if unknown := sorted(quantities - {*QUANTITIES}):
+        raise InputError(
+            f"objective {objective!r} asks for {', '.join(unknown)}; quantities are "
+            f"{', '.join(QUANTITIES)}, and numbers are keyword-only parameters"
+        )
+    return quantities, numbers
 
 
-def anchor_for(model: nn.Module, experts: list[tuple[int, int]], on: str) -> Anchor:
-    """Return the anchor of (layer, expert) pairs."""
-    treated = {index for index, _ in experts}
-    layers = [layer for layer in moe_layers(model) if layer.index in treated]
-    return Anchor(layers, [[e for i, e in experts if i == layer.index] for layer in layers], on)
+def is_steered(objective: str) -> bool:
+    """Tell if an objective is made of one layer's activations, as RMU is."""
+    return any("hidden" in name for name in arguments_of(objective)[0])

@@ -9,97 +9,96 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
 
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.algorithm import JudgeModel, Treatment, unlearn
-from seuf.unlearning.draws import Samples
-from seuf.unlearning.scopes import Experts
-from seuf.unlearning.settings import Method, ReplicationSettings, UnlearningSettings
-
-Record = dict[str, object]
-Task = tuple[str, Method, int]
+from seuf.unlearning.algorithm import Judge, unlearn
+from seuf.unlearning.settings import Experts, Method, ReplicationSettings, UnlearningSettings
 
 
-@dataclass(frozen=True)
-class Replicator:
-    """What the runs on one base model share.
+class Run(NamedTuple):
+    """One run: a method of the table, with one learning rate, and a seed."""
 
-    Attributes:
-        base: The base model.
-        samples: Token ids of the two sets.
-        experts: Returns the experts that a method treats, given its selection and a seed.
-        settings: The budget.
-        select: Judges by the selection questions.
-        test: Judges by the test questions.
-    """
-
-    base: LanguageModel
-    samples: Samples
-    experts: Callable[[Method, int], Experts]
-    settings: UnlearningSettings
-    select: JudgeModel
-    test: JudgeModel
-
-    def run_all(self, tasks: list[Task]) -> pd.DataFrame:
-        """Return one row a task (method name, method with one learning rate, seed)."""
-        progress = tqdm(tasks, desc="runs", disable=None)
-        return pd.DataFrame([self.run(*task) for task in progress])
-
-    def run(self, name: str, method: Method, seed: int) -> Record:
-        """Return how a method did: judged by selection and by test questions, and its seconds."""
-        start = time.perf_counter()
-        experts = self.experts(method, seed)
-        treatment = Treatment(self.samples, experts, method, self.settings, seed)
-        done = unlearn(self.base, treatment, self.select)
-        seconds = time.perf_counter() - start
-        with done.delta.applied_to(self.base.model) as model:
-            selection, test = self.select(model), self.test(model)
-        return {
-            "method": name,
-            "seed": seed,
-            "learning_rate": method.learning_rates[0],
-            "experts": " ".join(f"{layer}:{expert}" for layer, expert in experts),
-            "balance": selection.balance,
-            "forget_efficacy": test.forget_efficacy,
-            "utility": test.utility,
-            "trained_share": done.trained_share,
-            "seconds": round(seconds, 2),
-        }
+    name: str
+    method: Method
+    seed: int
 
 
-def tasks(
+def runs_of(
     methods: dict[str, Method],
     settings: ReplicationSettings,
-    chosen: dict[str, float] | None,
-) -> list[Task]:
-    """Return the runs of the grid with the first seed; with chosen rates, of the other seeds."""
+    chosen: dict[str, float] | None = None,
+) -> list[Run]:
+    """Return the runs of the grid with the first seed; with chosen rates, of the other seeds.
+
+    A method that trains nothing runs once.
+    """
+
+    def at(method: Method, learning_rate: float) -> Method:
+        return method.model_copy(update={"learning_rates": [learning_rate]})
+
     if chosen is None:
-        return grid_tasks(methods, settings.learning_rates, settings.seeds[0])
-    return list(seed_tasks(methods, chosen, settings.seeds[1:]))
-
-
-def grid_tasks(methods: dict[str, Method], grid: list[float], seed: int) -> list[Task]:
-    """Return the runs that try every learning rate for every method that trains."""
+        return [
+            Run(name, at(method, rate), settings.seeds[0])
+            for name, method in methods.items()
+            for rate in (settings.learning_rates if method.objective else method.learning_rates)
+        ]
     return [
-        (name, _at(method, rate), seed)
+        Run(name, at(method, chosen[name]), seed)
+        for seed in settings.seeds[1:]
         for name, method in methods.items()
-        for rate in (grid if method.objective else method.learning_rates)
+        if method.objective
     ]
 
 
-def seed_tasks(
-    methods: dict[str, Method], chosen: dict[str, float], seeds: list[int]
-) -> Iterator[Task]:
-    """Yield the runs of every method with its chosen learning rate."""
-    for seed in seeds:
-        for name, method in methods.items():
-            if method.objective:
-                yield name, _at(method, chosen[name]), seed
+def replicate(
+    base: LanguageModel,
+    forget: Sequence[Sequence[int]],
+    retain: Sequence[Sequence[int]],
+    runs: Iterable[Run],
+    experts_of: Callable[[Method, int], Experts],
+    settings: UnlearningSettings,
+    selection_judge: Judge,
+    test_judge: Judge,
+) -> pd.DataFrame:
+    """Return one row a run: judged by selection and by test questions, and its seconds.
+
+    Args:
+        base: The base model.
+        forget: Token ids of the samples to forget.
+        retain: Token ids of the samples to keep.
+        runs: See `runs_of`.
+        experts_of: Returns the experts that a method trains, given a seed.
+        settings: The budget.
+        selection_judge: Judges by the selection questions.
+        test_judge: Judges by the test questions.
+    """
+    rows = []
+    for name, method, seed in tqdm(list(runs), desc="runs", disable=None):
+        start = time.perf_counter()
+        experts = experts_of(method, seed)
+        done = unlearn(base, forget, retain, method, experts, selection_judge, settings, seed)
+        seconds = time.perf_counter() - start
+        with done.delta.applied_to(base.model) as model:
+            selection, test = selection_judge(model), test_judge(model)
+        rows.append(
+            {
+                "method": name,
+                "seed": seed,
+                "learning_rate": method.learning_rates[0],
+                "experts": " ".join(f"{layer}:{expert}" for layer, expert in experts),
+                "balance": selection.balance,
+                "forget_efficacy": test.forget_efficacy,
+                "utility": test.utility,
+                "trained_share": done.trained_share,
+                "seconds": round(seconds, 2),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def choose_learning_rates(grid_runs: pd.DataFrame) -> dict[str, float]:
@@ -107,7 +106,3 @@ def choose_learning_rates(grid_runs: pd.DataFrame) -> dict[str, float]:
     mean = grid_runs.groupby(["method", "learning_rate"], sort=True)["balance"].mean()
     best = mean.groupby("method", sort=True).idxmax()
     return {str(method): float(rate) for method, rate in best}
-
-
-def _at(method: Method, learning_rate: float) -> Method:
-    return method.model_copy(update={"learning_rates": [learning_rate]})

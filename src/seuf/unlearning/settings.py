@@ -1,51 +1,18 @@
-"""What the rules that choose experts are called: `affinity`, `contrast_2`, `random_3`, `esft`.
-
-What a method is: who may change, by which objective, held by which anchor.
-"""
+"""A row of the methods table, and what all rows of a study share."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self, get_args
+import inspect
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from seuf.inputs import Settings
+from seuf.inputs import InputError, Settings
+from seuf.unlearning.objectives import OBJECTIVES, arguments_of, is_steered
 
-RankingName = Literal["affinity", "contrast", "random"]
-
-ESFT = "esft"
-_RANKED = re.compile(f"({'|'.join(get_args(RankingName))})(?:_([1-9][0-9]*))?")
-
-
-def ranking_and_rank(rule: str) -> tuple[str, int] | None:
-    """Return `affinity`, 2 of `affinity_2` and `affinity`, 1 of `affinity`; None of other names."""
-    found = _RANKED.fullmatch(rule)
-    return None if found is None else (found[1], int(found[2] or 1))
-
-
-def is_rule(name: str) -> bool:
-    """Tell a rule from what an expert named by hand may be called."""
-    return name == ESFT or ranking_and_rank(name) is not None
-
-
-def _known(name: str) -> str:
-    if not is_rule(name):
-        raise ValueError(
-            f"{name!r} is no rule; rules are {', '.join(get_args(RankingName))}, each with or "
-            f"without a rank as in affinity_2, and {ESFT}"
-        )
-    return name
-
-
-RuleName = Annotated[str, AfterValidator(_known)]
-
-
-ScopeName = Literal["nothing", "everything", "lora", "experts"]
-ObjectiveName = Literal["ga", "gdiff", "npo", "rmu"]
 Positive = Annotated[float, Field(gt=0)]
-
-RANK = 8
+LORA_RANK = 8
+Experts = list[tuple[int, int]]  # (layer, expert) pairs; layer counts all decoder layers
 
 
 class Method(Settings):
@@ -54,7 +21,7 @@ class Method(Settings):
     Attributes:
         scope: What may change: nothing, everything, everything by LoRA, or the selected experts.
         selection: Rule (or name of a fixed expert) that says which experts; scope `experts` only.
-        objective: What is minimised.
+        objective: What is minimised, a row of `seuf.unlearning.objectives.OBJECTIVES`.
         anchor_weight: alpha of Eq. 4; scope `experts` only.
         anchor_on: Anchor the full softmax, or g of Eq. 1, which is zero outside the top-k.
         router: Train the router's whole matrix, only the expert's row, or nothing of it.
@@ -66,15 +33,15 @@ class Method(Settings):
         steering_coefficient: Overrides the objective's own, for RMU.
     """
 
-    scope: ScopeName
+    scope: Literal["nothing", "everything", "lora", "experts"]
     selection: str | None = None
-    objective: ObjectiveName | None = None
+    objective: str | None = None
     anchor_weight: Annotated[float, Field(ge=0)] = 0.0
     anchor_on: Literal["softmax", "topk"] = "softmax"
     router: Literal["layer", "row", "none"] = "layer"
     only: Literal["experts", "routers", "experts_and_routers"] | None = None
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
-    rank: Annotated[int, Field(gt=0)] = RANK
+    rank: Annotated[int, Field(gt=0)] = LORA_RANK
     batch_size: Annotated[int, Field(gt=0)] | None = None
     learning_rates: Annotated[list[Positive], Field(min_length=1)] = [1e-4]
     steering_coefficient: Positive | None = None
@@ -82,20 +49,26 @@ class Method(Settings):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         if (self.objective is None) != (self.scope == "nothing"):
-            raise ValueError("every scope but 'nothing' needs an objective (ga, gdiff, npo, rmu)")
+            raise ValueError(
+                f"every scope but 'nothing' needs an objective ({', '.join(OBJECTIVES)})"
+            )
+        if self.objective is not None:
+            arguments_of(self.objective)
         if (self.selection is None) != (self.scope != "experts"):
             raise ValueError("scope 'experts', and no other, needs a selection")
         if self.anchor_weight and self.scope != "experts":
             raise ValueError("only scope 'experts' has a router to anchor")
         if (self.only or self.layers) and self.scope != "everything":
             raise ValueError("`only` and `layers` are parts of scope 'everything'")
-        if self.rank != RANK and self.scope != "lora":
+        if self.rank != LORA_RANK and self.scope != "lora":
             raise ValueError("only scope 'lora' has adapters with a `rank`")
         return self
 
 
 class ObjectiveSettings(Settings):
-    """Numbers of the objectives; each objective reads those it has.
+    """Numbers of the objectives; each objective takes those that its keyword-only parameters name.
+
+    A number of an objective from elsewhere needs no attribute here: its default is the function's.
 
     Attributes:
         retain_weight: lambda of Eq. 4, for GDiff and NPO.
@@ -106,11 +79,37 @@ class ObjectiveSettings(Settings):
             theirs.
     """
 
+    model_config = ConfigDict(extra="allow")
+
     retain_weight: Annotated[float, Field(ge=0)] = 1.0
     npo_beta: Positive = 0.1
     rmu_retain_weight: Annotated[float, Field(ge=0)] = 1.0
     rmu_steering_coefficient: Positive = 10.0
     rmu_layer: Annotated[int, Field(ge=0)] = 1
+
+    @model_validator(mode="after")
+    def _numbers_are_of_some_objective(self) -> Self:
+        of_objectives = set().union(*(arguments_of(name)[1] for name in OBJECTIVES))
+        for name in self.model_extra or {}:
+            if name not in of_objectives:
+                known = sorted(of_objectives | {*type(self).model_fields})
+                raise ValueError(f"no objective takes {name!r}; numbers are {', '.join(known)}")
+        return self
+
+    def numbers_for(self, objective: str) -> dict[str, Any]:
+        """Return the numbers that an objective takes, by name.
+
+        Raises:
+            InputError: If one is neither set here nor has a default in the function.
+        """
+        parameters, numbers = inspect.signature(OBJECTIVES[objective]).parameters, {}
+        for name in sorted(arguments_of(objective)[1]):
+            numbers[name] = getattr(self, name, parameters[name].default)
+            if numbers[name] is inspect.Parameter.empty:
+                raise InputError(
+                    f"set unlearning.objectives.{name}: objective {objective} takes it"
+                )
+        return numbers
 
 
 class UnlearningSettings(Settings):
@@ -121,7 +120,7 @@ class UnlearningSettings(Settings):
         batch_size: Samples of the forget set, and as many of the retain set, in a step.
         max_length: Tokens in a sample.
         pack: Join short texts into samples of `max_length` tokens.
-        evaluate_every: Steps between two looks at the selection questions.
+        evaluate_every: Steps between two evaluations on the selection questions.
         forget_until: Stop once the forget questions are answered this well; null means chance,
             which is 0 where answers are free.
         gradient_clip: Largest norm of the gradient over the trained tensors.
@@ -130,7 +129,6 @@ class UnlearningSettings(Settings):
             the result is the same, the memory is not.
         cuda_graph: On a GPU, record a step and play it back: the same kernels without the waiting.
         threads: CPU threads; the number decides the last bits of every sum.
-        resumable: Keep at every look what a killed run needs to go on from there.
         objectives: Numbers of the objectives.
     """
 
@@ -145,55 +143,7 @@ class UnlearningSettings(Settings):
     prefix_cache: bool = True
     cuda_graph: bool = True
     threads: Annotated[int, Field(gt=0)] = 2
-    resumable: bool = True
     objectives: ObjectiveSettings = ObjectiveSettings()
-
-
-class RoutingSettings(Settings):
-    """How routing is captured.
-
-    Attributes:
-        max_tokens: Take a random part of the set with at least this many tokens; null takes all.
-        max_length: Tokens in a sample.
-        batch_size: Samples that pass the model at once.
-    """
-
-    max_tokens: Annotated[int, Field(gt=0)] | None = None
-    max_length: Annotated[int, Field(gt=1)] = 512
-    batch_size: Annotated[int, Field(gt=0)] = 16
-
-
-class FixedExpert(Settings):
-    """An expert named by hand."""
-
-    layer: Annotated[int, Field(ge=0)]
-    expert: Annotated[int, Field(ge=0)]
-
-
-class SelectionSettings(Settings):
-    """Which rules choose experts, and how many each.
-
-    Attributes:
-        rules: Rankings of `seuf.unlearning.selection.SELECTIONS`, and `esft`. A ranking may carry
-            a rank: `affinity_2` takes the next `top` after the best, `random_3` the third draw.
-        top: Experts each ranking chooses, M; the paper finds 1 best.
-        fixed: Experts named by hand; the name is used like a rule.
-        esft_threshold: Share of a layer's score that the experts of `esft` reach together, p.
-        esft_score: `token`, share of the top-k slots, or `gate`, affinity, both by layer.
-    """
-
-    rules: list[RuleName] = ["affinity", "contrast", "random"]
-    top: Annotated[int, Field(gt=0)] = 1
-    fixed: dict[str, FixedExpert] = {}
-    esft_threshold: Annotated[float, Field(gt=0, le=1)] = 0.15
-    esft_score: Literal["token", "gate"] = "token"
-
-    @model_validator(mode="after")
-    def _fixed_have_names_of_their_own(self) -> Self:
-        for name in self.fixed:
-            if is_rule(name):
-                raise ValueError(f"fixed.{name} is the name of a rule; call this expert otherwise")
-        return self
 
 
 class ReplicationSettings(Settings):
@@ -208,3 +158,25 @@ class ReplicationSettings(Settings):
     bases: Annotated[dict[str, int], Field(min_length=1)]
     seeds: Annotated[list[int], Field(min_length=1)]
     learning_rates: Annotated[list[Positive], Field(min_length=1)]
+
+
+def check_steered_layer(method: Method, settings: UnlearningSettings, first_trained: int) -> None:
+    """Raise if a method steers a layer that lies below all that it trains, so nothing would learn.
+
+    Args:
+        method: Of any scope; with selected experts the steered layer is theirs.
+        settings: Its `objectives.rmu_layer` is steered otherwise.
+        first_trained: First decoder layer that the method trains.
+
+    Raises:
+        InputError: With both layers.
+    """
+    steered = settings.objectives.rmu_layer
+    if method.objective is None or method.scope == "experts" or not is_steered(method.objective):
+        return
+    if steered < first_trained:
+        raise InputError(
+            f"{method.objective} steers what leaves layer {steered} (unlearning.objectives."
+            f"rmu_layer), and the first layer that is trained is {first_trained}: no gradient "
+            f"would reach it. Set rmu_layer to {first_trained} or more, or train lower layers."
+        )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from seuf.unlearning.settings import SelectionSettings
-
-if TYPE_CHECKING:
-    from seuf.unlearning.selection import Affinities
+from seuf.unlearning import selection
+from seuf.unlearning.selection import RoutingTable, SelectionSettings
 
 
 def select_experts(
@@ -20,26 +18,21 @@ def select_experts(
     seed: int,
 ) -> dict[str, Any]:
     """Apply each rule to how both sets are routed."""
-    from seuf.unlearning import selection
-
-    chosen = selection.select_experts(
-        _affinities(routing_forget), _affinities(routing_retain), expert_selection, seed
-    )
+    forget, retain = _routing_table(routing_forget), _routing_table(routing_retain)
+    chosen = selection.select_experts(forget, retain, expert_selection, seed)
     return {rule: asdict(choice) for rule, choice in chosen.items()}
 
 
-def _affinities(table: pd.DataFrame) -> Affinities:
+def _routing_table(table: pd.DataFrame) -> RoutingTable:
     import torch
-
-    from seuf.unlearning.selection import Affinities
 
     def matrix(column: str) -> torch.Tensor:
         wide = table.pivot(index="layer", columns="expert", values=column)
         return torch.tensor(wide.to_numpy())
 
-    return Affinities(
+    return RoutingTable(
         layers=sorted(int(layer) for layer in table["layer"].unique()),
-        all=matrix("affinity"),
+        affinity=matrix("affinity"),
         halves=torch.stack([matrix("affinity_even"), matrix("affinity_odd")]),
         token_share=matrix("token_share"),
     )

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.settings import (
-    Method,
-    ReplicationSettings,
-    SelectionSettings,
-    UnlearningSettings,
-)
-
-if TYPE_CHECKING:
-    from seuf.unlearning.replication import Replicator
+from seuf.unlearning.selection import SelectionSettings
+from seuf.unlearning.settings import Method, ReplicationSettings, UnlearningSettings
 
 Records = list[dict[str, Any]]
 
@@ -37,12 +30,30 @@ def run_methods(
     chosen_learning_rates: dict[str, float] | None = None,
 ) -> pd.DataFrame:
     """Run every method: the grid with the first seed, or with chosen rates the other seeds."""
-    from seuf.unlearning.replication import tasks
+    from seuf.pipelines.expert_selection.nodes import select_experts
+    from seuf.pipelines.unlearning.nodes import experts_of, judge_by
+    from seuf.unlearning.algorithm import samples_of
+    from seuf.unlearning.replication import replicate, runs_of
 
-    data = routing_forget, routing_retain, forget_set, retain_set, questions
-    replicator = _replicator(base_model, data, (expert_selection, unlearning, evaluation))
+    def experts(method: Method, seed: int) -> list[tuple[int, int]]:
+        selected = select_experts(routing_forget, routing_retain, expert_selection, seed)
+        return experts_of(selected, method)
+
     table = {name: Method.model_validate(row) for name, row in methods.items()}
-    return replicator.run_all(tasks(table, replication, chosen_learning_rates))
+    forget, retain = (
+        samples_of(base_model, texts_of(records), unlearning)
+        for records in (forget_set, retain_set)
+    )
+    return replicate(
+        base_model,
+        forget,
+        retain,
+        runs_of(table, replication, chosen_learning_rates),
+        experts,
+        unlearning,
+        selection_judge=judge_by("selection", base_model, questions, evaluation),
+        test_judge=judge_by("test", base_model, questions, evaluation),
+    )
 
 
 def choose_learning_rates(*grids: pd.DataFrame) -> dict[str, float]:
@@ -62,32 +73,3 @@ def summarise_spread(
     named = [table.assign(base=bases[place % len(bases)]) for place, table in enumerate(runs)]
     table = spread.summarise(pd.concat(named), chosen_learning_rates)
     return table, spread.metrics(table), spread.markdown(table)
-
-
-def _replicator(
-    base: LanguageModel, data: tuple[Any, ...], settings: tuple[Any, ...]
-) -> Replicator:
-    from seuf.pipelines.unlearning.nodes import judge_by
-    from seuf.unlearning.algorithm import samples_of
-    from seuf.unlearning.replication import Replicator
-
-    routing_forget, routing_retain, forget, retain, questions = data
-    selection, unlearning, evaluation = settings
-    return Replicator(
-        base=base,
-        samples=samples_of(base, texts_of(forget), texts_of(retain), unlearning),
-        experts=_experts_of(routing_forget, routing_retain, selection),
-        settings=unlearning,
-        select=judge_by("selection", base, questions, evaluation),
-        test=judge_by("test", base, questions, evaluation),
-    )
-
-
-def _experts_of(forget: pd.DataFrame, retain: pd.DataFrame, settings: SelectionSettings) -> Any:
-    from seuf.pipelines.expert_selection.nodes import select_experts
-    from seuf.pipelines.unlearning.nodes import experts_of
-
-    def experts(method: Method, seed: int) -> list[tuple[int, int]]:
-        return experts_of(select_experts(forget, retain, settings, seed), method)
-
-    return experts

@@ -8,7 +8,7 @@ import pandas as pd
 
 from seuf.benchmarks.records import texts_of
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.settings import RoutingSettings
+from seuf.unlearning.attribution import RoutingSettings
 
 if TYPE_CHECKING:
     from seuf.moe.routing import Routing
@@ -22,27 +22,12 @@ def capture_routing(
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Record the gate affinity and the token share of every expert, on forget and on retain."""
-    forget = _routing(base_model, forget_set, routing_capture, seed, "forget")
-    retain = _routing(base_model, retain_set, routing_capture, seed, "retain")
-    return _table(forget), _table(retain)
+    from seuf.unlearning.attribution import capture
 
-
-def _routing(
-    base: LanguageModel,
-    texts: list[dict[str, Any]],
-    settings: RoutingSettings,
-    seed: int,
-    what: str,
-) -> Routing:
-    from seuf.moe import batches, routing
-    from seuf.moe.architectures import check_positions
-    from seuf.unlearning.attribution import calibration_samples
-
-    tokens = batches.tokenize(base.tokenizer, texts_of(texts), settings.max_length)
-    check_positions(base.model, tokens, "set routing_capture.max_length to {} or less")
-    samples = calibration_samples(tokens, settings.max_tokens, seed, what)
-    ordered = batches.by_length(samples, settings.batch_size, base.padding)
-    return routing.capture_routing(base.model, ordered)
+    return tuple(  # type: ignore[return-value]
+        _table(capture(base_model, texts_of(records), routing_capture, seed, what))
+        for what, records in (("forget", forget_set), ("retain", retain_set))
+    )
 
 
 def _table(routing: Routing) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,9 +16,7 @@ from seuf.unlearning.settings import Method, UnlearningSettings
 if TYPE_CHECKING:
     from torch import nn
 
-    from seuf.benchmarks.headline import HeadlineScorer
-    from seuf.unlearning.algorithm import Unlearned
-    from seuf.unlearning.judgement import Judgement
+    from seuf.unlearning.algorithm import Evaluation, Judge
 
 Records = list[dict[str, Any]]
 
@@ -32,41 +31,48 @@ def unlearn(
     unlearning: UnlearningSettings,
     evaluation: ScoringSettings,
     seed: int,
-    progress: Any,
 ) -> tuple[Any, pd.DataFrame, dict[str, float]]:
     """Unlearn the forget set by one method; keep the changed tensors of its best checkpoint."""
     from seuf.unlearning import algorithm
 
-    progress = progress.given(questions, evaluation.model_dump())
-    samples = algorithm.samples_of(
-        base_model, texts_of(forget_set), texts_of(retain_set), unlearning
+    start = time.perf_counter()
+    forget, retain = (
+        algorithm.samples_of(base_model, texts_of(records), unlearning)
+        for records in (forget_set, retain_set)
     )
     experts = experts_of(selected_experts, method)
     judge = judge_by("selection", base_model, questions, evaluation)
-    treatment = algorithm.Treatment(samples, experts, method, unlearning, seed)
-    done = algorithm.unlearn(base_model, treatment, judge, progress)
+    done = algorithm.unlearn(base_model, forget, retain, method, experts, judge, unlearning, seed)
+    about = {
+        "experts": experts,
+        "method": method.model_dump(),
+        "seed": seed,
+        "trained_share": done.trained_share,
+    }
     return (
-        _described(done, method, experts, seed),
+        replace(done.delta, about=about),
         pd.DataFrame(done.log, columns=algorithm.LOG_COLUMNS),
-        {"seconds": round(progress.seconds(), 2)},
+        {"seconds": round(time.perf_counter() - start, 2)},
     )
 
 
-def judge_by(part: str, base: LanguageModel, questions: Records, settings: ScoringSettings) -> Any:
+def judge_by(
+    part: str, base: LanguageModel, questions: Records, settings: ScoringSettings
+) -> Judge:
     """Return what judges a model by one part of the questions: `selection` or `test`."""
     from seuf.benchmarks.choices import chance
     from seuf.benchmarks.headline import HeadlineScorer
     from seuf.benchmarks.records import Question
+    from seuf.unlearning.algorithm import Evaluation
 
     asked = [Question(**record) for record in questions if record["part"] == part]
-    return partial(_judge, HeadlineScorer(base, asked, settings), chance(asked))
+    scorer, guessing = HeadlineScorer(base, asked, settings), chance(asked)
 
+    def judge(model: nn.Module) -> Evaluation:
+        results = scorer.results(model)
+        return Evaluation(results["forget"], results["retain"], guessing)
 
-def _judge(scorer: HeadlineScorer, chance: float, model: nn.Module) -> Judgement:
-    from seuf.unlearning.judgement import Judgement
-
-    results = scorer.results(model)
-    return Judgement(results["forget"], results["retain"], chance)
+    return judge
 
 
 def experts_of(selected: dict[str, Any], method: Method) -> list[tuple[int, int]]:
@@ -74,15 +80,3 @@ def experts_of(selected: dict[str, Any], method: Method) -> list[tuple[int, int]
     if method.selection is None:
         return []
     return [(layer, expert) for layer, expert in selected[method.selection]["experts"]]
-
-
-def _described(done: Unlearned, method: Method, experts: list[tuple[int, int]], seed: int) -> Any:
-    from dataclasses import replace
-
-    about = {
-        "experts": experts,
-        "method": method.model_dump(),
-        "seed": seed,
-        "trained_share": done.trained_share,
-    }
-    return replace(done.delta, about=about)

@@ -5,7 +5,7 @@ from kedro.pipeline import Node, Pipeline
 from seuf.pipelines.study import in_one_box, methods
 from seuf.pipelines.unlearning.nodes import unlearn
 
-SHARED = {"base_model", "selected_experts", "forget_set", "retain_set", "questions", "progress"}
+SHARED = {"base_model", "selected_experts", "forget_set", "retain_set", "questions"}
 
 
 def create_pipeline(**_: object) -> Pipeline:
@@ -26,7 +26,6 @@ def _of(method: str) -> Pipeline:
             "params:unlearning",
             "params:evaluation",
             "params:seed",
-            "progress",
         ],
         outputs=["delta", "training_log", "timing"],
         name="unlearn",

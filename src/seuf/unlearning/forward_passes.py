@@ -1,0 +1,300 @@
+"""Pass the samples of a step through the model, from the first trained layer on.
+
+What lies below that layer is the same in every step: it is computed once for each sample and kept.
+The original model is never held beside the one in training either: what objectives need of it, the
+references, is computed before the first step, while the weights are still its own.
+
+Both sets pass together where the objective needs both. Padding is on the right, where no token sees
+it: no mask is needed, and nothing is asked of a GPU.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from seuf.moe.activations import HiddenStates
+from seuf.moe.architectures import (
+    chosen_gates,
+    decoder,
+    gate_probabilities,
+    input_device,
+    moe_layers,
+)
+from seuf.moe.backoff import Backoff
+from seuf.moe.batches import IGNORED
+from seuf.moe.forward import frozen_prefix, hidden_before, stop_after
+from seuf.moe.loading import LanguageModel
+from seuf.moe.loss import next_token_nll, output_head
+from seuf.moe.routing import observed_routers, skip_packed_sequence_check
+from seuf.unlearning.objectives import Hidden, TokenNLL, anchor_loss, arguments_of
+from seuf.unlearning.settings import Experts, Method, UnlearningSettings
+
+
+class StepBatch(NamedTuple):
+    """What a step takes from outside the model, on its device.
+
+    Attributes:
+        input_ids: The samples to forget and then, where the objective has a retain term, as many
+            to keep, right-padded, (B, T).
+        mask: Which are no padding, (B, T), bool.
+        forget_mask: Which are no padding and are to be forgotten, (B, T), bool.
+        prefix: What enters the first trained layer, (B, T, d); None if it is not kept.
+        forget_reference_nll: The original model's NLL sum of each sample to forget, (B_f,).
+        retain_reference_hidden: The original model's activations of those to keep, (B_r, T, d).
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    forget_mask: Tensor
+    prefix: Tensor | None
+    forget_reference_nll: Tensor | None = None
+    retain_reference_hidden: Tensor | None = None
+
+
+class ForwardPasses:
+    """The batches of a method's steps, and the quantities of its objective on each of them.
+
+    Args:
+        base: The model, in its original state.
+        forget: Token ids of the samples to forget.
+        retain: The same of the samples to keep.
+        method: Its objective says what is computed, its batch size how many samples a step takes.
+        settings: Steps, and whether what lies below the trained layers is kept.
+        first_layer: First decoder layer that will be trained.
+        steered_layer: Decoder layer whose output RMU steers.
+        seed: Decides the order of the samples and RMU's direction.
+
+    Raises:
+        InputError: If one sample alone does not fit in memory.
+    """
+
+    def __init__(
+        self,
+        base: LanguageModel,
+        forget: Sequence[Sequence[int]],
+        retain: Sequence[Sequence[int]],
+        method: Method,
+        settings: UnlearningSettings,
+        first_layer: int,
+        steered_layer: int,
+        seed: int,
+    ) -> None:
+        self.model, self.padding = base.model, base.padding
+        self.samples = [torch.tensor(ids) for ids in (*forget, *retain)]
+        self.device, self.head = input_device(self.model), output_head(self.model)
+        self.first_layer, self.steered_layer = first_layer, steered_layer
+        self.size = method.batch_size or settings.batch_size
+        self.names = arguments_of(str(method.objective))[0]
+        self.backoff = Backoff("lower unlearning.max_length")
+        self.draws = draw_batches(len(forget), len(retain), settings.steps, self.size, seed)
+        if not any(name.startswith("retain") for name in self.names):
+            self.draws = [(drawn, []) for drawn, _ in self.draws]
+        to_forget = sorted({p for drawn, _ in self.draws for p in drawn})
+        to_keep = sorted({p for _, drawn in self.draws for p in drawn})
+
+        self.prefix: HiddenStates | None = None
+        if settings.prefix_cache and first_layer > 0:
+            self.prefix = self._hidden_states(
+                [*to_forget, *to_keep],
+                f"layers below {first_layer}",
+                lambda batch: hidden_before(self.model, first_layer, batch.input_ids),
+            )
+        self.reference_nll: dict[int, Tensor] = {}
+        if "forget_reference_nll" in self.names:
+            self.reference_nll = self.nll_sums(to_forget)
+        self.reference_hidden: HiddenStates | None = None
+        if "retain_reference_hidden" in self.names:
+            self.reference_hidden = self._hidden_states(
+                to_keep, "reference activations", lambda batch: self.hidden(batch).values
+            )
+        self.steering: Tensor | None = None
+        if "steering" in self.names:
+            length = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
+            size = self.model.config.hidden_size
+            self.steering = steering_vector(size, length, seed).to(self.device)
+
+    def batch(self, step: int) -> StepBatch:
+        """Return what a step takes, counted from 0: its samples and their references."""
+        forget, retain = self.draws[step]
+        batch = self.rows([*forget, *retain], forget=len(forget))
+        if self.reference_nll:
+            sums = torch.stack([self.reference_nll[position] for position in forget])
+            batch = batch._replace(forget_reference_nll=sums)
+        if self.reference_hidden is not None:
+            hidden = self.reference_hidden.batch(retain, batch.input_ids.shape[1])
+            batch = batch._replace(retain_reference_hidden=hidden)
+        return batch
+
+    def quantities(self, batch: StepBatch) -> dict[str, Any]:
+        """Return what the objective is made of, by the names in `objectives.QUANTITIES`."""
+        values: dict[str, Any] = {}
+        forget, retain, device = slice(self.size), slice(self.size, None), self.device
+        for kind, compute in (("nll", self.nll), ("hidden", self.hidden)):
+            if {f"forget_{kind}", f"retain_{kind}"} & self.names:
+                both = compute(batch)
+                values[f"forget_{kind}"] = type(both)(*(part[forget] for part in both))
+                values[f"retain_{kind}"] = type(both)(*(part[retain] for part in both))
+                device = both.values.device  # of a model on several devices not the input's
+        values["forget_reference_nll"] = batch.forget_reference_nll
+        values["retain_reference_hidden"] = batch.retain_reference_hidden
+        values["steering"] = self.steering
+        return {
+            name: values[name].to(device) if isinstance(values[name], Tensor) else values[name]
+            for name in self.names
+        }
+
+    def rows(self, positions: Sequence[int], forget: int = 0) -> StepBatch:
+        """Return samples, ready to pass; the first `forget` of them are to be forgotten."""
+        ids = [self.samples[position] for position in positions]
+        padded = pad_sequence(ids, batch_first=True, padding_value=self.padding)
+        width = padded.shape[1]
+        mask = torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None]
+        of_forget = mask & (torch.arange(len(ids)) < forget)[:, None]
+        prefix = None if self.prefix is None else self.prefix.batch(positions, width)
+        return StepBatch(
+            padded.to(self.device), mask.to(self.device), of_forget.to(self.device), prefix
+        )
+
+    def nll(self, batch: StepBatch) -> TokenNLL:
+        """Return the token losses of samples (B, T-1)."""
+        with self._from_first_layer(batch), skip_packed_sequence_check():
+            hidden = decoder(self.model)(**_inputs(batch), use_cache=False).last_hidden_state
+        labels = batch.input_ids.masked_fill(~batch.mask, IGNORED)
+        return TokenNLL(*next_token_nll(hidden, self.head, labels.to(hidden.device)))
+
+    def hidden(self, batch: StepBatch) -> Hidden:
+        """Return what leaves the steered layer (B, T, d), in float32; no layer above it runs."""
+        with (
+            stop_after(self.model, self.steered_layer) as reached,
+            self._from_first_layer(batch),
+            skip_packed_sequence_check(),
+        ):
+            decoder(self.model)(**_inputs(batch), use_cache=False)
+        hidden = reached.hidden.float()
+        return Hidden(hidden, batch.mask.to(hidden.device))
+
+    @torch.no_grad()
+    def nll_sums(self, positions: Sequence[int]) -> dict[int, Tensor]:
+        """Return each sample's NLL as the model is now, summed over its tokens."""
+        sums: dict[int, Tensor] = {}
+        passed = self._in_groups(positions, "reference losses", lambda b: self.nll(b).sums())
+        for group, values in passed:
+            sums |= zip(group, values, strict=True)
+        return sums
+
+    @torch.no_grad()
+    def _hidden_states(
+        self, positions: Sequence[int], what: str, compute: Callable[[StepBatch], Tensor]
+    ) -> HiddenStates:
+        lengths = {position: len(self.samples[position]) for position in positions}
+        size = self.model.config.hidden_size
+        states = HiddenStates(lengths, size, self.model.dtype, self.device)
+        for group, hidden in self._in_groups(positions, what, compute):
+            states.put(group, hidden)
+        return states
+
+    def _in_groups(
+        self, positions: Sequence[int], what: str, compute: Callable[[StepBatch], Tensor]
+    ) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Yield as many positions as pass at once, long samples first, and what is computed."""
+        order = sorted(positions, key=lambda position: -len(self.samples[position]))
+        size = 2 * self.size  # as many as a step with a retain term takes
+        for start in tqdm(range(0, len(order), size), desc=what, unit="batch", disable=None):
+            group = order[start : start + size]
+            yield from self.backoff.parts(group, lambda part: compute(self.rows(part)))
+
+    def _from_first_layer(self, batch: StepBatch) -> AbstractContextManager[None]:
+        if batch.prefix is None:
+            return nullcontext()
+        return frozen_prefix(self.model, self.first_layer, batch.prefix)
+
+
+class Anchor:
+    """Measures the anchor loss of the selected experts' routers while forget batches pass.
+
+    Args:
+        model: The model.
+        experts: (layer, expert) pairs; without any there is no anchor.
+        on: `softmax` anchors all probabilities, `topk` those of the chosen experts only.
+    """
+
+    def __init__(self, model: nn.Module, experts: Experts, on: str) -> None:
+        self.on, anchored = on, {index for index, _ in experts}
+        self.layers = [layer for layer in moe_layers(model) if layer.index in anchored]
+        self.targets: list[Tensor] = []  # a of Eq. 3, of each layer (E,)
+        for layer in self.layers:
+            selected = [expert for index, expert in experts if index == layer.index]
+            target = torch.zeros(layer.num_experts)
+            target[selected] = 1 / len(selected)
+            self.targets.append(target.to(next(layer.router.parameters()).device))
+        self._losses: list[Tensor] = []
+
+    @contextmanager
+    def watching(self, mask: Tensor) -> Iterator[None]:
+        """Measure what passes inside the context; `mask` (B, T) of bool says which tokens count."""
+        self._losses.clear()
+
+        def observe(position: int, output: tuple[Tensor, ...]) -> None:
+            layer = self.layers[position]
+            if self.on == "topk":
+                gates, _ = chosen_gates(layer, output)
+            else:
+                gates = gate_probabilities(layer, output)
+            counted = mask.flatten().to(gates.device)
+            self._losses.append(anchor_loss(gates, self.targets[position], counted))
+
+        with observed_routers(self.layers, observe):
+            yield
+
+    def loss(self, device: torch.device) -> Tensor:
+        """Return the mean over layers of what was last measured, once, on a device."""
+        losses, self._losses = self._losses, []
+        if not losses:
+            return torch.zeros((), device=device)
+        return torch.stack([loss.to(losses[0].device) for loss in losses]).mean().to(device)
+
+
+def draw_batches(
+    forget: int, retain: int, steps: int, batch_size: int, seed: int
+) -> list[tuple[list[int], list[int]]]:
+    """Return the samples of each step, of both sets: shuffled anew each time a set is used up.
+
+    Positions are those among the samples to forget, followed by those to keep.
+    """
+
+    def endless(positions: range, rng: random.Random) -> Iterator[int]:
+        while True:
+            order = list(positions)
+            rng.shuffle(order)
+            yield from order
+
+    of_forget = endless(range(forget), random.Random(f"forget {seed}"))
+    of_retain = endless(range(forget, forget + retain), random.Random(f"retain {seed}"))
+    return [
+        (
+            [next(of_forget) for _ in range(batch_size)],
+            [next(of_retain) for _ in range(batch_size)],
+        )
+        for _ in range(steps)
+    ]
+
+
+def steering_vector(size: int, length: float, seed: int) -> Tensor:
+    """Return c * u with u uniform in [0, 1)^d and scaled to length 1, as in wmdp rmu/unlearn.py."""
+    direction = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+    return length * direction / direction.norm()
+
+
+def _inputs(batch: StepBatch) -> dict[str, Tensor]:
+    """Return what the decoder takes: where the prefix is known, the embeddings are not needed."""
+    if batch.prefix is None:
+        return {"input_ids": batch.input_ids}
+    return {"inputs_embeds": batch.prefix}

@@ -1,0 +1,125 @@
+"""Record a training step on a GPU and play it back.
+
+A step on one expert is hundreds of small kernels, and a GPU waits for Python to start each. After
+some steps the work is recorded, and from then on played back as one (a CUDA graph): the same
+kernels on the same memory, into which each step's batch is copied.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seuf.unlearning.scopes import Scope
+
+WARM_UP = 3  # steps before the recording: libraries set themselves up in the first ones
+log = logging.getLogger(__name__)
+
+
+class Recording(NamedTuple):
+    """A recorded step: its graph, and the memory that it reads its batch from and writes to."""
+
+    graph: Any
+    batch: Any
+    numbers: Tensor
+
+
+class RecordedStep:
+    """A training step that is recorded where it can be: on one GPU that holds the whole model.
+
+    Elsewhere each call runs the step as it is. Leave the context when the last step is done: a
+    recording holds as much memory as a step.
+
+    Args:
+        step: Updates the scope on a batch (nested tuples of tensors) and returns the step's numbers
+            as one tensor. Reads nothing else that differs between steps.
+        scope: What is trained; its context is open.
+        enabled: Record at all.
+    """
+
+    def __init__(self, step: Callable[[Any], Tensor], scope: Scope, enabled: bool = True) -> None:
+        self.step, self.scope, self.count = step, scope, 0
+        self.recording: Recording | None = None
+        devices = {parameter.device for parameter in scope.model.parameters()}
+        # Kernels of a graph run in one stream, and a stream belongs to one device.
+        self.device = devices.pop() if len(devices) == 1 else None
+        self.enabled = enabled and self.device is not None and self.device.type == "cuda"
+        # One stream throughout: a gradient's node remembers the one that it was made on.
+        self.stream: Any = torch.cuda.Stream(self.device) if self.enabled else None
+
+    def __enter__(self) -> RecordedStep:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.wait()
+        self.recording = None
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Take a step; return its numbers without asking the device for them.
+
+        A recorded step runs beside what follows, such as fetching the next batch: call `wait`
+        before reading anything that it makes.
+        """
+        if self.stream is None:
+            return self.step(batch)
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        for tensor in _tensors(batch):
+            tensor.record_stream(self.stream)
+        with torch.cuda.stream(self.stream):
+            self.count += 1
+            if self.enabled and self.recording is None and self.count > WARM_UP:
+                self.recording = self._record(batch)
+            if self.recording is None or _shapes(batch) != _shapes(self.recording.batch):
+                return self.step(batch)
+            for kept, new in zip(_tensors(self.recording.batch), _tensors(batch), strict=True):
+                kept.copy_(new, non_blocking=True)
+            self.recording.graph.replay()
+            self.scope.note_changes()
+            return self.recording.numbers.clone()
+
+    def wait(self) -> None:
+        """Let what follows on the device come after all steps so far."""
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+    def _record(self, batch: Any) -> Recording | None:
+        """Return the recording of a step, which does not itself happen; None if it cannot be."""
+        batch, graph = _copied(batch), torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                numbers = self.step(batch)
+        except RuntimeError as error:  # something in the model asks the GPU, or moves weights
+            cause: BaseException = error
+            while cause.__context__ is not None:
+                cause = cause.__context__
+            log.warning("Steps are not recorded: %s", str(cause).splitlines()[0])
+            self.enabled = False
+            self.scope.clear_gradients()
+            return None
+        return Recording(graph, batch, numbers)
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested tuples."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, tuple):
+        for part in batch:
+            yield from _tensors(part)
+
+
+def _shapes(batch: Any) -> list[torch.Size]:
+    return [tensor.shape for tensor in _tensors(batch)]
+
+
+def _copied(batch: Any) -> Any:
+    """Return the same nested named tuples with copies of the tensors."""
+    if isinstance(batch, Tensor):
+        return batch.clone()
+    if isinstance(batch, tuple):
+        return type(batch)(*(_copied(part) for part in batch))
+    return batch
