@@ -1,16 +1,46 @@
 """Training runs of a model that is one number, with a judge that reads from a script."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.loop import Best, Budget, Loss, train, updates_of
+from seuf.unlearning.algorithm import Checkpoint, Evaluation, eq4_step, train_at
+from seuf.unlearning.objectives import OBJECTIVES
+from seuf.unlearning.recording import RecordedStep
 from seuf.unlearning.scopes import Scope, everything
+from seuf.unlearning.settings import Method, UnlearningSettings
 
 OVERLAP = {"forget": 0.9, "retain": 1.0}
+SETTINGS = UnlearningSettings(steps=6, evaluate_every=2, gradient_clip=1.0)
+Loss = Callable[[int], Tensor]
+
+
+class OneWeightPasses:
+    """Forward passes of which a step's batch, and the objective's one quantity, is its number."""
+
+    def quantities(self, batch: Any) -> dict[str, Any]:
+        """Return the number of the step, as if it were a quantity."""
+        return {"forget_nll": batch.step}
+
+    def batch(self, step: int) -> Any:
+        """Return the step's number."""
+        return SimpleNamespace(step=step, forget_mask=None)
+
+
+class AnchorOf:
+    """An anchor whose loss is what a function returns."""
+
+    def __init__(self, loss: Callable[[], Tensor]) -> None:
+        self._loss, self.watching = loss, lambda mask: nullcontext()
+
+    def loss(self, device: torch.device) -> Tensor:
+        """Return the anchor loss."""
+        return self._loss()
 
 
 def one_weight() -> Scope:
@@ -22,22 +52,41 @@ def one_weight() -> Scope:
 
 def upwards(scope: Scope) -> Loss:
     """Return a loss that makes every AdamW step add the learning rate, nearly."""
-    return lambda step: (-scope.model.weight.sum(), torch.zeros(()))
+    return lambda step: -scope.model.weight.sum()
 
 
-def scripted(*judgements: tuple[float, float]) -> Callable[[], tuple[Judgement, dict[str, float]]]:
-    """Return a judge that gives (forget efficacy, utility) in this order; chance is .25."""
-    answers: Iterator[tuple[float, float]] = iter(judgements)
-    return lambda: (Judgement(*next(answers), 0.25), OVERLAP)
+def scripted(*evaluations: tuple[float, float]) -> Callable[[], tuple[Evaluation, dict]]:
+    """Return what gives (forget efficacy, utility) in this order; chance is .25."""
+    answers: Iterator[tuple[float, float]] = iter(evaluations)
+    return lambda: (Evaluation(*next(answers), 0.25), OVERLAP)
 
 
-BUDGET = Budget(learning_rate=0.1, steps=6, evaluate_every=2, gradient_clip=1.0, forget_until=None)
+def train(
+    scope: Scope,
+    evaluate: Callable,
+    loss: Loss,
+    best: Checkpoint,
+    anchor: Callable[[], Tensor] = lambda: torch.zeros(()),
+    learning_rate: float = 0.1,
+    **changes: object,
+) -> None:
+    """Train the scope, whose context is open, with a loss of the step's number as objective."""
+    settings = SETTINGS.model_copy(update=changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OBJECTIVES, "scripted", lambda forget_nll: loss(forget_nll))
+        method = Method(scope="everything", objective="scripted")
+        anchored = method.model_copy(update={"anchor_weight": 1.0})
+        passes = OneWeightPasses()
+        update = eq4_step(scope, passes, AnchorOf(anchor), anchored, settings, learning_rate)
+        with RecordedStep(update, scope) as step:
+            train_at(learning_rate, step, passes.batch, evaluate, scope, settings, best)
 
 
-def run(judge: Callable, loss: Callable[[Scope], Loss] = upwards, **changes: object) -> tuple:
+def run(
+    evaluate: Callable, loss: Callable[[Scope], Loss] = upwards, **changes: Any
+) -> tuple[Scope, Checkpoint]:
     """Return the scope and the best checkpoint after training; the original has balance .25."""
-    scope, budget = one_weight(), replace(BUDGET, **changes)
-    best = Best(scope.snapshot(), balance=0.25)
+    scope, best = one_weight(), Checkpoint(balance=0.25)
     with scope:
-        train(updates_of(scope, loss(scope), budget), judge, budget, best)
+        train(scope, evaluate, loss(scope), best, **changes)
     return scope, best

@@ -3,14 +3,11 @@
 from torch import nn
 
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.algorithm import Unlearned, unlearn
-from seuf.unlearning.draws import Samples
-from seuf.unlearning.judgement import Judgement
-from seuf.unlearning.settings import Method, UnlearningSettings
-from seuf.unlearning.treatment import Treatment
+from seuf.unlearning.algorithm import Evaluation, Judge, Unlearned, unlearn
+from seuf.unlearning.settings import Experts, Method, UnlearningSettings
 from tests.tiny import tiny_samples
 
-SAMPLES = Samples(tiny_samples(5), tiny_samples(5, seed=1))
+FORGET, RETAIN = tiny_samples(5), tiny_samples(5, seed=1)
 EXPERTS = [(1, 2)]
 SETTINGS = UnlearningSettings(steps=4, batch_size=2, evaluate_every=2, probe_tokens=16, threads=1)
 
@@ -21,9 +18,9 @@ class FirstIsWorst:
     def __init__(self) -> None:
         self.seen = 0
 
-    def __call__(self, model: nn.Module) -> Judgement:
+    def __call__(self, model: nn.Module) -> Evaluation:
         self.seen += 1
-        return Judgement(forget_efficacy=1 / self.seen, utility=1.0, chance=0.0)
+        return Evaluation(forget_efficacy=1 / self.seen, utility=1.0, chance=0.0)
 
 
 def method(scope: str = "experts", objective: str | None = "ga", **changes: object) -> Method:
@@ -34,7 +31,14 @@ def method(scope: str = "experts", objective: str | None = "ga", **changes: obje
     return Method(**(row | changes))
 
 
-def run(base: LanguageModel, of: Method, seed: int = 0, **settings: object) -> Unlearned:
+def run(
+    base: LanguageModel,
+    of: Method,
+    seed: int = 0,
+    experts: Experts = EXPERTS,
+    judge: Judge | None = None,
+    **settings: object,
+) -> Unlearned:
     """Return what a method changes."""
     shared = SETTINGS.model_copy(update=settings)
-    return unlearn(base, Treatment(SAMPLES, EXPERTS, of, shared, seed), FirstIsWorst())
+    return unlearn(base, FORGET, RETAIN, of, experts, judge or FirstIsWorst(), shared, seed)

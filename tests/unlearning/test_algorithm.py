@@ -7,12 +7,10 @@ from torch import nn
 from seuf.moe.digests import model_digest
 from seuf.moe.loading import LanguageModel
 from seuf.moe.names import paths_of_keys
-from seuf.unlearning.algorithm import Unlearned, unlearn
-from seuf.unlearning.judgement import Judgement
+from seuf.unlearning.algorithm import Evaluation, Unlearned
 from seuf.unlearning.objectives import OBJECTIVES
-from seuf.unlearning.treatment import Treatment
 from tests.tiny import bits, changed_names, hook_count, tiny_language_model
-from tests.unlearning.runs import EXPERTS, SAMPLES, SETTINGS, FirstIsWorst, method, run
+from tests.unlearning.runs import FirstIsWorst, method, run
 
 EXPERT_KEYS = {
     "model.layers.1.mlp.experts.2.gate_proj.weight",
@@ -88,12 +86,7 @@ def test_of_a_router_row_only_that_row_differs(language_model):
 
 def test_rmu_steers_the_highest_layer_under_treatment_so_that_all_experts_learn(language_model):
     """Steering layer 0 would leave the expert of layer 1 without a gradient."""
-    experts = [(0, 1), (1, 2)]
-    judge = FirstIsWorst()
-
-    treatment = Treatment(SAMPLES, experts, method(objective="rmu"), SETTINGS, seed=0)
-
-    done = unlearn(language_model, treatment, judge)
+    done = run(language_model, method(objective="rmu"), experts=[(0, 1), (1, 2)])
 
     assert {name.split(".layers.")[1][0] for name in done.delta.tensors} == {"0", "1"}
 
@@ -102,7 +95,7 @@ def test_every_architecture_can_be_unlearned(model, language_model):
     base = LanguageModel(model, language_model.tokenizer)
     before = bits(model)
 
-    done = unlearn(base, Treatment(SAMPLES, [(1, 0)], method(), SETTINGS, 0), FirstIsWorst())
+    done = run(base, method(), experts=[(1, 0)])
 
     assert {name.split(".layers.")[1][0] for name in done.delta.tensors} == {"1"}
     assert changed_names(model, before) == set()
@@ -111,8 +104,7 @@ def test_every_architecture_can_be_unlearned(model, language_model):
 def test_the_original_changes_nothing_and_is_not_even_judged(language_model):
     judge = FirstIsWorst()
 
-    treatment = Treatment(SAMPLES, [], method("nothing", None), SETTINGS, seed=0)
-    done = unlearn(language_model, treatment, judge)
+    done = run(language_model, method("nothing", None), experts=[], judge=judge)
 
     assert done == Unlearned(done.delta, [], 0.0)
     assert done.delta.tensors == {}
@@ -121,10 +113,10 @@ def test_the_original_changes_nothing_and_is_not_even_judged(language_model):
 
 
 def test_nothing_better_is_an_empty_delta(language_model):
-    def indifferent(model: nn.Module) -> Judgement:
-        return Judgement(1.0, 1.0, 0.0)
+    def indifferent(model: nn.Module) -> Evaluation:
+        return Evaluation(1.0, 1.0, 0.0)
 
-    done = unlearn(language_model, Treatment(SAMPLES, EXPERTS, method(), SETTINGS, 0), indifferent)
+    done = run(language_model, method(), judge=indifferent)
 
     assert done.delta.tensors == {}
     assert len(done.log) == 2
@@ -143,14 +135,10 @@ def test_the_seed_decides_every_bit(scope, objective):
 
 
 def test_a_failing_judge_leaves_the_base_bit_identical(language_model):
-    before, calls = bits(language_model.model), iter([Judgement(1.0, 1.0, 0.0)])
+    before, calls = bits(language_model.model), iter([Evaluation(1.0, 1.0, 0.0)])
 
     with pytest.raises(StopIteration):
-        unlearn(
-            language_model,
-            Treatment(SAMPLES, EXPERTS, method(), SETTINGS, seed=0),
-            lambda model: next(calls),
-        )
+        run(language_model, method(), judge=lambda model: next(calls))
 
     assert changed_names(language_model.model, before) == set()
 

@@ -73,8 +73,8 @@ def test_texts_become_samples_cut_or_packed(language_model):
     cut = SETTINGS.model_copy(update={"max_length": 4})
     packed = SETTINGS.model_copy(update={"max_length": 10, "pack": True})
 
-    assert samples_of(language_model, texts, texts[:1], cut).forget == [single[:4]] * 6
-    blocks = samples_of(language_model, texts, texts[:1], packed).forget
+    assert samples_of(language_model, texts, cut) == [single[:4]] * 6
+    blocks = samples_of(language_model, texts, packed)
     assert all(len(block) == 10 for block in blocks[:-1])
     assert sum(map(len, blocks)) == 6 * (len(single) + 1)
 
@@ -83,6 +83,4 @@ def test_a_sample_of_one_token_is_left_out(language_model):
     """Nothing is predicted from it, and a batch of such would have no loss."""
     assert len(language_model.tokenizer("A")["input_ids"]) == 1
 
-    samples = samples_of(language_model, ["A", "Ada lives"], ["Ada lives"], SETTINGS)
-
-    assert len(samples.forget) == 1
+    assert len(samples_of(language_model, ["A", "Ada lives"], SETTINGS)) == 1

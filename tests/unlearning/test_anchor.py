@@ -5,31 +5,53 @@ import torch
 
 from seuf.moe.architectures import gate_probabilities, moe_layers
 from seuf.moe.routing import observed_routers
-from seuf.unlearning.objectives import anchor_for, anchor_loss, anchor_target
+from seuf.unlearning.forward_passes import Anchor
+from seuf.unlearning.objectives import anchor_loss
 from tests.tiny import TOP_K, hook_count, inputs_of, tiny_batch, tiny_inputs, tiny_model
 
 ALL = torch.tensor([True, True])
+CPU = torch.device("cpu")
+
+
+def anchor_target(experts: list[int], num_experts: int = 4) -> torch.Tensor:
+    """Return the target of an anchor on experts of layer 0: a of Eq. 3."""
+    model = tiny_model("mixtral", num_local_experts=num_experts)
+    return Anchor(model, [(0, expert) for expert in experts], "softmax").targets[0]
 
 
 def test_the_loss_is_the_squared_distance_to_the_target():
     """(.6 .3 .1) from (1 0 0): .16 + .09 + .01 = .26; (1 0 0) is there already: mean .13."""
     gates = torch.tensor([[0.6, 0.3, 0.1], [1.0, 0.0, 0.0]])
 
-    assert anchor_loss(gates, anchor_target(3, [0]), ALL).item() == pytest.approx(0.13)
+    assert anchor_loss(gates, torch.tensor([1.0, 0.0, 0.0]), ALL).item() == pytest.approx(0.13)
 
 
 def test_several_targets_share_the_weight():
     """Two targets have 1/2 each: (.6 .3 .1) from (.5 .5 0): .01 + .04 + .01 = .06."""
     gates = torch.tensor([[0.6, 0.3, 0.1]])
 
-    assert anchor_loss(gates, anchor_target(3, [0, 1]), ALL[:1]).item() == pytest.approx(0.06)
+    assert anchor_loss(gates, torch.tensor([0.5, 0.5, 0.0]), ALL[:1]).item() == pytest.approx(0.06)
+
+
+def test_the_target_of_several_experts_shares_the_weight_among_them():
+    assert anchor_target([2]).tolist() == [0, 0, 1, 0]
+    assert anchor_target([3, 0]).tolist() == [0.5, 0, 0, 0.5]
+
+
+def test_without_experts_there_is_no_anchor():
+    anchor = Anchor(tiny_model("mixtral"), [], "softmax")
+
+    with anchor.watching(ALL):
+        pass
+
+    assert anchor.loss(CPU).item() == 0.0
 
 
 def test_padding_does_not_count():
     gates = torch.tensor([[0.6, 0.3, 0.1], [0.0, 0.0, 1.0]])
 
     assert anchor_loss(
-        gates, anchor_target(3, [0]), torch.tensor([True, False])
+        gates, torch.tensor([1.0, 0.0, 0.0]), torch.tensor([True, False])
     ).item() == pytest.approx(0.26)
 
 
@@ -38,7 +60,7 @@ def token_gradient(probabilities: list[float], target: int, keep: int) -> torch.
     logits = torch.tensor([probabilities]).log().requires_grad_()
     gates = logits.softmax(-1)
     chosen = torch.zeros_like(gates).scatter_(1, gates.topk(keep).indices, 1.0)
-    anchor_loss(gates * chosen, anchor_target(3, [target]), ALL[:1]).backward()
+    anchor_loss(gates * chosen, torch.eye(3)[target], ALL[:1]).backward()
     return logits.grad[0]
 
 
@@ -59,10 +81,10 @@ def watched(on: str, target: int) -> torch.Tensor:
         model(**inputs_of(batch))
     elsewhere = (seen[0] != target).all(-1).view_as(batch.input_ids) & batch.attention_mask.bool()
 
-    anchor = anchor_for(model, [(0, target)], on)
+    anchor = Anchor(model, [(0, target)], on)
     with anchor.watching(elsewhere):
         model(**inputs_of(batch))
-    anchor.loss().backward()
+    anchor.loss(CPU).backward()
 
     return next(layer.router.parameters()).grad[target]
 
@@ -73,10 +95,10 @@ def test_on_mixtral_top_k_moves_the_targets_row_less_than_the_softmax():
 
 
 @pytest.mark.parametrize("on", ["softmax", "topk"])
-def test_what_is_measured_is_the_layer_under_treatment(model, on):
+def test_what_is_measured_is_the_layer_of_the_expert(model, on):
     """Recomputed from the logits seen beside it."""
     layer, batch, seen = moe_layers(model)[-1], tiny_batch(), []
-    anchor = anchor_for(model, [(layer.index, 2)], on)
+    anchor = Anchor(model, [(layer.index, 2)], on)
 
     with (
         observed_routers([layer], lambda p, output: seen.append(output)),
@@ -88,8 +110,8 @@ def test_what_is_measured_is_the_layer_under_treatment(model, on):
     if on == "topk":
         gates = gates.masked_fill(~torch.nn.functional.one_hot(chosen, 4).sum(1).bool(), 0.0)
         assert ((gates > 0).sum(-1) == TOP_K).all()
-    expected = anchor_loss(gates, anchor_target(4, [2]), batch.attention_mask.flatten().bool())
-    torch.testing.assert_close(anchor.loss(), expected)
+    expected = anchor_loss(gates, torch.eye(4)[2], batch.attention_mask.flatten().bool())
+    torch.testing.assert_close(anchor.loss(CPU), expected)
 
 
 def test_layers_are_averaged_and_each_has_its_own_targets(model):
@@ -97,17 +119,17 @@ def test_layers_are_averaged_and_each_has_its_own_targets(model):
     losses = []
 
     for experts in ([(first, 0), (first, 1)], [(last, 3)], [(last, 3), (first, 0), (first, 1)]):
-        anchor = anchor_for(model, experts, "softmax")
+        anchor = Anchor(model, experts, "softmax")
         with anchor.watching(tiny_batch().attention_mask.bool()):
             model(**tiny_inputs())
-        losses.append(anchor.loss())
+        losses.append(anchor.loss(CPU))
 
     torch.testing.assert_close(losses[2], (losses[0] + losses[1]) / 2)
 
 
 def test_only_the_last_pass_is_kept_and_no_hook_is_left(model):
     index, hooks = moe_layers(model)[0].index, hook_count(model)
-    anchor, fresh = (anchor_for(model, [(index, 0)], "softmax") for _ in range(2))
+    anchor, fresh = (Anchor(model, [(index, 0)], "softmax") for _ in range(2))
 
     for seed in (1, 2):
         with anchor.watching(tiny_batch(seed=seed).attention_mask.bool()):
@@ -115,5 +137,5 @@ def test_only_the_last_pass_is_kept_and_no_hook_is_left(model):
     with fresh.watching(tiny_batch(seed=2).attention_mask.bool()):
         model(**tiny_inputs(seed=2))
 
-    assert torch.equal(anchor.loss(), fresh.loss())
+    assert torch.equal(anchor.loss(CPU), fresh.loss(CPU))
     assert hook_count(model) == hooks

@@ -3,12 +3,11 @@
 import logging
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.inputs import InputError
-from seuf.unlearning.attribution import calibration_samples, top_overlap
+from seuf.unlearning.attribution import calibration_samples
 
 
 def samples(count: int, length: int = 100) -> list[list[int]]:
@@ -63,16 +62,3 @@ def test_another_seed_draws_other_samples():
     draws = {str(calibration_samples(samples(40), 1000, seed, "forget")) for seed in range(5)}
 
     assert len(draws) == 5
-
-
-def test_top_overlap_is_the_share_of_the_best_in_common():
-    """The two best of one are 3 and 2, of the other 3 and 0: one of two."""
-    one, other = torch.tensor([[0.1, 0.2], [0.3, 0.4]]), torch.tensor([[0.3, 0.1], [0.2, 0.4]])
-
-    assert top_overlap(one, other, count=2) == 0.5
-    assert top_overlap(one, other, count=1) == 1.0
-    assert top_overlap(one, -one, count=2) == 0.0
-
-
-def test_top_overlap_of_fewer_experts_than_asked_takes_them_all():
-    assert top_overlap(torch.rand(1, 4), torch.rand(1, 4), count=6) == 1.0

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.unlearning.selection import agreement, fewest_to_reach, most_to_reach, shares_by_layer
+from seuf.unlearning.plan import most_to_reach
+from seuf.unlearning.selection import choice_overlap, fewest_to_reach, shares_by_layer
 
 SCORES = torch.tensor([[1.0, 4.0, 2.0, 3.0], [8.0, 1.0, 1.0, 0.0]])  # of 10 in both layers
 
@@ -77,7 +78,7 @@ def test_equal_shares_need_the_threshold_times_the_experts(experts, threshold, m
     assert most_to_reach(experts, threshold) == most
 
 
-def test_agreement_is_what_both_chose_of_what_either_did():
+def test_choice_overlap_is_what_both_chose_of_what_either_did():
     """(0, 1) and (1, 2) of these and (0, 3), (1, 0)."""
-    assert agreement([[1, 3], [2]], [[1], [2, 0]]) == 0.5
-    assert agreement([[1], [2]], [[2], [1]]) == 0.0
+    assert choice_overlap([[1, 3], [2]], [[1], [2, 0]]) == 0.5
+    assert choice_overlap([[1], [2]], [[2], [1]]) == 0.0

@@ -8,14 +8,12 @@ from seuf.moe.batches import by_length
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import batch_nll
 from seuf.moe.routing import capture_routing
-from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.objectives import OBJECTIVES
-from seuf.unlearning.scopes import Experts, selected_experts
-from seuf.unlearning.selection import Affinities, select_experts
-from seuf.unlearning.selection import SelectionSettings
-from seuf.unlearning.treatment import Treatment
+from seuf.unlearning.scopes import selected_experts
+from seuf.unlearning.selection import SelectionSettings, select_experts
+from seuf.unlearning.settings import Experts
 from tests.tiny import bits, changed_names, tiny_batch, tiny_language_model, tiny_model
-from tests.unlearning.runs import SAMPLES, SETTINGS, FirstIsWorst, method
+from tests.unlearning.runs import FORGET, method, run
 
 LAYERS = {"qwen2_moe": [0, 1], "deepseek_v2": [1, 2]}  # the first layer of deepseek_v2 is dense
 
@@ -27,8 +25,7 @@ def language_model_of(model_type: str) -> LanguageModel:
 
 def chosen_experts(base: LanguageModel, threshold: float = 0.6) -> Experts:
     """Return what ESFT chooses for the samples to forget."""
-    routing = capture_routing(base.model, by_length(SAMPLES.forget, 4, base.padding))
-    forget = Affinities(routing.layers, routing.affinity, routing.halves, routing.token_share)
+    forget = capture_routing(base.model, by_length(FORGET, 4, base.padding))
     settings = SelectionSettings(rules=["esft"], esft_threshold=threshold)
     return select_experts(forget, forget, settings, seed=0)["esft"].experts
 
@@ -50,7 +47,7 @@ def test_the_delta_holds_exactly_the_chosen_experts_and_no_router(model_type, ob
     experts, before = chosen_experts(base), bits(base.model)
     frozen = method(objective=objective, selection="esft", router="none", anchor_weight=0.0)
 
-    done = unlearn(base, Treatment(SAMPLES, experts, frozen, SETTINGS, 0), FirstIsWorst())
+    done = run(base, frozen, experts=experts)
 
     assert sorted({layer for layer, _ in experts}) == LAYERS[model_type]
     assert len(experts) > len(LAYERS[model_type])  # some layer has several, and not all of them
@@ -77,9 +74,7 @@ def test_routing_of_the_first_layer_stays_where_it_was():
     base = language_model_of("qwen2_moe")
     frozen = method(selection="esft", router="none", anchor_weight=0.0, learning_rates=[1.0])
 
-    done = unlearn(
-        base, Treatment(SAMPLES, chosen_experts(base), frozen, SETTINGS, 0), FirstIsWorst()
-    )
+    done = run(base, frozen, experts=chosen_experts(base))
 
     assert all(0.5 <= entry["overlap_forget"] < 1.0 for entry in done.log)
 
@@ -93,16 +88,16 @@ def test_experts_of_all_layers_together_get_the_gradients_of_their_rows(model_ty
         for part in ("gate_up", "down")
     ]
     loss_of(model).backward()
-    wanted = {name: model.get_parameter(name).grad.clone() for name in fused}
+    expected = {name: model.get_parameter(name).grad.clone() for name in fused}
     model.zero_grad()
 
     scope = selected_experts(model, [(at, e) for at in layers for e in (1, 2)], router="none")
     with scope:
         loss_of(model).backward()
-        got = {place: master.grad.clone() for place, master in scope.masters.items()}
+        got = {path: master.grad.clone() for path, master in scope.masters.items()}
 
     assert got.keys() == {f"{name}[{expert}]" for name in fused for expert in (1, 2)}
-    for name, gradient in wanted.items():
+    for name, gradient in expected.items():
         for expert in (1, 2):
             torch.testing.assert_close(got[f"{name}[{expert}]"], gradient[expert])
 

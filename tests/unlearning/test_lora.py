@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -15,15 +15,12 @@ from seuf.moe.loading import LanguageModel
 from seuf.moe.lora import parameters_of
 from seuf.moe.loss import batch_nll
 from seuf.moe.names import paths_of_keys
-from seuf.unlearning.algorithm import unlearn
-from seuf.unlearning.judgement import Judgement
+from seuf.unlearning.algorithm import Evaluation
 from seuf.unlearning.objectives import OBJECTIVES
-from seuf.unlearning.resumption import Kept
-from seuf.unlearning.scopes import lora
+from seuf.unlearning.scopes import Scope, open_scope
 from seuf.unlearning.settings import ObjectiveSettings
-from seuf.unlearning.treatment import Treatment
 from tests.tiny import bits, changed_names, hook_count, tiny_inputs, tiny_language_model, tiny_model
-from tests.unlearning.runs import SAMPLES, SETTINGS, FirstIsWorst, method, run
+from tests.unlearning.runs import FORGET, FirstIsWorst, method, run
 
 MODELS = ["deepseek_v2", "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"]
 
@@ -37,14 +34,14 @@ def logits(model: nn.Module) -> Tensor:
 @torch.no_grad()
 def forget_nll(model: nn.Module) -> float:
     """Return the mean NLL of what is to be forgotten."""
-    values, counted = batch_nll(model, pad(SAMPLES.forget, 0))
+    values, counted = batch_nll(model, pad(FORGET, 0))
     return values[counted].mean().item()
 
 
 class Remembers(FirstIsWorst):
     """A judge that remembers the logits of the last model it saw, and of what modules that was."""
 
-    def __call__(self, model: nn.Module) -> Judgement:
+    def __call__(self, model: nn.Module) -> Evaluation:
         self.last, self.adapted = (
             logits(model),
             any("lora_A" in n for n, _ in model.named_modules()),
@@ -52,32 +49,9 @@ class Remembers(FirstIsWorst):
         return super().__call__(model)
 
 
-class ByLoss:
-    """A judge to whom the first model is the worst; its process ends with the call `dies_at`."""
-
-    def __init__(self, dies_at: int | None = None) -> None:
-        self.calls, self.dies_at = 0, dies_at
-
-    def __call__(self, model: nn.Module) -> Judgement:
-        self.calls += 1
-        if self.calls == self.dies_at:
-            raise KeyError("killed")
-        known = 1.0 if self.calls == 1 else 1 / (1 + forget_nll(model))
-        return Judgement(forget_efficacy=known, utility=1.0, chance=0.0)
-
-
-class InMemory:
-    """Keeps copies of what a file would keep."""
-
-    def __init__(self) -> None:
-        self.saved: dict[str, Kept] = {}
-
-    def load(self, key: str) -> Kept | None:
-        return self.saved.get(key)
-
-    def save(self, key: str, kept: Kept) -> None:
-        tensors = {name: tensor.detach().clone() for name, tensor in kept.tensors.items()}
-        self.saved[key] = Kept(tensors, copy.deepcopy(kept.facts))
+def lora(model: nn.Module, rank: int) -> AbstractContextManager[Scope]:
+    """Return the scope of LoRA."""
+    return open_scope(model, method("lora", "ga", rank=rank), [], seed=0)
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -117,7 +91,7 @@ def test_the_stored_model_is_the_one_that_was_judged_but_for_rounding(model_type
     base, judge = LanguageModel(tiny_model(model_type), tokenizer), Remembers()
     plain = logits(base.model)
 
-    done = unlearn(base, Treatment(SAMPLES, [], method("lora", "ga"), SETTINGS, seed=0), judge)
+    done = run(base, method("lora", "ga"), experts=[], judge=judge)
 
     assert judge.adapted
     assert not torch.allclose(judge.last, plain, atol=1e-2)
@@ -138,7 +112,7 @@ def test_what_is_to_be_forgotten_is_predicted_worse(language_model):
 def test_the_changed_tensors_are_the_merged_ones(language_model):
     model = language_model.model
     digest = model_digest(model)
-    with lora(model, 2, seed=0) as scope:
+    with lora(model, rank=2) as scope:
         original = scope.snapshot()
         assert scope.changed(original) == {}
 
@@ -174,11 +148,10 @@ def test_rmu_steers_the_layer_of_the_study_and_nothing_above_it_learns(language_
 
 
 def test_a_failing_judge_leaves_no_adapters(language_model):
-    before, calls = bits(language_model.model), iter([Judgement(1.0, 1.0, 0.0)])
-    treatment = Treatment(SAMPLES, [], method("lora", "ga"), SETTINGS, seed=0)
+    before, calls = bits(language_model.model), iter([Evaluation(1.0, 1.0, 0.0)])
 
     with pytest.raises(StopIteration):
-        unlearn(language_model, treatment, lambda model: next(calls))
+        run(language_model, method("lora", "ga"), judge=lambda model: next(calls))
 
     assert bits(language_model.model).keys() == before.keys()
     assert changed_names(language_model.model, before) == set()
@@ -192,25 +165,8 @@ def test_a_bfloat16_model_keeps_its_type_in_the_delta_and_its_adapters_in_float3
 
     assert {tensor.dtype for tensor in done.delta.tensors.values()} == {torch.bfloat16}
     assert changed_names(model, before) == set()
-    with lora(model, 8, seed=0) as scope:
+    with lora(model, rank=8) as scope:
         assert {tensor.dtype for tensor in scope.masters.values()} == {torch.float32}
-
-
-@pytest.mark.parametrize("dies_at", [2, 3, 4, 5])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bits(dies_at):
-    """Two learning rates, each looked at twice; the first call is of the original."""
-    of = method("lora", "gdiff", learning_rates=[1e-2, 1e-3])
-    treatment, progress = Treatment(SAMPLES, [], of, SETTINGS, seed=0), InMemory()
-    unbroken = unlearn(tiny_language_model(), treatment, ByLoss())
-
-    with pytest.raises(KeyError):
-        unlearn(tiny_language_model(), treatment, ByLoss(dies_at), progress)
-    done = unlearn(tiny_language_model(), treatment, ByLoss(), progress)
-
-    assert done.log == unbroken.log
-    assert done.delta.tensors.keys() == unbroken.delta.tensors.keys()
-    for key, tensor in unbroken.delta.tensors.items():
-        assert torch.equal(done.delta.tensors[key], tensor)
 
 
 def test_the_seed_decides_every_bit():

@@ -7,8 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.unlearning.objectives import OBJECTIVES, Hidden, TokenNLL, ga, gdiff, npo, rmu
-from seuf.unlearning.quantities import needs
+from seuf.unlearning.objectives import (
+    OBJECTIVES,
+    Hidden,
+    TokenNLL,
+    arguments_of,
+    ga,
+    gdiff,
+    npo,
+    rmu,
+)
 
 VALUES = st.floats(0, 20, allow_nan=False)
 
@@ -119,14 +127,14 @@ def test_rmu_is_a_mean_over_kept_tokens_and_width():
     assert loss == 2 + 10 * 1
 
 
-def test_needs_are_read_from_the_signature():
-    assert needs("ga") == ({"forget_nll"}, set())
-    assert needs("gdiff") == ({"forget_nll", "retain_nll"}, {"retain_weight"})
-    assert needs("npo") == (
+def test_arguments_are_read_from_the_signature():
+    assert arguments_of("ga") == ({"forget_nll"}, set())
+    assert arguments_of("gdiff") == ({"forget_nll", "retain_nll"}, {"retain_weight"})
+    assert arguments_of("npo") == (
         {"forget_nll", "forget_reference_nll", "retain_nll"},
         {"npo_beta", "retain_weight"},
     )
-    assert needs("rmu") == (
+    assert arguments_of("rmu") == (
         {"forget_hidden", "retain_hidden", "retain_reference_hidden", "steering"},
         {"rmu_retain_weight"},
     )
@@ -138,4 +146,4 @@ def test_a_fifth_objective_is_one_function_and_one_row(monkeypatch):
 
     monkeypatch.setitem(OBJECTIVES, "half", half)
 
-    assert needs("half") == ({"retain_nll"}, {"retain_weight"})
+    assert arguments_of("half") == ({"retain_nll"}, {"retain_weight"})

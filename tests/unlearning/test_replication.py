@@ -3,11 +3,15 @@
 import pandas as pd
 import pytest
 
-from seuf.unlearning.replication import choose_learning_rates, grid_tasks, seed_tasks
-from seuf.unlearning.settings import Method
+from seuf.unlearning.replication import choose_learning_rates, runs_of
+from seuf.unlearning.settings import Method, ReplicationSettings
 
 GA = Method(scope="everything", objective="ga")
 METHODS = {"original": Method(scope="nothing"), "full_ga": GA}
+
+
+def settings_of(seeds: list[int]) -> ReplicationSettings:
+    return ReplicationSettings(bases={"a": 0}, seeds=seeds, learning_rates=[1e-4, 1e-3])
 
 
 def runs(*rows: tuple[str, float, float]) -> pd.DataFrame:
@@ -38,7 +42,7 @@ def test_test_scores_have_no_say_in_the_choice():
 
 
 def test_every_training_method_tries_the_whole_grid_and_the_original_runs_once():
-    tasks = grid_tasks(METHODS, [1e-4, 1e-3], seed=5)
+    tasks = runs_of(METHODS, settings_of([5, 6]))
 
     assert [(name, method.learning_rates, seed) for name, method, seed in tasks] == [
         ("original", METHODS["original"].learning_rates, 5),
@@ -48,7 +52,7 @@ def test_every_training_method_tries_the_whole_grid_and_the_original_runs_once()
 
 
 def test_the_other_seeds_run_with_the_chosen_learning_rate_only():
-    tasks = list(seed_tasks(METHODS, {"full_ga": 1e-3, "original": 1.0}, [1, 2]))
+    tasks = runs_of(METHODS, settings_of([0, 1, 2]), {"full_ga": 1e-3, "original": 1.0})
 
     assert [(name, method.learning_rates, seed) for name, method, seed in tasks] == [
         ("full_ga", [1e-3], 1),
@@ -57,7 +61,7 @@ def test_the_other_seeds_run_with_the_chosen_learning_rate_only():
 
 
 def test_nothing_but_the_learning_rate_of_a_method_changes():
-    (task,) = seed_tasks({"full_ga": GA}, {"full_ga": 1e-3}, [1])
+    (task,) = runs_of({"full_ga": GA}, settings_of([0, 1]), {"full_ga": 1e-3})
 
     assert task[1].model_copy(update={"learning_rates": GA.learning_rates}) == GA
     assert task[1].learning_rates == pytest.approx([1e-3])

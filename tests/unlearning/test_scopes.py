@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seuf.inputs import InputError
 from seuf.moe.architectures import moe_layers
 from seuf.moe.loss import batch_nll
-from seuf.unlearning.scopes import Scope, changed_tensors, everything, selected_experts
+from seuf.unlearning.scopes import Scope, everything, selected_experts
 from tests.tiny import EXPERTS, bits, changed_names, hook_count, last_layer, tiny_batch, tiny_model
 
 TARGET = 2
@@ -131,7 +131,7 @@ def test_changed_tensors_are_copies_of_what_changed_only(model):
     with torch.no_grad():
         scope.trained[name].add_(1)
 
-    changed = changed_tensors(model, original)
+    changed = scope.changed(original)
     scope.restore(original)
 
     assert changed.keys() == {name}
@@ -142,23 +142,24 @@ def test_a_zero_that_lost_its_sign_has_changed():
     """0.0 == -0.0, but the bits differ."""
     model = tiny_model("mixtral")
     nn.init.zeros_(model.lm_head.weight)
-    original = everything(model).snapshot()
+    scope = everything(model)
+    original = scope.snapshot()
 
     with torch.no_grad():
         model.lm_head.weight.neg_()
 
-    assert changed_tensors(model, original).keys() == {"lm_head.weight"}
+    assert scope.changed(original).keys() == {"lm_head.weight"}
 
 
 def test_of_fused_experts_only_those_that_changed_are_told():
     model = tiny_model("mixtral")
-    original = everything(model).snapshot()
+    scope = everything(model)
+    original = scope.snapshot()
 
     with torch.no_grad():
         model.model.layers[1].mlp.experts.down_proj[3].add_(1)
 
-    changed = changed_tensors(model, original)
-    assert changed.keys() == {"model.layers.1.mlp.experts.down_proj[3]"}
+    assert scope.changed(original).keys() == {"model.layers.1.mlp.experts.down_proj[3]"}
 
 
 def test_a_layer_or_expert_that_is_not_there_is_refused():
@@ -168,3 +169,5 @@ def test_a_layer_or_expert_that_is_not_there_is_refused():
         selected_experts(model, [(0, 0)])
     with pytest.raises(InputError, match="there is no expert 4"):
         selected_experts(model, [(1, 4)])
+    with pytest.raises(InputError, match="needs at least one"):
+        selected_experts(model, [])

@@ -6,8 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.inputs import InputError
-from seuf.unlearning.selection import SELECTIONS, Affinities, select_experts
-from seuf.unlearning.settings import FixedExpert, SelectionSettings
+from seuf.unlearning.selection import (
+    SELECTIONS,
+    FixedExpert,
+    RoutingTable,
+    SelectionSettings,
+    select_experts,
+    top_overlap,
+)
 
 # Layers 1 and 3. Expert (1, 0) serves everything; (3, 2) serves the forget set alone.
 FORGET = torch.tensor([[0.50, 0.10, 0.05], [0.15, 0.05, 0.40]])
@@ -17,13 +23,13 @@ RETAIN = torch.tensor([[0.45, 0.15, 0.05], [0.30, 0.30, 0.05]])
 SHARE = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
 
 
-def affinities(scores: torch.Tensor, halves: torch.Tensor | None = None) -> Affinities:
+def affinities(scores: torch.Tensor, halves: torch.Tensor | None = None) -> RoutingTable:
     """Return the tables of layers 1 and 3; both halves like the whole unless given."""
     halves = torch.stack([scores, scores]) if halves is None else halves
-    return Affinities([1, 3], scores, halves, token_share=SHARE)
+    return RoutingTable([1, 3], scores, halves, token_share=SHARE)
 
 
-def select(rule: str, top: int = 1, seed: int = 0, forget: Affinities | None = None, **settings):
+def select(rule: str, top: int = 1, seed: int = 0, forget: RoutingTable | None = None, **settings):
     """Return what one rule chooses."""
     settings = SelectionSettings(rules=[rule], top=top, **settings)
     return select_experts(forget or affinities(FORGET), affinities(RETAIN), settings, seed)[rule]
@@ -215,3 +221,16 @@ def test_top_is_no_limit_to_esft():
         select("esft", top=6, esft_threshold=1.0).experts
         == select("esft", esft_threshold=1.0).experts
     )
+
+
+def test_top_overlap_is_the_share_of_the_best_in_common():
+    """The two best of one are 3 and 2, of the other 3 and 0: one of two."""
+    one, other = torch.tensor([[0.1, 0.2], [0.3, 0.4]]), torch.tensor([[0.3, 0.1], [0.2, 0.4]])
+
+    assert top_overlap(one, other, count=2) == 0.5
+    assert top_overlap(one, other, count=1) == 1.0
+    assert top_overlap(one, -one, count=2) == 0.0
+
+
+def test_top_overlap_of_fewer_experts_than_asked_takes_them_all():
+    assert top_overlap(torch.rand(1, 4), torch.rand(1, 4), count=6) == 1.0

@@ -17,7 +17,7 @@ from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys
 from seuf.moe.comparison import CHUNK, Comparison, Overlaid, compare, differing, type_of
 from seuf.moe.deltas import Delta
 from seuf.moe.names import row_path, split_row
-from seuf.unlearning.allowed_changes import owner_of, promised_keys
+from seuf.unlearning.allowed_changes import allowed_changes, owner_of
 from seuf.unlearning.settings import Method
 
 Experts = list[tuple[int, int]]
@@ -126,7 +126,7 @@ def _swap(folder: Path, digest: str, delta: Delta) -> Check:
 
 
 def _promised(seen: _Seen, method: Method, experts: Experts) -> Iterator[Check]:
-    promised = promised_keys(seen.model, method, experts)
+    promised = allowed_changes(seen.model, method, experts)
     changed = [key for change in seen.compared.changes for key in _rows(seen, change.key, promised)]
     if broken := [key for key in changed if key not in promised]:
         more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""

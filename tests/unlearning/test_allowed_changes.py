@@ -8,7 +8,7 @@ from seuf.inputs import InputError
 from seuf.moe.architectures import moe_layers
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.names import row_path, rows_of_experts, split_row, to_checkpoint
-from seuf.unlearning.allowed_changes import owner_of, promised_keys
+from seuf.unlearning.allowed_changes import allowed_changes, owner_of
 from seuf.unlearning.scopes import everything, selected_experts
 from seuf.unlearning.settings import Method
 from tests.tiny import last_layer, tiny_model
@@ -47,7 +47,7 @@ def test_selected_experts_promise_what_their_scope_trains(any_model, router, tmp
     experts = [(layer.index, 2) for layer in moe_layers(any_model)]
     trained = selected_experts(any_model, experts, router).trained
 
-    promised = promised_keys(
+    promised = allowed_changes(
         empty(any_model, tmp_path), method_of("experts", router=router), experts
     )
 
@@ -62,7 +62,7 @@ def test_of_a_router_the_row_of_the_expert_is_promised_and_no_other(model, tmp_p
         for router in ("none", "row")
     )
 
-    promised = promised_keys(empty(model, tmp_path), method_of("experts", router="row"), experts)
+    promised = allowed_changes(empty(model, tmp_path), method_of("experts", router="row"), experts)
 
     assert bare < promised
     assert promised - bare == {row_path(k, e) for k in whole - bare for e in (1, 3)}
@@ -74,7 +74,7 @@ def test_a_part_of_everything_promises_what_its_scope_trains(model, only, tmp_pa
     layers = [last_layer(model)]
     trained = everything(model, only, layers).trained
 
-    promised = promised_keys(
+    promised = allowed_changes(
         empty(model, tmp_path), method_of("everything", only=only, layers=layers), []
     )
 
@@ -83,13 +83,13 @@ def test_a_part_of_everything_promises_what_its_scope_trains(model, only, tmp_pa
 
 @pytest.mark.parametrize("scope", ["everything", "lora"])
 def test_everything_promises_every_parameter(model, scope, tmp_path):
-    promised = promised_keys(empty(model, tmp_path), method_of(scope), [])
+    promised = allowed_changes(empty(model, tmp_path), method_of(scope), [])
 
     assert promised == keys_of(model, dict(model.named_parameters()))
 
 
 def test_nothing_promises_nothing(tmp_path):
-    assert promised_keys(empty(tiny_model("olmoe"), tmp_path), method_of("nothing"), []) == set()
+    assert allowed_changes(empty(tiny_model("olmoe"), tmp_path), method_of("nothing"), []) == set()
 
 
 @pytest.mark.parametrize("expert", [(1, 4), (1, -1), (7, 0)])
@@ -97,7 +97,7 @@ def test_an_expert_that_is_not_there_is_refused(expert, tmp_path):
     model = empty(tiny_model("olmoe"), tmp_path)
 
     with pytest.raises(InputError, match=rf"no expert {expert[1]} in layer {expert[0]}"):
-        promised_keys(model, method_of("experts"), [expert])
+        allowed_changes(model, method_of("experts"), [expert])
 
 
 @pytest.mark.parametrize(
