@@ -38,7 +38,7 @@ def test_the_parameters_of_each_study_are_right(study):
         ("unlearning.steps", "many", r"unlearning.steps: .*integer.*\(came: 'many'\)"),
         ("unlearning.stepz", 3, r"unlearning.stepz: Extra inputs are not permitted \(came: 3\)"),
         ("learning", 3, r"learning: Extra inputs"),
-        ("methods.full_ga.objective", "best", r"methods.full_ga.objective: .*'ga', 'gdiff'"),
+        ("methods.full_ga.objective", "best", r"methods.full_ga: .*objectives are ga, gdiff"),
         ("methods.full_ga.scope", "half", r"methods.full_ga.scope: "),
         ("methods.seuf_gdiff.selection", "best", r"'best' is unknown; expert_selection knows"),
         (
@@ -132,3 +132,11 @@ def test_the_sandbox_has_the_learning_rates_that_the_study_of_spread_chose():
     assert {
         name: list(map(float, row["learning_rates"])) for name, row in training.items()
     } == chosen
+
+
+def test_rmu_below_the_layers_of_a_row_is_refused_before_anything_runs(parameters):
+    """Layer 1 is steered, and the row trains layers 2 and 3."""
+    row = {"scope": "everything", "layers": [2, 3], "objective": "rmu"}
+
+    with pytest.raises(InputError, match=r"methods\.deep: rmu steers what leaves layer 1"):
+        check_parameters(parameters | {"methods": {"deep": row}})

@@ -1,7 +1,5 @@
 """The memory of a study's methods from its configuration alone."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,8 +22,9 @@ from seuf.pipelines.plan import (
     table,
     trained_parameters,
 )
-from seuf.unlearning.scopes import Scope, everything, lora, selected_experts
-from seuf.unlearning.settings import Method, SelectionSettings, UnlearningSettings
+from seuf.unlearning.scopes import open_scope
+from seuf.unlearning.selection import SelectionSettings
+from seuf.unlearning.settings import Method, UnlearningSettings
 from tests.tiny import tiny_batch, tiny_language_model, tiny_model
 
 PROJECT = Path(__file__).parents[2]
@@ -143,18 +142,6 @@ def test_a_methods_own_batch_size_counts():
     assert four.activations == 4 * one.activations
 
 
-@contextmanager
-def scope_of(model: torch.nn.Module, method: Method, experts: list) -> Iterator[Scope]:
-    """Give the scope that a run of the method would train."""
-    if method.scope == "lora":
-        with lora(model, method.rank, seed=0) as scope:
-            yield scope
-    elif method.scope == "everything":
-        yield everything(model, method.only, method.layers)
-    else:
-        yield selected_experts(model, experts, method.router)
-
-
 METHODS = {
     "everything": Method(scope="everything", objective="ga"),
     "all experts": Method(scope="everything", only="experts", objective="ga"),
@@ -173,7 +160,7 @@ def test_as_many_parameters_are_counted_as_the_real_scope_trains(model, method):
 
     counted = trained_parameters(model, method, experts)
 
-    with scope_of(model, method, experts) as scope:
+    with open_scope(model, method, experts, seed=0) as scope:
         assert sum(counted[:3]) == sum(tensor.numel() for tensor in scope.trained.values())
         assert counted.first_layer == scope.first_layer
 
@@ -186,7 +173,7 @@ def test_the_optimizer_keeps_what_is_counted(name, dtype):
     experts = [(1, 2)] if name == "expert" else []
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
-    with scope_of(model, method, experts) as scope, scope:
+    with open_scope(model, method, experts, seed=0) as scope, scope:
         nll, mask = batch_nll(model, tiny_batch())
         (nll * mask).sum().backward()
         masters = scope.gradients_to_masters()

@@ -1,15 +1,27 @@
 """What Algorithm 1 promises about the base model and the delta."""
 
+import gc
+from typing import Any
+
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
+from seuf.inputs import InputError
 from seuf.moe.digests import model_digest
 from seuf.moe.loading import LanguageModel
 from seuf.moe.names import paths_of_keys
 from seuf.unlearning.algorithm import Evaluation, Unlearned
 from seuf.unlearning.objectives import OBJECTIVES
-from tests.tiny import bits, changed_names, hook_count, tiny_language_model
+from seuf.unlearning.selection import (
+    SELECTIONS,
+    RoutingTable,
+    SelectionSettings,
+    select_experts,
+)
+from seuf.unlearning.settings import ObjectiveSettings
+from tests.tiny import bits, changed_names, hook_count, tiny_language_model, tiny_model
 from tests.unlearning.runs import FirstIsWorst, method, run
 
 EXPERT_KEYS = {
@@ -47,15 +59,13 @@ def test_the_base_is_left_bit_identical_and_the_delta_holds_the_change(
 
 
 def test_a_judge_that_writes_to_the_embeddings_is_noticed(language_model):
-    def judge(model: nn.Module) -> Judgement:
+    def judge(model: nn.Module) -> Evaluation:
         with torch.no_grad():
             model.get_input_embeddings().weight[5, 3] += 0.5
-        return Judgement(0.5, 0.5, 0.0)
-
-    treatment = Treatment(SAMPLES, EXPERTS, method(), SETTINGS, seed=0)
+        return Evaluation(0.5, 0.5, 0.0)
 
     with pytest.raises(RuntimeError, match=r"was changed .*: model\.embed_tokens\.weight"):
-        unlearn(language_model, treatment, judge)
+        run(language_model, method(), judge=judge)
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -151,3 +161,70 @@ def test_a_bfloat16_model_is_unlearned_and_left_as_it_was(language_model):
 
     assert {tensor.dtype for tensor in done.delta.tensors.values()} == {torch.bfloat16}
     assert changed_names(language_model.model, before) == set()
+
+
+def copies_of(weight: torch.Tensor) -> int:
+    """Return how many tensors of a weight's shape are alive that have their own memory."""
+    gc.collect()
+    alive = (one for one in gc.get_objects() if type(one) in (torch.Tensor, nn.Parameter))
+    return len({one.data_ptr() for one in alive if one.shape == weight.shape})
+
+
+def test_a_full_run_keeps_the_original_once_and_the_best_once(language_model):
+    """At first the model and the original; at the end the best and AdamW's two moments too.
+
+    A judge sees no gradient: they are dropped after each step.
+    """
+    weight, counted = language_model.model.get_output_embeddings().weight, []
+
+    class Counts(FirstIsWorst):
+        def __call__(self, model: nn.Module) -> Evaluation:
+            counted.append(copies_of(weight))
+            return super().__call__(model)
+
+    before = copies_of(weight)  # embeddings have the shape of the head
+
+    run(language_model, method("everything", "ga"), judge=Counts(), steps=6)
+
+    assert [count / before for count in counted] == [2, 4, 5, 5]
+
+
+@pytest.mark.parametrize("layers", [[1], None])
+def test_rmu_below_all_that_is_trained_is_refused_before_a_step(language_model, layers):
+    """Layer 0 is steered; of layer 1, or of the experts of a model without any in layer 0."""
+    model_type = "qwen2_moe" if layers else "deepseek_v2"
+    base = LanguageModel(tiny_model(model_type), language_model.tokenizer)
+    only = method("everything", "rmu", layers=layers, only="experts")
+    judge = FirstIsWorst()
+
+    with pytest.raises(InputError, match=r"rmu steers what leaves layer 0 .* trained is 1"):
+        run(base, only, judge=judge, objectives=ObjectiveSettings(rmu_layer=0))
+
+    assert judge.seen == 0
+
+
+def test_an_objective_and_a_rule_from_elsewhere_are_used_by_their_names(
+    language_model, monkeypatch
+):
+    """An objective with a number of its own, and a rule: one function and one row each."""
+
+    def half_gdiff(forget_nll: Any, retain_nll: Any, *, half_weight: float = 0.5) -> torch.Tensor:
+        return half_weight * (retain_nll.mean() - forget_nll.mean())
+
+    monkeypatch.setitem(OBJECTIVES, "half_gdiff", half_gdiff)
+    monkeypatch.setitem(SELECTIONS, "last", lambda forget, retain, seed: 0 * forget + forget.max())
+    row = method("experts", "half_gdiff", selection="last_2")
+    settings = SelectionSettings(rules=["last", "last_2"])
+    table = RoutingTable([0, 1], torch.eye(2), torch.stack([torch.eye(2)] * 2), torch.eye(2))
+    experts = select_experts(table, table, settings, seed=0)["last_2"].experts
+
+    weights = ObjectiveSettings(), ObjectiveSettings(half_weight=1.0)
+    by_default, heavier = (
+        run(language_model, row, experts=experts, objectives=weight, steps=1) for weight in weights
+    )
+
+    assert experts == [(0, 1)]
+    assert by_default.log[0]["loss"] == pytest.approx(heavier.log[0]["loss"] / 2)
+    assert by_default.delta.tensors.keys() == heavier.delta.tensors.keys()
+    with pytest.raises(ValidationError, match="no objective takes 'third_weight'"):
+        ObjectiveSettings(third_weight=1.0)

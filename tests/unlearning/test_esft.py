@@ -5,8 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.unlearning.plan import most_to_reach
-from seuf.unlearning.selection import choice_overlap, fewest_to_reach, shares_by_layer
+from seuf.unlearning.selection import (
+    choice_overlap,
+    fewest_to_reach,
+    most_to_reach,
+    shares_by_layer,
+)
 
 SCORES = torch.tensor([[1.0, 4.0, 2.0, 3.0], [8.0, 1.0, 1.0, 0.0]])  # of 10 in both layers
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from kedro_dvc.project import Study
 from kedro_dvc.records import machine, read_record
 from seuf.audit.subject import Check, failed, passed
-from seuf.datasets.progress import FileProgress
 from seuf.determinism import set_deterministic
 from seuf.inputs import InputError
 from seuf.moe.deltas import Delta
@@ -113,7 +112,7 @@ def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
     Args:
         study: Has run; its project is the working directory.
         method: Of its table of methods.
-        folder: Gets the new delta, and while it lasts what the run has come to.
+        folder: Gets the new delta.
 
     Raises:
         InputError: If there is no such method, it has not run, or an input is not here.
@@ -122,10 +121,9 @@ def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
     recorded = Path(study.dataset(f"{method}.delta")["filepath"])
     if not recorded.is_file():
         raise InputError(f"{recorded} is missing: there is nothing to hold a replay against.")
-    inputs = _inputs(study, node, folder)
+    inputs = _inputs(study, node)
     set_deterministic(True)
     made = node.run(inputs)[f"{method}.delta"]
-    FileProgress(folder).delete()
     path = folder / recorded.name
     made.save(path)
     base, threads = inputs["base_model"].model, inputs["params:unlearning"].threads
@@ -153,8 +151,8 @@ def _node(study: Study, method: str) -> Node:
     raise InputError(f"The study {study.name!r} has no method {method!r}.")
 
 
-def _inputs(study: Study, node: Node, folder: Path) -> dict[str, Any]:
-    """Return what the node reads, but for what a run that was killed has left.
+def _inputs(study: Study, node: Node) -> dict[str, Any]:
+    """Return what the node reads.
 
     Raises:
         InputError: If something is not here, or is not what it should be.
@@ -167,8 +165,7 @@ def _inputs(study: Study, node: Node, folder: Path) -> dict[str, Any]:
         raise InputError(_said(error)) from error
     finally:
         session.close()
-    kept = {name: FileProgress(folder) for name, x in found.items() if isinstance(x, FileProgress)}
-    return {**found, **kept}
+    return found
 
 
 def _said(error: BaseException) -> str:

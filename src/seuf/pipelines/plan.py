@@ -19,9 +19,9 @@ from seuf.moe.loading import empty_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
 from seuf.pipelines.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning.objectives import OBJECTIVES
-from seuf.unlearning.scopes import Experts, part_of
-from seuf.unlearning.selection import most_to_reach
-from seuf.unlearning.settings import ESFT, Method, SelectionSettings, UnlearningSettings
+from seuf.unlearning.scopes import part_of
+from seuf.unlearning.selection import ESFT, SelectionSettings, most_to_reach
+from seuf.unlearning.settings import Experts, Method, UnlearningSettings
 
 SNAPSHOTS = 2  # of what is trained: the original's, and the best checkpoint's
 FLOAT32 = 4

@@ -33,7 +33,7 @@ from seuf.moe.architectures import check_positions, decoder_layer
 from seuf.moe.backoff import must_fit
 from seuf.moe.batches import pack, tokenize
 from seuf.moe.deltas import Delta
-from seuf.moe.digests import checkpoint_dtypes, model_digest, check_unchanged
+from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
 from seuf.moe.loading import LanguageModel
 from seuf.moe.stability import RoutingProbe, first_tokens

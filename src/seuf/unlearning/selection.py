@@ -15,6 +15,7 @@ needed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -266,6 +267,11 @@ def fewest_to_reach(scores: Tensor, threshold: float) -> list[list[int]]:
     before = falling.values.cumsum(1) - falling.values
     counts = (before < threshold - ESFT_ROUNDING).sum(1).clamp(min=1).tolist()
     return [order[:count] for order, count in zip(falling.indices.tolist(), counts, strict=True)]
+
+
+def most_to_reach(experts: int, threshold: float) -> int:
+    """Return the most experts that a layer of so many can need: where all have equal shares."""
+    return max(1, math.ceil(experts * (threshold - ESFT_ROUNDING)))
 
 
 def choice_overlap(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
