@@ -1,6 +1,7 @@
-"""Keep hidden states of many samples: in memory, or in a file where they would not fit.
+"""Keep hidden states between passes: of single samples, and of whole batches.
 
-Let many passes over the same batches share what lies below a layer.
+`HiddenStates` keeps those of many samples in memory, or in a file where they would not fit.
+`SharedPrefix` lets many passes over the same batches share what lies below a layer.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, decoder_layer
-from seuf.moe.forward import Reached, frozen_prefix, hidden_of, replaced_forward
+from seuf.moe.forward import frozen_prefix, hidden_of, replaced_forward
 
 GB = 1e9
 log = logging.getLogger(__name__)
@@ -34,7 +36,8 @@ class HiddenStates:
         lengths: Number of tokens of each sample, T_i, by its position among others.
         size: d.
         dtype: What the states are kept in.
-        device: Where they are needed; memory is pinned for a GPU, which fetches them by itself.
+        device: Where the model runs; memory is pinned for a GPU, which fetches them by itself. With
+            a device map a layer may be elsewhere: batches go where the states came from.
         limit: Bytes of memory they may take, by default half of what is free; beyond that they go
             to a file that is gone when the process ends, in the folder for temporary files.
 
@@ -59,10 +62,15 @@ class HiddenStates:
         self.in_memory = self.bytes <= (half_of_free_memory() if limit is None else limit)
         where = "memory" if self.in_memory else f"a file in {tempfile.gettempdir()}"
         log.debug("%d samples' hidden states: %.3g GB in %s", len(lengths), self.bytes / GB, where)
-        self.rows = self._memory(size, dtype) if self.in_memory else self._file(size, dtype)
+        if self.in_memory:
+            pinned = device.type == "cuda"
+            self.rows = torch.empty(self.tokens, size, dtype=dtype, pin_memory=pinned)
+        else:
+            self.rows = self._file(size, dtype)
 
     def put(self, positions: Sequence[int], hidden: Tensor) -> None:
         """Keep the states (B, T, d) of a right-padded batch of samples."""
+        self.device = hidden.device
         for position, rows in zip(positions, hidden, strict=True):
             kept = self.sample(position)
             kept.copy_(rows[: len(kept)])
@@ -72,17 +80,13 @@ class HiddenStates:
         return self.rows[self.rows_of[position]]
 
     def batch(self, positions: Sequence[int], width: int) -> Tensor:
-        """Return samples' states on the device, padded on the right with zeros, (B, width, d)."""
+        """Return samples' states on their device, padded on the right with zeros, (B, width, d)."""
         shape = len(positions), width, self.rows.shape[1]
         states = torch.zeros(shape, dtype=self.rows.dtype, device=self.device)
         for row, position in enumerate(positions):
             kept = self.sample(position)
             states[row, : len(kept)].copy_(kept, non_blocking=True)
         return states
-
-    def _memory(self, size: int, dtype: torch.dtype) -> Tensor:
-        pinned = self.device.type == "cuda"
-        return torch.empty(self.tokens, size, dtype=dtype, pin_memory=pinned)
 
     def _file(self, size: int, dtype: torch.dtype) -> Tensor:
         free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -107,8 +111,8 @@ class SharedPrefix:
 
     For a model that is scored again and again while only layers from `layer_index` on change:
     results are the same to the bit. Whoever calls the model need not know. What enters the layer
-    is kept in CPU memory, as much as `limit` bytes; then batches that are new are computed each
-    time. Generation, which keeps a cache of its own, is left alone.
+    is kept in CPU memory, up to `limit` bytes; after that new batches are computed each time.
+    Training passes, and generation, which keeps a cache of its own, are left alone.
 
     Args:
         model: A causal language model.
@@ -122,12 +126,12 @@ class SharedPrefix:
     def __init__(self, model: nn.Module, layer_index: int, limit: int | None = None) -> None:
         self.model, self.layer_index = model, layer_index
         self.layer = decoder_layer(model, layer_index)
-        self.room = half_of_free_memory() if limit is None else limit
-        self._kept: dict[bytes, Tensor] = {}
+        self.free_bytes = half_of_free_memory() if limit is None else limit
+        self._kept: dict[bytes, tuple[Tensor, torch.device]] = {}  # and where it came from
 
     def __enter__(self) -> SharedPrefix:
         body = decoder(self.model)
-        forward = _Sharing(self, body.forward) if self.layer_index else body.forward
+        forward = partial(self._pass, body.forward) if self.layer_index else body.forward
         self._stack = ExitStack()
         self._stack.enter_context(replaced_forward({body: forward}))
         return self
@@ -135,64 +139,36 @@ class SharedPrefix:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def known(self, key: bytes) -> Tensor | None:
-        """Return what enters the layer for a batch that has passed before."""
-        return self._kept.get(key)
-
-    def keep(self, key: bytes, hidden: Tensor) -> None:
-        """Keep what enters the layer, if there is room."""
-        size = hidden.numel() * hidden.element_size()
-        if size <= self.room:
-            self._kept[key], self.room = hidden.detach().cpu(), self.room - size
-
-
-class _Sharing:
-    """A decoder's forward that asks a `SharedPrefix` first."""
-
-    def __init__(self, shared: SharedPrefix, forward: Callable[..., Any]) -> None:
-        self.shared, self.forward = shared, forward
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def _pass(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Pass a batch: from the layer on if it has passed before, else whole, and keep."""
         key = _key(args, kwargs)
         if key is None:
-            return self.forward(*args, **kwargs)
-        if (hidden := self.shared.known(key)) is not None:
-            device = (args[0] if args else kwargs["input_ids"]).device
-            with frozen_prefix(self.shared.model, self.shared.layer_index, hidden.to(device)):
-                return self.forward(*args, **kwargs)
-        with _noted(self.shared.layer) as noted:
-            try:
-                return self.forward(*args, **kwargs)
-            finally:  # the pass may end above the layer
-                if hasattr(noted, "hidden"):
-                    self.shared.keep(key, noted.hidden)
+            return forward(*args, **kwargs)
+        if key in self._kept:
+            hidden, device = self._kept[key]
+            with frozen_prefix(self.model, self.layer_index, hidden.to(device)):
+                return forward(*args, **kwargs)
 
+        def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            hidden = hidden_of(args, kwargs).detach()
+            if hidden.nbytes <= self.free_bytes:
+                self._kept[key] = hidden.cpu(), hidden.device
+                self.free_bytes -= hidden.nbytes
 
-@contextmanager
-def _noted(layer: nn.Module) -> Iterator[Reached]:
-    """Note what enters a layer inside the context."""
-    noted = Reached()
-
-    def note(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        noted.hidden = hidden_of(args, kwargs)
-
-    handle = layer.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        yield noted
-    finally:
-        handle.remove()
+        handle = self.layer.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            handle.remove()
 
 
 def _key(args: tuple, kwargs: dict[str, Any]) -> bytes | None:
     """Return what tells a batch from others; None if the pass depends on more than the batch."""
     ids = args[0] if args else kwargs.get("input_ids")
     others = [kwargs.get(name) for name in ("past_key_values", "inputs_embeds", "position_ids")]
-    if (
-        ids is None
-        or len(args) > 1
-        or torch.is_grad_enabled()
-        or any(o is not None for o in others)
-    ):
+    if ids is None or len(args) > 1 or torch.is_grad_enabled():
+        return None
+    if any(other is not None for other in others):
         return None
     digest = hashlib.blake2b(str(tuple(ids.shape)).encode())
     for tensor in (ids, kwargs.get("attention_mask")):

@@ -1,14 +1,16 @@
-"""The softmax over a vocabulary and its gradient in two passes over the logits, for a GPU.
-
-In torch it takes seven, through float32 copies; for a large vocabulary that is half of a training
-step. Triton comes with torch on Linux; where it or a C compiler is missing, torch does it.
-
-How well a model predicts its tokens, without its logits ever being there as a whole.
+"""Compute how well a model predicts each token, without all logits in memory at once.
 
 A vocabulary is a hundred times as wide as a hidden state: the logits of 4 x 512 tokens, in
 float32 and with their gradient, are gigabytes. Where the head is frozen, only the gradient of the
 hidden states is needed, and that of each token is known as soon as its logits are: they are made a
-few tokens at a time and forgotten at once.
+few tokens at a time and freed at once.
+
+The softmax and its gradient take torch seven passes over the logits, through float32 copies; for a
+large vocabulary that is half of a training step. On a GPU a Triton kernel takes two. Triton comes
+with torch on Linux; where it or a C compiler is missing, torch does it.
+
+With a device map the head may lie on another GPU than the hidden states: what is computed from
+logits is computed on their device, and what is returned lies where the hidden states do.
 """
 
 from __future__ import annotations
@@ -26,7 +28,125 @@ from torch.utils.checkpoint import checkpoint
 from seuf.moe.architectures import decoder, input_device
 from seuf.moe.batches import IGNORED, Batch
 
-BLOCK = 4096
+CHUNK_BYTES = 2**28  # of float32 logits at a time
+BLOCK = 4096  # logits that the kernel reads at a time
+
+
+def batch_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the NLL of a batch's tokens and which positions count, as `next_token_nll` does."""
+    hidden = decoder(model)(**batch.inputs(input_device(model)), use_cache=False).last_hidden_state
+    return next_token_nll(hidden, output_head(model), batch.labels)
+
+
+def next_token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how well each token's hidden state predicts the next token, and where one counts.
+
+    Args:
+        hidden: (B, T, d).
+        head: See `token_nll`.
+        labels: The tokens themselves, padding as `IGNORED`, (B, T).
+
+    Returns:
+        NLL (B, T-1) in float32, 0 where nothing is predicted, and a mask (B, T-1) of bool.
+    """
+    # The labels are shifted, not the hidden states: a slice of those would be copied as a whole.
+    targets = F.pad(labels.to(hidden.device)[:, 1:], (0, 1), value=IGNORED)
+    nll = token_nll(hidden, head, targets)
+    return nll[:, :-1], targets[:, :-1] != IGNORED
+
+
+def token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
+    """Return each token's negative log-likelihood in nats.
+
+    Computed from logits in float32, never from the model's own `loss`, to which several
+    architectures add a load-balancing term.
+
+    Args:
+        hidden: What the head is given, (..., d).
+        head: Makes logits (n, V) of hidden states (n, d), see `output_head`. If it is frozen, no
+            logits are kept for the backward pass; else they are made a second time there.
+        labels: The token that each position should predict, (...); `IGNORED` where none.
+
+    Returns:
+        Of the shape of `labels`, in float32; 0 where nothing is predicted.
+    """
+    rows, targets = hidden.flatten(0, -2), labels.flatten().to(hidden.device)
+    if any(parameter.requires_grad for parameter in head.parameters()):
+        nll = _trained_head_nll(rows, head, targets)
+    else:
+        nll = _FrozenHeadNLL.apply(rows, head, targets)
+    return nll.view(labels.shape)
+
+
+def output_head(model: Any) -> nn.Module:
+    """Return what makes logits of the decoder's last hidden states."""
+    head, divisor = model.get_output_embeddings(), getattr(model.config, "logits_scaling", 1)
+    return head if divisor == 1 else ScaledHead(head, divisor)
+
+
+class ScaledHead(nn.Module):
+    """An output head whose logits are divided by a number, as Granite has it."""
+
+    def __init__(self, head: nn.Module, divisor: float) -> None:
+        super().__init__()
+        self.head, self.divisor = head, divisor
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., V)."""
+        return self.head(hidden) / self.divisor
+
+
+def row_parts(rows: Tensor, head: nn.Module) -> list[slice]:
+    """Return slices of rows whose logits in float32 take `CHUNK_BYTES` at most."""
+    vocabulary = max(parameter.shape[0] for parameter in head.parameters())
+    size = max(1, CHUNK_BYTES // (4 * vocabulary))
+    size = size - size % 64 if size > 64 else size  # matrix units work in tiles
+    return [slice(start, start + size) for start in range(0, len(rows), size)]
+
+
+class _FrozenHeadNLL(torch.autograd.Function):
+    """NLL whose gradient of the hidden states is made beside it, a few rows of logits at a time.
+
+    The backward pass scales it by each token's own upstream gradient, so that any function of the
+    NLLs may follow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+        gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        counts = targets != IGNORED
+        parts = []
+        for part in row_parts(rows, head):
+            with torch.set_grad_enabled(gradient is not None):
+                hidden = rows[part].detach().requires_grad_(gradient is not None)
+                logits = head(hidden)
+            valid = targets[part].clamp(min=0).to(logits.device)
+            nll, of_logits = nll_and_gradient(logits.detach(), valid)
+            parts.append(nll.float().to(rows.device))
+            if gradient is not None:
+                gradient[part] = torch.autograd.grad(logits, hidden, of_logits)[0]
+        if gradient is not None:
+            ctx.save_for_backward(gradient.mul_(counts[:, None]))
+        return torch.cat(parts) * counts
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[:, None].to(gradient.dtype), None, None
+
+
+def _trained_head_nll(rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+    def nll(rows: Tensor, targets: Tensor) -> Tensor:
+        logits = head(rows)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        targets = targets.to(logits.device)
+        values = F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
+        return values.to(rows.device)
+
+    parts = row_parts(rows, head)
+    if len(parts) == 1:  # what is that small may as well be kept
+        return nll(rows, targets)
+    return torch.cat([checkpoint(nll, rows[p], targets[p], use_reentrant=False) for p in parts])
 
 
 def nll_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,23 +159,18 @@ def nll_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         NLL (n,) in float32 or finer, and the gradient (n, V) in the type of the logits.
     """
-    if logits.is_cuda and _kernel() is not None:
-        return _on_gpu(logits, targets)
-    wanted = targets[:, None]
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    values = logits.log_softmax(-1, dtype=dtype)
-    nll = -values.gather(1, wanted)[:, 0]
+    if logits.is_cuda and (kernel := _kernel()) is not None:
+        rows, vocabulary = logits.shape
+        logits, gradient = logits.contiguous(), torch.empty_like(logits)
+        nll = torch.empty(rows, dtype=torch.float32, device=logits.device)
+        with torch.cuda.device(logits.device):  # Triton runs on the current GPU, whatever it gets
+            kernel[(rows,)](logits, targets, nll, gradient, vocabulary, BLOCK=BLOCK, num_warps=8)
+        return nll, gradient
+    values = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    nll = -values.gather(1, targets[:, None])[:, 0]
     # In place from here on: probabilities, and then less one where the target is.
-    values.exp_().scatter_add_(1, wanted, -torch.ones_like(values[:, :1]))
+    values.exp_().scatter_add_(1, targets[:, None], -torch.ones_like(values[:, :1]))
     return nll, values.to(logits.dtype)
-
-
-def _on_gpu(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    rows, vocabulary = logits.shape
-    logits, gradient = logits.contiguous(), torch.empty_like(logits)
-    nll = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    _kernel()[(rows,)](logits, targets, nll, gradient, vocabulary, BLOCK=BLOCK, num_warps=8)
-    return nll, gradient
 
 
 @cache
@@ -84,8 +199,8 @@ def _kernel() -> Any:
         target = tl.load(targets + row)
         highest, total = float("-inf"), 0.0
         for first in range(0, vocabulary, BLOCK):
-            places = first + tl.arange(0, BLOCK)
-            values = tl.load(logits + start + places, places < vocabulary, float("-inf"))
+            columns = first + tl.arange(0, BLOCK)
+            values = tl.load(logits + start + columns, columns < vocabulary, float("-inf"))
             values = values.to(tl.float32)
             higher = tl.maximum(highest, tl.max(values, 0))
             total = total * tl.exp(highest - higher) + tl.sum(tl.exp(values - higher), 0)
@@ -93,132 +208,10 @@ def _kernel() -> Any:
         norm = highest + tl.log(total)
         tl.store(nll + row, norm - tl.load(logits + start + target).to(tl.float32))
         for first in range(0, vocabulary, BLOCK):
-            places = first + tl.arange(0, BLOCK)
-            inside = places < vocabulary
-            values = tl.load(logits + start + places, inside, float("-inf")).to(tl.float32)
-            slope = tl.exp(values - norm) - tl.where(places == target, 1.0, 0.0)
-            tl.store(gradient + start + places, slope.to(gradient.dtype.element_ty), inside)
+            columns = first + tl.arange(0, BLOCK)
+            inside = columns < vocabulary
+            values = tl.load(logits + start + columns, inside, float("-inf")).to(tl.float32)
+            slope = tl.exp(values - norm) - tl.where(columns == target, 1.0, 0.0)
+            tl.store(gradient + start + columns, slope.to(gradient.dtype.element_ty), inside)
 
     return kernel
-
-
-CHUNK_BYTES = 2**28  # of float32 logits at a time
-
-
-def token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
-    """Return each token's negative log-likelihood in nats.
-
-    Computed from logits in float32, never from the model's own `loss`, to which several
-    architectures add a load-balancing term.
-
-    Args:
-        hidden: What the head is given, (..., d).
-        head: Makes logits (n, V) of hidden states (n, d), see `output_head`. If it is frozen, no
-            logits are kept for the backward pass; else they are made a second time there.
-        labels: The token that each position should predict, (...); `IGNORED` where none.
-
-    Returns:
-        Of the shape of `labels`, in float32; 0 where nothing is predicted.
-    """
-    rows, targets = hidden.flatten(0, -2), labels.flatten().to(hidden.device)
-    if any(parameter.requires_grad for parameter in head.parameters()):
-        nll = _with_trained_head(rows, head, targets)
-    else:
-        nll = _FrozenHeadNLL.apply(rows, head, targets)
-    return nll.view(labels.shape)
-
-
-def batch_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the NLL of a batch's tokens and which positions count.
-
-    Returns:
-        NLL (B, T-1) in float32, 0 where nothing is predicted, and a mask (B, T-1) of bool.
-    """
-    hidden = decoder(model)(**batch.inputs(input_device(model)), use_cache=False).last_hidden_state
-    labels = batch.labels.to(hidden.device)
-    return next_token_nll(hidden, output_head(model), labels)
-
-
-def next_token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how well each token's hidden state predicts the next token, and where one counts.
-
-    Args:
-        hidden: (B, T, d).
-        head: See `token_nll`.
-        labels: The tokens themselves, padding as `IGNORED`, (B, T).
-
-    Returns:
-        NLL (B, T-1) in float32, 0 where nothing is predicted, and a mask (B, T-1) of bool.
-    """
-    # The labels are shifted, not the hidden states: a slice of those would be copied as a whole.
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    nll = token_nll(hidden, head, targets)
-    return nll[:, :-1], targets[:, :-1] != IGNORED
-
-
-class ScaledHead(nn.Module):
-    """An output head whose logits are divided by a number, as Granite has it."""
-
-    def __init__(self, head: nn.Module, divisor: float) -> None:
-        super().__init__()
-        self.head, self.divisor = head, divisor
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return logits (..., V)."""
-        return self.head(hidden) / self.divisor
-
-
-def output_head(model: Any) -> nn.Module:
-    """Return what makes logits of the decoder's last hidden states."""
-    head, divisor = model.get_output_embeddings(), getattr(model.config, "logits_scaling", 1)
-    return head if divisor == 1 else ScaledHead(head, divisor)
-
-
-class _FrozenHeadNLL(torch.autograd.Function):
-    """NLL whose gradient of the hidden states is made beside it, a few rows of logits at a time.
-
-    The backward pass scales it by each token's own upstream gradient, so that any function of the
-    NLLs may follow.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
-        gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        counts = targets != IGNORED
-        parts = []
-        for part in row_parts(rows, head):
-            with torch.enable_grad():
-                hidden = rows[part].detach().requires_grad_()
-                logits = head(hidden)
-            nll, of_logits = nll_and_gradient(logits.detach(), targets[part].clamp(min=0))
-            parts.append(nll.float())
-            if gradient is not None:
-                gradient[part] = torch.autograd.grad(logits, hidden, of_logits)[0]
-        if gradient is not None:
-            ctx.save_for_backward(gradient.mul_(counts[:, None]))
-        return torch.cat(parts) * counts
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream[:, None].to(gradient.dtype), None, None
-
-
-def _with_trained_head(rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
-    def nll(rows: Tensor, targets: Tensor) -> Tensor:
-        logits = head(rows)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
-
-    parts = row_parts(rows, head)
-    if len(parts) == 1:  # what is that small may as well be kept
-        return nll(rows, targets)
-    return torch.cat([checkpoint(nll, rows[p], targets[p], use_reentrant=False) for p in parts])
-
-
-def row_parts(rows: Tensor, head: nn.Module) -> list[slice]:
-    """Return slices of rows whose logits in float32 take `CHUNK_BYTES` at most."""
-    vocabulary = max(parameter.shape[0] for parameter in head.parameters())
-    size = max(1, CHUNK_BYTES // (4 * vocabulary))
-    size = size - size % 64 if size > 64 else size  # matrix units work in tiles
-    return [slice(start, start + size) for start in range(0, len(rows), size)]

@@ -1,0 +1,81 @@
+"""Tensors follow the device of those they meet: a device map spreads a model over several GPUs.
+
+No GPU is needed: torch's fake tensors have a device and a shape, no memory, and refuse to be
+computed with those of another device.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
+
+from seuf.moe import loss
+from seuf.moe.activations import HiddenStates
+from seuf.moe.loss import next_token_nll, nll_and_gradient
+
+ONE, OTHER = torch.device("cpu"), torch.device("meta")  # stand for two GPUs
+
+
+@pytest.fixture
+def fake_tensors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(loss, "_kernel", lambda: None)
+    with FakeTensorMode():
+        yield
+
+
+class HeadOn(nn.Module):
+    """A head of 11 tokens to which accelerate brings what it is called with."""
+
+    def __init__(self, device: torch.device, trained: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(11, 8, device=device), requires_grad=trained)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.to(self.weight.device) @ self.weight.t()
+
+
+@pytest.mark.usefixtures("fake_tensors")
+def test_tensors_of_two_gpus_are_refused_here():
+    with pytest.raises(FakeTensorDeviceMismatchError):
+        torch.empty(2, device=ONE) + torch.empty(2, device=OTHER)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("head", [ONE, OTHER])
+@pytest.mark.parametrize("rows", [1, 100])
+@pytest.mark.usefixtures("fake_tensors")
+def test_losses_are_where_the_hidden_states_are(trained, head, rows, monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 11 * rows)
+    hidden = torch.empty(2, 3, 8, device=OTHER, requires_grad=True)
+    labels = torch.zeros(2, 3, dtype=torch.long, device=ONE)
+
+    nll, mask = next_token_nll(hidden, HeadOn(head, trained), labels)
+    nll.sum().backward()
+
+    assert nll.device == mask.device == hidden.grad.device == OTHER
+    assert nll.shape == mask.shape == (2, 2)
+
+
+@pytest.mark.usefixtures("fake_tensors")
+def test_hidden_states_go_back_to_where_they_came_from():
+    """Input goes to the first GPU; the layer whose output RMU compares is on the other."""
+    states = HiddenStates({0: 2, 1: 3}, 8, torch.float32, ONE)
+    assert states.batch([0], 2).device == ONE
+
+    states.put([0, 1], torch.empty(2, 3, 8, device=OTHER))
+
+    assert states.batch([1], 3).device == OTHER
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_kernel_runs_where_the_logits_are():
+    """Triton takes the current GPU, which is the first."""
+    logits = torch.randn(3, 97, device="cuda:1")
+
+    nll, gradient = nll_and_gradient(logits, torch.arange(3, device="cuda:1"))
+
+    assert nll.device == gradient.device == logits.device
+    torch.testing.assert_close(nll, -logits.log_softmax(-1).diagonal())
