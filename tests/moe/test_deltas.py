@@ -29,13 +29,13 @@ some_delta(tiny_model("qwen2_moe")).save(Path(sys.argv[1]))
 
 
 def some_change(model: nn.Module, expert: int = 1, seed: int = 0) -> dict[str, Tensor]:
-    """Return new values for one expert of the last layer and for its router, by place."""
+    """Return new values for one expert of the last layer and for its router, by path."""
     layer, generator = moe_layers(model)[-1], torch.Generator().manual_seed(seed)
     names = {module: name for name, module in model.named_modules()}
     experts = layer.experts.named_parameters(recurse=False)
-    places = [f"{names[layer.experts]}.{n}[{expert}]" for n, t in experts if len(t) == 4]
-    places += [f"{names[layer.router]}.{n}" for n, t in layer.router.named_parameters()]
-    shapes = {place: tensor_at(model, place) for place in places}
+    paths = [f"{names[layer.experts]}.{n}[{expert}]" for n, t in experts if len(t) == 4]
+    paths += [f"{names[layer.router]}.{n}" for n, t in layer.router.named_parameters()]
+    shapes = {path: tensor_at(model, path) for path in paths}
     return {p: torch.randn(t.shape, generator=generator).to(t) for p, t in shapes.items()}
 
 
@@ -62,11 +62,11 @@ def test_applied_the_model_has_exactly_the_new_values(any_model, dtype):
     before, change = bits(model), some_change(model)
 
     with some_delta(model).applied_to(model):
-        assert changed_names(model, before) == {place.split("[")[0] for place in change}
-        for place, value in change.items():
-            assert torch.equal(tensor_at(model, place), value)
-            name = place.split("[")[0]
-            if name != place:
+        assert changed_names(model, before) == {path.split("[")[0] for path in change}
+        for path, value in change.items():
+            assert torch.equal(tensor_at(model, path), value)
+            name = path.split("[")[0]
+            if name != path:
                 assert torch.equal(model.get_parameter(name)[0], before[name][0])
 
     assert changed_names(model, before) == set()

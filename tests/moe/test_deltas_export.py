@@ -111,3 +111,12 @@ def test_nothing_is_left_if_writing_fails(tmp_path, monkeypatch):
         export(base, delta, tmp_path / "out")
 
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_folder_of_the_users_beside_it_is_left_alone(tmp_path):
+    base = saved("mixtral", tmp_path / "base")
+    (tmp_path / "out.tmp").mkdir()
+
+    export(base, delta_of(base), tmp_path / "out")
+
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "out", "out.tmp"}

@@ -20,23 +20,23 @@ from seuf.moe.names import (
 from tests.tiny import EXPERTS, bits, changed_names, tiny_model
 
 
-def all_places(model):
-    """Yield every place of a model, each expert apart."""
+def all_paths(model):
+    """Yield every path of a model, each expert apart."""
     rows = rows_of_experts(model)
     for name in weight_names(model):
         yield from (row_path(name, e) for e in range(rows[name])) if name in rows else [name]
 
 
 def by_key(model):
-    """Return what all places together hold of the checkpoint."""
+    """Return what all paths together hold of the checkpoint."""
     tensors, found = model.state_dict(), {}
-    for place in all_places(model):
-        name, row = split_row(place)
-        found |= to_checkpoint(model, place, tensors[name] if row is None else tensors[name][row])
+    for path in all_paths(model):
+        name, row = split_row(path)
+        found |= to_checkpoint(model, path, tensors[name] if row is None else tensors[name][row])
     return found
 
 
-def test_all_places_together_are_the_checkpoint(any_model):
+def test_all_paths_together_are_the_checkpoint(any_model):
     """As transformers writes it whole; what is fused there is compared expert by expert."""
     state = any_model.state_dict()
     once = {name: state[name] for name in weight_names(any_model)}
@@ -67,13 +67,13 @@ def test_keys_are_those_of_the_published_checkpoints(model_type, key):
 
 
 def test_a_key_is_found_where_it_was_taken_from(any_model):
-    """Gate and up projection of an expert lie in one place of the model."""
+    """Gate and up projection of an expert lie in one path of the model."""
     layer = moe_layers(any_model)[-1]
     name = next(n for n, m in any_model.named_modules() if m is layer.experts)
-    place = f"{name}.gate_up_proj[2]"
-    keys = to_checkpoint(any_model, place, tensor_at(any_model, place))
+    path = f"{name}.gate_up_proj[2]"
+    keys = to_checkpoint(any_model, path, tensor_at(any_model, path))
 
-    assert paths_of_keys(any_model, keys) == {place: list(keys)}
+    assert paths_of_keys(any_model, keys) == {path: list(keys)}
 
 
 def test_a_key_that_the_model_does_not_hold_is_an_error(model):
@@ -83,29 +83,29 @@ def test_a_key_that_the_model_does_not_hold_is_an_error(model):
 
 @torch.no_grad()
 def test_what_is_written_by_key_is_read_by_key(any_model):
-    """New values for every place; then each key holds its own."""
+    """New values for every path; then each key holds its own."""
     generator = torch.Generator().manual_seed(1)
-    for place in list(all_places(any_model)):
-        name, _ = split_row(place)
+    for path in list(all_paths(any_model)):
+        name, _ = split_row(path)
         if name not in dict(any_model.named_parameters()):
             continue
-        held = to_checkpoint(any_model, place, tensor_at(any_model, place))
+        held = to_checkpoint(any_model, path, tensor_at(any_model, path))
         new = {key: torch.randn(t.shape, generator=generator).to(t) for key, t in held.items()}
 
-        write(any_model, place, new)
+        write(any_model, path, new)
 
-        now = to_checkpoint(any_model, place, tensor_at(any_model, place))
+        now = to_checkpoint(any_model, path, tensor_at(any_model, path))
         assert all(torch.equal(now[key], new[key]) for key in new)
 
 
 def test_of_a_place_only_the_given_keys_are_written():
     """The up projection is the second half of a fused row; the first stays."""
     model = tiny_model("qwen2_moe")
-    before, place = bits(model), "model.layers.1.mlp.experts.gate_up_proj[2]"
+    before, path = bits(model), "model.layers.1.mlp.experts.gate_up_proj[2]"
 
-    write(model, place, {"model.layers.1.mlp.experts.2.up_proj.weight": torch.ones(16, 32)})
+    write(model, path, {"model.layers.1.mlp.experts.2.up_proj.weight": torch.ones(16, 32)})
 
-    now, was = tensor_at(model, place), before["model.layers.1.mlp.experts.gate_up_proj"][2]
+    now, was = tensor_at(model, path), before["model.layers.1.mlp.experts.gate_up_proj"][2]
     assert torch.equal(now, torch.cat([was[:16], torch.ones(16, 32)]))
     assert changed_names(model, before) == {"model.layers.1.mlp.experts.gate_up_proj"}
 
@@ -118,11 +118,11 @@ def test_tied_weights_are_named_once():
 
 
 def test_storage_is_the_models_own(model):
-    place = next(iter(rows_of_experts(model)))
+    path = next(iter(rows_of_experts(model)))
 
-    tensor_at(model, f"{place}[2]").fill_(5)
+    tensor_at(model, f"{path}[2]").fill_(5)
 
-    assert (model.get_parameter(place)[2] == 5).all()
+    assert (model.get_parameter(path)[2] == 5).all()
 
 
 def test_a_change_reaches_the_layers_from_its_own_on(model):

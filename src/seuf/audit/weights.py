@@ -14,8 +14,9 @@ from seuf.audit.exported import opened, plain
 from seuf.audit.subject import Check, failed, passed
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys
-from seuf.moe.comparison import CHUNK, Comparison, Overlaid, compare, differing, type_of
+from seuf.moe.comparison import CHUNK, Comparison, Overlaid, compare, differing
 from seuf.moe.deltas import Delta
+from seuf.moe.digests import type_of
 from seuf.moe.names import row_path, split_row
 from seuf.unlearning.allowed_changes import allowed_changes, owner_of
 from seuf.unlearning.settings import Method

@@ -1,7 +1,7 @@
-"""Whole checkpoints on disk: read them, and write one with some of its tensors changed.
+"""Read whole checkpoints on disk, and write one with some of its tensors changed.
 
 A checkpoint is a folder as `save_pretrained` writes it and the hub has it: `config.json`, one or
-more safetensors files, and an index if they are more.
+more safetensors files, and an index if they are several.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from seuf.inputs import InputError
-from seuf.moe.digests import DEFAULT, digest_of
+from seuf.moe.digests import digest_of, type_of
 from seuf.moe.hub import INDEX, SINGLE
-from seuf.moe.names import rows_of_experts, split_row, to_checkpoint, weight_names
+from seuf.moe.names import empty_checkpoint, rows_of_experts, split_row, to_checkpoint
 
 
 class Checkpoint:
@@ -53,10 +54,6 @@ class Checkpoint:
 
         return AutoModelForCausalLM.from_pretrained(self.folder, device_map={"": "meta"})
 
-    def as_loaded(self, key: str, dtypes: dict[str, str]) -> Tensor:
-        """Return a tensor in the type that it has in a loaded model, see `checkpoint_dtypes`."""
-        return self[key].to(getattr(torch, dtypes.get(key, dtypes[DEFAULT])))
-
 
 def folder_digest(folder: Path, dtypes: dict[str, str]) -> str:
     """Return the `model_digest` of the model in a folder, loaded in the given types.
@@ -67,34 +64,24 @@ def folder_digest(folder: Path, dtypes: dict[str, str]) -> str:
         InputError: If the folder lacks something that the model needs.
     """
     checkpoint = Checkpoint(folder)
-    keys = _empty_tensors(checkpoint.empty_model()).keys()
+    keys = empty_checkpoint(checkpoint.empty_model()).keys()
     if missing := sorted(keys - checkpoint.files.keys()):
         raise InputError(f"{folder} is not a whole checkpoint: it lacks {', '.join(missing[:3])}.")
-    held = (key for key in checkpoint.in_order() if key in keys)
-    return digest_of(((key, checkpoint.as_loaded(key, dtypes)) for key in held), total=len(keys))
-
-
-def _files(folder: Path) -> dict[str, str]:
-    if (index := folder / INDEX).is_file():
-        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    if (single := folder / SINGLE).is_file():
-        with safe_open(single, framework="pt") as file:
-            return dict.fromkeys(file.keys(), SINGLE)
-    raise InputError(f"{folder} is not a checkpoint: it holds neither {INDEX} nor {SINGLE}.")
-
-
-def _empty_tensors(model: Any) -> dict[str, Tensor]:
-    """Return what a checkpoint of an empty model holds, by key."""
-    tensors = model.state_dict()
-    parts = (to_checkpoint(model, name, tensors[name]) for name in weight_names(model))
-    return {key: tensor for part in parts for key, tensor in part.items()}
+    loaded = (
+        (key, checkpoint[key].to(type_of(key, dtypes)))
+        for key in checkpoint.in_order()
+        if key in keys
+    )
+    return digest_of(loaded, total=len(keys))
 
 
 def fused_keys(model: Any) -> set[str]:
     """Return the keys that hold all experts of a layer in one tensor."""
-    tensors, rows = model.state_dict(), rows_of_experts(model)
-    found = ((to_checkpoint(model, name, tensors[name]), count) for name, count in rows.items())
-    return {key for part, experts in found for key, t in part.items() if len(part) < experts}
+    tensors, fused = model.state_dict(), set[str]()
+    for name, experts in rows_of_experts(model).items():
+        parts = to_checkpoint(model, name, tensors[name])
+        fused |= parts.keys() if len(parts) < experts else set()
+    return fused
 
 
 def write_changed(base: Path, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -108,48 +95,45 @@ def write_changed(base: Path, tensors: Mapping[str, Tensor], folder: Path) -> No
         tensors: New values by key, see `seuf.moe.names`.
         folder: Does not exist yet.
     """
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        _write(base, tensors, temporary)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write(base: Path, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    files = _files(base)
-    touched: dict[str, dict[str, Tensor]] = {}
+    files, changed = _files(base), dict[str, dict[str, Tensor]]()
     for key, value in tensors.items():
-        touched.setdefault(files[split_row(key)[0]], {})[key] = value
-    for path in sorted(path for path in base.iterdir() if path.is_file()):
-        if path.name in touched:
-            _rewrite(path, touched[path.name], folder / path.name)
-        elif path.suffix == ".safetensors":
-            _link(path, folder / path.name)
-        else:
-            shutil.copyfile(path, folder / path.name)
+        changed.setdefault(files[split_row(key)[0]], {})[key] = value
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
+        new = Path(scratch, folder.name)
+        new.mkdir()
+        for path in sorted(path for path in base.iterdir() if path.is_file()):
+            if path.name in changed:
+                _write_file(path, changed[path.name], new / path.name)
+            elif path.suffix == ".safetensors":
+                _link(path, new / path.name)
+            else:
+                shutil.copyfile(path, new / path.name)
+        new.rename(folder)
 
 
-def _rewrite(path: Path, changed: dict[str, Tensor], target: Path) -> None:
+def _files(folder: Path) -> dict[str, str]:
+    if (index := folder / INDEX).is_file():
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    if (single := folder / SINGLE).is_file():
+        with safe_open(single, framework="pt") as file:
+            return dict.fromkeys(file.keys(), SINGLE)
+    raise InputError(f"{folder} is not a checkpoint: it holds neither {INDEX} nor {SINGLE}.")
+
+
+def _write_file(path: Path, changed: dict[str, Tensor], target: Path) -> None:
     """Write a file with some of its tensors, or rows of them, changed."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
     for key, value in changed.items():
         name, row = split_row(key)
-        if row is None:
-            tensors[name] = _as_stored(value, tensors[name].dtype)
-        else:
+        if row is not None:
             tensors[name][row] = value
+        else:  # in the file's type, or in its own if that would round it
+            stored = value.to(tensors[name].dtype)
+            tensors[name] = stored if torch.equal(stored.to(value.dtype), value) else value
     save_file(tensors, target, metadata=metadata)
-
-
-def _as_stored(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the value in the file's type, or in its own if that would round it."""
-    stored = value.to(dtype)
-    return stored if torch.equal(stored.to(value.dtype), value) else value
 
 
 def _link(path: Path, target: Path) -> None:

@@ -1,6 +1,6 @@
-"""Put tensors into a model by their checkpoint keys, and take them out again.
+"""The tensors in which an unlearned model differs from its base, and nothing else: a delta.
 
-A delta: the tensors in which an unlearned model differs from its base, and nothing else.
+It is applied to the base and reverted, to the bit, or exported as a whole checkpoint.
 """
 
 from __future__ import annotations
@@ -21,13 +21,7 @@ from seuf.moe.architectures import decoder
 from seuf.moe.checkpoints import folder_digest, write_changed
 from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
-from seuf.moe.names import (
-    layer_of,
-    paths_of_keys,
-    tensor_at,
-    to_checkpoint,
-    write,
-)
+from seuf.moe.names import layer_of, paths_of_keys, tensor_at, to_checkpoint, write
 
 OWNER_ONLY = 0o600
 
@@ -51,11 +45,11 @@ class Delta:
 
     @classmethod
     def of(cls, model: nn.Module, changed: dict[str, Tensor], base: str) -> Delta:
-        """Return the delta of new values by place (see `seuf.moe.names`) in a base model."""
+        """Return the delta of new values in a base model, by path, see `seuf.moe.names`."""
         tensors = {
             key: value.contiguous().clone()
-            for place, tensor in changed.items()
-            for key, value in to_checkpoint(model, place, tensor).items()
+            for path, tensor in changed.items()
+            for key, value in to_checkpoint(model, path, tensor).items()
         }
         return cls(tensors, base, checkpoint_dtypes(model))
 
@@ -147,9 +141,8 @@ class Delta:
 
     def lowest_layer(self, model: nn.Module) -> int:
         """Return the first decoder layer that the delta changes; the last one if it is empty."""
-        places = paths_of_keys(model, self.tensors)
-        last = len(decoder(model).layers) - 1
-        return min((layer_of(model, place) for place in places), default=last)
+        layers = {layer_of(model, path) for path in paths_of_keys(model, self.tensors)}
+        return min(layers, default=len(decoder(model).layers) - 1)
 
 
 class _Application(NamedTuple):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from seuf.moe.forward import is_offloaded, stored_tensor
-from seuf.moe.names import to_checkpoint, weight_names
+from seuf.moe.names import empty_checkpoint, to_checkpoint, weight_names
 
 QUEUE = 64  # tensors that may wait to be hashed
 DEFAULT = "default"
@@ -88,16 +88,18 @@ def checkpoint_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def checkpoint_dtypes(model: nn.Module) -> dict[str, str]:
     """Return the types a model was loaded in: the commonest as `default`, others by their keys."""
-    tensors = model.state_dict()
-    empty = {name: torch.empty_like(tensors[name], device="meta") for name in weight_names(model)}
     dtypes = {
-        key: str(shape.dtype).removeprefix("torch.")
-        for name, tensor in empty.items()
-        for key, shape in to_checkpoint(model, name, tensor).items()
+        key: str(tensor.dtype).removeprefix("torch.")
+        for key, tensor in empty_checkpoint(model).items()
     }
     commonest = Counter(dtypes.values()).most_common(1)[0][0]
     others = {key: dtype for key, dtype in sorted(dtypes.items()) if dtype != commonest}
     return {DEFAULT: commonest, **others}
+
+
+def type_of(key: str, dtypes: dict[str, str]) -> torch.dtype:
+    """Return the type that a tensor is loaded in, from what `checkpoint_dtypes` returned."""
+    return getattr(torch, dtypes.get(key, dtypes[DEFAULT]))
 
 
 def digest_of(tensors: Iterable[tuple[str, Tensor]], total: int | None = None) -> str:

@@ -1,20 +1,13 @@
-"""Run only the layers that are needed.
+"""Control what runs in a forward pass, in which form, and on which device.
 
-What lies below the trained layer gives the same for the same tokens every time: `frozen_prefix`
-puts that in instead of computing it. What lies above the wanted layer is not needed at all:
-`stop_after` ends the pass there. Everything else, masks, positions, kinds of layers, norm and
-head, stays the model's own code, so that the rest of the pass is the same to the bit.
-
-Compile the parts of a model that lie between its routers.
-
-A decoder layer spends more time on moving hidden states through memory than on its matrix
-products. torch.compile joins those small operations. Routers, and modules that hold one, are left
-as they are: what observes them must be called, whatever else is compiled.
-
-Models of which a part lies in CPU memory or on disk, as accelerate's `device_map` has it.
-
-Such a layer's tensors are empty (`meta`) but for the moment it runs. Capture needs no more than
-that. What is trained must stay where it is: `keep_on_device` keeps chosen layers on their device.
+1. Only the layers that are needed: what lies below a frozen layer gives the same for the same
+   tokens every time, and `frozen_prefix` puts that in instead of computing it; `stop_after` ends
+   the pass where nothing above is needed. Masks, positions, kinds of layers, norm and head stay the
+   model's own code, so that the rest of the pass is the same to the bit.
+2. Compiled or as it was written: `compile_pieces` and `uncompiled`.
+3. Offloaded or not: accelerate's `device_map` may leave a layer in CPU memory or on disk, and its
+   tensors empty (`meta`) but for the moment it runs. That is enough for a forward pass. What is
+   trained must stay where it is: `keep_on_device`.
 """
 
 from __future__ import annotations
@@ -29,6 +22,8 @@ from torch import Tensor, nn
 
 from seuf.moe.architectures import decoder, decoder_layer, moe_layers
 
+COMPILED_VARIANTS = 64  # of one module: kinds of layers, with and without gradients
+
 
 class Reached:
     """Filled when the pass gets to where it ends: `hidden` (B, T, d)."""
@@ -41,8 +36,7 @@ class _Stop(Exception):  # noqa: N818 - not an error but the way out
         self.reached = reached
 
 
-@contextmanager
-def stop_after(model: nn.Module, layer_index: int) -> Iterator[Reached]:
+def stop_after(model: nn.Module, layer_index: int) -> AbstractContextManager[Reached]:
     """End the context's body when decoder layer `layer_index` has run; no layer above it runs.
 
     What leaves the layer is then in `hidden` of what the context gave.
@@ -50,8 +44,7 @@ def stop_after(model: nn.Module, layer_index: int) -> Iterator[Reached]:
     Raises:
         InputError: If the model has no such layer.
     """
-    with stop_at(decoder_layer(model, layer_index)) as reached:
-        yield reached
+    return stop_at(decoder_layer(model, layer_index))
 
 
 @contextmanager
@@ -71,46 +64,6 @@ def stop_at(module: nn.Module) -> Iterator[Reached]:
             raise
     finally:
         handle.remove()
-
-
-@contextmanager
-def frozen_prefix(model: nn.Module, layer_index: int, hidden: Tensor) -> Iterator[None]:
-    """Let the layers below `layer_index` pass, and give `hidden` to that layer.
-
-    Inside the context call the model as ever, with the batch that `hidden` was computed from.
-    Layers that pass are not even loaded if they are offloaded.
-
-    Args:
-        model: A causal language model, called without a key-value cache.
-        layer_index: First decoder layer that runs.
-        hidden: What enters it, (B, T, d).
-
-    Raises:
-        InputError: If the model has no such layer.
-    """
-    target = decoder_layer(model, layer_index)
-    below = list(decoder(model).layers)[:layer_index]
-    with replaced_forward(dict.fromkeys(below, _pass_on)):
-        handle = target.register_forward_pre_hook(_replace_by(hidden), with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-
-@contextmanager
-def replaced_forward(replacements: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Give modules another `forward` inside the context."""
-    own = {module: module.__dict__.get("forward") for module in replacements}
-    for module, forward in replacements.items():
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module, before in own.items():
-            del module.forward
-            if before is not None:
-                module.forward = before
 
 
 @torch.no_grad()
@@ -139,32 +92,76 @@ def hidden_of(args: tuple, kwargs: dict[str, Any]) -> Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
 
-def _pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return hidden_states
+@contextmanager
+def frozen_prefix(model: nn.Module, layer_index: int, hidden: Tensor) -> Iterator[None]:
+    """Skip the layers below `layer_index`, and give `hidden` to that layer.
 
+    Inside the context call the model as ever, with the batch that `hidden` was computed from.
+    Skipped layers are not even loaded if they are offloaded.
 
-def _replace_by(hidden: Tensor) -> Callable[..., Any]:
+    Args:
+        model: A causal language model, called without a key-value cache.
+        layer_index: First decoder layer that runs.
+        hidden: What enters it, (B, T, d).
+
+    Raises:
+        InputError: If the model has no such layer.
+    """
+
+    def skip(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return hidden_states
+
     def replace(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-        if args:
-            return (hidden, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": hidden}
+        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
 
-    return replace
+    layer, below = decoder_layer(model, layer_index), list(decoder(model).layers)[:layer_index]
+    with replaced_forward(dict.fromkeys(below, skip)):
+        handle = layer.register_forward_pre_hook(replace, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
-VARIANTS = 64  # of one piece: kinds of layers, with and without gradients
+@contextmanager
+def replaced_forward(replacements: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Give modules another `forward` inside the context."""
+    own = {module: module.__dict__.get("forward") for module in replacements}
+    for module, forward in replacements.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, before in own.items():
+            del module.forward
+            if before is not None:
+                module.forward = before
 
 
 def compile_pieces(model: nn.Module) -> None:
-    """Let the model run compiled between its routers, from the next pass on.
+    """Compile the parts of a model that lie between its routers, from the next pass on.
 
-    Results are those of the model to rounding, and no longer to the bit.
+    A decoder layer spends more time on moving hidden states through memory than on its matrix
+    products; torch.compile joins those small operations. Routers, and modules that hold one, are
+    left as they are: their hooks must run. Results are those of the model to rounding, and no
+    longer to the bit.
     """
-    torch._dynamo.config.recompile_limit = VARIANTS
+    torch._dynamo.config.recompile_limit = COMPILED_VARIANTS
     routers = {layer.router for layer in moe_layers(model)}
     for layer in decoder(model).layers:
-        for piece in _pieces(layer, routers):
+        for piece in _without_routers(layer, routers):
             piece.forward = torch.compile(piece.forward, dynamic=True)
+
+
+def _without_routers(module: nn.Module, routers: set[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the largest modules inside that neither are a router nor hold one."""
+    for child in module.children():
+        if child in routers:
+            continue
+        if routers.intersection(child.modules()):
+            yield from _without_routers(child, routers)
+        else:
+            yield child
 
 
 def uncompiled(model: nn.Module) -> AbstractContextManager[None]:
@@ -177,21 +174,8 @@ def uncompiled(model: nn.Module) -> AbstractContextManager[None]:
     return replaced_forward(written)
 
 
-def _pieces(module: nn.Module, routers: set[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the largest modules inside that neither are a router nor hold one."""
-    for child in module.children():
-        if child in routers:
-            continue
-        if routers.intersection(child.modules()):
-            yield from _pieces(child, routers)
-        else:
-            yield child
-
-
 @contextmanager
-def keep_on_device(
-    model: nn.Module, layer_indices: Iterable[int], head: bool = False
-) -> Iterator[None]:
+def keep_on_device(model: Any, layer_indices: Iterable[int], head: bool = False) -> Iterator[None]:
     """Keep decoder layers on their device inside the context; after it they are as they were.
 
     What is written to an offloaded layer inside is gone after the context.
@@ -202,9 +186,10 @@ def keep_on_device(
         head: Keep what follows the decoder layers too: the last norm and the output head.
     """
     layers = [decoder_layer(model, index) for index in layer_indices]
-    hooks = [pair for layer in layers for pair in _offloading(layer)]
+    hooks = [pair for layer in layers for pair in _offloading_hooks(layer)]
     if head:
-        hooks += _offloading_after_layers(model)
+        before = {model.get_input_embeddings(), *decoder(model).layers.modules()}
+        hooks += [pair for pair in _offloading_hooks(model) if pair[0] not in before]
     for module, hook in hooks:
         hook.pre_forward(module)
         hook.offload = False
@@ -226,17 +211,12 @@ def stored_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_meta:
         return tensor.detach()
     module, _, own = name.rpartition(".")
-    for _, hook in _offloading(model.get_submodule(module), recurse=False):
+    for _, hook in _offloading_hooks(model.get_submodule(module), recurse=False):
         return hook.weights_map[own].detach()
     raise KeyError(f"{name} is empty: the model was not loaded")
 
 
-def _offloading_after_layers(model: Any) -> Iterator[tuple[nn.Module, Any]]:
-    before = {model.get_input_embeddings(), *decoder(model).layers.modules()}
-    return (pair for pair in _offloading(model) if pair[0] not in before)
-
-
-def _offloading(module: nn.Module, recurse: bool = True) -> Iterator[tuple[nn.Module, Any]]:
+def _offloading_hooks(module: nn.Module, recurse: bool = True) -> Iterator[tuple[nn.Module, Any]]:
     for part in module.modules() if recurse else [module]:
         hook = getattr(part, "_hf_hook", None)
         for one in hook.hooks if isinstance(hook, SequentialHook) else [hook]:
