@@ -120,14 +120,14 @@ def run(
         return
 
     from kedro_dvc.run import reproduce
-    from kedro_dvc.watch import shown, told
+    from kedro_dvc.watch import summary, watching
 
     stages = [target if ".yaml" in target else f"{file}:{target}" for target in targets]
     on_error = "keep-going" if how.pop("keep_going") else "fail"
     start = time.perf_counter()
-    with _cause_alone(), shown(plain) as watcher:
+    with _cause_alone(), watching(plain) as watcher:
         reproduce(project, stages or [file], watcher, isolate, wait, on_error=on_error, **how)
-    click.echo(f"{told(watcher.outcomes)}, in {time.perf_counter() - start:.1f} s")
+    click.echo(f"{summary(watcher.outcomes)}, in {time.perf_counter() - start:.1f} s")
 
 
 @contextmanager

@@ -1,6 +1,8 @@
-"""All that a process and its children write, taken off the terminal.
+"""What a run shows: all stages on one screen of a terminal, elsewhere one line a stage.
 
-What a run shows: the whole graph on one screen of a terminal, elsewhere one line a stage.
+While the screen is there, all that is written to the terminal goes to a temporary file instead, by
+Python or not. Its last line is shown below the table; of a stage that fails, its last lines stay.
+Warnings stay, too.
 """
 
 from __future__ import annotations
@@ -9,13 +11,12 @@ import logging
 import os
 import re
 import sys
-import threading
+import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TextIO
+from typing import IO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -24,66 +25,77 @@ from rich.text import Text
 
 from kedro_dvc.run import Outcome
 
+STYLES = {"unchanged": "dim", "restored": "cyan", "ran": "green", "failed": "bold red"}
+GIGABYTE = 1e9
+SHOWN = 40  # lines of a stage that fails
+TAIL = 1 << 14  # bytes in which these are looked for
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BREAKS = re.compile(r"[\r\n]+")
 
 
 @contextmanager
-def taken_off(heard: Callable[[str], None]) -> Iterator[TextIO]:
-    """Hand every line written to stdout or stderr to `heard`; yield the terminal.
+def watching(plain: bool = False) -> Iterator[Lines]:
+    """Yield the watcher of a run: a screen on a terminal, else lines, or if `plain`."""
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    has_screen = sys.stdout.isatty() and not plain and sys.platform != "win32"
+    if not has_screen or not sys.stderr.isatty():
+        logging.getLogger("kedro").setLevel(logging.WARNING)
+    if not has_screen:
+        yield Lines(Console())
+        return
+    with tempfile.TemporaryFile() as output, _redirected(output) as terminal:
+        console = Console(file=terminal)
+        screen = Screen(console, output)
+        live = Live(screen, console=console, redirect_stdout=False, redirect_stderr=False)
+        with live, _Warnings(console).shown():
+            yield screen
 
-    Who writes still sees a terminal of the same size, so that progress bars go on: each state of
-    one is a line. POSIX only.
+
+@contextmanager
+def _redirected(output: IO[bytes]) -> Iterator[IO[str]]:
+    """Send to a file what stdout and stderr write to the terminal, by Python or not; yield that.
+
+    What goes elsewhere, such as stderr with `2> errors`, goes there still.
     """
-    import fcntl
-    import pty
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, fcntl.ioctl(1, termios.TIOCGWINSZ, b"\0" * 8))
-    kept = os.dup(1), os.dup(2)
-    os.dup2(theirs, 1)
-    os.dup2(theirs, 2)
-    reader = threading.Thread(target=_read, args=(ours, heard), daemon=True)
-    reader.start()
-    try:
-        with os.fdopen(os.dup(kept[0]), "w") as terminal:
+    to_terminal = [(1, sys.stdout), (2, sys.stderr)]
+    redirected = [
+        (number, stream, os.dup(number)) for number, stream in to_terminal if stream.isatty()
+    ]
+    with open(os.dup(1), "w", encoding="utf-8") as terminal:  # noqa: PTH123 - a descriptor
+        try:
+            for number, stream, _ in redirected:
+                stream.flush()
+                os.dup2(output.fileno(), number)
+                stream.isatty = lambda: True  # type: ignore[method-assign] # progress bars go on
             yield terminal
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(kept[0], 1)
-        os.dup2(kept[1], 2)
-        for descriptor in (theirs, *kept):
-            os.close(descriptor)
-        reader.join()
-        os.close(ours)
+        finally:
+            for number, stream, original in redirected:
+                stream.flush()
+                os.dup2(original, number)
+                os.close(original)
+                del stream.isatty
 
 
-def _read(descriptor: int, heard: Callable[[str], None]) -> None:
-    rest = ""
-    while text := _chunk(descriptor):
-        *lines, rest = BREAKS.split(rest + text)
-        _tell(lines, heard)
-    _tell([rest], heard)
+class _Warnings(logging.Handler):
+    """Prints warnings above the screen, where they stay."""
 
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
 
-def _tell(lines: list[str], heard: Callable[[str], None]) -> None:
-    for line in lines:
-        if text := CONTROL.sub("", line).rstrip():
-            heard(text)
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(Text(self.format(record), "yellow"), soft_wrap=True)
 
-
-def _chunk(descriptor: int) -> str:
-    try:
-        return os.read(descriptor, 65536).decode(errors="replace")
-    except OSError:  # Linux: the other end is closed
-        return ""
-
-
-LOOKS = {"unchanged": "dim", "restored": "cyan", "ran": "green", "failed": "bold red"}
-GIGABYTE = 1e9
-KEPT = 40  # lines of a stage that are shown if it fails
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Print what is logged and what Python warns of inside the context."""
+        logging.captureWarnings(True)
+        logging.getLogger().addHandler(self)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(self)
+            logging.captureWarnings(False)
 
 
 class Lines:
@@ -99,9 +111,6 @@ class Lines:
         self._file = f"{files.pop()}:" if len(files) == 1 else ""
         self._width = max((len(self._name(stage)) for stage in stages), default=0)
 
-    def _name(self, stage: str) -> str:
-        return stage.removeprefix(self._file)
-
     def began(self, stage: str) -> None:
         """Say nothing yet."""
 
@@ -110,71 +119,56 @@ class Lines:
         self._console.print(Text(f"waiting: {' '.join(why.split())}"), soft_wrap=True)
 
     def ended(self, outcome: Outcome) -> None:
-        """Say what became of a stage."""
+        """Say what became of a stage, and of one that ran the seconds and the memory."""
         self.outcomes.append(outcome)
-        name = f"{self._name(outcome.stage):{self._width}}"
-        text = f"{name}  {outcome.what:9}  {_cost(outcome)}".rstrip()
-        self._console.print(Text(text, LOOKS[outcome.what]), soft_wrap=True)
+        text = f"{self._name(outcome.stage):{self._width}}  {outcome.what:9}"
+        if outcome.memory:
+            text += f"  {outcome.seconds:7.1f} s  {outcome.memory / GIGABYTE:.2f} GB"
+        if outcome.memory and outcome.device_memory is not None:
+            text += f"  {outcome.device_memory / GIGABYTE:.2f} GB on the GPU"
+        self._console.print(Text(text.rstrip(), STYLES[outcome.what]), soft_wrap=True)
 
-
-@dataclass
-class _Row:
-    """The stages of one entry of dvc.yaml: of a matrix all."""
-
-    total: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def cells(self, name: str, at_work: str, since: float) -> tuple[str, str, str, str]:
-        """Return name, state, seconds and memory; `at_work` is the stage that runs, if one does."""
-        many = self.total > 1
-        state = f"▶ {at_work.partition('@')[2]}" if at_work else told(self.outcomes, many)
-        count = f"{len(self.outcomes)}/{self.total}  " if many else ""
-        seconds = sum(one.seconds for one in self.outcomes) + (since if at_work else 0.0)
-        memory = max((one.memory for one in self.outcomes), default=0) / GIGABYTE
-        return name, count + state, _number(seconds, 1), _number(memory, 2)
-
-    def look(self) -> str:
-        """Return the look of the worst that became of a stage."""
-        worst = max(self.outcomes, key=lambda one: list(LOOKS).index(one.what), default=None)
-        return LOOKS[worst.what] if worst else "dim"
+    def _name(self, stage: str) -> str:
+        return stage.removeprefix(self._file)
 
 
 class Screen(Lines):
-    """A table of all stages that fills while they run; of a matrix one row."""
+    """A table of all stages that fills while they run; of a matrix one row.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: The terminal.
+        output: Where all that stages write goes meanwhile.
+    """
+
+    def __init__(self, console: Console, output: IO[bytes]) -> None:
         super().__init__(console)
-        self._rows: dict[str, _Row] = {}
-        self._now, self._since, self._status = "", 0.0, ""
-        self._heard: deque[str] = deque(maxlen=KEPT)
+        self._rows: dict[str, list[Outcome]] = {}  # by entry of dvc.yaml
+        self._totals: Counter[str] = Counter()
+        self._now, self._since, self._waits = "", 0.0, ""
+        self._output, self._start = output, 0
 
     def planned(self, stages: list[str]) -> None:
         """Show all that is ahead."""
         super().planned(stages)
-        for stage in stages:
-            self._rows.setdefault(_entry(stage), _Row()).total += 1
+        self._rows = {_entry(stage): [] for stage in stages}
+        self._totals = Counter(map(_entry, stages))
 
     def began(self, stage: str) -> None:
         """Show what is at work."""
-        self._now, self._since, self._status = stage, time.perf_counter(), ""
-        self._heard.clear()
-
-    def heard(self, line: str) -> None:
-        """Show the last that the stage at work has said."""
-        self._status = line
-        self._heard.append(line)
+        self._now, self._since, self._waits = stage, time.perf_counter(), ""
+        self._start = os.fstat(self._output.fileno()).st_size
 
     def waits(self, why: str) -> None:
         """Show who is in the way."""
-        self._status = f"waiting: {' '.join(why.split())}"
+        self._waits = f"waiting: {' '.join(why.split())}"
 
     def ended(self, outcome: Outcome) -> None:
-        """Fill in what became of it; of what failed show the last that it has said."""
+        """Fill in what became of it; of what failed show the last that it wrote."""
         self.outcomes.append(outcome)
-        self._rows.setdefault(_entry(outcome.stage), _Row()).outcomes.append(outcome)
-        self._now, self._status = "", ""
+        self._rows[_entry(outcome.stage)].append(outcome)
         if outcome.what == "failed":
-            self._console.print(Text("\n".join(self._heard)))
+            self._console.print(Text("\n".join(self._last_lines()[-SHOWN:])))
+        self._now = self._waits = ""
 
     def __rich__(self) -> Group:
         """Return what the screen shows now."""
@@ -182,50 +176,42 @@ class Screen(Lines):
         for justify in ("left", "left", "right", "right"):
             table.add_column(justify=justify)
         table.add_row("stage", "", "s", "GB", style="bold")
-        for name, row in self._rows.items():
-            now = self._now if _entry(self._now) == name else ""
-            cells = row.cells(self._name(name), now, time.perf_counter() - self._since)
-            table.add_row(*cells, style="bold" if now else row.look())
-        return Group(table, Text(self._status, "dim", no_wrap=True, overflow="ellipsis"))
+        for entry in list(self._rows):
+            self._add_row(table, entry)
+        status = self._waits or (self._last_lines() or [""])[-1] if self._now else ""
+        return Group(table, Text(status, "dim", no_wrap=True, overflow="ellipsis"))
+
+    def _add_row(self, table: Table, entry: str) -> None:
+        outcomes, total = list(self._rows[entry]), self._totals[entry]
+        seconds = sum(one.seconds for one in outcomes)
+        memory = max((one.memory for one in outcomes), default=0) / GIGABYTE
+        if _entry(self._now) == entry:
+            seconds += time.perf_counter() - self._since
+            state, style = f"▶ {self._now.partition('@')[2]}", "bold"
+        else:
+            state = summary(outcomes, numbers=total > 1)
+            worst = max((one.what for one in outcomes), key=list(STYLES).index, default="unchanged")
+            style = STYLES[worst]
+        count = f"{len(outcomes)}/{total}  " if total > 1 else ""
+        numbers = (f"{seconds:.1f}" if seconds else "", f"{memory:.2f}" if memory else "")
+        table.add_row(self._name(entry), count + state, *numbers, style=style)
+
+    def _last_lines(self) -> list[str]:
+        """Return the last lines that the stage at work has written; a bar's states are lines."""
+        size = os.fstat(self._output.fileno()).st_size
+        start = max(self._start, size - TAIL)
+        text = os.pread(self._output.fileno(), size - start, start).decode(errors="replace")
+        lines = (CONTROL.sub("", line).rstrip() for line in BREAKS.split(text))
+        return [line for line in lines if line]
 
 
-@contextmanager
-def shown(plain: bool = False) -> Iterator[Lines]:
-    """Yield what is to be told of a run: a screen on a terminal, else lines, or if `plain`."""
-    logging.getLogger("dvc").setLevel(logging.WARNING)
-    if plain or not sys.stdout.isatty() or sys.platform == "win32":
-        logging.getLogger("kedro").setLevel(logging.WARNING)
-        yield Lines(Console())
-        return
-    holder: list[Screen] = []
-    with taken_off(lambda line: holder[0].heard(line)) as terminal:
-        console = Console(file=terminal)
-        holder.append(Screen(console))
-        # What is written has been taken off already: Live would put it on the screen.
-        with Live(holder[0], console=console, redirect_stdout=False, redirect_stderr=False):
-            yield holder[0]
-
-
-def told(outcomes: list[Outcome], numbers: bool = True) -> str:
+def summary(outcomes: list[Outcome], numbers: bool = True) -> str:
     """Return how many stages became what."""
     counts = Counter(one.what for one in outcomes)
     return ", ".join(
-        f"{counts[what]} {what}" if numbers else what for what in LOOKS if counts[what]
+        f"{counts[what]} {what}" if numbers else what for what in STYLES if counts[what]
     )
 
 
 def _entry(stage: str) -> str:
     return stage.partition("@")[0]
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if value else ""
-
-
-def _cost(outcome: Outcome) -> str:
-    """Return the seconds and the memory of a stage that ran."""
-    if not outcome.memory:
-        return ""
-    device = outcome.device_memory
-    on_device = "" if device is None else f"  {device / GIGABYTE:.2f} GB on the GPU"
-    return f"{outcome.seconds:7.1f} s  {outcome.memory / GIGABYTE:.2f} GB{on_device}"

@@ -1,0 +1,223 @@
+"""What a run shows, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+import tempfile
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import IO
+
+import pytest
+from rich.console import Console
+
+from kedro_dvc.run import Outcome
+from kedro_dvc.watch import CONTROL, Lines, Screen, summary
+
+STAGES = ["x/dvc.yaml:prepare", "x/dvc.yaml:train@a", "x/dvc.yaml:train@b", "x/dvc.yaml:report"]
+PREPARED = Outcome(STAGES[0], "unchanged", 0.1)
+TRAINED = Outcome(STAGES[1], "ran", 12.34, 1_500_000_000)
+ON_A_GPU = Outcome(STAGES[2], "ran", 2.0, 2_000_000_000, 30_000_000_000)
+FAILED = Outcome(STAGES[2], "failed", 2.0, 2_000_000_000)
+
+ALL_WRITERS = """
+import os, subprocess, sys
+from kedro_dvc.run import Outcome
+from kedro_dvc.watch import watching
+with watching() as screen:
+    screen.planned(["a"])
+    print("before it began")
+    screen.began("a")
+    print("of python")
+    sys.stderr.write("of \\x1b[31mcolour\\x1b[0m\\r\\n")
+    subprocess.run(["sh", "-c", "echo of another"])
+    sys.stderr.write("a bar\\ra longer bar\\n")
+    print(sys.stdout.isatty(), sys.stderr.isatty())
+    screen.ended(Outcome("a", "failed", 1.0))
+print("after")
+"""
+MUCH_NOISE = """
+import sys, threading, time
+from kedro_dvc import watch
+from kedro_dvc.watch import watching
+end, console = threading.Event(), watch.Console
+def slow_console(**options):
+    time.sleep(0.3)
+    return console(**options)
+watch.Console = slow_console
+def write():
+    number = 0
+    while not end.is_set() or number < 3000:
+        sys.stderr.write(f"noise {number} {'.' * 80}\\n")
+        number += 1
+threading.Thread(target=write).start()
+with watching() as screen:
+    screen.planned(["a"])
+    screen.began("a")
+    time.sleep(0.5)
+    end.set()
+"""
+WARNINGS = """
+import logging, warnings
+from kedro_dvc.run import Outcome
+from kedro_dvc.watch import watching
+logging.basicConfig(level=logging.INFO)
+with watching() as screen:
+    screen.planned(["a"])
+    screen.began("a")
+    logging.getLogger("node").info("by the way")
+    logging.getLogger("node").warning("mind this")
+    warnings.warn("and that")
+    screen.ended(Outcome("a", "ran", 1.0))
+"""
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=StringIO(), width=80)
+
+
+@pytest.fixture
+def output() -> Iterator[IO[bytes]]:
+    """Where goes what stages write."""
+    with tempfile.TemporaryFile() as file:
+        yield file
+
+
+def _write(output: IO[bytes], *lines: str) -> None:
+    output.write("".join(f"{line}\n" for line in lines).encode())
+    output.flush()
+
+
+def _text(console: Console) -> list[str]:
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def _drawn(screen: Screen) -> list[str]:
+    console = Console(file=StringIO(), width=80)
+    console.print(screen)
+    return [line for line in _text(console) if line]
+
+
+def test_a_line_tells_what_became_of_a_stage_and_what_it_took(console):
+    lines = Lines(console)
+    lines.planned(STAGES)
+    for outcome in (PREPARED, TRAINED, ON_A_GPU):
+        lines.ended(outcome)
+
+    assert _text(console) == [
+        "prepare  unchanged",
+        "train@a  ran           12.3 s  1.50 GB",
+        "train@b  ran            2.0 s  2.00 GB  30.00 GB on the GPU",
+    ]
+
+
+def test_stages_of_several_files_keep_their_files(console):
+    lines = Lines(console)
+    lines.planned(["prepare", STAGES[1]])
+    lines.ended(TRAINED)
+
+    assert _text(console)[0].startswith("x/dvc.yaml:train@a  ran")
+
+
+def test_who_is_in_the_way_is_told(console):
+    Lines(console).waits("'data' is busy:\n  (PID 7): dvc repro")
+
+    assert _text(console) == ["waiting: 'data' is busy: (PID 7): dvc repro"]
+
+
+def test_the_screen_shows_all_stages_and_what_is_at_work(console, output):
+    screen = Screen(console, output)
+    screen.planned(STAGES)
+    screen.ended(PREPARED)
+    screen.ended(TRAINED)
+    screen.began(STAGES[2])
+    _write(output, "step 2 of 9", "step 3 of 9")
+
+    drawn = _drawn(screen)
+
+    assert [line.split() for line in drawn] == [
+        ["stage", "s", "GB"],
+        ["prepare", "unchanged", "0.1"],
+        ["train", "1/2", "▶", "b", "12.3", "1.50"],
+        ["report"],
+        ["step", "3", "of", "9"],
+    ]
+
+
+def test_of_what_failed_the_last_words_are_shown(console, output):
+    screen = Screen(console, output)
+    screen.planned(STAGES)
+    _write(output, "of another stage")
+    screen.began(STAGES[2])
+    _write(output, "reading", "no such file")
+    screen.ended(FAILED)
+
+    assert _text(console) == ["reading", "no such file"]
+    assert ["train", "1/2", "1", "failed", "2.0", "2.00"] in [x.split() for x in _drawn(screen)]
+
+
+def test_the_end_is_told_in_numbers():
+    assert summary([PREPARED, TRAINED, ON_A_GPU, FAILED]) == "1 unchanged, 2 ran, 1 failed"
+
+
+def test_all_that_is_written_while_the_screen_is_there_is_kept_from_it(tmp_path):
+    """By Python or not, bars too; a stage that fails has its own lines printed."""
+    lines = _on_a_terminal(ALL_WRITERS).splitlines()
+
+    begin = lines.index("of python")
+    assert lines[begin : begin + 6] == [
+        "of python",
+        "of colour",
+        "of another",
+        "a bar",
+        "a longer bar",
+        "True True",
+    ]
+    assert "before it began" not in lines
+    assert lines[-1] == "after"
+
+
+def test_a_writer_does_not_wait_for_the_screen():
+    """It begins before the screen, which takes a moment, and ends after it."""
+    shown = _on_a_terminal(MUCH_NOISE)
+
+    assert "stage" in shown
+    assert "noise" in shown
+
+
+def test_stderr_that_goes_elsewhere_goes_there_still(tmp_path):
+    lines = _on_a_terminal(ALL_WRITERS, stderr=tmp_path / "errors").splitlines()
+
+    assert "of colour\na bar\n" in (tmp_path / "errors").read_text()
+    assert lines[lines.index("of python") :][:3] == ["of python", "of another", "True False"]
+
+
+def test_warnings_stay_on_the_terminal():
+    """Of all else only the last line is shown, below the table, until the next."""
+    lines = _on_a_terminal(WARNINGS).splitlines()
+
+    assert lines.count("mind this") == 1
+    assert sum(line.endswith("UserWarning: and that") for line in lines) == 1
+    assert "by the way" not in lines
+
+
+def _on_a_terminal(script: str, stderr: Path | None = None) -> str:
+    """Return what a script shows on a terminal, without colours and moves of the cursor."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        if stderr is not None:
+            os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+        os.execv(sys.executable, [sys.executable, "-c", script])
+    text = b""
+    try:
+        while piece := os.read(terminal, 4096):
+            text += piece
+    except OSError:  # the other end is closed
+        pass
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    return CONTROL.sub("", text.decode()).replace("\r", "")
