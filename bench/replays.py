@@ -22,7 +22,7 @@ import transformers
 
 from bench import shapes
 from bench.measure import machine
-from seuf.audit.replay import base_tensors, departures
+from seuf.audit.replay import base_tensors, relative_differences
 from seuf.moe.architectures import moe_layers
 from seuf.moe.deltas import Delta
 from seuf.moe.loading import LanguageModel
@@ -48,14 +48,14 @@ def main() -> None:
 def _parted(
     base: LanguageModel, objective: str, options: Any
 ) -> Iterator[tuple[str, float, dict[str, float]]]:
-    """Yield what a further run was, how long it took, and its departures from the first."""
+    """Yield what a further run was, how long it took, and its differences from the first."""
     first = _run(base, objective, options, seed=0)
     before = base_tensors(base.model, first)
     kinds = [("again", 0)] * (options.times - 1) + [("other seed", 1)] * options.other_seed
     for what, seed in kinds:
         start = time.perf_counter()
         made = _run(base, objective, options, seed)
-        yield what, time.perf_counter() - start, departures(made, first, before)
+        yield what, time.perf_counter() - start, relative_differences(made, first, before)
 
 
 def _run(base: LanguageModel, objective: str, options: Any, seed: int) -> Delta:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kedro_dvc.cli import dvc
-from seuf.audit.cli import audit, one_line_for_input_errors, request
+from seuf.audit.cli import audit, exit_on_input_error, request
 from seuf.inputs import InputError
 
 
@@ -22,7 +22,7 @@ def show(env: str) -> None:
     """Print the table of a study that has run."""
     from kedro_dvc.project import load_config
 
-    with one_line_for_input_errors():
+    with exit_on_input_error():
         root = Path(load_config(Path.cwd(), env)["globals"]["data_root"])
         tables = [root / "08_reporting" / name for name in ("comparison.md", "spread.md")]
         found = [table for table in tables if table.is_file()]
@@ -52,7 +52,7 @@ def plan(env: str, layer: int | None) -> None:
     from seuf.pipelines.parameters import StudyParameters, check_parameters
     from seuf.pipelines.plan import study_memory, table
 
-    with one_line_for_input_errors():
+    with exit_on_input_error():
         parameters = load_config(Path.cwd(), env)["parameters"]
         check_parameters(parameters)
         rows = table(study_memory(StudyParameters.model_validate(parameters), layer))
@@ -69,7 +69,7 @@ def export(method: str, folder: Path, env: str) -> None:
     from kedro_dvc.project import load_study
     from seuf.pipelines.export import export_method
 
-    with one_line_for_input_errors():
+    with exit_on_input_error():
         export_method(load_study(Path.cwd(), env), method, folder)
     click.echo(f"wrote {folder}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seuf.audit.replay import TOLERANCE, departures, held
-from seuf.audit.subject import FAIL, PASS
+from seuf.audit.audited import FAIL, PASS
+from seuf.audit.replay import TOLERANCE, compare_deltas, relative_differences
 from seuf.moe.deltas import Delta
 from tests.audit.folders import EXPERT, unlearned
 from tests.moe.folders import loaded
@@ -30,7 +30,7 @@ def held_against(done, tmp_path):
         kept = Delta.load(made)
         change(kept)
         kept.save(recorded)
-        return held(made, recorded, loaded(done.base), exact)
+        return compare_deltas(made, recorded, loaded(done.base), exact)
 
     return tell
 
@@ -83,13 +83,13 @@ def test_a_delta_that_changes_nothing_is_far_from_one_that_does(done):
         Delta({"lm_head.weight": before["lm_head.weight"] + small}, "") for small in (0, 1e-4)
     )
 
-    assert departures(made, recorded, before)["lm_head.weight"] == pytest.approx(1.0)
+    assert relative_differences(made, recorded, before)["lm_head.weight"] == pytest.approx(1.0)
 
 
 def test_a_recorded_tensor_that_changes_nothing_is_infinitely_far():
     one = torch.ones(2)
 
-    assert departures(Delta({"a": one + 1}, ""), Delta({"a": one}, ""), {"a": one}) == {
+    assert relative_differences(Delta({"a": one + 1}, ""), Delta({"a": one}, ""), {"a": one}) == {
         "a": float("inf")
     }
 
@@ -118,7 +118,7 @@ def test_other_bytes_around_the_same_tensors_fail(done, tmp_path):
     padded = (length + 8).to_bytes(8, "little") + made.read_bytes()[8 : 8 + length] + b" " * 8
     recorded.write_bytes(padded + made.read_bytes()[8 + length :])
 
-    check = held(made, recorded, loaded(done.base), exact=False)
+    check = compare_deltas(made, recorded, loaded(done.base), exact=False)
 
     assert (check.result, check.text.endswith("these tensors, but other bytes")) == (FAIL, True)
 
@@ -128,6 +128,6 @@ def test_a_recorded_delta_that_is_truncated_fails(done, tmp_path):
     done.delta.save(made)
     recorded.write_bytes(made.read_bytes()[:-1])
 
-    check = held(made, recorded, loaded(done.base), exact=False)
+    check = compare_deltas(made, recorded, loaded(done.base), exact=False)
 
     assert (check.result, f"{recorded} cannot be read" in check.text) == (FAIL, True)

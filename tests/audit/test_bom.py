@@ -6,7 +6,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from seuf.audit.attest import bom
+from seuf.audit.bom import bom
 from seuf.inputs import InputError
 from tests.audit.reports import (
     BASE,

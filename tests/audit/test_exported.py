@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seuf.audit.exported import files, opened
-from seuf.audit.subject import FAIL
+from seuf.audit.audited import FAIL
+from seuf.audit.exported import check_files, open_checkpoint
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX
 from tests.audit.folders import own, unlearned
@@ -26,7 +26,7 @@ def done(tmp_path):
 
 def failures(done):
     """Return what has failed."""
-    return [check.text for check in files(done.base, done.out) if check.result == FAIL]
+    return [check.text for check in check_files(done.base, done.out) if check.result == FAIL]
 
 
 def test_an_export_with_a_page_and_a_signature_passes(done):
@@ -111,7 +111,7 @@ def test_a_link_to_weights_or_to_a_folder_elsewhere_fails(done):
     assert f"'more' is a link that leads out of {done.out}" in found
 
 
-def test_what_is_no_file_fails_and_is_not_opened(done):
+def test_what_is_no_file_fails_and_is_not_open_checkpoint(done):
     os.mkfifo(done.out / "LICENSE")
 
     assert failures(done) == ["'LICENSE' is no file, or a link that leads nowhere"]
@@ -127,7 +127,7 @@ def test_an_index_that_leads_out_of_the_folder_fails(done, where):
 
     assert any(f"names {where.format(name)!r}: no " in text for text in failures(done))
     with pytest.raises(InputError, match=r"no \.safetensors file in it"):
-        opened(done.out)
+        open_checkpoint(done.out)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
@@ -150,7 +150,7 @@ def test_a_single_file_that_is_truncated_fails_by_name(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x08")
 
     with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
-        opened(tmp_path)
+        open_checkpoint(tmp_path)
 
 
 def test_weights_beside_those_that_the_index_names_fail(done):

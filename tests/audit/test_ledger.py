@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.audit import requests
-from seuf.audit.requests import (
+from seuf.audit import ledger as ledger_module
+from seuf.audit.ledger import (
     AGAIN,
     OPEN,
     REVOKED,
@@ -17,7 +17,7 @@ from seuf.audit.requests import (
     Chain,
     Link,
     appended,
-    check,
+    check_ledger,
     entry_digest,
     read_ledger,
     state,
@@ -214,7 +214,7 @@ def test_an_edited_entry_is_noticed(number):
 
     expected = rf"entry {number + 2} .* was written after another entry than entry {number + 1} "
     with pytest.raises(InputError, match=expected):
-        check(ledger)
+        check_ledger(ledger)
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -223,7 +223,7 @@ def test_a_removed_entry_is_noticed(number):
     del ledger[number]
 
     with pytest.raises(InputError, match=f"entry {number + 1} .* was written after another"):
-        check(ledger)
+        check_ledger(ledger)
 
 
 def test_entries_in_another_order_are_noticed():
@@ -231,7 +231,7 @@ def test_entries_in_another_order_are_noticed():
     ledger[0], ledger[1] = ledger[1], ledger[0]
 
     with pytest.raises(InputError, match=r"entry 1 \(opened b\) was written after another"):
-        check(ledger)
+        check_ledger(ledger)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_entries_in_another_order_are_noticed():
 )
 def test_what_is_no_entry_is_named(entry):
     with pytest.raises(InputError, match=r"entry 1 is not as an entry must be\.$"):
-        check([entry])
+        check_ledger([entry])
 
 
 def test_a_forged_entry_that_cannot_have_happened_is_named():
@@ -387,7 +387,7 @@ def test_a_writer_that_comes_between_reading_and_writing_waits(tmp_path, monkeyp
     """The second writer starts when the first has read; half a second is enough to finish."""
     write_entry(tmp_path, opened("a"))
     second = threading.Thread(target=write_entry, args=(tmp_path, opened("c")))
-    read = requests.read_ledger
+    read = ledger_module.read_ledger
 
     def read_while_another_writes(project):
         ledger = read(project)
@@ -396,7 +396,7 @@ def test_a_writer_that_comes_between_reading_and_writing_waits(tmp_path, monkeyp
             second.join(timeout=0.5)
         return ledger
 
-    monkeypatch.setattr(requests, "read_ledger", read_while_another_writes)
+    monkeypatch.setattr(ledger_module, "read_ledger", read_while_another_writes)
     write_entry(tmp_path, opened("b"))
     second.join()
 
@@ -404,7 +404,7 @@ def test_a_writer_that_comes_between_reading_and_writing_waits(tmp_path, monkeyp
 
 
 def test_the_lock_of_a_writer_that_was_killed_is_told_after_a_while(tmp_path, monkeypatch):
-    monkeypatch.setattr(requests, "PATIENCE", 0.1)
+    monkeypatch.setattr(ledger_module, "PATIENCE", 0.1)
     (tmp_path / ".ledger.lock").touch()
 
     with pytest.raises(InputError, match=r"^\.ledger\.lock exists: .* remove it"):

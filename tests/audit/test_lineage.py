@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from seuf.audit.subject import behind, broken_edges, changed_values, edges, recorded, unlike, wanted
+from seuf.audit.audited import FAIL, PASS, recorded_stages, upstream
+from seuf.audit.lineage import changed_values, declared_stages, difference, edges
 from seuf.inputs import InputError
 
 YAML = """\
@@ -54,21 +56,21 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_behind_a_path_are_the_stages_it_comes_from_in_order_and_no_others(files):
-    stages = recorded(files / "dvc.lock")
+    stages = recorded_stages(files / "dvc.lock")
 
-    assert [stage.name for stage in behind(["out/a"], stages)] == ["make", "train@a"]
+    assert [stage.name for stage in upstream(["out/a"], stages)] == ["make", "train@a"]
 
 
 def test_a_path_that_no_stage_writes_is_refused_by_name(files):
     with pytest.raises(InputError, match="no stage that writes out/b"):
-        behind(["out/b"], recorded(files / "dvc.lock"))
+        upstream(["out/b"], recorded_stages(files / "dvc.lock"))
 
 
 def test_the_stages_of_a_matrix_are_recorded_as_dvc_yaml_wants_them(files):
-    stages, declared = recorded(files / "dvc.lock"), wanted(files / "dvc.yaml")
+    stages, declared = recorded_stages(files / "dvc.lock"), declared_stages(files / "dvc.yaml")
 
     assert sorted(declared) == ["make", "other", "train@a", "train@b"]
-    assert [unlike(stage, declared) for stage in stages.values()] == [None, None, None]
+    assert [difference(stage, declared) for stage in stages.values()] == [None, None, None]
     assert stages["train@a"].node == "methods.a.train"
     assert stages["other"].node == "other"
 
@@ -86,15 +88,15 @@ def test_the_stages_of_a_matrix_are_recorded_as_dvc_yaml_wants_them(files):
 def test_an_edited_lock_is_told_from_dvc_yaml(files, old, new, told):
     path = files / "dvc.lock"
     path.write_text(path.read_text().replace(old, new))
-    declared = wanted(files / "dvc.yaml")
+    declared = declared_stages(files / "dvc.yaml")
 
-    found = [text for one in recorded(path).values() if (text := unlike(one, declared))]
+    found = [text for one in recorded_stages(path).values() if (text := difference(one, declared))]
 
     assert found == [told]
 
 
 def test_a_parameter_that_has_changed_since_is_named(files):
-    stage = recorded(files / "dvc.lock")["train@a"]
+    stage = recorded_stages(files / "dvc.lock")["train@a"]
     assert list(changed_values(stage, files)) == []
 
     (files / "conf.yml").write_text("methods: {a: {lr: 2}}\n")
@@ -104,24 +106,34 @@ def test_a_parameter_that_has_changed_since_is_named(files):
     ]
 
 
+def edges_of(lock):
+    """Return the checks of the edges between all stages in a lock file."""
+    recorded = recorded_stages(lock)
+    stages = list(recorded.values())
+    return edges(SimpleNamespace(recorded=recorded, stages=stages, lineage=stages))
+
+
 def test_an_input_that_is_not_what_its_stage_has_left_is_a_broken_edge(files):
     path = files / "dvc.lock"
     text = path.read_text().replace(
         "{path: folder/part, md5: p, size: 1}", "{path: folder, md5: f.dir, size: 2}"
     )
     path.write_text(text)
-    stages = recorded(path)
-    assert edges(stages.values(), stages) == 1
-    assert list(broken_edges(stages.values(), stages)) == []
+
+    (joined,) = edges_of(path)
+
+    assert (joined.result, joined.text) == (PASS, "3 stages behind the delta; all 1 edges join")
 
     path.write_text(
         text.replace("deps: [{path: folder, md5: f.dir", "deps: [{path: folder, md5: x.dir")
     )
 
-    stages = recorded(path)
-    assert list(broken_edges(stages.values(), stages)) == [
-        "train@a read another folder than make has written"
-    ]
+    (broken,) = edges_of(path)
+
+    assert (broken.result, broken.text) == (
+        FAIL,
+        "train@a read another folder than make has written",
+    )
 
 
 @pytest.mark.parametrize("text", ["stages: [", "no: stages\n", "stages: {make: {}}\n"])
@@ -129,6 +141,6 @@ def test_a_lock_that_cannot_be_read_is_one_line(tmp_path, text):
     (tmp_path / "dvc.lock").write_text(text)
 
     with pytest.raises(InputError, match=r"dvc\.lock cannot be read") as error:
-        recorded(tmp_path / "dvc.lock")
+        recorded_stages(tmp_path / "dvc.lock")
 
     assert "\n" not in str(error.value)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from seuf.audit.cli import one_line_for_input_errors
+from seuf.audit.cli import exit_on_input_error
 from seuf.inputs import InputError
 
 
 def test_an_input_error_is_a_line_on_stderr_and_the_exit_code(capsys):
-    with pytest.raises(SystemExit) as ended, one_line_for_input_errors():
+    with pytest.raises(SystemExit) as ended, exit_on_input_error():
         raise InputError("no such method")
 
     assert ended.value.code == 1
@@ -15,5 +15,5 @@ def test_an_input_error_is_a_line_on_stderr_and_the_exit_code(capsys):
 
 
 def test_other_errors_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), one_line_for_input_errors():
+    with pytest.raises(ZeroDivisionError), exit_on_input_error():
         raise ZeroDivisionError

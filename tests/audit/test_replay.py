@@ -13,7 +13,7 @@ from kedro.pipeline import Node, Pipeline
 
 from kedro_dvc import records
 from kedro_dvc.records import RunRecords, machine, record_path
-from seuf.audit.replay import made_alike
+from seuf.audit.replay import same_arithmetic
 
 NODE = Node(lambda: 1, None, "out", name="methods.seuf_ga.unlearn")
 
@@ -29,13 +29,14 @@ def ran_on(study: Any, monkeypatch: pytest.MonkeyPatch, environment: dict[str, A
     hook = RunRecords()
     hook.after_context_created(SimpleNamespace(project_path=study.project, env=study.name))
     hook.before_pipeline_run()
+    hook.after_node_run({})
     hook.after_pipeline_run(Pipeline([NODE]), DataCatalog({"out": object()}))
 
 
 def test_on_the_kind_of_processor_and_torch_of_then(study, monkeypatch):
     ran_on(study, monkeypatch, machine())
 
-    assert made_alike(study, NODE)
+    assert same_arithmetic(study, NODE)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +47,14 @@ def test_on_the_kind_of_processor_and_torch_of_then(study, monkeypatch):
 def test_elsewhere_not(study, monkeypatch, other):
     ran_on(study, monkeypatch, {**machine(), **other})
 
-    assert not made_alike(study, NODE)
+    assert not same_arithmetic(study, NODE)
 
 
 def test_a_record_that_is_missing_or_broken_excuses_nothing(study, monkeypatch):
-    assert made_alike(study, NODE)
+    assert same_arithmetic(study, NODE)
 
     ran_on(study, monkeypatch, {**machine(), "processor": "another"})
     path = record_path(study.project, study.name, NODE.name)
     path.write_text(json.dumps({**json.loads(path.read_text()), "environment": "none"}))
 
-    assert made_alike(study, NODE)
+    assert same_arithmetic(study, NODE)

@@ -11,7 +11,7 @@ from kedro.framework import project as _project  # noqa: F401 - prints a line wh
 
 from kedro_dvc.hashing import sha256s
 from seuf.audit.cli import request
-from seuf.audit.requests import read_ledger
+from seuf.audit.ledger import read_ledger
 from seuf.datasets.checkpoint import CheckpointDataset
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest

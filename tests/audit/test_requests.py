@@ -9,18 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seuf.audit.ledger import read_ledger, write_entry
 from seuf.audit.requests import (
+    are_records,
     check_id,
-    held,
-    lacking,
+    count_missing,
     open_request,
-    read_ledger,
     read_request,
     read_salt,
     record_digests,
-    request_of,
-    served_by,
-    write_entry,
+    reported_request,
+    serving_entry,
 )
 from seuf.inputs import InputError
 
@@ -62,7 +61,7 @@ def test_a_request_tells_all_but_the_text(project):
     request = json.loads((project / "evidence/requests/17.json").read_text())
 
     lines = (project / "evidence/requests/17.digests").read_bytes()
-    assert request.pop("digest") == request_of(project, "17")["digest"]
+    assert request.pop("digest") == reported_request(project, "17")["digest"]
     assert request == {
         "id": "17",
         "date": DATE,
@@ -97,23 +96,23 @@ def test_the_same_texts_have_other_digests_in_another_request(project):
 def test_with_the_salt_texts_can_be_told_from_others(project):
     asked = [TEXTS[1], "Ada Lindqvist, 555-0101", TEXTS[0], f"{TEXTS[0]}\n"]
 
-    assert held(project, "17", asked) == [True, False, True, False]
-    assert lacking(project, "17", TEXTS) == 0
-    assert lacking(project, "17", [TEXTS[0], "another"]) == 1
+    assert are_records(project, "17", asked) == [True, False, True, False]
+    assert count_missing(project, "17", TEXTS) == 0
+    assert count_missing(project, "17", [TEXTS[0], "another"]) == 1
 
 
 def test_without_the_salt_they_cannot(project):
     (project / ".salts/17").unlink()
 
     with pytest.raises(InputError, match="nobody can tell what request 17 was about"):
-        held(project, "17", TEXTS)
+        are_records(project, "17", TEXTS)
 
 
 def test_another_salt_is_noticed(project):
     (project / ".salts/17").write_bytes(bytes(32))
 
     with pytest.raises(InputError, match=r"^The salt is not that of request 17\.$"):
-        held(project, "17", TEXTS)
+        are_records(project, "17", TEXTS)
 
 
 def test_edited_digests_are_noticed(project):
@@ -121,7 +120,7 @@ def test_edited_digests_are_noticed(project):
     path.write_text(path.read_text().splitlines()[0] + "\n")
 
     with pytest.raises(InputError, match=r"17\.digests is missing, or not what was written"):
-        held(project, "17", TEXTS)
+        are_records(project, "17", TEXTS)
 
 
 def test_an_edited_request_is_noticed(project):
@@ -129,11 +128,11 @@ def test_an_edited_request_is_noticed(project):
     path.write_text(path.read_text().replace("asked by mail", "asked by phone"))
 
     with pytest.raises(InputError, match=r"17\.json is not what was opened"):
-        request_of(project, "17")
+        reported_request(project, "17")
 
 
 def test_a_report_gets_what_it_tells_of_a_request(project):
-    told = request_of(project, "17")
+    told = reported_request(project, "17")
 
     digest = read_request(project, "17")["digest"]
     assert told == {
@@ -150,11 +149,11 @@ def test_a_revoked_request_is_in_no_report(project):
     write_entry(project, revoked)
 
     with pytest.raises(InputError, match=r"^Request 17 was revoked: no model serves it\.$"):
-        request_of(project, "17")
+        reported_request(project, "17")
 
 
 def test_what_serves_a_request_is_found(project):
-    assert served_by(project, "17") is None
+    assert serving_entry(project, "17") is None
     served = {
         "what": "served",
         "request": "17",
@@ -171,9 +170,9 @@ def test_what_serves_a_request_is_found(project):
     write_entry(project, served)
 
     previous = read_ledger(project)[1]["previous"]
-    assert served_by(project, "17") == {**served, "previous": previous}
+    assert serving_entry(project, "17") == {**served, "previous": previous}
     write_entry(project, {"what": "revoked", "request": "17", "date": DATE, "reason": "withdrawn"})
-    assert served_by(project, "17") is None
+    assert serving_entry(project, "17") is None
 
 
 def test_an_id_that_exists_is_refused_and_nothing_is_touched(project):
@@ -194,7 +193,7 @@ def test_an_id_is_not_free_again_because_its_file_is_gone(project):
 
 def test_an_unknown_request_is_refused(project):
     with pytest.raises(InputError, match=r"^There is no request '18': `kedro request list`"):
-        request_of(project, "18")
+        reported_request(project, "18")
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["a", " \n"]])

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from seuf.audit.attest import make_keys, opened, sign, sign_folder, statement, verify_folder
+from seuf.audit.attest import make_keys, open_envelope, sign, sign_folder, statement, verify_folder
 from seuf.inputs import InputError
 from tests.audit.reports import report
 
@@ -71,28 +71,28 @@ def test_a_key_is_never_overwritten(tmp_path, name):
 def test_a_signed_statement_opens_with_the_public_key(envelope, keys):
     before = json.dumps(envelope)
 
-    assert opened(envelope, keys[1]) == statement(report())
+    assert open_envelope(envelope, keys[1]) == statement(report())
     assert json.dumps(envelope) == before
 
 
 def test_a_statement_can_be_read_without_a_key(envelope):
     unsigned = envelope | {"signatures": []}
 
-    assert opened(unsigned, None) == statement(report())
+    assert open_envelope(unsigned, None) == statement(report())
 
 
 def test_the_key_id_may_be_missing(envelope, keys):
     """DSSE makes it optional, and model-signing leaves it empty."""
     anonymous = envelope | {"signatures": [{"sig": envelope["signatures"][0]["sig"]}]}
 
-    assert opened(anonymous, keys[1]) == statement(report())
+    assert open_envelope(anonymous, keys[1]) == statement(report())
 
 
 def test_another_verdict_is_noticed(envelope, keys):
     changed = tampered(envelope, '"verdict": "PASS"', '"verdict": "FAIL"')
 
     with pytest.raises(InputError, match="changed after it was signed"):
-        opened(changed, keys[1])
+        open_envelope(changed, keys[1])
 
 
 def test_one_bit_of_the_payload_is_noticed(envelope, keys):
@@ -100,12 +100,12 @@ def test_one_bit_of_the_payload_is_noticed(envelope, keys):
     payload[100] ^= 1
 
     with pytest.raises(InputError, match="changed after it was signed"):
-        opened(envelope | {"payload": base64.b64encode(payload).decode()}, keys[1])
+        open_envelope(envelope | {"payload": base64.b64encode(payload).decode()}, keys[1])
 
 
 def test_a_statement_signed_with_another_key_is_noticed(keys, other_keys):
     with pytest.raises(InputError, match="signed by another key"):
-        opened(sign(statement(report()), other_keys[0]), keys[1])
+        open_envelope(sign(statement(report()), other_keys[0]), keys[1])
 
 
 def test_another_key_under_the_same_name_is_noticed(envelope, keys, other_keys):
@@ -113,17 +113,17 @@ def test_another_key_under_the_same_name_is_noticed(envelope, keys, other_keys):
     forged["signatures"][0]["keyid"] = envelope["signatures"][0]["keyid"]
 
     with pytest.raises(InputError, match="changed after it was signed"):
-        opened(forged, keys[1])
+        open_envelope(forged, keys[1])
 
 
 def test_an_envelope_without_signature_is_not_believed(envelope, keys):
     with pytest.raises(InputError, match="no signature"):
-        opened(envelope | {"signatures": []}, keys[1])
+        open_envelope(envelope | {"signatures": []}, keys[1])
 
 
 def test_another_type_of_payload_is_refused(envelope, keys):
     with pytest.raises(InputError, match=r"holds 'text/plain'"):
-        opened(envelope | {"payloadType": "text/plain"}, keys[1])
+        open_envelope(envelope | {"payloadType": "text/plain"}, keys[1])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_another_type_of_payload_is_refused(envelope, keys):
 )
 def test_what_is_no_envelope_is_refused(thing, keys):
     with pytest.raises(InputError, match="not a DSSE envelope"):
-        opened(thing, keys[1])
+        open_envelope(thing, keys[1])
 
 
 @pytest.mark.parametrize("payload", [b"{}", b"[]", b"no JSON", b"\xff", b'{"_type": 1}'])
@@ -149,7 +149,7 @@ def test_a_payload_that_is_no_statement_is_refused(payload):
     text = base64.b64encode(payload).decode()
 
     with pytest.raises(InputError, match="no provenance statement"):
-        opened({"payload": text, "payloadType": kind, "signatures": []}, None)
+        open_envelope({"payload": text, "payloadType": kind, "signatures": []}, None)
 
 
 def test_a_wrong_key_file_is_named_and_not_shown(envelope, keys, tmp_path):
@@ -158,9 +158,9 @@ def test_a_wrong_key_file_is_named_and_not_shown(envelope, keys, tmp_path):
     with pytest.raises(InputError, match=r"seuf\.pub is no private key") as one:
         sign({}, public)
     with pytest.raises(InputError, match=r"seuf\.key is no public key") as two:
-        opened(envelope, private)
+        open_envelope(envelope, private)
     with pytest.raises(InputError, match="missing is no public key"):
-        opened(envelope, tmp_path / "missing")
+        open_envelope(envelope, tmp_path / "missing")
     assert private.read_text().splitlines()[1] not in f"{one.value} {two.value}"
 
 
@@ -193,7 +193,7 @@ def test_the_signature_of_a_folder_does_not_pass_for_a_statement(checkpoint, key
     bundle = json.loads((tmp_path / "model.sig").read_text())
 
     with pytest.raises(InputError, match="no provenance statement: predicate type"):
-        opened(bundle["dsseEnvelope"], keys[1])
+        open_envelope(bundle["dsseEnvelope"], keys[1])
 
 
 def flipped(folder):

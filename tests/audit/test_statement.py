@@ -7,7 +7,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 from in_toto_attestation.v1.statement_pb2 import Statement
 
-from seuf.audit.attest import checked, statement
+from seuf.audit.attest import statement, validated
 from seuf.inputs import InputError
 from tests.audit.reports import (
     BASE,
@@ -144,7 +144,7 @@ def test_a_value_that_json_does_not_know_is_refused():
 )
 def test_what_departs_from_the_specification_is_refused(change, told):
     with pytest.raises(ValueError, match=told):
-        checked(statement(report()) | change)
+        validated(statement(report()) | change)
 
 
 def test_the_parameters_that_dvc_records_can_be_stated():

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from seuf.audit.attest import make_keys, sign, statement
+from seuf.audit.audited import FAIL, NOTE, PASS
 from seuf.audit.cli import audit
-from seuf.audit.subject import FAIL, NOTE, PASS
 from seuf.audit.verify import verify
 from tests.audit.folders import unlearned
 from tests.audit.reports import report

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seuf.audit.subject import FAIL, PASS
-from seuf.audit.weights import unlearned_digest, weights
+from seuf.audit.audited import FAIL, PASS
+from seuf.audit.weights import check_weights, unlearned_digest
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX, Checkpoint, folder_digest, fused_keys
 from seuf.moe.deltas import Delta, export
@@ -40,7 +40,7 @@ def failures(checks):
 
 
 def test_what_a_method_has_made_passes_and_is_told_tensor_by_tensor(done):
-    checks, told = weights(done.base, done.delta, METHOD, EXPERTS)
+    checks, told = check_weights(done.base, done.delta, METHOD, EXPERTS)
 
     assert {check.name: check.result for check in checks} == dict.fromkeys(
         ("finite", "base", "weights"), PASS
@@ -53,7 +53,7 @@ def test_what_a_method_has_made_passes_and_is_told_tensor_by_tensor(done):
 
 
 def test_the_exported_checkpoint_passes_too_and_tells_the_same(done):
-    checks, told = weights(done.base, done.delta, METHOD, EXPERTS, done.out)
+    checks, told = check_weights(done.base, done.delta, METHOD, EXPERTS, done.out)
 
     assert {check.name for check in checks if check.result == PASS} == {
         "finite",
@@ -61,14 +61,14 @@ def test_the_exported_checkpoint_passes_too_and_tells_the_same(done):
         "weights",
         "exported",
     }
-    assert told == weights(done.base, done.delta, METHOD, EXPERTS)[1]
+    assert told == check_weights(done.base, done.delta, METHOD, EXPERTS)[1]
 
 
 def test_one_bit_of_another_expert_in_an_exported_checkpoint_is_named(done, model_type):
     key = EXPERT[model_type].format(3)
     flip(done.out, key)
 
-    checks, _ = weights(done.base, done.delta, METHOD, EXPERTS, done.out)
+    checks, _ = check_weights(done.base, done.delta, METHOD, EXPERTS, done.out)
 
     found = failures(checks)
     assert found.keys() == {"weights", "exported"}
@@ -80,7 +80,7 @@ def test_one_bit_of_the_selected_expert_in_an_exported_checkpoint_is_named(done,
     key = EXPERT[model_type].format(2)
     flip(done.out, key)
 
-    checks, _ = weights(done.base, done.delta, METHOD, EXPERTS, done.out)
+    checks, _ = check_weights(done.base, done.delta, METHOD, EXPERTS, done.out)
 
     assert failures(checks).keys() == {"exported"}
     assert f"{key} (expert 2 of layer 1) is not what base and delta" in failures(checks)["exported"]
@@ -90,7 +90,7 @@ def test_one_bit_of_the_delta_parts_it_from_the_exported_checkpoint(done, model_
     key = EXPERT[model_type].format(2)
     done.delta.tensors[key].view(torch.int32)[0, 0] ^= 1
 
-    checks, _ = weights(done.base, done.delta, METHOD, EXPERTS, done.out)
+    checks, _ = check_weights(done.base, done.delta, METHOD, EXPERTS, done.out)
 
     assert failures(checks).keys() == {"exported"}
     assert key in failures(checks)["exported"]
@@ -101,7 +101,7 @@ def test_a_delta_that_changes_another_expert_is_named_with_expert_and_layer(done
     mine = done.delta.tensors[EXPERT[model_type].format(2)]
     done.delta.tensors[key] = mine.clone()
 
-    checks, _ = weights(done.base, done.delta, METHOD, EXPERTS)
+    checks, _ = check_weights(done.base, done.delta, METHOD, EXPERTS)
 
     assert failures(checks) == {
         "weights": f"{key} (expert 0 of layer 1) has changed, which the method may not change"
@@ -111,7 +111,7 @@ def test_a_delta_that_changes_another_expert_is_named_with_expert_and_layer(done
 def test_a_swapped_base_is_named_even_if_the_delta_fits_it(done, model_type):
     flip(done.base, EXPERT[model_type].format(0))
 
-    checks, _ = weights(done.base, done.delta, METHOD, EXPERTS)
+    checks, _ = check_weights(done.base, done.delta, METHOD, EXPERTS)
 
     assert failures(checks).keys() == {"base"}
     assert f"not {done.delta.base[:12]}" in failures(checks)["base"]
@@ -121,7 +121,7 @@ def test_a_swapped_base_is_named_even_if_the_delta_fits_it(done, model_type):
 def test_a_base_of_another_architecture_is_named_as_swapped(done, tmp_path):
     other = saved("mixtral", tmp_path / "mixtral")
 
-    checks, told = weights(other, done.delta, METHOD, EXPERTS)
+    checks, told = check_weights(other, done.delta, METHOD, EXPERTS)
 
     assert "swapped base" in failures(checks)["base"]
     assert told == {"tensors": []}
@@ -133,7 +133,7 @@ def test_a_truncated_file_is_named(done, where):
     file = own(sorted(folder.glob("*.safetensors"))[0])
     file.write_bytes(file.read_bytes()[:-1])
 
-    checks, _ = weights(done.base, done.delta, METHOD, EXPERTS, done.out)
+    checks, _ = check_weights(done.base, done.delta, METHOD, EXPERTS, done.out)
 
     assert f"{file} is damaged" in failures(checks)["weights"]
 
@@ -142,7 +142,7 @@ def test_a_number_that_is_not_finite_is_named(done, model_type):
     key = EXPERT[model_type].format(2)
     done.delta.tensors[key][0, 0] = float("nan")
 
-    checks, told = weights(done.base, done.delta, METHOD, EXPERTS)
+    checks, told = check_weights(done.base, done.delta, METHOD, EXPERTS)
 
     assert key in failures(checks)["finite"]
     assert all(tensor["largest"] < 1 for tensor in told["tensors"])  # JSON knows no NaN
@@ -160,21 +160,21 @@ def test_where_a_row_of_the_router_is_promised_another_row_is_not(model_type, tm
         done.delta.tensors[gate] = Checkpoint(done.base)[gate].clone()
         done.delta.tensors[gate][row] += 1
 
-        checks, _ = weights(done.base, done.delta, method, EXPERTS)
+        checks, _ = check_weights(done.base, done.delta, method, EXPERTS)
 
         bad = f"{gate}[3] (router of layer 1) has changed, which the method may not change"
         assert failures(checks) == ({} if row == 2 else {"weights": bad})
 
 
 def test_a_method_that_changes_nothing_must_have_changed_nothing(done):
-    checks, _ = weights(done.base, done.delta, Method(scope="nothing"), [])
+    checks, _ = check_weights(done.base, done.delta, Method(scope="nothing"), [])
 
     more = len(done.delta.tensors) - 1
     assert failures(checks)["weights"].endswith(f"may not change, and {more} more")
 
 
 def test_an_expert_that_is_not_there_fails(done):
-    checks, _ = weights(done.base, done.delta, METHOD, [(1, 9)])
+    checks, _ = check_weights(done.base, done.delta, METHOD, [(1, 9)])
 
     assert failures(checks) == {"weights": "The model has no expert 9 in layer 1."}
 
@@ -183,7 +183,7 @@ def test_a_key_cannot_write_a_line_of_its_own(done):
     """Nor a code that a terminal would obey."""
     done.delta.tensors["x\nPASS  weights \x1b[2K"] = torch.ones(2)
 
-    checks, _ = weights(done.base, done.delta, METHOD, EXPERTS)
+    checks, _ = check_weights(done.base, done.delta, METHOD, EXPERTS)
 
     assert all(check.text.isprintable() for check in checks)
     assert "tensor x\\nPASS  weights \\x1b[2K is not in" in failures(checks)["weights"]

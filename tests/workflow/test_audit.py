@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from kedro_dvc.project import load_study
-from seuf.audit.attest import make_keys, write_pages
-from seuf.audit.cli import replayed
-from seuf.audit.report import audit, first_cause
-from seuf.audit.subject import Subject
+from seuf.audit.attest import make_keys
+from seuf.audit.audited import AuditedMethod
+from seuf.audit.cli import check_replay
+from seuf.audit.report import audit, first_cause, write_documents
 from seuf.audit.verify import verify
 from tests.workflow.conftest import AUTHOR, Project
 
@@ -57,7 +57,7 @@ def commit(root: Path) -> None:
 def report_of(root: Path) -> Report:
     """Return the report of the audit, made in this process."""
     with chdir(root):
-        return audit(Subject(load_study(root, "smoke"), METHOD))
+        return audit(AuditedMethod(load_study(root, "smoke"), METHOD))
 
 
 def failures(report: Report) -> dict[str, list[str]]:
@@ -240,7 +240,7 @@ def test_after_the_data_is_erased_the_audit_passes_on_hashes_and_says_what_is_go
     }
     assert all(len(one["sha256"]) == 64 and one["confidential"] for one in gone)
     with chdir(root):
-        (again,) = replayed(Subject(load_study(root, "smoke"), METHOD))
+        again = check_replay(AuditedMethod(load_study(root, "smoke"), METHOD))
     assert (again.result, again.text) == (
         "FAIL",
         f"the delta cannot be made again: {root / FORGET} does not exist.",
@@ -250,7 +250,7 @@ def test_after_the_data_is_erased_the_audit_passes_on_hashes_and_says_what_is_go
 def test_a_signed_statement_is_verified_with_delta_and_base_alone(root, tmp_path):
     private, public = make_keys(tmp_path / "keys")
     with chdir(root):
-        pages = write_pages(report_of(root), tmp_path / "evidence", private)
+        pages = write_documents(report_of(root), tmp_path / "evidence", private)
     folder, statement = tmp_path / "elsewhere", tmp_path / "evidence/statement.json"
     folder.mkdir()
     shutil.copy(root / DELTA, folder / "delta.safetensors")
@@ -260,7 +260,7 @@ def test_a_signed_statement_is_verified_with_delta_and_base_alone(root, tmp_path
     checks = verify(statement, public, delta, base)
 
     assert {page.name for page in pages} == {
-        *("audit.json", "statement.json", "bom.cdx.json", "certificate.html", "certificate.md")
+        *("audit.json", "statement.json", "bom.cdx.json", "certificate.html")
     }
     assert {check.result for check in checks} == {"PASS"}
     assert {"signature", "delta", "base", "weights"} <= {check.name for check in checks}
@@ -274,11 +274,11 @@ def test_a_signed_statement_is_verified_with_delta_and_base_alone(root, tmp_path
 
 def test_a_failed_audit_attests_nothing(root, tmp_path):
     with chdir(root):
-        write_pages(report_of(root), tmp_path, None)
+        write_documents(report_of(root), tmp_path, None)
         assert (tmp_path / "statement.json").is_file()
         flip(root / DELTA)
-        write_pages(report_of(root), tmp_path, None)
+        write_documents(report_of(root), tmp_path, None)
 
     assert not (tmp_path / "statement.json").exists()
     assert not (tmp_path / "bom.cdx.json").exists()
-    assert "no certificate" in (tmp_path / "certificate.md").read_text()
+    assert "no certificate" in (tmp_path / "certificate.html").read_text()

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from seuf.audit import certificate as words
-from seuf.audit.subject import FAIL, NOTE, PASS
+from seuf.audit.audited import FAIL, NOTE, PASS
 
 UNKNOWN = "not recorded"
 Z = 1.96  # standard errors on each side of a 95 % interval

@@ -1,8 +1,7 @@
-"""What is wrong with what a command was given, in one line.
+"""`kedro audit` and `kedro request`.
 
-`kedro request`: open, serve and revoke requests to forget, list them, and ask what they held.
-
-`kedro audit`: audit a method, verify a statement elsewhere, make keys, hand on events.
+The former audits a method, verifies a statement elsewhere, makes keys, signs and hands on events;
+the latter opens, serves and revokes requests to forget, lists them, and asks what they held.
 """
 
 from __future__ import annotations
@@ -20,191 +19,22 @@ import click
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
-    from seuf.audit.subject import Check, Subject
+    from seuf.audit.audited import AuditedMethod, Check
+
+FILE = click.Path(path_type=Path)
+ENV = click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
+SHOWN = 12  # characters of a digest
+COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "red"}
 
 
 @contextmanager
-def one_line_for_input_errors() -> Iterator[None]:
+def exit_on_input_error() -> Iterator[None]:
     """Print an `InputError` as one line on stderr and exit with 1."""
     try:
         yield
     except InputError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-
-
-FILE = click.Path(path_type=Path)
-ENV = click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
-SHOWN = 12  # characters of a digest
-
-
-@click.group()
-def request() -> None:
-    """Requests to forget: what was asked, and which model serves it; never the texts."""
-
-
-@request.command(name="open")
-@click.argument("name", metavar="ID")
-@click.option("--reason", required=True, help="Is committed and reported: name nobody in it.")
-@ENV
-@click.option("--method", help="The method that is meant to serve it.")
-@click.option("--texts", type=FILE, help='JSON lines with "text"; else the study\'s forget set.')
-def open_(name: str, reason: str, env: str, method: str | None, texts: Path | None) -> None:
-    """Open a request, with salted digests of what is to be forgotten."""
-    from seuf.audit.requests import FOLDER, open_request
-
-    with one_line_for_input_errors():
-        subject = _subject(env, method or "")
-        if method:
-            _ = subject.settings  # refuses a method that the study has not
-        records = _texts(texts or Path(subject.path("forget_set")))
-        facts = {"reason": reason, "study": env, "method": method}
-        made = open_request(Path.cwd(), name, records, date=_now(), **facts)
-    click.echo(f"opened {name}: {made['records']} records, digest {made['digest'][:SHOWN]}")
-    click.echo(f"its salt is {FOLDER}/{name}: keep it apart, and in no commit")
-
-
-@request.command()
-@click.argument("name", metavar="ID")
-@click.argument("method")
-@ENV
-@click.option("--new-chain", is_flag=True, help="The study's base model is a new one.")
-def served(name: str, method: str, env: str, new_chain: bool) -> None:
-    """Enter in the ledger that a method's model serves a request."""
-    from seuf.audit.requests import read_ledger, state, write_entry
-
-    with one_line_for_input_errors():
-        subject, ledger = _subject(env, method), state(read_ledger(Path.cwd()))
-        covered = _covered(subject, name)
-        facts = {"covered": covered, "starts": new_chain or not ledger.chains, **_models(subject)}
-        entry = {"what": "served", "request": name, "date": _now(), "study": env, "method": method}
-        entry |= facts
-        after = write_entry(Path.cwd(), entry)
-    if not covered:
-        click.echo("note: forget set or salt is gone; whether it held the records was not checked")
-    serves = ", ".join(after.models[entry["model"]])
-    click.echo(f"model {entry['model'][:SHOWN]} serves {serves}")
-
-
-@request.command()
-@click.argument("name", metavar="ID")
-@click.option("--reason", required=True, help="Is committed: name nobody in it.")
-def revoke(name: str, reason: str) -> None:
-    """Revoke a request: the model before it serves again."""
-    from seuf.audit.requests import AGAIN, read_ledger, state, write_entry
-
-    with one_line_for_input_errors():
-        before = state(read_ledger(Path.cwd()))
-        entry = {"what": "revoked", "request": name, "date": _now(), "reason": reason}
-        after = write_entry(Path.cwd(), entry)
-    click.echo(f"revoked {name}")
-    for old, chain in zip(before.chains, after.chains, strict=True):
-        if old != chain:
-            serves = ", ".join(chain.serves) or "no request"
-            click.echo(f"model {chain.current[:SHOWN]} is current again; it serves {serves}")
-    again = [one for one, status in after.status.items() if status == AGAIN]
-    if again:
-        click.echo(f"to be served again, from the current model: {', '.join(again)}")
-
-
-@request.command(name="list")
-def list_() -> None:
-    """Print all requests, what became of them, and the current model that serves each."""
-    from tabulate import tabulate
-
-    from seuf.audit.requests import read_ledger, state
-
-    with one_line_for_input_errors():
-        ledger = read_ledger(Path.cwd())
-        now = state(ledger)
-    rows = [
-        (name, one["date"], one["records"], now.status[name], (now.model_of(name) or "")[:SHOWN])
-        for one in ledger
-        if one["what"] == "opened" and (name := one["request"])
-    ]
-    heads = ("id", "date", "records", "state", "model")
-    click.echo(tabulate(rows, heads, tablefmt="github", disable_numparse=True) if rows else "none")
-
-
-@request.command()
-@click.argument("name", metavar="ID")
-@click.option("--text", help="A text; it stays in your shell's history.")
-@click.option("--texts", type=FILE, help='JSON lines with "text".')
-def holds(name: str, text: str | None, texts: Path | None) -> None:
-    """Tell whether texts were among a request's, to the letter; exit code 1 if one was not."""
-    from seuf.audit.requests import held
-
-    with one_line_for_input_errors():
-        if (text is None) == (texts is None):
-            raise InputError("Say either --text or --texts.")
-        asked = [text] if text is not None else _texts(texts or Path())
-        found = held(Path.cwd(), name, asked)
-    click.echo(f"{sum(found)} of {len(found)} texts were among the records of request {name}")
-    for number, one in enumerate(found, 1):
-        if not one and texts:
-            click.echo(f"not among them: record {number}")
-    sys.exit(not all(found))
-
-
-def _subject(env: str, method: str) -> Subject:
-    """Return the method without the pipelines of its study, which nothing here asks for."""
-    from kedro_dvc.project import Study, load_config
-    from seuf.audit.subject import Subject
-
-    return Subject(Study(Path.cwd(), env, load_config(Path.cwd(), env), {}), method)
-
-
-def _texts(path: Path) -> list[str]:
-    from kedro.io import DatasetError
-
-    from seuf.datasets.records import RecordsDataset
-
-    try:
-        texts = [record["text"] for record in RecordsDataset(str(path), fields=["text"]).load()]
-    except DatasetError as error:  # Kedro wraps what the data set says
-        raise InputError(str(error.__cause__ or error)) from error
-    if odd := [number for number, text in enumerate(texts, 1) if not isinstance(text, str)]:
-        raise InputError(f'{path}: "text" of record {odd[0]} is no text.')
-    return texts
-
-
-def _covered(subject: Subject, name: str) -> bool | None:
-    """Return True if the forget set has all of the request's records, None if none can tell."""
-    from seuf.audit.requests import FOLDER, lacking, read_request
-
-    records = read_request(subject.project, name)["records"]
-    path = Path(subject.path("forget_set"))
-    if not path.is_file() or not (subject.project / FOLDER / name).is_file():
-        return None
-    if number := lacking(subject.project, name, _texts(path)):
-        raise InputError(
-            f"{number} of the {records} records of request {name} are not in {path}: the method "
-            "was not asked to forget them."
-        )
-    return True
-
-
-def _models(subject: Subject) -> dict[str, Any]:
-    """Return the digests of the method's delta and of the models before and after it."""
-    from kedro_dvc.hashing import sha256s
-    from seuf.audit.weights import unlearned_digest
-    from seuf.moe.deltas import Delta
-
-    _ = subject.settings  # refuses a method that the study has not
-    path = Path(subject.path("delta"))
-    if not path.is_file():
-        raise InputError(f"{path} is missing: `kedro dvc run --env {subject.study.name}` makes it.")
-    delta = Delta.load(path)
-    after = unlearned_digest(subject.base[1], delta)
-    return {"delta": sha256s([path])[path], "base": delta.base, "model": after}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "red"}
-ANY_PATH = click.Path(path_type=Path)
 
 
 class MethodOrCommand(click.Group):
@@ -227,15 +57,13 @@ def audit() -> None:
 
 @audit.command(name="method")
 @click.argument("name", metavar="METHOD")
-@click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
+@ENV
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
 @click.option("--request", metavar="ID", help="The request that the method has served.")
-@click.option(
-    "--checkpoint", type=ANY_PATH, help="An exported checkpoint to be held against it too."
-)
+@click.option("--checkpoint", type=FILE, help="An exported checkpoint to be compared with it too.")
 @click.option("--replay", is_flag=True, help="Unlearn again, and compare the deltas byte by byte.")
-@click.option("--out", type=ANY_PATH, help="Write report, statement, ML-BOM and certificate here.")
-@click.option("--sign", "key", type=ANY_PATH, help="Private key for the statement; with --out.")
+@click.option("--out", type=FILE, help="Write report, statement, ML-BOM and certificate here.")
+@click.option("--sign", "key", type=FILE, help="Private key for the statement; with --out.")
 def method(
     name: str,
     env: str,
@@ -250,25 +78,48 @@ def method(
 
     One line a check; exit code 1 if one fails.
     """
-    from seuf.audit.attest import write_pages
+    from kedro_dvc.project import load_study
+    from seuf.audit.audited import AuditedMethod, Check
+    from seuf.audit.report import audit, first_cause, with_checks, with_request, write_documents
 
-    with one_line_for_input_errors():
-        report = _audited(name, env, request, checkpoint, replay)
+    with exit_on_input_error():
+        audited = AuditedMethod(load_study(Path.cwd(), env), name)
+        report = audit(audited, checkpoint)
+        if replay:
+            report = with_checks(report, [check_replay(audited)])
+        if request:
+            report = with_request(report, audited.project, request)
         if as_json:
             click.echo(json.dumps(report, indent=1, sort_keys=True))
         else:
-            _tell(report)
-        for path in write_pages(report, out, key) if out else ():
+            _print(Check(**check) for check in report["checks"])
+            cause = first_cause(report)
+            click.echo(f"{report['verdict']}: {cause}" if cause else report["verdict"])
+        for path in write_documents(report, out, key) if out else ():
             click.echo(f"wrote {path}", err=True)
     sys.exit(report["verdict"] != "PASS")
 
 
+def check_replay(audited: AuditedMethod) -> Check:
+    """Return the check of a replay in a folder of its own; one that cannot be made has failed."""
+    from tempfile import TemporaryDirectory
+
+    from seuf.audit.audited import failed
+    from seuf.audit.replay import NAME, replay
+
+    try:
+        with TemporaryDirectory() as folder:
+            return replay(audited.study, audited.method, Path(folder))[0]
+    except InputError as error:  # the forget set may be erased
+        return failed(NAME, f"the delta cannot be made again: {error}")
+
+
 @audit.command()
-@click.argument("file", type=ANY_PATH)
-@click.option("--key", type=ANY_PATH, help="Public key of who is trusted to have signed it.")
-@click.option("--delta", type=ANY_PATH, help="The delta that it should be about.")
-@click.option("--base", type=ANY_PATH, help="Folder of the base model.")
-@click.option("--checkpoint", type=ANY_PATH, help="Folder of an exported model.")
+@click.argument("file", type=FILE)
+@click.option("--key", type=FILE, help="Public key of who is trusted to have signed it.")
+@click.option("--delta", type=FILE, help="The delta that it should be about.")
+@click.option("--base", type=FILE, help="Folder of the base model.")
+@click.option("--checkpoint", type=FILE, help="Folder of an exported model.")
 def verify(file: Path, **given: Path | None) -> None:
     """Check a statement against delta and base model; needs no project and no data.
 
@@ -276,91 +127,220 @@ def verify(file: Path, **given: Path | None) -> None:
     """
     from seuf.audit.verify import verdict, verify
 
-    with one_line_for_input_errors():
+    with exit_on_input_error():
         checks = verify(file, **given)
-    _lines(checks)
+    _print(checks)
     line, code = verdict(checks)
     click.echo(line)
     sys.exit(code)
 
 
 @audit.command()
-@click.argument("folder", type=ANY_PATH)
+@click.argument("folder", type=FILE)
 def keys(folder: Path) -> None:
     """Make a pair of keys: the private one signs statements, the public one verifies them."""
     from seuf.audit.attest import make_keys
 
-    with one_line_for_input_errors():
+    with exit_on_input_error():
         for path in make_keys(folder):
             click.echo(f"wrote {path}")
 
 
 @audit.command()
-@click.argument("folder", type=ANY_PATH)
-@click.option("--key", type=ANY_PATH, required=True, help="Private key.")
+@click.argument("folder", type=FILE)
+@click.option("--key", type=FILE, required=True, help="Private key.")
 def sign(folder: Path, key: Path) -> None:
     """Sign all files of an exported model; the signature, model.sig, lies among them."""
     from seuf.audit.attest import SIGNATURE, sign_folder
 
-    with one_line_for_input_errors():
+    with exit_on_input_error():
         sign_folder(folder, key, folder / SIGNATURE)
     click.echo(f"wrote {folder / SIGNATURE}")
 
 
 @audit.command()
 @click.argument("to")
-@click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
+@ENV
 def events(to: str, env: str) -> None:
     """Hand the runs of a study on as OpenLineage events, to a file or a URL."""
     from kedro_dvc.project import load_study
-    from seuf.audit.events import emit
-    from seuf.audit.subject import confidential, recorded_runs
+    from seuf.audit.audited import confidential_paths
+    from seuf.audit.events import emit, recorded_runs
 
-    with one_line_for_input_errors():
+    with exit_on_input_error():
         study = load_study(Path.cwd(), env)
-        number = emit(recorded_runs(Path.cwd(), env), env, to, confidential(study))
+        number = emit(recorded_runs(Path.cwd(), env), env, to, confidential_paths(study))
     click.echo(f"{number} events to {to}")
 
 
-def _audited(
-    name: str, env: str, request: str | None, checkpoint: Path | None, replay: bool
-) -> dict[str, Any]:
-    from kedro_dvc.project import load_study
-    from seuf.audit.report import audit, with_checks, with_request
-    from seuf.audit.subject import Subject
-
-    subject = Subject(load_study(Path.cwd(), env), name)
-    report = audit(subject, checkpoint)
-    if replay:
-        report = with_checks(report, replayed(subject))
-    return with_request(report, subject.project, request) if request else report
+def _print(checks: Iterable[Check]) -> None:
+    for check in checks:
+        result = click.style(check.result, COLOURS[check.result])
+        click.echo(f"{result}  {check.name:10} {check.text}")
 
 
-def replayed(subject: Any) -> list[Check]:
-    """Return the check of a replay in a folder of its own; one that cannot be made has failed."""
-    from tempfile import TemporaryDirectory
+@click.group()
+def request() -> None:
+    """Requests to forget: what was asked, and which model serves it; never the texts."""
 
-    from seuf.audit.replay import NAME, replay
-    from seuf.audit.subject import failed
+
+@request.command(name="open")
+@click.argument("name", metavar="ID")
+@click.option("--reason", required=True, help="Is committed and reported: name nobody in it.")
+@ENV
+@click.option("--method", help="The method that is meant to serve it.")
+@click.option("--texts", type=FILE, help='JSON lines with "text"; else the study\'s forget set.')
+def open_(name: str, reason: str, env: str, method: str | None, texts: Path | None) -> None:
+    """Open a request, with salted digests of what is to be forgotten."""
+    from seuf.audit.requests import SALTS, open_request
+
+    with exit_on_input_error():
+        served_by = _without_pipelines(env, method or "")
+        if method:
+            _ = served_by.settings  # refuses a method that the study has not
+        records = _texts(texts or Path(served_by.path("forget_set")))
+        purpose = {"reason": reason, "study": env, "method": method}
+        made = open_request(Path.cwd(), name, records, date=_now(), **purpose)
+    click.echo(f"opened {name}: {made['records']} records, digest {made['digest'][:SHOWN]}")
+    click.echo(f"its salt is {SALTS}/{name}: keep it apart, and in no commit")
+
+
+@request.command()
+@click.argument("name", metavar="ID")
+@click.argument("method")
+@ENV
+@click.option("--new-chain", is_flag=True, help="The study's base model is a new one.")
+def served(name: str, method: str, env: str, new_chain: bool) -> None:
+    """Enter in the ledger that a method's model serves a request."""
+    from kedro_dvc.hashing import sha256s
+    from seuf.audit.ledger import read_ledger, state, write_entry
+    from seuf.audit.weights import unlearned_digest
+    from seuf.moe.deltas import Delta
+
+    with exit_on_input_error():
+        served_by, before = _without_pipelines(env, method), state(read_ledger(Path.cwd()))
+        covered = _is_covered(served_by, name)
+        _ = served_by.settings  # refuses a method that the study has not
+        path = Path(served_by.path("delta"))
+        if not path.is_file():
+            raise InputError(f"{path} is missing: `kedro dvc run --env {env}` makes it.")
+        delta = Delta.load(path)
+        model = unlearned_digest(served_by.base[1], delta)
+        entry = {
+            "what": "served",
+            "request": name,
+            "date": _now(),
+            "study": env,
+            "method": method,
+            "delta": sha256s([path])[path],
+            "base": delta.base,
+            "model": model,
+            "covered": covered,
+            "starts": new_chain or not before.chains,
+        }
+        after = write_entry(Path.cwd(), entry)
+    if not covered:
+        click.echo("note: forget set or salt is gone; whether it held the records was not checked")
+    click.echo(f"model {model[:SHOWN]} serves {', '.join(after.models[model])}")
+
+
+@request.command()
+@click.argument("name", metavar="ID")
+@click.option("--reason", required=True, help="Is committed: name nobody in it.")
+def revoke(name: str, reason: str) -> None:
+    """Revoke a request: the model before it serves again."""
+    from seuf.audit.ledger import AGAIN, read_ledger, state, write_entry
+
+    with exit_on_input_error():
+        before = state(read_ledger(Path.cwd()))
+        entry = {"what": "revoked", "request": name, "date": _now(), "reason": reason}
+        after = write_entry(Path.cwd(), entry)
+    click.echo(f"revoked {name}")
+    for old, chain in zip(before.chains, after.chains, strict=True):
+        if old != chain:
+            serves = ", ".join(chain.serves) or "no request"
+            click.echo(f"model {chain.current[:SHOWN]} is current again; it serves {serves}")
+    again = [one for one, status in after.status.items() if status == AGAIN]
+    if again:
+        click.echo(f"to be served again, from the current model: {', '.join(again)}")
+
+
+@request.command(name="list")
+def list_() -> None:
+    """Print all requests, what became of them, and the current model that serves each."""
+    from tabulate import tabulate
+
+    from seuf.audit.ledger import read_ledger, state
+
+    with exit_on_input_error():
+        ledger = read_ledger(Path.cwd())
+        now = state(ledger)
+    rows = [
+        (name, one["date"], one["records"], now.status[name], (now.model_of(name) or "")[:SHOWN])
+        for one in ledger
+        if one["what"] == "opened" and (name := one["request"])
+    ]
+    heads = ("id", "date", "records", "state", "model")
+    click.echo(tabulate(rows, heads, tablefmt="github", disable_numparse=True) if rows else "none")
+
+
+@request.command()
+@click.argument("name", metavar="ID")
+@click.option("--text", help="A text; it stays in your shell's history.")
+@click.option("--texts", type=FILE, help='JSON lines with "text".')
+def holds(name: str, text: str | None, texts: Path | None) -> None:
+    """Tell whether texts were among a request's, to the letter; exit code 1 if one was not."""
+    from seuf.audit.requests import are_records
+
+    with exit_on_input_error():
+        if (text is None) == (texts is None):
+            raise InputError("Say either --text or --texts.")
+        asked = [text] if text is not None else _texts(texts or Path())
+        among = are_records(Path.cwd(), name, asked)
+    click.echo(f"{sum(among)} of {len(among)} texts were among the records of request {name}")
+    for number, one in enumerate(among, 1):
+        if not one and texts:
+            click.echo(f"not among them: record {number}")
+    sys.exit(not all(among))
+
+
+def _without_pipelines(env: str, method: str) -> AuditedMethod:
+    """Return the method without the pipelines of its study, which no request asks for."""
+    from kedro_dvc.project import Study, load_config
+    from seuf.audit.audited import AuditedMethod
+
+    return AuditedMethod(Study(Path.cwd(), env, load_config(Path.cwd(), env), {}), method)
+
+
+def _texts(path: Path) -> list[Any]:
+    from kedro.io import DatasetError
+
+    from seuf.datasets.records import RecordsDataset
 
     try:
-        with TemporaryDirectory() as folder:
-            return [replay(subject.study, subject.method, Path(folder))[0]]
-    except InputError as error:  # the forget set may be erased
-        return [failed(NAME, f"the delta cannot be made again: {error}")]
+        texts = [record["text"] for record in RecordsDataset(str(path), fields=["text"]).load()]
+    except DatasetError as error:  # Kedro wraps what the data set says
+        raise InputError(str(error.__cause__ or error)) from error
+    if wrong := [number for number, text in enumerate(texts, 1) if not isinstance(text, str)]:
+        raise InputError(f'{path}: "text" of record {wrong[0]} is no text.')
+    return texts
 
 
-def _tell(report: dict[str, Any]) -> None:
-    from seuf.audit.report import first_cause
-    from seuf.audit.subject import Check
+def _is_covered(served_by: AuditedMethod, name: str) -> bool | None:
+    """Return True if the forget set has all of the request's records, None if none can tell."""
+    from seuf.audit.requests import SALTS, count_missing, read_request
 
-    _lines(Check(**check) for check in report["checks"])
-    cause = first_cause(report)
-    click.echo(f"{report['verdict']}: {cause}" if cause else report["verdict"])
-
-
-def _lines(checks: Iterable[Check]) -> None:
-    for check in checks:
-        click.echo(
-            f"{click.style(check.result, COLOURS[check.result])}  {check.name:10} {check.text}"
+    records = read_request(served_by.project, name)["records"]
+    path = Path(served_by.path("forget_set"))
+    if not path.is_file() or not (served_by.project / SALTS / name).is_file():
+        return None
+    if number := count_missing(served_by.project, name, _texts(path)):
+        raise InputError(
+            f"{number} of the {records} records of request {name} are not in {path}: the method "
+            "was not asked to forget them."
         )
+    return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

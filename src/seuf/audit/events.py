@@ -10,9 +10,13 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 from uuid import NAMESPACE_URL, uuid5
 
+from kedro_dvc.project import dvc_file
+from kedro_dvc.records import read_record
+from seuf.audit import needs_extra
+from seuf.audit.audited import recorded_stages
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +31,25 @@ SHA256 = 64  # hexadecimal digits
 Run = Mapping[str, Any]
 
 
+def recorded_runs(project: Path, study: str) -> list[dict[str, Any]]:
+    """Return the records of the stages in a study's dvc.lock, oldest first, each with its inputs.
+
+    Raises:
+        InputError: If the study has not run, or a record is not what it should be.
+    """
+    runs = []
+    for stage in recorded_stages((project / dvc_file(study)).with_suffix(".lock")).values():
+        try:
+            record = read_record(project, study, stage.node)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"The record of {stage.name} cannot be read: {error}") from error
+        if record is not None:
+            inputs = {path: file.md5 for path, file in stage.deps.items() if file is not None}
+            runs.append({**record, "stage": stage.name, "inputs": inputs})
+    return sorted(runs, key=lambda record: record["started"])
+
+
+@needs_extra()
 def emit(
     runs: list[dict[str, Any]], study: str, to: str, confidential: Collection[str] = ()
 ) -> int:
@@ -41,7 +64,7 @@ def emit(
         confidential: Paths that are sent without their digest: a small set could be guessed.
 
     Raises:
-        InputError: If the events cannot be written or are not taken.
+        InputError: If the events cannot be written or are not taken, or the extra is missing.
     """
     from openlineage.client import OpenLineageClient
 
@@ -53,7 +76,9 @@ def emit(
         for event in events:
             client.emit(event)
     except (OSError, RuntimeError) as error:  # all errors of requests are OSErrors
-        raise InputError(f"The events could not be sent to {_shown(to)}: {_why(error)}.") from error
+        raise InputError(
+            f"The events could not be sent to {_without_secrets(to)}: {_reason(error)}."
+        ) from error
     finally:
         client.close()
     return len(events)
@@ -118,20 +143,19 @@ def _transport(to: str) -> Transport:
         return FileTransport(FileConfig(log_file_path=str(Path(to)), append=True))
     url = urlsplit(to)
     if url.scheme not in ("http", "https") or not url.hostname:
-        raise InputError(f"Events go to a file or an http(s) URL, not to {_shown(to)}.")
+        raise InputError(f"Events go to a file or an http(s) URL, not to {_without_secrets(to)}.")
     key = os.environ.get("OPENLINEAGE_API_KEY")
-    given = {"auth": {"type": "api_key", "apiKey": key}} if key else {}
-    patience = {"timeout": TIMEOUT, "retry": {"total": RETRIES}}
-    return HttpTransport(HttpConfig.from_dict(_address(url) | patience | given))
+    settings = {
+        "url": urlunsplit((url.scheme, url.netloc, "", "", "")),
+        "endpoint": f"{url.path.strip('/') or ENDPOINT}{'?' if url.query else ''}{url.query}",
+        "timeout": TIMEOUT,
+        "retry": {"total": RETRIES},
+        **({"auth": {"type": "api_key", "apiKey": key}} if key else {}),
+    }
+    return HttpTransport(HttpConfig.from_dict(settings))
 
 
-def _address(url: SplitResult) -> dict[str, Any]:
-    host = urlunsplit((url.scheme, url.netloc, "", "", ""))
-    path = url.path.strip("/")
-    return {"url": host, "endpoint": f"{path or ENDPOINT}{'?' if url.query else ''}{url.query}"}
-
-
-def _shown(to: str) -> str:
+def _without_secrets(to: str) -> str:
     """Return an address without user, password or query, which may hold secrets."""
     if "://" not in to:
         return to
@@ -139,7 +163,7 @@ def _shown(to: str) -> str:
     return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return the reason in few words; an error's own text may hold the whole address."""
     response = getattr(error, "response", None)
     if response is not None:

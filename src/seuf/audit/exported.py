@@ -1,4 +1,4 @@
-"""Hold what an exported checkpoint holds beside its weights against its base; nothing is run.
+"""Compare what an exported checkpoint holds beside its weights with its base; nothing is run.
 
 Whoever loads a folder trusts more than its tensors: a tokenizer, a template, a file of code or a
 pickle that some loader prefers. So nothing may lie there that the base does not hold to the byte.
@@ -12,18 +12,18 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from seuf.audit.subject import Check, failed, passed
+from seuf.audit.audited import Check, failed, passed
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.hub import INDEX, SINGLE, SMALL_FILES
 
 UNSAFE = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
 WEIGHTS = ".safetensors"
-OURS = ("README.md", "*.sig", "*.json.sig")  # a page that tells of it, and signatures
+ADDED = ("README.md", "*.sig", "*.json.sig")  # by an export: a page about it, and signatures
 NAME = "files"
 
 
-def files(base: Path, folder: Path) -> list[Check]:
+def check_files(base: Path, folder: Path) -> list[Check]:
     """Return what is wrong with the files of an exported checkpoint beside its weights.
 
     Args:
@@ -31,24 +31,23 @@ def files(base: Path, folder: Path) -> list[Check]:
         folder: The exported checkpoint; nothing in it is loaded.
     """
     try:
-        named = set(opened(folder).files.values())
+        named = set(open_checkpoint(folder).files.values())
     except (InputError, OSError) as error:
-        return [*_unsafe(folder), plain(failed(NAME, str(error)))]
-    others = sorted(set(_inside(folder)) - named - {INDEX})
-    wrong = [*_unsafe(folder), *_unlike(base, folder, others), *_missing(base, folder)]
-    return wrong or [
-        passed(NAME, f"{len(others)} files beside the weights are the base's, or tell")
-    ]
+        return [*_unsafe(folder), printable(failed(NAME, str(error)))]
+    others = sorted(set(_files_below(folder)) - named - {INDEX})
+    wrong = [*_unsafe(folder), *_unlike_base(base, folder, others), *_missing(base, folder)]
+    text = f"{len(others)} files beside the weights are the base's, or tell"
+    return wrong or [passed(NAME, text)]
 
 
-def plain(check: Check) -> Check:
+def printable(check: Check) -> Check:
     """Return a check whose text is one line of printable characters, whatever a file is named."""
     shown = (char if char.isprintable() else repr(char)[1:-1] for char in check.text)
     return check._replace(text="".join(shown))
 
 
-def opened(folder: Path) -> Checkpoint:
-    """Return the checkpoint in a folder.
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Return the checkpoint in a folder, after its files were compared with its index.
 
     Raises:
         InputError: If its index leads out of the folder, or a file is damaged, or holds other
@@ -58,9 +57,9 @@ def opened(folder: Path) -> Checkpoint:
         checkpoint = Checkpoint(folder)
     except SafetensorError as error:
         raise InputError(f"{folder / SINGLE} is damaged: {error}") from error
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{folder / INDEX} is no index of a checkpoint: {error!r}") from error
     if not isinstance(checkpoint.files, dict):
         raise InputError(f"{folder / INDEX} is no index of a checkpoint.")
@@ -68,24 +67,22 @@ def opened(folder: Path) -> Checkpoint:
     for name in names:  # all of them, before any is opened
         if Path(name).name != name or not name.endswith(WEIGHTS):
             raise InputError(f"The index of {folder} names {name!r}: no {WEIGHTS} file in it.")
-    for file in names:
-        _check_file(folder, file, {k for k, name in checkpoint.files.items() if name == file})
+    for name in names:
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing.")
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                keys = set(file.keys())
+        except SafetensorError as error:
+            raise InputError(f"{folder / name} is damaged: {error}") from error
+        if wrong := sorted(keys ^ {key for key, of in checkpoint.files.items() if of == name}):
+            raise InputError(
+                f"{folder / name} and the index differ in what it holds: {wrong[0]!r}."
+            )
     return checkpoint
 
 
-def _check_file(folder: Path, file: str, named: set[str]) -> None:
-    if not (folder / file).is_file():
-        raise InputError(f"{folder / file} is missing.")
-    try:
-        with safe_open(folder / file, framework="pt") as there:
-            held = set(there.keys())
-    except SafetensorError as error:
-        raise InputError(f"{folder / file} is damaged: {error}") from error
-    if odd := sorted(held ^ named):
-        raise InputError(f"{folder / file} and the index differ in what it holds: {odd[0]!r}.")
-
-
-def _inside(folder: Path) -> Iterator[str]:
+def _files_below(folder: Path) -> Iterator[str]:
     """Yield all that is in a folder and those below it, but for these themselves."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not path.is_dir():
@@ -94,9 +91,11 @@ def _inside(folder: Path) -> Iterator[str]:
 
 def _unsafe(folder: Path) -> Iterator[Check]:
     """Yield what could run code when it is loaded, and what leads out of the folder."""
-    for name in sorted(_inside(folder)):
+    for name in sorted(_files_below(folder)):
         path = folder / name
-        if _is_unsafe(path):
+        # "pytorch_model.bin.index.json" is only the index of a pickle
+        pickle = path.name.startswith("pytorch_model") and path.suffix != ".json"
+        if pickle or path.suffix.lower() in UNSAFE:
             yield failed(NAME, f"{name!r} could hold code, or a pickle, which is code: remove it")
         if not path.resolve().is_relative_to(folder.resolve()):
             yield failed(NAME, f"{name!r} is a link that leads out of {folder}")
@@ -104,16 +103,11 @@ def _unsafe(folder: Path) -> Iterator[Check]:
             yield failed(NAME, f"{name!r} is no file, or a link that leads nowhere")
 
 
-def _is_unsafe(path: Path) -> bool:
-    named = path.name.startswith("pytorch_model") and path.suffix != ".json"  # not its index
-    return named or path.suffix.lower() in UNSAFE
-
-
-def _unlike(base: Path, folder: Path, names: list[str]) -> Iterator[Check]:
+def _unlike_base(base: Path, folder: Path, names: list[str]) -> Iterator[Check]:
     """Yield the files that are not the base's to the byte."""
     for name in names:
         path = folder / name
-        if not path.is_file() or any(Path(name).match(one) for one in OURS):
+        if not path.is_file() or any(Path(name).match(pattern) for pattern in ADDED):
             continue
         if path.suffix == WEIGHTS:
             yield failed(NAME, f"{name!r} holds weights that the checkpoint does not name")
@@ -125,7 +119,7 @@ def _unlike(base: Path, folder: Path, names: list[str]) -> Iterator[Check]:
 
 def _missing(base: Path, folder: Path) -> Iterator[Check]:
     """Yield what a model is loaded with and the base has, but not the folder."""
-    wanted = {path.name for one in SMALL_FILES for path in base.glob(one)} - {INDEX}
-    for name in sorted(wanted):
+    needed = {path.name for pattern in SMALL_FILES for path in base.glob(pattern)} - {INDEX}
+    for name in sorted(needed):
         if not (folder / name).is_file():
             yield failed(NAME, f"{name!r} of the base is missing")

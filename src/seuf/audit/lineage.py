@@ -1,39 +1,39 @@
-"""Checks of the way back: commit, dvc.yaml, dvc.lock, every edge, every byte, every run."""
+"""Check the way back from a delta: commit, dvc.yaml, dvc.lock, each edge, each byte, each run."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from kedro_dvc.disk import counted, gigabytes, listed
 from kedro_dvc.project import dvc_file
 from kedro_dvc.records import DECIDING, EVIDENCE, commit_of, read_record
-from kedro_dvc.stages import stamp
+from kedro_dvc.stages import paths_of, stamp
 from kedro_dvc.sync import sync
-from seuf.audit.subject import (
-    Check,
-    Stage,
-    Subject,
-    broken_edges,
-    changed_values,
-    edges,
-    failed,
-    noted,
-    passed,
-    unlike,
-    wanted,
-)
+from seuf.audit.audited import AuditedMethod, Check, Stage, failed, noted, passed, producers
 
 
-def commit(subject: Subject) -> Iterator[Check]:
-    """Look whether code, configuration, lock and evidence are as they were committed."""
-    head, _ = commit_of(subject.project)
+def commit(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that code, configuration, lock and evidence are as they were committed."""
+    head, _ = commit_of(audited.project)
     if head is None:
         yield failed("commit", "the project is in no git commit: nothing says which code this is")
         return
-    evidence = f"{EVIDENCE}/{subject.study.name}/runs"
-    changed = _changed(subject.project, *DECIDING, str(subject.lock), evidence)
+    evidence = f"{EVIDENCE}/{audited.study.name}/runs"
+    command = ["git", "status", "--porcelain", "--untracked-files=all", "-z", "--", *DECIDING]
+    status = subprocess.run(
+        [*command, str(audited.lock), evidence],
+        cwd=audited.project,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    changed = [line[3:] for line in status.split("\0") if line]
     if changed:
         yield failed("commit", f"{listed(changed)} not as in commit {head[:12]}: commit it first")
     else:
@@ -42,125 +42,177 @@ def commit(subject: Subject) -> Iterator[Check]:
         )
 
 
-def pipeline(subject: Subject) -> Iterator[Check]:
-    """Look whether dvc.yaml is what the project makes, and dvc.lock what dvc.yaml asks for."""
-    file = dvc_file(subject.study.name)
-    if sync(subject.project, subject.study.name, write=False):
+def pipeline(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that dvc.yaml is what the project makes, and dvc.lock what dvc.yaml asks for."""
+    file = dvc_file(audited.study.name)
+    if sync(audited.project, audited.study.name, write=False):
         yield failed("dvc.yaml", f"{file} is behind the project: run `kedro dvc sync`")
     else:
         yield passed("dvc.yaml", f"{file} is what the project makes")
-    declared = wanted(subject.project / file)
+    declared = declared_stages(audited.project / file)
     for stage in declared.values():
-        stage.deps.pop(stamp(subject.study.name), None)
-    odd = [text for stage in subject.walked if (text := unlike(stage, declared))]
-    odd += [f"{stage.name} writes {path}" for stage in subject.walked for path in _outside(stage)]
-    odd += [text for stage in subject.walked for text in changed_values(stage, subject.project)]
-    if odd:
-        yield failed("lock", f"dvc.lock is not of this dvc.yaml: {odd[0]}")
+        stage.deps.pop(stamp(audited.study.name), None)
+    differences = [text for one in audited.stages if (text := difference(one, declared))]
+    differences += [
+        f"{stage.name} writes {path}"
+        for stage in audited.stages
+        for path in stage.outs
+        if Path(path).is_absolute() or ".." in Path(path).parts
+    ]
+    differences += [text for one in audited.stages for text in changed_values(one, audited.project)]
+    if differences:
+        yield failed("lock", f"dvc.lock is not of this dvc.yaml: {differences[0]}")
     else:
-        number = counted(len(subject.walked), "stage")
+        number = counted(len(audited.stages), "stage")
         yield passed("lock", f"command, inputs, outputs and parameters of {number} as asked for")
 
 
-def _outside(stage: Stage) -> list[str]:
-    """Return what a stage writes that lies outside the project."""
-    return [path for path in stage.outs if Path(path).is_absolute() or ".." in Path(path).parts]
-
-
-def lineage(subject: Subject) -> Iterator[Check]:
-    """Look whether each stage read what the one before it has written."""
-    broken = list(broken_edges(subject.walked, subject.stages))
+def edges(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that each stage read what the one before it has written."""
+    producer_of, number, broken = producers(audited.recorded), 0, list[str]()
+    for stage in audited.stages:
+        for path, file in stage.deps.items():
+            producer = producer_of.get(path)
+            if producer is None:
+                continue
+            number += 1
+            if producer.outs[path] != file:
+                broken.append(f"{stage.name} read another {path} than {producer.name} has written")
     if broken:
         yield failed("lineage", listed(broken))
-        return
-    number = edges(subject.walked, subject.stages)
-    behind = counted(len(subject.lineage), "stage")
-    yield passed("lineage", f"{behind} behind the delta; all {number} edges join")
+    else:
+        behind = counted(len(audited.lineage), "stage")
+        yield passed("lineage", f"{behind} behind the delta; all {number} edges join")
 
 
-def contents(subject: Subject) -> Iterator[Check]:
-    """Hold the bytes of all that was read and written against dvc.lock."""
-    held = {p: h for stage in subject.walked for p, h in (*stage.deps.items(), *stage.outs.items())}
-    for path, expected in held.items():
-        found = subject.digests.get(path)
-        if found is not None and expected is not None and found.md5 != expected.md5:
+def contents(audited: AuditedMethod) -> Iterator[Check]:
+    """Compare the bytes of all that was read and written with dvc.lock."""
+    recorded = {
+        path: file
+        for stage in audited.stages
+        for path, file in (*stage.deps.items(), *stage.outs.items())
+    }
+    for path, file in recorded.items():
+        read = audited.digests.get(path)
+        if read is not None and file is not None and read.md5 != file.md5:
             yield failed("bytes", f"{path} is not what dvc.lock records")
-    missing = [path for path in held if path not in subject.digests]
-    lost = [path for path in missing if path not in subject.confidential]
+    missing = [path for path in recorded if path not in audited.digests]
+    lost = [path for path in missing if path not in audited.confidential]
     if lost:
         yield failed("bytes", f"{listed(lost)} not here: `dvc pull` brings what was shared")
-    if gone := [path for path in missing if path in subject.confidential]:
-        yield noted("erased", f"{listed(gone)} can no longer be read; known by hash alone")
-    read = sum(one.size for one in subject.digests.values())
-    yield passed("bytes", f"{counted(len(subject.digests), 'file')}, {gigabytes(read)} read")
+    if erased := [path for path in missing if path in audited.confidential]:
+        yield noted("erased", f"{listed(erased)} can no longer be read; known by hash alone")
+    size = sum(one.size for one in audited.digests.values())
+    yield passed("bytes", f"{counted(len(audited.digests), 'file')}, {gigabytes(size)} read")
 
 
-def cache(subject: Subject) -> Iterator[Check]:
-    """Hold the objects of DVC's cache that outputs consist of against their names."""
+def cache(audited: AuditedMethod) -> Iterator[Check]:
+    """Compare the objects of DVC's cache that outputs consist of with their names."""
     from dvc.repo import Repo
 
     from kedro_dvc.disk import object_path, objects_of
     from kedro_dvc.hashing import DIRECTORY, file_digests
 
-    with Repo(str(subject.project)) as repo:
+    with Repo(str(audited.project)) as repo:
         folder = Path(repo.cache.local.path)
-    outs = [h for stage in subject.walked for h in stage.outs.values() if h is not None]
-    names = dict.fromkeys(name for held in outs for name in objects_of(folder, held.md5))
-    found = file_digests((object_path(folder, name) for name in names), tolerant=True)
+    outs = [file for stage in audited.stages for file in stage.outs.values() if file is not None]
+    names = dict.fromkeys(name for file in outs for name in objects_of(folder, file.md5))
+    read = file_digests((object_path(folder, name) for name in names), tolerant=True)
     for name in names:
-        read = found.get(object_path(folder, name))
-        if read is not None and read.md5 != name.removesuffix(DIRECTORY):
+        found = read.get(object_path(folder, name))
+        if found is not None and found.md5 != name.removesuffix(DIRECTORY):
             yield failed("cache", f"object {name} in DVC's cache is not what its name says")
-    yield passed("cache", f"{counted(len(found), 'object')} in DVC's cache as named")
+    yield passed("cache", f"{counted(len(read), 'object')} in DVC's cache as named")
 
 
-def runs(subject: Subject) -> Iterator[Check]:
-    """Hold the outputs against what was recorded of them when they were made, by SHA-256."""
-    for stage in subject.walked:
+def runs(audited: AuditedMethod) -> Iterator[Check]:
+    """Compare the outputs with what was recorded of them when they were made, by SHA-256."""
+    for stage in audited.stages:
+        repeat = f"`dvc repro --force --single-item {dvc_file(audited.study.name)}:{stage.name}`"
         try:
-            record = read_record(subject.project, subject.study.name, stage.node)
+            record = read_record(audited.project, audited.study.name, stage.node)
         except (ValueError, KeyError, TypeError) as error:
             yield failed("runs", f"the record of {stage.name} cannot be trusted: {error}")
             continue
         if record is None:
-            yield failed(
-                "runs", f"nothing records the run of {stage.name}: {_again(subject, stage.name)}"
-            )
+            yield failed("runs", f"nothing records the run of {stage.name}: {repeat}")
             continue
         if not record["clean"]:
             yield failed("runs", f"{stage.name} ran with changes that were in no commit")
         for path in stage.outs:
-            there = subject.digests.get(path)
-            if there and record["outputs"].get(path) != there.sha256:
-                yield failed(
-                    "runs",
-                    f"{path} is not what the run of {stage.name} has recorded: "
-                    f"{_again(subject, stage.name)}",
-                )
-    number = counted(len(subject.walked), "stage")
+            read = audited.digests.get(path)
+            if read and record["outputs"].get(path) != read.sha256:
+                what = f"{path} is not what the run of {stage.name} has recorded"
+                yield failed("runs", f"{what}: {repeat}")
+    number = counted(len(audited.stages), "stage")
     yield passed("runs", f"outputs of {number} are by SHA-256 what their runs recorded")
 
 
-def _again(subject: Subject, stage: str) -> str:
-    return f"`dvc repro --force --single-item {dvc_file(subject.study.name)}:{stage}`"
-
-
-def _changed(project: Path, *paths: str) -> list[str]:
-    told = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=all", "-z", "--", *paths],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    return [line[3:] for line in told.split("\0") if line]
-
-
-CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
+CHECKS: tuple[Callable[[AuditedMethod], Iterator[Check]], ...] = (
     commit,
     pipeline,
-    lineage,
+    edges,
     contents,
     cache,
     runs,
 )
+
+
+def declared_stages(file: Path) -> dict[str, Stage]:
+    """Return the stages that a generated dvc.yaml declares, each item of a matrix by itself."""
+    declared = {}
+    stages = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]
+    for name, stage in stages.items():
+        matrix = stage.get("matrix", {})
+        for values in product(*matrix.values()):
+            full = f"{name}@{'-'.join(values)}" if values else name
+            declared[full] = _declared(full, stage, dict(zip(matrix, values, strict=True)))
+    return declared
+
+
+def _declared(name: str, stage: Mapping[str, Any], item: Mapping[str, str]) -> Stage:
+    def filled(text: str) -> str:
+        for key, value in item.items():
+            text = text.replace(f"${{item.{key}}}", value)
+        return text
+
+    params: dict[str, dict[str, Any]] = {}
+    for entry in stage.get("params", []):
+        for file, keys in entry.items():
+            params.setdefault(file, {}).update(dict.fromkeys(map(filled, keys or [])))
+    return Stage(
+        name,
+        filled(stage["cmd"]),
+        dict.fromkeys(map(filled, stage.get("deps", []))),
+        dict.fromkeys(map(filled, paths_of(dict(stage)))),
+        params,
+    )
+
+
+def difference(stage: Stage, declared: Mapping[str, Stage]) -> str | None:
+    """Return how a recorded stage differs from what dvc.yaml declares; None if not at all."""
+    if stage.name not in declared:
+        return f"dvc.yaml has no stage {stage.name}"
+
+    def compared(one: Stage) -> dict[str, Any]:
+        params = {file: set(keys) for file, keys in one.params.items() if keys}
+        files = {"inputs": set(one.deps), "outputs": set(one.outs)}
+        return {"command": one.cmd, **files, "parameters": params}
+
+    recorded, asked = compared(stage), compared(declared[stage.name])
+    return next((f"{key} of {stage.name}" for key in recorded if recorded[key] != asked[key]), None)
+
+
+def changed_values(stage: Stage, project: Path) -> Iterator[str]:
+    """Yield each parameter whose value in its file is no longer the recorded one, in words."""
+    for file, values in stage.params.items():
+        content = yaml.load((project / file).read_text(encoding="utf-8"), yaml.CSafeLoader)
+        for key, recorded in values.items():
+            value = content
+            if isinstance(content, dict) and key in content:
+                value = content[key]
+            else:
+                for part in key.split("."):
+                    value = value.get(part) if isinstance(value, dict) else None
+            if value != recorded:
+                yield f"{key} in {file} is not what {stage.name} ran with"

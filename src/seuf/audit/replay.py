@@ -1,10 +1,8 @@
-"""When a delta that was made again is the one that was recorded.
+"""Unlearn once more from the recorded inputs, and compare the new delta with the recorded one.
 
 In one thread of a CPU a run is the same to the byte, and so it is on one GPU as `kedro run` sets
-it, see `seuf.determinism`. In several threads, on another kind of processor or
-with another version of torch sums are made in another order, and two runs of one method part.
-
-Unlearn once more from the recorded inputs, and hold the new delta against the recorded one.
+it, see `seuf.determinism`. In several threads, on another kind of processor or with another version
+of torch sums are made in another order, and two runs of one method differ.
 """
 
 from __future__ import annotations
@@ -19,20 +17,51 @@ from torch import Tensor, nn
 
 from kedro_dvc.project import Study
 from kedro_dvc.records import machine, read_record
-from seuf.audit.subject import Check, failed, passed
+from seuf.audit.audited import Check, failed, passed
 from seuf.determinism import set_deterministic
 from seuf.inputs import InputError
 from seuf.moe.deltas import Delta
 from seuf.moe.names import paths_of_keys, tensor_at, to_checkpoint
 
 # Of the change itself, not of the weights: these are so near their base that a delta which changes
-# nothing would pass. Where the order of sums is free, two runs of 100 steps in bfloat16 part by up
-# to 0.064, and runs with two seeds by 0.59 at least (`python -m bench.replays --no-deterministic`).
+# nothing would pass. Where the order of sums is free, two runs of 100 steps in bfloat16 differ by
+# up to 0.064, and runs with two seeds by 0.59 at least (`python -m bench.replays
+# --no-deterministic`).
 TOLERANCE = 0.15
 NAME = "replay"
 
 
-def held(path: Path, recorded: Path, base: nn.Module, exact: bool) -> Check:
+def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
+    """Return if a method's delta can be made again, and the delta that was made.
+
+    Nothing of the project is written.
+
+    Args:
+        study: Has run; its project is the working directory.
+        method: Of its table of methods.
+        folder: Gets the new delta.
+
+    Raises:
+        InputError: If there is no such method, it has not run, or an input is not here.
+    """
+    output = f"{method}.delta"
+    node = next((n for n in study.pipelines["unlearning"].nodes if output in n.outputs), None)
+    if node is None:
+        raise InputError(f"The study {study.name!r} has no method {method!r}.")
+    recorded = Path(study.dataset(output)["filepath"])
+    if not recorded.is_file():
+        raise InputError(f"{recorded} is missing: there is nothing to hold a replay against.")
+    inputs = _inputs(study, node)
+    set_deterministic(True)
+    made = node.run(inputs)[output]
+    path = folder / recorded.name
+    made.save(path)
+    base, threads = inputs["base_model"].model, inputs["params:unlearning"].threads
+    exact = base.device.type == "cpu" and threads == 1 and same_arithmetic(study, node)
+    return compare_deltas(path, recorded, base, exact), path
+
+
+def compare_deltas(path: Path, recorded: Path, base: nn.Module, exact: bool) -> Check:
     """Return if a delta is the recorded one: to the byte, or else within `TOLERANCE`.
 
     Args:
@@ -49,36 +78,56 @@ def held(path: Path, recorded: Path, base: nn.Module, exact: bool) -> Check:
         return failed(NAME, f"{recorded} cannot be read: {error}")
     if why := _unlike(made, kept):
         return failed(NAME, f"made again, {recorded} is another one: {why}")
-    parted = departures(made, kept, base_tensors(base, kept))
-    key = max(parted, key=lambda one: parted[one], default="")
-    if not parted or parted[key] == 0:
+    differences = relative_differences(made, kept, base_tensors(base, kept))
+    key = max(differences, key=lambda one: differences[one], default="")
+    if not differences or differences[key] == 0:
         return failed(NAME, f"made again, {recorded} has these tensors, but other bytes")
-    told = f"{key} by {parted[key]:.2g} of its change"
-    if not exact and parted[key] <= TOLERANCE:
-        return passed(NAME, f"made again, tensors part by what rounding does, most {told}")
+    largest = f"{key} by {differences[key]:.2g} of its change"
+    if not exact and differences[key] <= TOLERANCE:
+        return passed(NAME, f"made again, tensors part by what rounding does, most {largest}")
     allowed = "" if exact else f"; {TOLERANCE:g} is allowed"
-    return failed(NAME, f"made again, {recorded} is another one: it parts in {told}{allowed}")
+    return failed(NAME, f"made again, {recorded} is another one: it parts in {largest}{allowed}")
 
 
-def departures(made: Delta, recorded: Delta, before: dict[str, Tensor]) -> dict[str, float]:
-    """Return how far two deltas part in each tensor, as a share of what was recorded as its change.
+def relative_differences(made: Delta, recorded: Delta, base: dict[str, Tensor]) -> dict[str, float]:
+    """Return how far two deltas differ in each tensor, as a share of the recorded change.
 
     Args:
         made: Holds the same keys as the other.
         recorded: The one that is believed.
-        before: The base's tensors, by key.
+        base: The base's tensors, by key.
     """
+    shares = {}
+    for key, tensor in recorded.tensors.items():
+        difference = (made.tensors[key].double() - tensor.double()).norm()
+        change = (tensor.double() - base[key].to(tensor.device).double()).norm()
+        share = (difference / change).item() if difference else 0.0
+        shares[key] = share if share == share else float("inf")  # not a number: no share at all
+    return shares
+
+
+def base_tensors(base: nn.Module, delta: Delta) -> dict[str, Tensor]:
+    """Return the base's tensors of a delta, by key, as `relative_differences` takes them."""
     return {
-        key: _share(made.tensors[key], tensor, before[key])
-        for key, tensor in recorded.tensors.items()
+        key: tensor
+        for path in paths_of_keys(base, delta.tensors)
+        for key, tensor in to_checkpoint(base, path, tensor_at(base, path)).items()
     }
 
 
-def _share(made: Tensor, recorded: Tensor, before: Tensor) -> float:
-    parted = (made.double() - recorded.double()).norm()
-    change = (recorded.double() - before.to(recorded.device).double()).norm()
-    share = (parted / change).item() if parted else 0.0
-    return share if share == share else float("inf")  # not a number: no share at all
+def same_arithmetic(study: Study, node: Node) -> bool:
+    """Return if a node's recorded run had this kind of processor and torch; yes if nobody knows."""
+    try:
+        record = read_record(study.project, study.name, node.name)
+    except ValueError:  # the audit itself fails for it
+        record = None
+    if record is None:
+        return True
+    now, then = (
+        (environment["processor"], environment["packages"]["torch"])
+        for environment in (machine(), record["environment"])
+    )
+    return now == then
 
 
 def _unlike(made: Delta, recorded: Delta) -> str | None:
@@ -95,62 +144,6 @@ def _unlike(made: Delta, recorded: Delta) -> str | None:
     return None
 
 
-def base_tensors(base: nn.Module, delta: Delta) -> dict[str, Tensor]:
-    """Return the base's tensors of a delta, by key, as `departures` wants them."""
-    return {
-        key: tensor
-        for place in paths_of_keys(base, delta.tensors)
-        for key, tensor in to_checkpoint(base, place, tensor_at(base, place)).items()
-    }
-
-
-def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
-    """Return if a method's delta can be made again, and the delta that was made.
-
-    Nothing of the project is written.
-
-    Args:
-        study: Has run; its project is the working directory.
-        method: Of its table of methods.
-        folder: Gets the new delta.
-
-    Raises:
-        InputError: If there is no such method, it has not run, or an input is not here.
-    """
-    node = _node(study, method)
-    recorded = Path(study.dataset(f"{method}.delta")["filepath"])
-    if not recorded.is_file():
-        raise InputError(f"{recorded} is missing: there is nothing to hold a replay against.")
-    inputs = _inputs(study, node)
-    set_deterministic(True)
-    made = node.run(inputs)[f"{method}.delta"]
-    path = folder / recorded.name
-    made.save(path)
-    base, threads = inputs["base_model"].model, inputs["params:unlearning"].threads
-    exact = base.device.type == "cpu" and threads == 1 and made_alike(study, node)
-    return held(path, recorded, base, exact), path
-
-
-def made_alike(study: Study, node: Node) -> bool:
-    """Return if a node's recorded run had this kind of processor and torch; yes if nobody knows."""
-    try:
-        record = read_record(study.project, study.name, node.name)
-    except ValueError:  # the audit itself fails for it
-        record = None
-    return record is None or _adds_like(record["environment"]) == _adds_like(machine())
-
-
-def _adds_like(environment: dict[str, Any]) -> tuple[str, str]:
-    return environment["processor"], environment["packages"]["torch"]
-
-
-def _node(study: Study, method: str) -> Node:
-    for node in study.pipelines["unlearning"].nodes:
-        if f"{method}.delta" in node.outputs:
-            return node
-    raise InputError(f"The study {study.name!r} has no method {method!r}.")
-
-
 def _inputs(study: Study, node: Node) -> dict[str, Any]:
     """Return what the node reads.
 
@@ -160,16 +153,11 @@ def _inputs(study: Study, node: Node) -> dict[str, Any]:
     session = KedroSession.create(study.project, env=study.name)
     catalog = session.load_context().catalog
     try:
-        found = {name: catalog.load(name) for name in sorted(node.inputs)}
+        return {name: catalog.load(name) for name in sorted(node.inputs)}
     except DatasetError as error:
-        raise InputError(_said(error)) from error
+        cause: BaseException = error  # Kedro wraps what a data set says, once or twice
+        while cause.__cause__ is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        raise InputError(str(cause)) from error
     finally:
         session.close()
-    return found
-
-
-def _said(error: BaseException) -> str:
-    """Return what a data set says, out of what Kedro wraps it in, once or twice."""
-    while error.__cause__ is not None and not isinstance(error, InputError):
-        error = error.__cause__
-    return str(error)

@@ -1,128 +1,114 @@
-"""What a report tells beside the checks: materials, runs, parameters, scores.
+"""Audit a method, and write down what was found.
 
-The whole audit of a method: all checks, and the report that all pages tell of.
+`audit` makes all checks and returns the report, plain JSON, that every document is made of:
+statement, bill of materials, certificate. `write_documents` writes them into one folder.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from kedro_dvc.files import write_text
 from kedro_dvc.records import commit_of, read_record
-from seuf.audit import lineage as files
-from seuf.audit import results
-from seuf.audit.subject import FAIL, PASS, Check, Subject, failed, passed
+from seuf.audit import lineage, results
+from seuf.audit.audited import FAIL, PASS, AuditedMethod, Check, failed, passed
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
-    from seuf.audit.subject import Stage
-    from seuf.moe.deltas import Delta
+    from seuf.audit.audited import Stage
 
 NORMAL = 1.96  # standard errors on each side of a 95 % interval
+SCORES = {"forget": ("forget_efficacy", "forget"), "retain": ("utility", "utility")}
+STATEMENT_FILE, BOM_FILE = "statement.json", "bom.cdx.json"
 Report = dict[str, Any]
 
 
-def facts(subject: Subject) -> Report:
-    """Return what is known of how the method's delta came to be, and how it scores."""
-    commit, clean = commit_of(subject.project)
-    unlearned = subject.lineage[-1]
-    return {
+def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
+    """Return the report of an audit.
+
+    Args:
+        audited: The study and its method.
+        checkpoint: An exported checkpoint that is compared with base and delta too.
+
+    Raises:
+        InputError: If the study has no such method, keeps no deltas, or has not run.
+    """
+    study = audited.study
+    report: Report = {
+        "study": study.config["globals"]["study"],
+        "env": study.name,
+        "method": audited.method,
+        "settings": audited.settings,
+        "changes": {"tensors": []},
+        "experts": [],
+    }
+    audited.require_delta()
+    report |= {"base": {"name": audited.base[0], "digest": None}, "delta": None}
+    checks = [check for look in lineage.CHECKS for check in look(audited)]
+    checks += _check_model(audited, report, checkpoint)
+    checks += _guarded("scores", results.scores(audited))
+    commit, clean = commit_of(audited.project)
+    report |= {
         "audited": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "clean": clean,
-        "seed": subject.study.config["parameters"].get("seed"),
-        "parameters": unlearned.params,
-        "materials": list(_materials(subject)),
-        "runs": list(_runs(subject)),
-        "scores": _scores(subject),
+        "seed": study.config["parameters"].get("seed"),
+        "parameters": audited.lineage[-1].params,
+        "materials": list(_materials(audited)),
+        "runs": [
+            {**record, "stage": stage.name}
+            for stage in audited.stages
+            if (record := _record(audited, stage))
+        ],
+        "scores": _scores(audited),
         "request": None,
     }
+    return with_checks(report, checks)
 
 
-def facts_of_delta(subject: Subject, delta: Delta) -> dict[str, Any]:
-    """Return where the delta lies, its digests, and the digest of its base."""
-    path = subject.path("delta")
-    return {"path": path, **subject.digests[path]._asdict(), "base": delta.base}
-
-
-def _materials(subject: Subject) -> Iterator[dict[str, Any]]:
-    """Yield all that the delta was made from, by path, with the digests of what is here."""
-    held = {p: h for stage in subject.lineage for p, h in stage.deps.items() if h is not None}
-    written = {path: stage for stage in subject.lineage for path in stage.outs}
-    for path, expected in sorted(held.items()):
-        there = subject.digests.get(path)
-        yield {
-            "path": path,
-            "md5": expected.md5,
-            "size": expected.size,
-            "sha256": there.sha256 if there else _known(subject, written.get(path), path),
-            "role": _role(path),
-            "confidential": path in subject.confidential,
-            "here": there is not None,
-        }
-
-
-def _known(subject: Subject, stage: Stage | None, path: str) -> str | None:
-    """Return the SHA-256 that a run has recorded of what is no longer here."""
-    record = _record(subject, stage) if stage else None
-    return record["outputs"].get(path) if record else None
-
-
-def _role(path: str) -> str:
-    if path.startswith("src/"):
-        return "code"
-    return "model" if "/06_models/" in path else "data"
-
-
-def _runs(subject: Subject) -> Iterator[dict[str, Any]]:
-    for stage in subject.walked:
-        if record := _record(subject, stage):
-            yield {**record, "stage": stage.name}
-
-
-def _record(subject: Subject, stage: Stage) -> dict[str, Any] | None:
-    try:
-        return read_record(subject.project, subject.study.name, stage.node)
-    except (ValueError, KeyError, TypeError):
-        return None  # a check has said so
-
-
-def _scores(subject: Subject) -> dict[str, Any]:
-    """Return what the certificate tells of the scores; nothing if they cannot be read."""
-    import pandas as pd
-
-    from seuf.reporting.comparison import by_method, original_method
-
-    try:
-        table = pd.read_csv(subject.project / subject.path("comparison"))
-        rows, found = by_method(table), subject.read("scores")
-        after, original = rows[subject.method], original_method(table)
-        before = rows[original] if original else None
-    except (OSError, ValueError, KeyError):
-        return {}
-    parts = {"forget": "forget_efficacy", "retain": "utility"}
-    told = {part: _beside(before, after, name) for part, name in parts.items()}
-    for part, one in told.items():
-        one |= {"measure": after[f"{'forget' if part == 'forget' else 'utility'}_measure"]}
-        one |= {"questions": _asked(found, part)}
-    overlap = {part: _number(after[f"routing_overlap_{part}"]) for part in parts}
-    return {**told, "chance": _number(after["chance"]), "routing_overlap": overlap}
-
-
-def _beside(before: dict[str, Any] | None, after: dict[str, Any], name: str) -> dict[str, Any]:
-    rows = {"before": before or {}, "after": after}
+def with_checks(report: Report, checks: Iterable[Check]) -> Report:
+    """Return the report with further checks and the verdict; what failed once passes nowhere."""
+    every = [*(Check(**check) for check in report.get("checks", [])), *checks]
+    failures = {check.name for check in every if check.result == FAIL}
+    kept = [one for one in every if one.result != PASS or one.name not in failures]
     return {
-        key: _number(row.get(column))
-        for what, row in rows.items()
-        for key, column in ((what, name), (f"{what}_error", f"{name}_stderr"))
+        **report,
+        "checks": [check._asdict() for check in dict.fromkeys(kept)],
+        "verdict": FAIL if failures else PASS,
     }
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or value != value else float(value)  # NaN is no JSON
+def with_request(report: Report, project: Path, name: str) -> Report:
+    """Return the report with the request that the delta serves, which the ledger has to say.
+
+    Raises:
+        InputError: If there is no such request, or it is revoked.
+    """
+    from seuf.audit.requests import reported_request, serving_entry
+
+    entry, delta = serving_entry(project, name), report["delta"] or {}
+    if entry is None or entry["delta"] != delta.get("sha256"):
+        check = failed("request", f"the ledger does not say that this delta serves {name}")
+    else:
+        check = passed("request", f"the ledger says that this delta serves {name}")
+    return with_checks({**report, "request": reported_request(project, name)}, [check])
+
+
+def first_cause(report: Report) -> str | None:
+    """Return the text of the first check that failed; None if none did."""
+    return next((c["text"] for c in report["checks"] if c["result"] == FAIL), None)
+
+
+def unlearn_run(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the run that made the delta: the last of its stage; None if none was recorded."""
+    stage = f"unlearn@{report['method']}"
+    runs = reversed(report.get("runs") or [])
+    return next((run for run in runs if run["stage"] == stage), None)
 
 
 def interval(score: Mapping[str, Any], moment: str) -> tuple[float, float] | None:
@@ -138,89 +124,79 @@ def known(value: Any) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def _asked(found: dict[str, Any], part: str) -> int:
-    if part in found.get("questions", {}):
-        return int(found["questions"][part]["questions"])
-    return sum(kind["questions"] for kind in found.get("generation", {}).get(part, {}).values())
+def write_documents(report: Report, folder: Path, key: Path | None) -> list[Path]:
+    """Write what others can read and check, and return where.
 
-
-def audit(subject: Subject, checkpoint: Path | None = None) -> Report:
-    """Return the report of an audit.
+    An audit that failed gives its report and a page that says so, but nothing that attests.
 
     Args:
-        subject: The study and its method.
-        checkpoint: An exported checkpoint that is held against base and delta too.
+        report: Of `audit`.
+        folder: Made if need be.
+        key: Private key that signs the statement.
 
     Raises:
-        InputError: If the study has no such method, keeps no deltas, or has not run.
+        InputError: If the key cannot be used, or the extra is not installed.
     """
-    study = subject.study
-    report: Report = {"study": study.config["globals"]["study"], "env": study.name}
-    report |= {"method": subject.method}
-    report |= {"settings": subject.settings, "changes": {"tensors": []}, "experts": []}
-    subject.require_delta()
-    report |= {"base": {"name": subject.base[0], "digest": None}, "delta": None}
-    checks = [check for look in files.CHECKS for check in look(subject)]
-    checks += _model(subject, report, checkpoint)
-    checks += _guarded("scores", results.scores(subject))
-    return with_checks(report | facts(subject), checks)
+    from seuf.audit.certificate import certificate_html as certificate
 
-
-def with_checks(report: Report, checks: Iterable[Check]) -> Report:
-    """Return the report with further checks and the verdict; what failed once passes nowhere."""
-    every = [*(Check(**check) for check in report.get("checks", [])), *checks]
-    kept = [line for line in every if line.result != PASS or not _fails(line.name, every)]
-    verdict = FAIL if any(line.result == FAIL for line in kept) else PASS
-    return {
-        **report,
-        "checks": [line._asdict() for line in dict.fromkeys(kept)],
-        "verdict": verdict,
-    }
-
-
-def with_request(report: Report, project: Path, name: str) -> Report:
-    """Return the report with the request that the delta serves, which the ledger has to say.
-
-    Raises:
-        InputError: If there is no such request, or it is revoked.
-    """
-    from seuf.audit.requests import request_of, served_by
-
-    entry, delta = served_by(project, name), report["delta"] or {}
-    if entry is None or entry["delta"] != delta.get("sha256"):
-        check = failed("request", f"the ledger does not say that this delta serves {name}")
+    report = without_confidential_digests(report)
+    texts = {"audit.json": _json(report), "certificate.html": certificate(report)}
+    if report["verdict"] == FAIL:
+        for name in (STATEMENT_FILE, BOM_FILE):  # of an earlier audit
+            (folder / name).unlink(missing_ok=True)
     else:
-        check = passed("request", f"the ledger says that this delta serves {name}")
-    return with_checks({**report, "request": request_of(project, name)}, [check])
+        from seuf.audit.attest import sign, statement
+        from seuf.audit.bom import bom
+
+        if key is not None and not key.is_file():
+            raise InputError(f"{key} is missing: `kedro audit keys FOLDER` makes a pair of keys.")
+        made = statement(report)
+        texts[STATEMENT_FILE] = _json(made if key is None else sign(made, key))
+        texts[BOM_FILE] = bom(report)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
 
 
-def first_cause(report: Report) -> str | None:
-    """Return what failed first, in words; None if nothing did."""
-    return next((c["text"] for c in report["checks"] if c["result"] == FAIL), None)
+def without_confidential_digests(report: Report) -> Report:
+    """Return the report without plain digests of confidential files: short ones can be guessed.
+
+    The salted digest of the request stays.
+    """
+    hidden = {"md5": None, "sha256": None, "size": None}
+    materials = [one | hidden if one["confidential"] else one for one in report["materials"]]
+    confidential = {one["path"] for one in materials if one["confidential"]}
+    runs = [
+        {**run, "outputs": {p: d for p, d in run["outputs"].items() if p not in confidential}}
+        for run in report["runs"]
+    ]
+    return {**report, "materials": materials, "runs": runs}
 
 
-def _fails(name: str, checks: Iterable[Check]) -> bool:
-    return any(check.name == name and check.result == FAIL for check in checks)
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
-def _model(subject: Subject, report: Report, checkpoint: Path | None) -> list[Check]:
-    """Return the checks of the weights, and put what they find into the report."""
-    from seuf.audit.exported import files as others
-    from seuf.audit.weights import weights
+def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None) -> list[Check]:
+    """Return the checks of the weights, and put into the report what they find."""
+    from seuf.audit.exported import check_files
+    from seuf.audit.weights import check_weights
     from seuf.moe.deltas import Delta
     from seuf.unlearning.settings import Method
 
     try:
-        delta = Delta.load(subject.project / subject.path("delta"))
-        report |= {"delta": facts_of_delta(subject, delta)}
+        path = audited.path("delta")
+        delta = Delta.load(audited.project / path)
+        digests = audited.digests[path]._asdict()
+        report["delta"] = {"path": path, **digests, "base": delta.base}
         report["base"]["digest"] = delta.base
         experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
         report["experts"] = [list(one) for one in experts]
-        checks = _guarded("method", results.choice(subject, delta))
-        method, base = Method.model_validate(subject.settings), subject.base[1]
-        found, report["changes"] = weights(base, delta, method, experts, checkpoint)
-        more = others(base, checkpoint) if checkpoint else []
-        return [*checks, *found, *more]
+        checks = _guarded("method", results.choice(audited, delta))
+        method, base = Method.model_validate(audited.settings), audited.base[1]
+        of_weights, report["changes"] = check_weights(base, delta, method, experts, checkpoint)
+        of_files = check_files(base, checkpoint) if checkpoint else []
+        return [*checks, *of_weights, *of_files]
     except (ValueError, OSError, KeyError, TypeError) as error:  # InputError is a ValueError
         return [failed("weights", str(error))]
 
@@ -233,3 +209,72 @@ def _guarded(name: str, checks: Iterator[Check]) -> list[Check]:
     except (InputError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
         done.append(failed(name, f"cannot be read: {type(error).__name__} {error}"))
     return done
+
+
+def _materials(audited: AuditedMethod) -> Iterator[dict[str, Any]]:
+    """Yield all that the delta was made from, by path, with the digests of what is here.
+
+    Of what is no longer here the SHA-256 is the one that the run of its stage has recorded.
+    """
+    inputs = {path: file for stage in audited.lineage for path, file in stage.deps.items() if file}
+    producers = {path: stage for stage in audited.lineage for path in stage.outs}
+    for path, file in sorted(inputs.items()):
+        here = audited.digests.get(path)
+        record = _record(audited, producers[path]) if path in producers and not here else None
+        role = "model" if "/06_models/" in path else "data"
+        yield {
+            "path": path,
+            "md5": file.md5,
+            "size": file.size,
+            "sha256": here.sha256 if here else record and record["outputs"].get(path),
+            "role": "code" if path.startswith("src/") else role,
+            "confidential": path in audited.confidential,
+            "here": here is not None,
+        }
+
+
+def _record(audited: AuditedMethod, stage: Stage) -> dict[str, Any] | None:
+    try:
+        return read_record(audited.project, audited.study.name, stage.node)
+    except (ValueError, KeyError, TypeError):
+        return None  # the check of the runs has failed for it
+
+
+def _scores(audited: AuditedMethod) -> dict[str, Any]:
+    """Return the method's scores beside the original's; nothing if they cannot be read."""
+    import pandas as pd
+
+    from seuf.reporting.comparison import by_method, original_method
+
+    try:
+        table = pd.read_csv(audited.project / audited.path("comparison"))
+        rows, scores = by_method(table), audited.read("scores")
+        after, original = rows[audited.method], original_method(table)
+        before = rows[original] if original else {}
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {
+        **{
+            part: {
+                "before": _number(before.get(name)),
+                "before_error": _number(before.get(f"{name}_stderr")),
+                "after": _number(after.get(name)),
+                "after_error": _number(after.get(f"{name}_stderr")),
+                "measure": after[f"{prefix}_measure"],
+                "questions": _questions(scores, part),
+            }
+            for part, (name, prefix) in SCORES.items()
+        },
+        "chance": _number(after["chance"]),
+        "routing_overlap": {part: _number(after[f"routing_overlap_{part}"]) for part in SCORES},
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or value != value else float(value)  # NaN is no JSON
+
+
+def _questions(scores: dict[str, Any], part: str) -> int:
+    if part in scores.get("questions", {}):
+        return int(scores["questions"][part]["questions"])
+    return sum(kind["questions"] for kind in scores.get("generation", {}).get(part, {}).values())

@@ -1,4 +1,4 @@
-"""Checks of what is claimed: the expert from the routing, the scores from the answers."""
+"""Check what is claimed: the expert from the routing, the scores from the answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import unescape
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from seuf.audit.subject import Check, Subject, failed, noted, passed
+from seuf.audit.audited import AuditedMethod, Check, failed, noted, passed
 from seuf.moe.deltas import Delta
 
 if TYPE_CHECKING:
@@ -18,24 +18,37 @@ if TYPE_CHECKING:
 CLOSE = 1e-9  # two sums of the same numbers
 
 
-def choice(subject: Subject, delta: Delta) -> Iterator[Check]:
-    """Look whether the delta's method is the study's, and its experts those that routing names."""
+def choice(audited: AuditedMethod, delta: Delta) -> Iterator[Check]:
+    """Check that the delta's settings are the study's, and its experts those of the routing."""
     from seuf.unlearning.settings import Method
 
-    method, about = Method.model_validate(subject.settings), delta.about
+    settings, about = audited.settings, delta.about
+    method = Method.model_validate(settings)
     if about.get("method") != method.model_dump():
-        yield failed("method", f"the delta was made by other settings of {subject.method}")
-    seed = subject.study.config["parameters"].get("seed")
+        yield failed("method", f"the delta was made by other settings of {audited.method}")
+    seed = audited.study.config["parameters"].get("seed")
     if about.get("seed") != seed:
         yield failed("method", f"the delta was made with seed {about.get('seed')}, not {seed}")
-    yield passed("method", f"settings and seed are the study's: {_told(subject.settings)}")
+    shown = ("scope", "selection", "objective", "anchor_weight")
+    text = ", ".join(f"{key} {settings[key]}" for key in shown if settings.get(key))
+    yield passed("method", f"settings and seed are the study's: {text}")
     if method.selection is not None:
-        yield _selection(subject, method.selection, about.get("experts"))
+        yield _selection(audited, method.selection, about.get("experts"))
 
 
-def _selection(subject: Subject, rule: str, experts: Any) -> Check:
-    chosen = subject.read("selected_experts")[rule]["experts"]
-    again = _selected_again(subject)[rule]["experts"]
+def _selection(audited: AuditedMethod, rule: str, experts: Any) -> Check:
+    """Check a delta's experts against those recorded, and these against the recorded routing."""
+    import pandas as pd
+
+    from seuf.pipelines.expert_selection.nodes import select_experts
+    from seuf.unlearning.selection import SelectionSettings
+
+    chosen = audited.read("selected_experts")[rule]["experts"]
+    parameters = audited.study.config["parameters"]
+    paths = [audited.project / audited.path(f"routing_{name}") for name in ("forget", "retain")]
+    forget, retain = (pd.read_csv(path) for path in paths)
+    settings = SelectionSettings.model_validate(parameters["expert_selection"])
+    again = select_experts(forget, retain, settings, parameters["seed"])[rule]["experts"]
     if experts != chosen:
         return failed("expert", f"the delta's experts {experts} are not those of {rule}: {chosen}")
     if [list(one) for one in again] != chosen:
@@ -44,41 +57,31 @@ def _selection(subject: Subject, rule: str, experts: Any) -> Check:
     return passed("expert", f"{rule} chooses {names} from the recorded routing, worked out again")
 
 
-def _selected_again(subject: Subject) -> dict[str, Any]:
-    import pandas as pd
-
-    from seuf.pipelines.expert_selection.nodes import select_experts
-    from seuf.unlearning.selection import SelectionSettings
-
-    parameters = subject.study.config["parameters"]
-    tables = [subject.project / subject.path(f"routing_{name}") for name in ("forget", "retain")]
-    forget, retain = (pd.read_csv(path) for path in tables)
-    settings = SelectionSettings.model_validate(parameters["expert_selection"])
-    return select_experts(forget, retain, settings, parameters["seed"])
-
-
-def scores(subject: Subject) -> Iterator[Check]:
-    """Work the scores out again from the answers, and hold them against every later table."""
+def scores(audited: AuditedMethod) -> Iterator[Check]:
+    """Compute the scores again from the answers, and compare every later table with them."""
     from seuf.benchmarks.headline import headline
     from seuf.benchmarks.records import Question
 
-    found = subject.read("scores")
-    if subject.here("questions"):
-        asked = [Question(**one) for one in subject.read("questions") if one["part"] == "test"]
-        generate = subject.study.config["parameters"]["evaluation"].get("generate", False)
+    recorded = audited.read("scores")
+    if audited.exists("questions"):
+        asked = [Question(**one) for one in audited.read("questions") if one["part"] == "test"]
+        generate = audited.study.config["parameters"]["evaluation"].get("generate", False)
         answered = [question for question in asked if question.is_free_answer(generate)]
-        wrong = [*_wrong_choices(found, asked), *_wrong_answers(found, answered)]
+        wrong = [*_wrong_choices(recorded, asked), *_wrong_answers(recorded, answered)]
         yield from (failed("answers", text) for text in wrong)
-        yield passed("answers", f"accuracies worked out again from {_number(found)} answers")
+        kinds = [k for kinds in recorded.get("generation", {}).values() for k in kinds.values()]
+        parts = [*recorded.get("questions", {}).values(), *kinds]
+        number = sum(part["questions"] for part in parts)
+        yield passed("answers", f"accuracies worked out again from {number} answers")
     else:
         yield noted("answers", "the questions are erased: answers cannot be held against them")
-    if not _same(headline(found), found["headline"]):
-        yield failed("scores", f"the headline of {subject.path('scores')} is not of its scores")
-    yield from _reported(subject, found)
+    if not _same(headline(recorded), recorded["headline"]):
+        yield failed("scores", f"the headline of {audited.path('scores')} is not of its scores")
+    yield from _reported(audited, recorded)
 
 
-def _wrong_choices(found: dict[str, Any], asked: list[Question]) -> Iterator[str]:
-    for name, scored in found.get("questions", {}).items():
+def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
+    for name, scored in recorded.get("questions", {}).items():
         right = [one.answer for one in asked if one.subject == name and one.is_multiple_choice()]
         answers = scored["answers"]
         if len(answers) != len(right) or scored["questions"] != len(right):
@@ -89,75 +92,62 @@ def _wrong_choices(found: dict[str, Any], asked: list[Question]) -> Iterator[str
             yield f"{name}: the answers make an accuracy of {accuracy}, not {scored['accuracy']}"
 
 
-def _wrong_answers(found: dict[str, Any], asked: list[Question]) -> Iterator[str]:
+def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
     from seuf.benchmarks.answers import MEASURES
     from seuf.benchmarks.records import ANSWER_KINDS
 
-    for subject, kinds in found.get("generation", {}).items():
+    for subject, kinds in recorded.get("generation", {}).items():
         for kind, scored in kinds.items():
             if not ANSWER_KINDS[kind].whole:  # its references are cut by the model's tokenizer
                 continue
-            held = [q.reference for q in asked if (q.subject, q.kind) == (subject, kind)]
-            if len(held) != len(scored["answers"]):
-                yield f"{subject} {kind}: {len(scored['answers'])} answers to {len(held)} questions"
+            references = [q.reference for q in asked if (q.subject, q.kind) == (subject, kind)]
+            answers = scored["answers"]
+            if len(references) != len(answers):
+                yield f"{subject} {kind}: {len(answers)} answers to {len(references)} questions"
                 continue
             measure = MEASURES[ANSWER_KINDS[kind].measure]
-            value = mean(measure(r, a) for r, a in zip(held, scored["answers"], strict=True))
+            value = mean(measure(r, a) for r, a in zip(references, answers, strict=True))
             if not _same(value, scored["value"]):
                 yield f"{subject} {kind}: the answers make {value}, not {scored['value']}"
 
 
-def _reported(subject: Subject, found: dict[str, Any]) -> Iterator[Check]:
+def _reported(audited: AuditedMethod, recorded: dict[str, Any]) -> Iterator[Check]:
     import pandas as pd
 
     from seuf.reporting.comparison import by_method, readable
 
-    table = pd.read_csv(subject.project / subject.path("comparison"))
-    row, metrics = by_method(table)[subject.method], subject.read("metrics")[subject.method]
+    table = pd.read_csv(audited.project / audited.path("comparison"))
+    row, metrics = by_method(table)[audited.method], audited.read("metrics")[audited.method]
     claimed = {
-        "forget_efficacy": found["headline"]["forget"]["value"],
-        "utility": found["headline"]["retain"]["value"],
-        "changed_tensors": found["changed_tensors"],
-        "routing_overlap_forget": found["routing_overlap"]["forget"],
-        "routing_overlap_retain": found["routing_overlap"]["retain"],
+        "forget_efficacy": recorded["headline"]["forget"]["value"],
+        "utility": recorded["headline"]["retain"]["value"],
+        "changed_tensors": recorded["changed_tensors"],
+        "routing_overlap_forget": recorded["routing_overlap"]["forget"],
+        "routing_overlap_retain": recorded["routing_overlap"]["retain"],
     }
     for name, value in claimed.items():
-        for where, held in (("comparison", row[name]), ("metrics", metrics[name])):
-            if not _same(float(held), float(value)):
-                yield failed("report", f"{name} is {held} in {subject.path(where)}, not {value}")
-    cells = next(cells for cells in readable(table)[1] if cells[0] == subject.method)
-    if " ".join(cells) not in _rows((subject.project / subject.path("report")).read_text("utf-8")):
-        yield failed("report", f"{subject.path('report')} shows other numbers of {subject.method}")
+        for where, shown in (("comparison", row[name]), ("metrics", metrics[name])):
+            if not _same(float(shown), float(value)):
+                yield failed("report", f"{name} is {shown} in {audited.path(where)}, not {value}")
+    cells = next(cells for cells in readable(table)[1] if cells[0] == audited.method)
+    page = (audited.project / audited.path("report")).read_text(encoding="utf-8")
+    if " ".join(cells) not in _table_rows(page):
+        yield failed("report", f"{audited.path('report')} shows other numbers of {audited.method}")
     yield passed("report", "metrics, table and report show these scores")
 
 
-def _rows(page: str) -> set[str]:
+def _table_rows(page: str) -> set[str]:
     """Return the rows of the tables in a page as plain text, without the mark of the method."""
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
-    bare = (re.sub(r"<i\b[^>]*>.*?</i>", "", row) for row in rows)
-    return {" ".join(unescape(re.sub(r"</td>|<[^>]+>", _space, row)).split()) for row in bare}
-
-
-def _space(tag: re.Match[str]) -> str:
-    return " " if tag[0] == "</td>" else ""
+    texts = (re.sub(r"<i\b[^>]*>.*?</i>", "", row).replace("</td>", " ") for row in rows)
+    return {" ".join(unescape(re.sub(r"<[^>]+>", "", text)).split()) for text in texts}
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Tell if two results of the same arithmetic agree, NaN with NaN."""
+    """Return whether two results of the same arithmetic agree, NaN with NaN."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, float | int) and isinstance(other, float | int):
         both_nan = math.isnan(one) and math.isnan(other)
         return both_nan or math.isclose(one, other, rel_tol=CLOSE, abs_tol=CLOSE)
     return bool(one == other)
-
-
-def _number(found: dict[str, Any]) -> int:
-    chosen = sum(scored["questions"] for scored in found.get("questions", {}).values())
-    kinds = [k for kinds in found.get("generation", {}).values() for k in kinds.values()]
-    return chosen + sum(kind["questions"] for kind in kinds)
-
-
-def _told(settings: dict[str, Any]) -> str:
-    shown = ("scope", "selection", "objective", "anchor_weight")
-    return ", ".join(f"{key} {settings[key]}" for key in shown if settings.get(key))

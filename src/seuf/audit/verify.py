@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kedro_dvc.hashing import digests
-from seuf.audit.subject import FAIL, PASS, Check, failed, noted, passed
+from seuf.audit import MissingExtraError
+from seuf.audit.audited import FAIL, PASS, Check, failed, noted, passed
 from seuf.inputs import InputError
 
 BASE = "base_model"  # as a statement calls it among its dependencies
@@ -43,7 +44,7 @@ def verify(
             signature, if it has one.
 
     Raises:
-        InputError: If the file is no statement.
+        InputError: If the file is no statement, or the extra is missing for a signature.
     """
     content = _read(file)
     if "payload" not in content:
@@ -52,10 +53,12 @@ def verify(
         statement = content
         signature = noted("signature", "the statement is not signed: anyone can have made it")
     else:
-        from seuf.audit.attest import opened
+        from seuf.audit.attest import open_envelope
 
         try:
-            statement = opened(content, key)
+            statement = open_envelope(content, key)
+        except MissingExtraError:
+            raise
         except InputError as error:
             return [failed("signature", str(error))]
         if key is None:
@@ -119,6 +122,8 @@ def _checkpoint_signature(checkpoint: Path | None, key: Path | None) -> Iterator
         return
     try:
         verify_folder(checkpoint, checkpoint / SIGNATURE, key)
+    except MissingExtraError:
+        raise
     except InputError as error:
         yield failed("signature", str(error))
     else:
@@ -138,8 +143,8 @@ def _delta(stated: _StatedDigests, delta: Path | None) -> Check:
 def _weights(
     stated: _StatedDigests, path: Path, base: Path | None, checkpoint: Path | None
 ) -> Iterator[Check]:
-    from seuf.audit.exported import files
-    from seuf.audit.weights import weights
+    from seuf.audit.exported import check_files
+    from seuf.audit.weights import check_weights
     from seuf.moe.deltas import Delta
     from seuf.unlearning.settings import Method
 
@@ -151,6 +156,6 @@ def _weights(
         return
     method = Method.model_validate(delta.about["method"])
     experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
-    yield from weights(base, delta, method, experts, checkpoint)[0]
+    yield from check_weights(base, delta, method, experts, checkpoint)[0]
     if checkpoint is not None:
-        yield from files(base, checkpoint)
+        yield from check_files(base, checkpoint)

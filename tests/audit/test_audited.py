@@ -7,15 +7,15 @@ from contextlib import chdir
 import pytest
 
 from kedro_dvc.project import load_study
+from seuf.audit.audited import AuditedMethod
 from seuf.audit.report import audit
-from seuf.audit.subject import Subject
 from seuf.inputs import InputError
 from tests.kedro_dvc.generation.test_sync import ROOT
 
 
 def test_a_study_of_repetitions_keeps_no_deltas_and_says_so():
     with chdir(ROOT):
-        subject = Subject(load_study(ROOT, "sandbox_seeds"), "seuf_ga")
+        subject = AuditedMethod(load_study(ROOT, "sandbox_seeds"), "seuf_ga")
 
     with pytest.raises(InputError, match="'sandbox_seeds' keeps no deltas"):
         audit(subject)
@@ -23,7 +23,7 @@ def test_a_study_of_repetitions_keeps_no_deltas_and_says_so():
 
 def test_an_unknown_method_is_told_the_others():
     with chdir(ROOT):
-        subject = Subject(load_study(ROOT, "smoke"), "nobody")
+        subject = AuditedMethod(load_study(ROOT, "smoke"), "nobody")
 
     with pytest.raises(InputError, match=r"no method 'nobody'; it has .*seuf_gdiff"):
         _ = subject.settings

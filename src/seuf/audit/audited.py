@@ -1,0 +1,254 @@
+"""What is audited, a method of a study that has run, and what each check of it gives: one line.
+
+The method is traced back through dvc.lock to all that its delta was made from; DVC's memory of what
+is in the workspace is not asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import yaml
+
+from kedro_dvc.disk import LockedFile, locked_stages
+from kedro_dvc.hashing import Digests, digests
+from kedro_dvc.project import Study, dvc_file
+from kedro_dvc.stages import GUARD, for_dvc, stamp
+from seuf.datasets.checkpoint import REFERENCE, source_of
+from seuf.inputs import InputError
+
+PASS, FAIL, NOTE = "PASS", "FAIL", "NOTE"
+CONFIDENTIAL = ("forget_set", "questions", "pretraining_texts", "passages", "reference_texts")
+REPORTS = ("comparison", "metrics", "report")
+
+
+class Check(NamedTuple):
+    """One line of an audit.
+
+    Attributes:
+        name: What was looked at, one or two words.
+        result: `PASS`, `FAIL`, or `NOTE` for what could not be looked at and need not be.
+        text: What was found; of a failure its cause, with the file or tensor.
+    """
+
+    name: str
+    result: str
+    text: str
+
+
+def passed(name: str, text: str) -> Check:
+    """Return that something is as it should be."""
+    return Check(name, PASS, text)
+
+
+def failed(name: str, text: str) -> Check:
+    """Return that something is not as it should be."""
+    return Check(name, FAIL, text)
+
+
+def noted(name: str, text: str) -> Check:
+    """Return that something could not be looked at, though nothing says that it is wrong."""
+    return Check(name, NOTE, text)
+
+
+class Stage(NamedTuple):
+    """A stage: as dvc.lock records its last run, or (without digests) as dvc.yaml declares it.
+
+    Attributes:
+        name: As `dvc repro` takes it, `unlearn@seuf_ga`.
+        cmd: The command.
+        deps: What it read, by path from the project's root.
+        outs: What it wrote.
+        params: Values by key, by file; of dvc.yaml None for each value.
+    """
+
+    name: str
+    cmd: str
+    deps: dict[str, LockedFile | None]
+    outs: dict[str, LockedFile | None]
+    params: dict[str, dict[str, Any]]
+
+    @property
+    def node(self) -> str:
+        """The Kedro node that it runs, or its own name."""
+        words = shlex.split(self.cmd)
+        return words[words.index("--nodes") + 1] if "--nodes" in words else self.name
+
+
+def recorded_stages(lock: Path) -> dict[str, Stage]:
+    """Return the stages in a dvc.lock by name.
+
+    Raises:
+        InputError: If there is no such file, or it is no lock file.
+    """
+    if not lock.is_file():
+        raise InputError(f"{lock} is missing: the study has not run.")
+    try:
+        stages = locked_stages(lock.read_text(encoding="utf-8"))
+        if not stages or not all(stage.cmd for stage in stages.values()):
+            raise KeyError("stages" if not stages else "cmd")
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{lock} cannot be read: {error}".splitlines()[0]) from error
+    return {
+        name: Stage(name, stage.cmd, dict(stage.deps), dict(stage.outs), stage.params)
+        for name, stage in stages.items()
+    }
+
+
+def producers(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return the stage that writes each path."""
+    return {path: stage for stage in stages.values() for path in stage.outs}
+
+
+def upstream(paths: Iterable[str], stages: Mapping[str, Stage]) -> list[Stage]:
+    """Return the stages that the paths come from, each after those that it depends on.
+
+    Raises:
+        InputError: If no stage writes one of the paths.
+    """
+    producer_of, ordered = producers(stages), dict[str, Stage]()
+
+    def visit(path: str) -> None:
+        parents = (path, *map(str, PurePosixPath(path).parents))  # it may lie in an output
+        stage = next((producer_of[one] for one in parents if one in producer_of), None)
+        if stage is None or stage.name in ordered:
+            return
+        for dependency in stage.deps:
+            visit(dependency)
+        ordered[stage.name] = stage
+
+    for path in paths:
+        if path not in producer_of:
+            raise InputError(f"dvc.lock records no stage that writes {path}.")
+        visit(path)
+    return list(ordered.values())
+
+
+@dataclass(frozen=True)
+class AuditedMethod:
+    """A method of a study that has run; each fact is found when it is first asked for."""
+
+    study: Study
+    method: str
+
+    @property
+    def project(self) -> Path:
+        """The project's root, which is also the working directory."""
+        return self.study.project
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's row in the table of methods.
+
+        Raises:
+            InputError: If the study has no such method.
+        """
+        methods = self.study.config["parameters"]["methods"]
+        if self.method not in methods:
+            raise InputError(
+                f"The study {self.study.name!r} has no method {self.method!r}; "
+                f"it has {', '.join(methods)}."
+            )
+        return dict(methods[self.method])
+
+    def require_delta(self) -> None:
+        """Raise unless the study keeps a delta of each method: one of repetitions does not."""
+        nodes = self.study.pipelines["__default__"].nodes
+        if not any(f"{self.method}.delta" in node.outputs for node in nodes):
+            raise InputError(
+                f"The study {self.study.name!r} keeps no deltas, as it only measures how scores "
+                "spread: there is nothing to audit."
+            )
+
+    @property
+    def lock(self) -> Path:
+        """The study's dvc.lock."""
+        return (self.project / dvc_file(self.study.name)).with_suffix(".lock")
+
+    @cached_property
+    def recorded(self) -> dict[str, Stage]:
+        """All that the study's dvc.lock records, but for the guard, whose work is a check here."""
+        stages, mark = recorded_stages(self.lock), stamp(self.study.name)
+        for stage in stages.values():
+            stage.deps.pop(mark, None)
+        return {name: stage for name, stage in stages.items() if name != GUARD}
+
+    @cached_property
+    def lineage(self) -> list[Stage]:
+        """The stages that the delta comes from."""
+        return upstream([self.path("delta")], self.recorded)
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """The stages that the delta comes from, then those that score it and report all scores."""
+        scored = upstream([self.path("scores")], self.recorded)
+        producer_of = producers(self.recorded)
+        reporting = [producer_of[p] for p in map(self.path, REPORTS) if p in producer_of]
+        every = [*self.lineage, *scored, *reporting]
+        return list({stage.name: stage for stage in every}.values())
+
+    def path(self, name: str) -> str:
+        """Return where a data set lies, from the project's root; the method's own by its kind."""
+        own = f"{self.method}.{name}" if name in ("delta", "scores", "timing") else name
+        return str(self.study.dataset(own)["filepath"])
+
+    def read(self, name: str) -> Any:
+        """Return a data set that is JSON, or JSON lines."""
+        text = (self.project / self.path(name)).read_text(encoding="utf-8")
+        if self.path(name).endswith(".jsonl"):
+            return [json.loads(line) for line in text.splitlines()]
+        return json.loads(text)
+
+    def exists(self, name: str) -> bool:
+        """Return whether a data set lies in the workspace."""
+        return (self.project / self.path(name)).exists()
+
+    @cached_property
+    def digests(self) -> dict[str, Digests]:
+        """Digests of all that the stages read and wrote and that is here, by path."""
+        paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
+        read = digests(self.project / path for path in sorted(paths))
+        return {str(path.relative_to(self.project)): one for path, one in read.items()}
+
+    @cached_property
+    def confidential(self) -> set[str]:
+        """Paths of data sets that hold what is to be forgotten: they may be erased."""
+        return confidential_paths(self.study)
+
+    @cached_property
+    def base(self) -> tuple[str, Path]:
+        """The base model's name, and the folder in which its checkpoint lies.
+
+        Raises:
+            InputError: If it is not here.
+        """
+        path = self.project / self.path("base_model")
+        if not (path / REFERENCE).is_file():
+            if not path.is_dir():
+                raise InputError(f"{self.path('base_model')} is not here: `dvc pull` brings it.")
+            return path.name, Path(os.path.relpath(path))
+        from seuf.moe.loading import checkpoint_of
+
+        source = source_of(json.loads((path / REFERENCE).read_text(encoding="utf-8")))
+        return source.path, checkpoint_of(source)
+
+
+def confidential_paths(study: Study) -> set[str]:
+    """Return the paths of the data sets of a study that hold what is to be forgotten.
+
+    Those are the prepared sets, and what the catalog keeps in a remote of its own.
+    """
+    whole = study.pipelines["__default__"]
+    written = {name for node in whole.nodes for name in node.outputs}
+    read = [name for name in whole.inputs() if not name.startswith("param")]
+    entries = {name: study.catalog.resolve_pattern(name) for name in (*written, *read)}
+    kept_apart = {name for name, entry in entries.items() if "remote" in for_dvc(entry)}
+    named = kept_apart | written.intersection(CONFIDENTIAL)
+    return {entries[name]["filepath"] for name in named if "filepath" in entries[name]}
