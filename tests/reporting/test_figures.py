@@ -1,13 +1,15 @@
-"""The paper's figures 1a, 2 and 3."""
+"""The paper's figures 1a, 2 and 3, and how methods look in them."""
 
 import pytest
 
 from seuf.reporting.comparison import comparison_table
 from seuf.reporting.figures import (
+    COLOURS,
     counted,
     efficacy_utility,
     kept_curve,
     layers_to_draw,
+    method_styles,
     overlap_over_steps,
     ranked_shares,
     rules_by_expert,
@@ -193,3 +195,44 @@ def test_methods_of_objectives_that_nobody_has_heard_of_are_drawn_like_the_other
         assert len(named(lines, name)) == 2
     titles = [note.text for note in lines.layout.annotations]
     assert titles == ["seuf", "mine", "lora_task"]
+
+
+def styles_of(*methods: str):
+    return method_styles(comparison_table({method: numbers(0.5, 0.5, 0.5) for method in methods}))
+
+
+def test_colour_is_the_objective_and_symbol_the_family():
+    styles = styles_of("full_ga", "full_rmu", "seuf_ga")
+
+    assert styles["full_ga"].colour == styles["seuf_ga"].colour != styles["full_rmu"].colour
+    assert styles["full_ga"].symbol == styles["full_rmu"].symbol != styles["seuf_ga"].symbol
+
+
+def test_the_family_is_all_before_the_last_underscore():
+    style = styles_of("top_3_rmu")["top_3_rmu"]
+
+    assert (style.family, style.objective) == ("top_3", "rmu")
+
+
+def test_a_name_without_underscore_is_a_family():
+    assert styles_of("lora")["lora"][:2] == ("lora", "other")
+    assert styles_of("lora_")["lora_"][:2] == ("lora_", "other")
+
+
+def test_the_original_is_a_cross_in_no_colour():
+    style = method_styles(comparison())["original"]
+
+    assert style.symbol == "x"
+    assert style.colour not in COLOURS
+
+
+def test_a_method_keeps_its_style_when_others_follow():
+    alone, followed = styles_of("full_ga"), styles_of("full_ga", "seuf_rmu", "random_npo")
+
+    assert followed["full_ga"] == alone["full_ga"]
+
+
+def test_a_model_that_was_not_trained_here_is_a_black_cross():
+    styles = method_styles(comparison(full_ga={"trained_share": float("nan")}))
+
+    assert styles["full_ga"] == styles["original"]._replace(family="full_ga")

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from seuf.reporting.model_card import SHOWN, Exported, model_card
+from tests.pipelines.test_reporting import RESULTS
 from tests.reporting.examples import log, scores
-from tests.reporting.test_nodes import RESULTS
 
 MADE = Exported(
     base="org/model",

@@ -1,5 +1,5 @@
 """Tables, figures and the report of a study: begin with `comparison`, end with `report`.
 
-Everything here is a function of tables. A method's look (colour of its objective, symbol of its
-family) is decided once, in `looks`, and is the same in every figure and in the report's table.
+Everything here is a function of tables. How a method is drawn (colour of its objective, symbol of
+its family) is decided once, in `figures.method_styles`, and is the same everywhere.
 """

@@ -56,7 +56,7 @@ questions{guessing}, higher on the retain questions.
 
 
 class Exported(NamedTuple):
-    """What a card tells of.
+    """A model that a card describes.
 
     Attributes:
         base: Name of the base model.
@@ -79,25 +79,27 @@ class Exported(NamedTuple):
     total: int
 
 
-def model_card(made: Exported, comparison: pd.DataFrame) -> str:
+def model_card(exported: Exported, comparison: pd.DataFrame) -> str:
     """Return the card as Markdown; the comparison has rows of the original and of the method."""
-    rows = comparison[comparison["method"].isin([original_method(comparison), made.method])]
-    chance = rows["chance"].iloc[0]
-    changed = sum(made.changed.values())
-    facts = {"changed": f"{changed:,}", "total": f"{made.total:,}"}
+    shown = [original_method(comparison), exported.method]
+    rows = comparison[comparison["method"].isin(shown)]
+    changed, chance = sum(exported.changed.values()), rows["chance"].iloc[0]
+    names = [f"- `{name}`" for name in exported.changed]
+    if len(names) > SHOWN:
+        names[SHOWN:] = [f"- and {len(names) - SHOWN} more"]
     return CARD.format(
-        **made._asdict() | facts | {"settings": json.dumps(made.settings)},
-        header=f"base_model: {json.dumps(made.base)}",
-        share=changed / made.total,
-        forget=made.texts[0],
-        retain=made.texts[1],
-        tensors=_listed(list(made.changed)),
+        header=f"base_model: {json.dumps(exported.base)}",
+        base=exported.base,
+        method=exported.method,
+        study=exported.study,
+        forget=exported.texts[0],
+        retain=exported.texts[1],
+        changed=f"{changed:,}",
+        total=f"{exported.total:,}",
+        share=changed / exported.total,
+        tensors="\n".join(names or ["- none"]),
+        settings=json.dumps(exported.settings),
+        digest=exported.digest,
         guessing="" if pd.isna(chance) else f" (guessing gives {chance:.2f})",
         scores=markdown(rows),
     )
-
-
-def _listed(names: list[str]) -> str:
-    lines = [f"- `{name}`" for name in names[:SHOWN]]
-    more = len(names) - SHOWN
-    return "\n".join([*lines, f"- and {more} more"] if more > 0 else lines or ["- none"])

@@ -1,8 +1,6 @@
-"""The words and the looks of the report; `report` puts the numbers in.
+"""The report: the study in a few sentences, its table and figures, on one page.
 
-The study in a few words, computed from the comparison.
-
-The report: one page that opens anywhere, with no network.
+The page opens anywhere, with no network. `report` fills `PAGE`, at the end of the texts.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from seuf.reporting.comparison import (
     MISSING,
+    Row,
     best_method,
     by_method,
     measure,
@@ -26,8 +25,13 @@ from seuf.reporting.comparison import (
     readable,
     spread_over_draws,
 )
-from seuf.reporting.figures import FEW, Look, counted, looks
+from seuf.reporting.figures import MAX_LISTED_EXPERTS, counted, method_styles
 
+PLOTLY = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+}
 CAPTIONS = {
     "efficacy_utility": (
         "Forgetting against utility",
@@ -37,7 +41,7 @@ CAPTIONS = {
         "methods.",
     ),
     "tokens_per_expert": (
-        "Who handles the forget set",
+        "Which experts handle the forget set",
         "Share of the tokens that go to each expert of the original model, in layers where a rule "
         "chose an expert; arrows name the rule. The dotted line is an even share. A high dark "
         "bar beside a low light one is a specialist of the forget set; two high bars are a "
@@ -140,10 +144,10 @@ $headline
 $comparison
 $efficacy_utility
 $tokens_per_expert
-<h2>The experts under treatment</h2>
+<h2>The selected experts</h2>
 $experts
 $overlap_over_steps
-<h2>Words</h2>
+<h2>Glossary</h2>
 <dl>$glossary</dl>
 <h2>Limits</h2>
 <ul>$limits</ul>
@@ -152,103 +156,7 @@ $overlap_over_steps
 </html>
 """
 
-
-Rows = dict[str, dict[str, Any]]
-
-
-def summary(comparison: pd.DataFrame) -> str:
-    """Return what the best method reached, and which others are as good within their errors."""
-    best, original = best_method(comparison), original_method(comparison)
-    if best is None:
-        return "No method changed the model: all numbers below are those of the original."
-    rows = by_method(comparison)
-    judged = [r for r in rows.values() if r["trained_share"] > 0 and not pd.isna(r["balance"])]
-    methods = f"{len(judged)} method{'s' if len(judged) > 1 else ''}"
-    sentences = [
-        f"{best} has the best balance of {methods}: {_reached(rows, best, original)}.",
-        _rivals(rows, best),
-        _warning(rows, best, original),
-    ]
-    return " ".join(filter(None, sentences))
-
-
-def headline(comparison: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return the best method's numbers, each with what it says; none if there is no best."""
-    best, original = best_method(comparison), original_method(comparison)
-    if best is None:
-        return []
-    rows = by_method(comparison)
-    row = rows[best]
-    forget, retain = (measure(comparison, what) for what in ("forget", "utility"))
-    return [
-        (_from_to(rows, best, original, "forget_efficacy"), f"{forget} on forget questions"),
-        (_from_to(rows, best, original, "utility"), f"{retain} on retain questions"),
-        (number(row["trained_share"], ".2%"), "of the weights were trained"),
-        (number(row["routing_overlap_retain"], ".1%"), "of retain routing as before"),
-    ]
-
-
-def _reached(rows: Rows, best: str, original: str | None) -> str:
-    row, before = rows[best], rows[original] if original else None
-    guessing = f", {row['chance']:.0%} by guessing" if row["chance"] > 0 else ""
-    forget, retain = row["forget_measure"], row["utility_measure"]
-    first = f"{_verb(forget)} {_share(row, before, 'forget', 'forget_efficacy', guessing)}"
-    second = _share(row, before, "retain", "utility")
-    return f"it {first} and {second if forget == retain else f'{_verb(retain)} {second}'}"
-
-
-def _verb(measured: str) -> str:
-    return "answers" if measured == "accuracy" else "gives"
-
-
-def _share(
-    row: dict[str, Any],
-    before: dict[str, Any] | None,
-    subject: str,
-    name: str,
-    guessing: str = "",
-) -> str:
-    accuracy = row["forget_measure" if subject == "forget" else "utility_measure"] == "accuracy"
-    what = f"the {subject} questions" if accuracy else f"the answers to {subject} questions"
-    was = f" ({before[name]:.1%} before{guessing})" if before else ""
-    return f"{row[name]:.1%} of {what}{was}"
-
-
-def _rivals(rows: Rows, best: str) -> str:
-    """Name the methods whose balance is not two standard errors below the best one's."""
-    if pd.isna(rows[best]["forget_efficacy_stderr"]):
-        return ""
-    # the number of changed tensors is NaN of a model that was not unlearned, as `retrained`
-    rivals = [name for name, row in rows.items() if row["changed_tensors"] > 0 and name != best]
-    near = [name for name in rivals if _as_good(rows[name], rows[best])]
-    if not near:
-        return "No other method is within two standard errors of it."
-    are = "is" if len(near) == 1 else "are"
-    return f"Within two standard errors of it {are} {', '.join(near)}."
-
-
-def _warning(rows: Rows, best: str, original: str | None) -> str:
-    if original is None or rows[best]["balance"] > rows[original]["balance"]:
-        return ""
-    return "No method has a better balance than the original model."
-
-
-def _as_good(row: dict[str, Any], best: dict[str, Any]) -> bool:
-    errors = [r[f"{name}_stderr"] for r in (row, best) for name in ("forget_efficacy", "utility")]
-    spread = sum(float(error) ** 2 for error in errors if not pd.isna(error)) ** 0.5
-    return bool(best["balance"] - row["balance"] <= 2 * spread)
-
-
-def _from_to(rows: Rows, best: str, original: str | None, name: str) -> str:
-    after = f"{rows[best][name]:.3f}"
-    return after if original is None else f"{rows[original][name]:.3f} → {after}"
-
-
-CONFIG = {
-    "displaylogo": False,
-    "responsive": True,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
-}
+Rows = dict[str, Row]
 
 
 def report(
@@ -260,19 +168,99 @@ def report(
 
     Args:
         comparison: One row a method.
-        figures: By their keys in `page.CAPTIONS`.
+        figures: By their keys in `CAPTIONS`.
         selected: What each selection rule chose.
     """
+    tiles = [
+        f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>"
+        for value, what in headline(comparison)
+    ]
+    generated = any("ROUGE" in header for header in readable(comparison)[0])
+    glossary = GLOSSARY | GENERATION_GLOSSARY if generated else GLOSSARY
     return Template(PAGE).substitute(
         plotly=get_plotlyjs(),
         summary=escape(summary(comparison)),
-        headline=_tiles(comparison),
+        headline=f'<div class="tiles">{"".join(tiles)}</div>' if tiles else "",
         comparison=_comparison(comparison),
         experts=_experts(selected),
-        glossary=_glossary(any("ROUGE" in header for header in readable(comparison)[0])),
+        glossary="".join(f"<dt>{escape(t)}</dt><dd>{escape(d)}</dd>" for t, d in glossary.items()),
         limits="".join(f"<li>{escape(limit)}</li>" for limit in LIMITS),
         **{name: _figure(name, figure) for name, figure in figures.items()},
     )
+
+
+def summary(comparison: pd.DataFrame) -> str:
+    """Return what the best method reached, and which others are as good within their errors."""
+    best, original = best_method(comparison), original_method(comparison)
+    if best is None:
+        return "No method changed the model: all numbers below are those of the original."
+    rows = by_method(comparison)
+    judged = [r for r in rows.values() if r["trained_share"] > 0 and not pd.isna(r["balance"])]
+    methods = f"{len(judged)} method{'s' if len(judged) > 1 else ''}"
+    before = rows[original] if original else None
+    sentences = [f"{best} has the best balance of {methods}: {_reached(rows[best], before)}."]
+    if not pd.isna(rows[best]["forget_efficacy_stderr"]):
+        sentences.append(_rivals(rows, best))
+    if before is not None and not rows[best]["balance"] > before["balance"]:
+        sentences.append("No method has a better balance than the original model.")
+    return " ".join(sentences)
+
+
+def headline(comparison: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the best method's numbers, each with what it says; none if there is no best."""
+    best, original = best_method(comparison), original_method(comparison)
+    if best is None:
+        return []
+    rows = by_method(comparison)
+    row = rows[best]
+    changes = {
+        name: f"{rows[original][name]:.3f} → {row[name]:.3f}" if original else f"{row[name]:.3f}"
+        for name in ("forget_efficacy", "utility")
+    }
+    forget, retain = (measure(comparison, what) for what in ("forget", "utility"))
+    return [
+        (changes["forget_efficacy"], f"{forget} on forget questions"),
+        (changes["utility"], f"{retain} on retain questions"),
+        (number(row["trained_share"], ".2%"), "of the weights were trained"),
+        (number(row["routing_overlap_retain"], ".1%"), "of retain routing as before"),
+    ]
+
+
+def _reached(row: Row, before: Row | None) -> str:
+    """Return what a method gives of right answers: `it answers 50.0% of the forget questions`."""
+    parts = []
+    for subject, name, column in (
+        ("forget", "forget_efficacy", "forget_measure"),
+        ("retain", "utility", "utility_measure"),
+    ):
+        is_accuracy = row[column] == "accuracy"
+        verb = "answers" if is_accuracy else "gives"
+        what = f"the {subject} questions" if is_accuracy else f"the answers to {subject} questions"
+        guessing = ""
+        if subject == "forget" and row["chance"] > 0:
+            guessing = f", {row['chance']:.0%} by guessing"
+        was = f" ({before[name]:.1%} before{guessing})" if before else ""
+        same = subject == "retain" and row["forget_measure"] == row["utility_measure"]
+        parts.append(f"{'' if same else f'{verb} '}{row[name]:.1%} of {what}{was}")
+    return f"it {' and '.join(parts)}"
+
+
+def _rivals(rows: Rows, best: str) -> str:
+    """Name the methods whose balance is not two standard errors below the best one's."""
+
+    def is_as_good(row: Row) -> bool:
+        names = ("forget_efficacy_stderr", "utility_stderr")
+        errors = [one[name] for one in (row, rows[best]) for name in names]
+        spread = sum(float(error) ** 2 for error in errors if not pd.isna(error)) ** 0.5
+        return bool(rows[best]["balance"] - row["balance"] <= 2 * spread)
+
+    # the number of changed tensors is NaN of a model that was not unlearned, as `retrained`
+    rivals = [name for name, row in rows.items() if row["changed_tensors"] > 0 and name != best]
+    near = [name for name in rivals if is_as_good(rows[name])]
+    if not near:
+        return "No other method is within two standard errors of it."
+    are = "is" if len(near) == 1 else "are"
+    return f"Within two standard errors of it {are} {', '.join(near)}."
 
 
 def _figure(name: str, figure: go.Figure) -> str:
@@ -280,83 +268,59 @@ def _figure(name: str, figure: go.Figure) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=name,  # Plotly would make up a new one each time
-        config=CONFIG,
+        config=PLOTLY,
     )
     title, caption = CAPTIONS[name]
     return f"<h2>{title}</h2><figure>{drawn}<figcaption>{caption}</figcaption></figure>"
 
 
-def _glossary(generated: bool) -> str:
-    words = GLOSSARY | GENERATION_GLOSSARY if generated else GLOSSARY
-    return "".join(f"<dt>{escape(word)}</dt><dd>{escape(is_)}</dd>" for word, is_ in words.items())
-
-
-def _tiles(comparison: pd.DataFrame) -> str:
-    tiles = [
-        f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>"
-        for value, what in headline(comparison)
-    ]
-    return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
-
-
 def _comparison(comparison: pd.DataFrame) -> str:
+    """Return the table of methods, each with its symbol, the best one marked."""
     headers, rows = readable(comparison)
-    seen, best = looks(comparison), best_method(comparison)
-    body = [
-        _row(
-            [_method(row[0], seen[row[0]]), *map(_measured, row[1:])],
-            ' class="best"' if row[0] == best else "",
-        )
-        for row in rows
-    ]
+    styles, best = method_styles(comparison), best_method(comparison)
+    body = []
+    for method, *cells in rows:
+        style = styles[method]
+        colour = f' style="color:{style.colour}"' if style.objective else ""  # ink, light or dark
+        first = f'<i{colour} aria-hidden="true">{style.glyph}</i> {escape(method)}'
+        marked = ' class="best"' if method == best else ""
+        body.append(_row([first, *map(_number_cell, cells)], marked))
     below = "".join(f"<p>{escape(sentence)}</p>" for sentence in spread_over_draws(comparison))
     return _table(headers, body) + below
 
 
-def _method(name: str, look: Look) -> str:
-    colour = f' style="color:{look.colour}"' if look.objective else ""  # ink, light or dark
-    return f'<i{colour} aria-hidden="true">{look.glyph}</i> {escape(name)}'
-
-
-def _measured(cell: str) -> str:
+def _number_cell(cell: str) -> str:
     value, plus_minus, error = cell.partition(" ± ")
     return f"{escape(value)}<small> ± {escape(error)}</small>" if plus_minus else escape(value)
 
 
 def _experts(selected: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of what each rule chose; of a rule of many experts only how many."""
     headers = ["rule", "layer", "expert", "score", "margin", "runner-up", "stability"]
-    rows = [
-        _row([escape(cell) for cell in cells])
-        for rule, choice in selected.items()
-        for cells in _choices(rule, choice)
-    ]
-    return _table(headers, rows)
-
-
-def _choices(rule: str, choice: Mapping[str, Any]) -> list[list[str]]:
-    experts, runner = choice["experts"], choice["runner_up"]
-    about_all = [
-        number(choice["margin"], ".4f"),
-        MISSING if runner is None else f"layer {runner[0]}, expert {runner[1]}",
-        number(choice["stability"], ".0%"),
-    ]
-    if len(experts) > FEW:
-        return [[rule, MISSING, counted(experts), MISSING, *about_all]]
-    scores = choice["scores"] or [None] * len(experts)
-    return [
-        [rule, str(layer), str(expert), number(score, ".4f"), *about_all]
-        for (layer, expert), score in zip(experts, scores, strict=True)
-    ]
+    rows = []
+    for rule, choice in selected.items():
+        experts, runner_up = choice["experts"], choice["runner_up"]
+        about_all = [
+            number(choice["margin"], ".4f"),
+            MISSING if runner_up is None else f"layer {runner_up[0]}, expert {runner_up[1]}",
+            number(choice["stability"], ".0%"),
+        ]
+        if len(experts) > MAX_LISTED_EXPERTS:
+            rows.append([rule, MISSING, counted(experts), MISSING, *about_all])
+            continue
+        scores = choice["scores"] or [None] * len(experts)
+        rows += [
+            [rule, str(layer), str(expert), number(score, ".4f"), *about_all]
+            for (layer, expert), score in zip(experts, scores, strict=True)
+        ]
+    return _table(headers, [_row([escape(cell) for cell in cells]) for cells in rows])
 
 
 def _table(headers: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f"<th>{_header(header)}</th>" for header in headers)
+    names = [escape(name).replace(" ↓", "&nbsp;↓").replace(" ↑", "&nbsp;↑") for name in headers]
+    head = "".join(f"<th>{name}</th>" for name in names)
     table = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="wide"><table>{table}</table></div>'
-
-
-def _header(text: str) -> str:
-    return escape(text).replace(" ↓", "&nbsp;↓").replace(" ↑", "&nbsp;↑")
 
 
 def _row(cells: Sequence[str], attributes: str = "") -> str:

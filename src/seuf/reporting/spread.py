@@ -22,54 +22,49 @@ def summarise(runs: pd.DataFrame, learning_rates: dict[str, float]) -> pd.DataFr
         run) for forget efficacy, utility, seconds.
     """
     kept = runs[runs["learning_rate"] == runs["method"].map(learning_rates)]
-    return pd.DataFrame([_row(name, group) for name, group in kept.groupby("method", sort=False)])
+    rows = []
+    for name, group in kept.groupby("method", sort=False):
+        row: dict[str, Any] = {
+            "method": name,
+            "learning_rate": group["learning_rate"].iloc[0],
+            "runs": len(group),
+            "trained_share": group["trained_share"].mean(),
+        }
+        for measure in MEASURED:
+            row[f"{measure}_mean"] = group[measure].mean()
+            row[f"{measure}_sd"] = group[measure].std(ddof=1)
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:
     """Return the table as {method: {measure: value}}, for `dvc metrics`."""
-    rows = _rows(table)
-    return {str(row.pop("method")): _measured(row) for row in rows}
+    return {
+        str(row.pop("method")): {key: value for key, value in row.items() if pd.notna(value)}
+        for row in _rows(table)
+    }
 
 
 def markdown(table: pd.DataFrame) -> str:
     """Return the table in Markdown."""
-    head = (
-        "| method | accuracy on forget ↓ | accuracy on the rest ↑ | weights trained | lr | runs |\n"
-        "|---|---:|---:|---:|---:|---:|\n"
-    )
-    return head + "".join(_line(row) for row in _rows(table))
-
-
-def _measured(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if pd.notna(value)}
+    lines = [
+        "| method | accuracy on forget ↓ | accuracy on the rest ↑ | weights trained | lr | runs |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in _rows(table):
+        rate = f"{row['learning_rate']:g}" if row["trained_share"] else "-"
+        forget, utility = (_mean_and_sd(row, measure) for measure in MEASURED[:2])
+        lines.append(
+            f"| `{row['method']}` | {forget} | {utility} | {row['trained_share']:.1%} "
+            f"| {rate} | {row['runs']} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
 
 
-def _row(name: object, runs: pd.DataFrame) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "method": name,
-        "learning_rate": runs["learning_rate"].iloc[0],
-        "runs": len(runs),
-        "trained_share": runs["trained_share"].mean(),
-    }
-    for measure in MEASURED:
-        row[f"{measure}_mean"] = runs[measure].mean()
-        row[f"{measure}_sd"] = runs[measure].std(ddof=1)
-    return row
-
-
-def _line(row: dict[str, Any]) -> str:
-    forget, utility = (_with_spread(row, measure) for measure in ("forget_efficacy", "utility"))
-    rate = f"{row['learning_rate']:g}" if row["trained_share"] else "-"
-    return (
-        f"| `{row['method']}` | {forget} | {utility} | {row['trained_share']:.1%} "
-        f"| {rate} | {row['runs']} |\n"
-    )
-
-
-def _with_spread(row: dict[str, Any], measure: str) -> str:
+def _mean_and_sd(row: dict[str, Any], measure: str) -> str:
     mean, deviation = row[f"{measure}_mean"], row[f"{measure}_sd"]
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
