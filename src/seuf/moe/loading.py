@@ -101,6 +101,20 @@ class LanguageModel:
         self.tokenizer.save_pretrained(folder)
 
 
+def load(path: str, revision: str | None = None, **options: Any) -> LanguageModel:
+    """Return the MoE model of a folder, or of a hub id at a revision, in evaluation mode.
+
+    Args:
+        path: A folder, or a hub id.
+        revision: Commit, tag or branch of a hub id.
+        options: Others of `ExternalModelSettings`: `dtype`, `device`, `device_map` and so on.
+
+    Raises:
+        InputError: See `load_model`.
+    """
+    return load_model(ExternalModelSettings(path=str(path), revision=revision, **options))
+
+
 def load_model(source: ExternalModelSettings) -> LanguageModel:
     """Return the MoE model of a folder, or of a hub id at a revision.
 

@@ -270,13 +270,14 @@ def train_at(
 
 
 def samples_of(
-    base: LanguageModel, texts: Sequence[str], settings: UnlearningSettings
+    base: LanguageModel, texts: Sequence[str], settings: UnlearningSettings | None = None
 ) -> list[list[int]]:
     """Return the token ids of texts, packed into full samples where the settings say so.
 
     Raises:
         InputError: If a sample is longer than the model allows.
     """
+    settings = settings or UnlearningSettings()
     samples = tokenize(base.tokenizer, texts, settings.max_length)
     if settings.pack:
         random.Random(0).shuffle(samples)  # neighbours in a file are about the same thing
