@@ -105,7 +105,7 @@ class Drive:
         self, name: str, method: Method, experts: Any, samples: Samples, questions: list[Row]
     ) -> Iterator[Row]:
         settings = self.parameters.unlearning
-        judge = _Pleased(self._examiner(questions, "selection"))
+        judge = _Pleased(self._scorer(questions, "selection"))
         planned = method_memory(self.base.model, method, settings, experts).device
         reset_peak(self.device)
         done = unlearn(self.base, *samples, method, experts, judge, settings)
@@ -120,10 +120,10 @@ class Drive:
             yield self._row(f"save {name}, {size:.3g} GB")
             loaded = Delta.load(path)
         with loaded.applied_to(self.base.model) as model:
-            self._examiner(questions, "test").results(model)
+            self._scorer(questions, "test").score(model)
         yield self._row(f"apply {name}, answer {2 * QUESTIONS} questions")
 
-    def _examiner(self, questions: list[Row], part: str) -> HeadlineScorer:
+    def _scorer(self, questions: list[Row], part: str) -> HeadlineScorer:
         asked = [Question(**record) for record in questions if record["part"] == part]
         return HeadlineScorer(self.base, asked, self.parameters.evaluation)
 
@@ -152,11 +152,11 @@ class Drive:
 class _Pleased:
     """Looks as a study does, and then says that it was the best look so far: a delta is made."""
 
-    def __init__(self, examiner: HeadlineScorer) -> None:
-        self.examiner, self.looks = examiner, 0
+    def __init__(self, scorer: HeadlineScorer) -> None:
+        self.scorer, self.looks = scorer, 0
 
     def __call__(self, model: Any) -> Evaluation:
-        self.examiner.results(model)
+        self.scorer.score(model)
         self.looks += 1
         return Evaluation(1 / self.looks, 1.0, chance=0.0)
 

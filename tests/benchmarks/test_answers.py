@@ -1,14 +1,29 @@
-"""How free answers are asked for, cut and measured."""
+"""Free answers: how they are asked for, generated, cut and measured."""
 
 from __future__ import annotations
 
 import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from seuf.benchmarks import answers
-from seuf.benchmarks.answers import free_answers, score_answers
+from seuf.benchmarks.answers import (
+    MEASURES,
+    chat_prompt,
+    free_answers,
+    greedy_answers,
+    mean_with_error,
+    rouge_l_f1,
+    rouge_l_recall,
+    rouge_l_recall_pltrdy,
+    score_answers,
+)
 from seuf.benchmarks.records import ANSWER_KINDS
 from seuf.benchmarks.settings import ScoringSettings
+from seuf.inputs import InputError
+from seuf.moe.training import train_tokenizer
 from tests.benchmarks.conftest import KNOWN, prompt
+from tests.tiny import little_memory
 
 SETTINGS = ScoringSettings(generate=True, max_new_tokens=24)
 
@@ -131,3 +146,173 @@ def test_what_is_asked_is_the_prompt_itself(knowing_model, questions):
 
     assert found == list(KNOWN.values())
     assert [question.question for question in questions] == [prompt(known) for known in KNOWN]
+
+
+def test_a_model_says_what_it_knows_and_stops_at_its_end_token(knowing_model):
+    answers = greedy_answers(knowing_model, [prompt(q) for q in KNOWN], SETTINGS)
+
+    assert [answer.strip() for answer in answers] == list(KNOWN.values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_padding_on_the_left_changes_no_answer(knowing_model, batch_size):
+    settings = SETTINGS.model_copy(update={"batch_size": batch_size})
+    prompts = [prompt(question) for question in KNOWN] + ["Question:", prompt("Who lives?")]
+
+    answers = greedy_answers(knowing_model, prompts, settings)
+
+    assert answers == [greedy_answers(knowing_model, [p], settings)[0] for p in prompts]
+
+
+def test_an_answer_has_no_more_tokens_than_allowed(knowing_model):
+    first = knowing_model.tokenizer(" a deep green")["input_ids"][:3]
+    settings = SETTINGS.model_copy(update={"max_new_tokens": 3})
+
+    (answer,) = greedy_answers(knowing_model, [prompt("What is the colour of grass?")], settings)
+
+    assert answer.strip() == knowing_model.tokenizer.decode(first).strip() != "a deep green"
+
+
+def test_a_long_prompt_loses_its_beginning(knowing_model):
+    question = next(iter(KNOWN))
+    length = len(knowing_model.tokenizer(prompt(question))["input_ids"])
+    settings = SETTINGS.model_copy(update={"max_length": length})
+
+    (answer,) = greedy_answers(knowing_model, [prompt("Who? ") + prompt(question)], settings)
+
+    assert answer.strip() == KNOWN[question]
+
+
+def test_a_probe_may_ask_for_fewer_tokens_than_the_study(knowing_model):
+    (answer,) = greedy_answers(knowing_model, [prompt(next(iter(KNOWN)))], SETTINGS, 1)
+
+    assert len(knowing_model.tokenizer(answer)["input_ids"]) == 1
+
+
+def test_prompts_that_do_not_fit_are_answered_in_parts(knowing_model):
+    prompts = [prompt(question) for question in KNOWN]
+
+    with little_memory(knowing_model.model, rows=1) as failed:
+        answers = greedy_answers(knowing_model, prompts, SETTINGS)
+
+    assert failed == [4, 2]
+    assert [answer.strip() for answer in answers] == list(KNOWN.values())
+
+
+def test_a_prompt_that_does_not_fit_is_too_long(knowing_model):
+    message = r"lower evaluation.max_length or evaluation.max_new_tokens"
+    with little_memory(knowing_model.model, rows=0), pytest.raises(InputError, match=message):
+        greedy_answers(knowing_model, ["Who?"], SETTINGS)
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer with a chat template that begins with its token of the beginning."""
+    trained = train_tokenizer(["[user] Who is Ada?\n[assistant] A chemist."], 300)
+    trained.add_special_tokens({"bos_token": "<s>"})
+    trained.chat_template = TEMPLATE
+    return trained
+
+
+def adding_the_beginning(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return the tokenizer, which now puts its token of the beginning before every text."""
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+def test_a_prompt_is_a_users_turn_and_the_beginning_of_an_answer(tokenizer):
+    assert chat_prompt(tokenizer, "Who is Ada?") == "<s>[user] Who is Ada?\n[assistant]"
+
+
+def test_the_model_reads_the_beginning_once_whoever_puts_it_there(tokenizer):
+    plain = tokenizer(chat_prompt(tokenizer, "Who?"))["input_ids"]
+
+    adding = adding_the_beginning(tokenizer)
+    prompt = chat_prompt(adding, "Who?")
+
+    assert prompt == "[user] Who?\n[assistant]"
+    assert adding(prompt)["input_ids"] == plain
+    assert plain.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_template_without_the_beginning_is_left_as_it_is(tokenizer):
+    tokenizer.chat_template = TEMPLATE.removeprefix("{{ bos_token }}")
+
+    assert chat_prompt(adding_the_beginning(tokenizer), "Who?") == "[user] Who?\n[assistant]"
+
+
+def test_a_template_that_can_think_is_told_not_to(tokenizer):
+    tokenizer.chat_template = "{% if enable_thinking is false %}<think></think>{% endif %}"
+
+    assert chat_prompt(tokenizer, "Who?") == "<think></think>"
+
+
+def test_a_model_that_does_not_chat_is_refused(tokenizer):
+    tokenizer.chat_template = None
+
+    with pytest.raises(InputError, match="has no chat template: it is no chat model"):
+        chat_prompt(tokenizer, "Who?")
+
+
+def test_recall_is_the_share_of_the_reference_in_order():
+    """Of 'the cat sat down' the answer has 'the', 'cat', 'down' in this order: 3/4. What it says
+    beyond that costs nothing.
+    """
+    answer = "the black cat is down, and the dog too"
+
+    assert rouge_l_recall("the cat sat down", answer) == 0.75
+
+
+def test_words_are_compared_by_their_stems():
+    """'apples' and 'falling' have the stems of 'apple' and 'falls': 2 of 3."""
+    assert rouge_l_recall("red apple falls", "apples falling") == pytest.approx(2 / 3)
+
+
+def test_an_empty_answer_recalls_nothing():
+    assert rouge_l_recall("red apple", "") == 0
+
+
+def test_f1_pays_for_what_is_said_beyond_the_reference():
+    """Of 2 words in the reference 1 is there, of 4 in the answer 1 counts: 2 * .5 * .25 / .75."""
+    assert rouge_l_f1("red apple", "a red old car") == pytest.approx(1 / 3)
+
+
+def test_f1_compares_words_as_they_are():
+    assert rouge_l_f1("apples", "apple") == 0
+
+
+def test_the_variant_of_rwku_splits_at_spaces_only():
+    """The other variants drop the comma."""
+    assert rouge_l_recall_pltrdy("Paris", "Paris, France") == 0
+    assert rouge_l_recall("Paris", "Paris, France") == 1
+    assert rouge_l_recall_pltrdy("the cat sat down", "the cat is down") == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("answer", ["", " ", "...", "\n"])
+def test_an_answer_without_a_word_recalls_nothing(answer):
+    """The package itself would raise an error."""
+    assert rouge_l_recall_pltrdy("red apple", answer) == 0
+
+
+def test_every_kind_of_probe_has_its_measure():
+    assert {kind.measure for kind in ANSWER_KINDS.values()} == set(MEASURES)
+
+
+def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_the_number():
+    """Of 1, 2, 3, 6: mean 3, squares 4 + 1 + 0 + 9 = 14, variance 14/3, error sqrt(14/12)."""
+    assert mean_with_error([1, 2, 3, 6]) == {
+        "value": 3,
+        "standard_error": pytest.approx((14 / 12) ** 0.5),
+    }
+
+
+def test_a_single_value_has_no_error():
+    assert mean_with_error([0.25]) == {"value": 0.25, "standard_error": 0.0}

@@ -9,7 +9,7 @@ from lm_eval.api.instance import Instance
 
 from seuf.benchmarks import sandbox
 from seuf.benchmarks.choices import ChoiceScorer
-from seuf.benchmarks.harness import _harnessed, score_questions
+from seuf.benchmarks.harness import harness_model, score_questions
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.sandbox import SandboxSettings
 from seuf.benchmarks.settings import ScoringSettings
@@ -86,7 +86,7 @@ def likelihoods(base: LanguageModel, below: int | None = None) -> list[float]:
     with nullcontext() if below is None else SharedPrefix(base.model, below) as shared:
         values = []
         for _ in range(2):
-            values.append(_harnessed(base, settings).loglikelihood(requests, disable_tqdm=True))
+            values.append(harness_model(base, settings).loglikelihood(requests, disable_tqdm=True))
         assert shared is None or (below and len(shared._kept) > 0)
     assert values[0] == values[1]
     return [value for value, _ in values[0]]

@@ -29,7 +29,7 @@ def test_choices_decide_where_a_subject_has_some(knowing_model, questions):
     """
     asked = [*questions, free(GRASS, "forget", reference="something else")]
 
-    assert HeadlineScorer(knowing_model, asked, SETTINGS).results(knowing_model.model) == {
+    assert HeadlineScorer(knowing_model, asked, SETTINGS).score(knowing_model.model) == {
         "forget": 1.0,
         "retain": 1.0,
     }
@@ -39,7 +39,7 @@ def test_free_answers_decide_where_there_are_no_choices(knowing_model, questions
     """'a deep green' holds 3 of 3 words of its reference, 'black' none of 'white': 1/2."""
     asked = [*questions[2:], free(GRASS, "forget"), free(COAL, "forget", reference="white")]
 
-    results = HeadlineScorer(knowing_model, asked, SETTINGS).results(knowing_model.model)
+    results = HeadlineScorer(knowing_model, asked, SETTINGS).score(knowing_model.model)
 
     assert results == {"retain": 1.0, "forget": pytest.approx(0.5)}
 
@@ -51,7 +51,7 @@ def test_adversarial_probes_have_no_say(knowing_model):
         free(DEN, "retain"),
     ]
 
-    results = HeadlineScorer(knowing_model, asked, SETTINGS).results(knowing_model.model)
+    results = HeadlineScorer(knowing_model, asked, SETTINGS).score(knowing_model.model)
 
     assert results == {"forget": 1.0, "retain": 1.0}
 
@@ -59,7 +59,7 @@ def test_adversarial_probes_have_no_say(knowing_model):
 def test_the_model_that_is_given_is_asked_not_the_base(knowing_model):
     scorer = HeadlineScorer(replace(knowing_model, model=None), [free(DEN, "forget")], SETTINGS)
 
-    assert scorer.results(knowing_model.model) == {"forget": 1.0}
+    assert scorer.score(knowing_model.model) == {"forget": 1.0}
 
 
 def test_the_headline_is_accuracy_or_the_mean_over_all_answers_that_count():

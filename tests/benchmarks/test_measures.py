@@ -1,8 +1,10 @@
-"""All numbers of a model by name."""
+"""All numbers of a model by name. PrivLeak, both ways that it is counted."""
+
+from __future__ import annotations
 
 import pytest
 
-from seuf.benchmarks.measures import beside, measures
+from seuf.benchmarks.measures import beside, measures, privleak, privleak_of_muse
 from seuf.benchmarks.records import Question
 
 ANSWERED = {"value": 0.25, "standard_error": 0.1}
@@ -89,3 +91,23 @@ def test_without_texts_that_were_never_seen_those_that_are_kept_stand_in():
 
 def test_beside_a_reference_that_was_not_measured_nothing_is_told():
     assert beside(membership(0.75), {}) == beside({}, membership(0.75)) == {}
+
+
+def test_a_model_that_still_knows_everything_has_minus_a_hundred():
+    """Every text to forget looks better known than any other: the AUC is 1, in MUSE 0."""
+    assert privleak(1.0, 0.5) == pytest.approx(-100)
+    assert privleak_of_muse(0.0, 0.4772) == pytest.approx(-100)
+
+
+def test_what_retraining_leaves_has_zero():
+    assert privleak(0.52, 0.52) == privleak_of_muse(0.48, 0.48) == 0
+
+
+def test_looking_less_known_than_after_retraining_is_above_zero():
+    """(1 - 0.4 - 0.5) / 0.5 is a fifth."""
+    assert privleak(0.4, 0.5) == pytest.approx(20)
+
+
+def test_the_two_counts_give_a_model_the_same_number():
+    """MUSE's AUC is one minus ours: (0.3 - 0.48) / 0.48."""
+    assert privleak(0.7, 0.52) == pytest.approx(privleak_of_muse(0.3, 0.48)) == pytest.approx(-37.5)

@@ -10,17 +10,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from seuf.benchmarks.membership import (
     ATTACKS,
     Predictions,
     Sample,
     area_under_curve,
+    predict,
     score_passages,
 )
 from seuf.benchmarks.records import Group, Passage
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
+from seuf.moe import loss
 from tests.benchmarks.conftest import KNOWN, WRONG, prompt
 
 SCORE = st.integers(-3, 3).map(float)  # few values: many ties
@@ -231,3 +234,70 @@ def test_scores_that_are_all_alike_have_an_area_of_one_half():
     """Every pair is a tie; the same for one member beside many others, which has no variance."""
     for members, others in (([1.0, 1.0], [1.0] * 3), ([1.0], [1.0] * 4)):
         assert area_under_curve(members, others) == {"value": 0.5, "standard_error": 0.0}
+
+
+def head_of(logits: torch.Tensor) -> nn.Linear:
+    """Return a head that makes the rows (n, V) of the hidden states of `torch.eye(n)`."""
+    head = nn.Linear(len(logits), logits.shape[1], bias=False)
+    with torch.no_grad():
+        head.weight.copy_(logits.T)
+    return head
+
+
+def test_a_vocabulary_of_two_by_hand():
+    """Shares 3/4 and 1/4. Mean: 3/4 log(3/4) + 1/4 log(1/4) = log(1/4) + 3/4 log 3. The two values
+    are log 3 apart, so the variance is 3/16 (log 3)^2. With equal shares it is 0.
+    """
+    logits = torch.tensor([[log(3), 0.0], [5.0, 5.0]])
+
+    found = predict(torch.eye(2), head_of(logits), torch.tensor([1, 0]))
+
+    assert found.actual.tolist() == pytest.approx([log(1 / 4), log(1 / 2)])
+    assert found.mean.tolist() == pytest.approx([log(1 / 4) + 3 / 4 * log(3), log(1 / 2)])
+    assert found.variance.tolist() == pytest.approx([3 / 16 * log(3) ** 2, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 1000])
+def test_a_few_rows_at_a_time_give_the_same(rows, monkeypatch):
+    torch.manual_seed(0)
+    hidden, tokens = torch.randn(7, 5), torch.arange(7)
+    head = nn.Linear(5, 11, bias=False)
+    whole = predict(hidden, head, tokens)
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 11 * rows)
+    sizes: list[int] = []
+    head.register_forward_hook(lambda _, given, made: sizes.append(len(made)))
+
+    found = predict(hidden, head, tokens)
+
+    assert max(sizes) == min(rows, 7)
+    for values, expected in zip(found, whole, strict=True):
+        assert torch.allclose(values, expected, atol=1e-6)
+
+
+def test_a_certain_model_has_no_negative_variance():
+    """Mean of squares less square of the mean would be lost in rounding; logits are bfloat16."""
+    logits = torch.tensor([[60.0, 0.0, 1.0], [20.0, 4.0, 3.0]], dtype=torch.bfloat16)
+
+    found = predict(
+        torch.eye(2, dtype=torch.bfloat16), head_of(logits).bfloat16(), torch.tensor([0, 0])
+    )
+
+    assert found.variance.dtype == torch.float32
+    assert (found.variance >= 0).all()
+    exact = logits.double().log_softmax(-1)
+    shares = exact.exp()
+    mean = (shares * exact).sum(-1, keepdim=True)
+    assert torch.allclose(
+        found.variance.double(), (shares * (exact - mean) ** 2).sum(-1), rtol=1e-4
+    )
+
+
+def test_a_token_that_is_never_predicted_counts_for_nothing():
+    """Shares 3/4, 1/4 and 0: the mean and the variance are those of two tokens."""
+    logits = torch.tensor([[log(3), 0.0, -torch.inf]])
+
+    found = predict(torch.eye(1), head_of(logits), torch.tensor([0]))
+
+    assert found.actual.tolist() == pytest.approx([log(3 / 4)])
+    assert found.mean.tolist() == pytest.approx([log(1 / 4) + 3 / 4 * log(3)])
+    assert found.variance.tolist() == pytest.approx([3 / 16 * log(3) ** 2])

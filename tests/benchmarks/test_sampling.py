@@ -1,8 +1,15 @@
-"""Rows of published data sets."""
+"""Which rows of a published data set are used, and how they are checked."""
+
+from __future__ import annotations
+
+import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from seuf.benchmarks.sampling import check_rows, long_texts
+from seuf.benchmarks.records import Question
+from seuf.benchmarks.sampling import check_rows, long_texts, sample_positions, split_questions
 from seuf.inputs import InputError
 
 
@@ -35,3 +42,66 @@ def test_that_no_text_is_long_enough_is_an_error():
         long_texts("X", [{"text": "ab"}], 3)
     with pytest.raises(InputError, match="X, row 2: `text` must be a text, not None"):
         long_texts("X", [{"text": "abc"}, {}], 3)
+
+
+WORDS = ["ash", "beech", "cedar", "elm", "fir", "oak", "pine", "yew"]
+
+
+def test_the_least_hashes_are_taken_in_the_order_of_the_items():
+    hashes = sorted(WORDS, key=lambda word: hashlib.sha256(word.encode()).hexdigest())
+
+    taken = sample_positions(WORDS, 3)
+
+    assert taken == sorted(taken)
+    assert {WORDS[place] for place in taken} == set(hashes[:3])
+
+
+@given(st.permutations(WORDS), st.integers(0, 10))
+def test_the_order_of_the_items_decides_nothing(shuffled, number):
+    taken = {shuffled[place] for place in sample_positions(shuffled, number)}
+
+    assert taken == {WORDS[place] for place in sample_positions(WORDS, number)}
+    assert len(taken) == min(number, 8)
+
+
+def test_each_group_gives_its_share():
+    """4 of 12: a third of groups of 6, 3 and 3, that is 2, 1 and 1."""
+    groups = ["a"] * 6 + ["b"] * 3 + ["c"] * 3
+
+    taken = sample_positions([f"{group} {n}" for n, group in enumerate(groups)], 4, groups)
+
+    assert sorted(groups[place] for place in taken) == ["a", "a", "b", "c"]
+
+
+def test_a_group_that_is_too_small_for_a_share_gives_nothing():
+    """3 of 7: of groups of 6 and 1 that is 2.6 and 0.4 items, 3 and 0 whole ones."""
+    taken = sample_positions([f"item {n}" for n in range(7)], 3, ["a"] * 6 + ["b"])
+
+    assert len(taken) == 3
+    assert 6 not in taken
+
+
+def _asked(word: str) -> Question:
+    return Question(word, [], -1, "", "forget", "test")
+
+
+def test_questions_keep_their_order_and_so_many_select():
+    asked = [_asked(word) for word in WORDS]
+
+    split = split_questions(asked, 3)
+
+    assert [question.question for question in split] == WORDS
+    selecting = [place for place, question in enumerate(split) if question.part == "selection"]
+    assert selecting == sample_positions(WORDS, 3)
+
+
+def test_what_is_worded_as_one_that_selects_is_not_reported():
+    """All eight words twice. The three least hashes are both copies of the first word and one of
+    the second, whose other copy is asked no more: 6 words are left to report, twice each.
+    """
+    split = split_questions([_asked(word) for word in WORDS * 2], 3)
+
+    selecting = [question.question for question in split if question.part == "selection"]
+    reported = [question.question for question in split if question.part == "test"]
+    assert (len(selecting), len(set(selecting)), len(reported)) == (3, 2, 12)
+    assert set(reported) == set(WORDS) - set(selecting)

@@ -83,8 +83,8 @@ def test_a_prompt_and_its_answer_are_held_against_the_model(language_model):
     settings = ScoringSettings(max_length=60)
 
     with pytest.raises(InputError, match=r"65 tokens: a prompt and its answer must have 64"):
-        greedy_answers(language_model, [LONG], settings, tokens=5)
-    greedy_answers(language_model, [LONG], settings, tokens=4)
+        greedy_answers(language_model, [LONG], settings, max_new_tokens=5)
+    greedy_answers(language_model, [LONG], settings, max_new_tokens=4)
 
 
 def test_texts_whose_routing_is_recorded_are_held_against_the_model(language_model):

@@ -98,7 +98,9 @@ def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
 
     for subject, kinds in recorded.get("generation", {}).items():
         for kind, scored in kinds.items():
-            if not ANSWER_KINDS[kind].whole:  # its references are cut by the model's tokenizer
+            if not ANSWER_KINDS[
+                kind
+            ].whole_reference:  # its references are cut by the model's tokenizer
                 continue
             references = [q.reference for q in asked if (q.subject, q.kind) == (subject, kind)]
             answers = scored["answers"]

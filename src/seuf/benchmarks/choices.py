@@ -1,7 +1,7 @@
-"""Multiple choice, fast: what a training run looks at every few steps.
+"""Multiple choice, fast: how a training run is evaluated every few steps.
 
-Gives what lm-evaluation-harness gives (see `harness`) for the same questions, without its
-overhead; a test holds them to each other.
+The preferred choices are those of lm-evaluation-harness (see `harness`), without its overhead; a
+test compares the two.
 """
 
 from __future__ import annotations
@@ -20,19 +20,41 @@ from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, by_length
 from seuf.moe.loss import output_head, token_nll
 
-SHORTER = "ask shorter questions, or free memory"
+OUT_OF_MEMORY_ADVICE = "ask shorter questions, or free memory"
 
 
 class Choice(NamedTuple):
-    """A choice as the model sees it: the question's tokens and the choice's own."""
+    """The tokens of a question, and those of one of its choices."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
 
     @property
-    def row(self) -> tuple[int, ...]:
+    def input_ids(self) -> tuple[int, ...]:
         """What the model has to read to score the choice: all tokens but the last."""
         return (*self.context, *self.continuation)[:-1]
+
+
+ChoicesByInput = dict[tuple[int, ...], set[Choice]]
+
+
+def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Choice]:
+    """Return the choices of a question, each after a space, as tokens."""
+    context = tuple(tokenizer(question.question)["input_ids"])
+    texts = [f"{question.question} {choice}" for choice in question.choices]
+    whole = [tuple(ids) for ids in tokenizer(texts)["input_ids"]]
+    return [Choice(context, ids[len(context) :]) for ids in whole]
+
+
+def group_by_input(choices: Iterable[Choice]) -> ChoicesByInput:
+    """Return the choices by what has to be read for them.
+
+    Choices of one token differ only in the last one, which is not read: one pass scores them all.
+    """
+    groups: ChoicesByInput = {}
+    for choice in choices:
+        groups.setdefault(choice.input_ids, set()).add(choice)
+    return groups
 
 
 class ChoiceScorer:
@@ -53,13 +75,13 @@ class ChoiceScorer:
         batch_size: int,
     ) -> None:
         self.questions, self.metric, self.batch_size = questions, metric, batch_size
-        self.backoff = Backoff(SHORTER)
+        self.backoff = Backoff(OUT_OF_MEMORY_ADVICE)
         self.choices = [encode_choices(tokenizer, question) for question in questions]
-        self.wanted = group_by_input(choice for choices in self.choices for choice in choices)
+        self.by_input = group_by_input(choice for choices in self.choices for choice in choices)
 
     def answers(self, model: nn.Module) -> list[int]:
         """Return the position of the choice the model prefers, for each question."""
-        likelihoods = self._log_likelihoods(model)
+        likelihoods = log_likelihoods(model, self.by_input, self.batch_size, self.backoff)
         return [
             preferred_choice([likelihoods[choice] for choice in choices], question, self.metric)
             for question, choices in zip(self.questions, self.choices, strict=True)
@@ -72,33 +94,19 @@ class ChoiceScorer:
             right.setdefault(question.subject, []).append(answer == question.answer)
         return {subject: sum(hits) / len(hits) for subject, hits in right.items()}
 
-    def _log_likelihoods(self, model: nn.Module) -> dict[Choice, float]:
-        return log_likelihoods(model, self.wanted, self.batch_size, self.backoff)
-
-
-def group_by_input(choices: Iterable[Choice]) -> dict[tuple[int, ...], set[Choice]]:
-    """Return the choices by what has to be read for them.
-
-    Choices of one token differ only in it: one row answers all of them.
-    """
-    wanted: dict[tuple[int, ...], set[Choice]] = {}
-    for choice in choices:
-        wanted.setdefault(choice.row, set()).add(choice)
-    return wanted
-
 
 @torch.no_grad()
 def log_likelihoods(
     model: nn.Module,
-    wanted: Mapping[tuple[int, ...], set[Choice]],
+    by_input: Mapping[tuple[int, ...], set[Choice]],
     batch_size: int,
     backoff: Backoff | None = None,
 ) -> dict[Choice, float]:
-    """Return the log-likelihood in nats of every choice, of all its tokens together.
+    """Return the log-likelihood in nats of every choice, summed over its tokens.
 
     Args:
         model: A causal language model.
-        wanted: Choices by their row, see `group_by_input`.
+        by_input: The choices, see `group_by_input`.
         batch_size: Sequences that pass the model at once.
         backoff: Remembers from call to call how many fit in memory.
 
@@ -106,33 +114,61 @@ def log_likelihoods(
         InputError: If a question with a choice has more tokens than the model has positions, or
             than fit in memory.
     """
-    rows, likelihoods = sorted(wanted), dict[Choice, float]()
-    check_positions(model, rows, "a question with a choice must have {} or less")
-    backoff = backoff or Backoff(SHORTER)
+    inputs, likelihoods = sorted(by_input), dict[Choice, float]()
+    check_positions(model, inputs, "a question with a choice must have {} or less")
+    backoff = backoff or Backoff(OUT_OF_MEMORY_ADVICE)
 
-    def answer(batch: Batch) -> dict[Choice, float]:
-        inputs = batch.inputs(input_device(model))
-        hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
+    def score(batch: Batch) -> dict[Choice, float]:
+        tensors = batch.inputs(input_device(model))
+        hidden = decoder(model)(**tensors, use_cache=False).last_hidden_state
         asked = [
-            (line, choice)
-            for line, place in enumerate(batch.positions or ())
-            for choice in sorted(wanted[rows[place]])
+            (row, choice)
+            for row, position in enumerate(batch.positions or ())
+            for choice in sorted(by_input[inputs[position]])
         ]
         values = _log_likelihoods(hidden, output_head(model), asked)
         return dict(zip((choice for _, choice in asked), values, strict=True))
 
-    for batch in by_length(rows, batch_size, padding=0):
-        for _, found in backoff.rows(batch, answer):
-            likelihoods |= found
+    for batch in by_length(inputs, batch_size, padding=0):
+        for _, scored in backoff.rows(batch, score):
+            likelihoods |= scored
     return likelihoods
+
+
+def _log_likelihoods(
+    hidden: Tensor, head: nn.Module, asked: Sequence[tuple[int, Choice]]
+) -> list[float]:
+    """Return the log-likelihood in nats of choices, from hidden states (B, T, d).
+
+    Only the hidden states that predict a choice's tokens are given to the head.
+
+    Args:
+        hidden: Of the batch.
+        head: Makes logits of hidden states.
+        asked: The row in the batch of each choice, and the choice.
+    """
+    predicted = [
+        (row, len(choice.context) - 1 + offset, token)
+        for row, choice in asked
+        for offset, token in enumerate(choice.continuation)
+    ]
+    rows, columns, tokens = torch.tensor(predicted, device=hidden.device).T
+    lengths = [len(choice.continuation) for _, choice in asked]
+    nll = token_nll(hidden[rows, columns], head, tokens)
+    return [-part.sum().item() for part in nll.cpu().split(lengths)]
+
+
+def preferred_choice(likelihoods: Sequence[float], question: Question, metric: str) -> int:
+    """Return the position of the best choice; of equals the first, as in lm-eval."""
+    lengths = [len(choice) if metric == "acc_norm" else 1 for choice in question.choices]
+    values = [value / length for value, length in zip(likelihoods, lengths, strict=True)]
+    return values.index(max(values))
 
 
 def chance(questions: Sequence[Question], subject: str = "forget") -> float:
     """Return the expected accuracy of guessing on a subject's questions; 0 without choices."""
-    shares = [
-        1 / len(q.choices) for q in questions if q.subject == subject and q.is_multiple_choice()
-    ]
-    return sum(shares) / len(shares) if shares else 0.0
+    asked = [q for q in questions if q.subject == subject and q.is_multiple_choice()]
+    return sum(1 / len(q.choices) for q in asked) / len(asked) if asked else 0.0
 
 
 def macro_accuracy(questions: Sequence[Question], answers: Sequence[int]) -> float:
@@ -141,36 +177,3 @@ def macro_accuracy(questions: Sequence[Question], answers: Sequence[int]) -> flo
     for question, answer in zip(questions, answers, strict=True):
         right.setdefault(question.topic, []).append(answer == question.answer)
     return mean(mean(hits) for hits in right.values())
-
-
-def preferred_choice(likelihoods: Sequence[float], question: Question, metric: str) -> int:
-    """Return the position of the best choice; the first of equals, as the harness has it."""
-    lengths = [len(choice) if metric == "acc_norm" else 1 for choice in question.choices]
-    values = [value / length for value, length in zip(likelihoods, lengths, strict=True)]
-    return values.index(max(values))
-
-
-def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Choice]:
-    """Return the choices of a question, each after a space, as tokens."""
-    context = tuple(tokenizer(question.question)["input_ids"])
-    texts = [f"{question.question} {choice}" for choice in question.choices]
-    wholes = [tuple(ids) for ids in tokenizer(texts)["input_ids"]]
-    return [Choice(context, whole[len(context) :]) for whole in wholes]
-
-
-def _log_likelihoods(
-    hidden: Tensor, head: nn.Module, wanted: Sequence[tuple[int, Choice]]
-) -> list[float]:
-    """Return the log-likelihood in nats of choices, from the hidden states (B, T, d) of their rows.
-
-    Only the hidden states that predict a choice's tokens are given to the head.
-    """
-    spots = [
-        (line, len(choice.context) - 1 + place, token)
-        for line, choice in wanted
-        for place, token in enumerate(choice.continuation)
-    ]
-    lines, places, tokens = torch.tensor(spots, device=hidden.device).T
-    lengths = [len(choice.continuation) for _, choice in wanted]
-    nll = token_nll(hidden[lines, places], head, tokens)
-    return [-part.sum().item() for part in nll.cpu().split(lengths)]

@@ -1,11 +1,11 @@
-"""Score questions through lm-evaluation-harness: what is reported."""
+"""Score multiple-choice questions through lm-evaluation-harness: what is reported."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from io import StringIO
 from typing import Any
 
@@ -37,32 +37,33 @@ def score_questions(
         and `answers`: position of the preferred choice of each question.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    _check_positions(subject_model, questions, settings.max_length)
+    texts = [f"{q.question} {choice}" for q in questions for choice in q.choices]
+    rows = subject_model.tokenizer(texts)["input_ids"] if texts else []
+    check_positions(
+        subject_model.model,
+        [row[: settings.max_length] for row in rows],
+        "set evaluation.max_length to {} or less",
+    )
     subjects = sorted({question.subject for question in questions})
     asked = {s: [q for q in questions if q.subject == s] for s in subjects}
 
-    def evaluated(batch_size: int) -> dict[str, Any] | None:
-        smaller = settings.model_copy(update={"batch_size": batch_size})
-        tasks = {s: _task(s, asked[s], settings.metric) for s in subjects}
+    def evaluate_at_once(batch_size: int) -> dict[str, Any] | None:
+        model = harness_model(subject_model, settings.model_copy(update={"batch_size": batch_size}))
+        tasks = {s: harness_task(s, asked[s], settings.metric) for s in subjects}
+        # the harness's progress bars cannot be turned off: they are kept out of logs
+        bars = nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO())
         # the standard error of a mean is exact; with 0 draws the harness would leave it out
-        with _bars_on_terminals_only():
-            return evaluate(_harnessed(subject_model, smaller), tasks, bootstrap_iters=1)
+        with bars:
+            return evaluate(model, tasks, bootstrap_iters=1)
 
-    results = Backoff("lower evaluation.max_length").whole(settings.batch_size, evaluated)
+    backoff = Backoff("lower evaluation.max_length")
+    results = backoff.whole(settings.batch_size, evaluate_at_once)
     assert results is not None  # only processes other than the first get nothing
     return {s: _scores(results, s, asked[s], settings.metric) for s in subjects}
 
 
-def _check_positions(
-    subject_model: LanguageModel, questions: Sequence[Question], max_length: int
-) -> None:
-    texts = [f"{q.question} {choice}" for q in questions for choice in q.choices]
-    rows = subject_model.tokenizer(texts)["input_ids"] if texts else []
-    cut = [row[:max_length] for row in rows]
-    check_positions(subject_model.model, cut, "set evaluation.max_length to {} or less")
-
-
-def _harnessed(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:
+def harness_model(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:
+    """Return the model as the harness takes it."""
     return HFLM(
         pretrained=subject_model.model,
         tokenizer=subject_model.tokenizer,
@@ -72,12 +73,8 @@ def _harnessed(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:
     )
 
 
-def _bars_on_terminals_only() -> AbstractContextManager[Any]:
-    """Keep the harness's progress bars, which cannot be turned off, out of logs."""
-    return nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO())
-
-
-def _task(name: str, questions: Sequence[Question], metric: str) -> ConfigurableTask:
+def harness_task(name: str, questions: Sequence[Question], metric: str) -> ConfigurableTask:
+    """Return the questions as a task of the harness."""
     rows = [question._asdict() for question in questions]
     return ConfigurableTask(
         config={
@@ -97,12 +94,10 @@ def _scores(
     results: dict[str, Any], name: str, questions: Sequence[Question], metric: str
 ) -> dict[str, Any]:
     samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
-    answers = [
-        preferred_choice(
-            [likelihood for likelihood, _ in sample["filtered_resps"]], question, metric
-        )
-        for sample, question in zip(samples, questions, strict=True)
-    ]
+    answers = []
+    for sample, question in zip(samples, questions, strict=True):
+        likelihoods = [likelihood for likelihood, _ in sample["filtered_resps"]]
+        answers.append(preferred_choice(likelihoods, question, metric))
     return {
         "accuracy": results["results"][name][f"{metric},none"],
         "standard_error": results["results"][name][f"{metric}_stderr,none"],

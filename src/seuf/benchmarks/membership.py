@@ -1,28 +1,23 @@
-"""Scores of a passage that are higher for what a model has learned.
+"""Membership inference: does a model still look as if it had learned a text?
 
-The four are those of RWKU (jinzhuoran/RWKU a23df67, llmtuner/eval/eval_mia.py), which reports loss,
-zlib and, as `mink20`, min-k++ with k = 0.2. MUSE reports min-k with 0.4 (swj0419/muse_bench
-75d1762, eval.py). k is `evaluation.min_k`.
+Each of `ATTACKS` scores every passage, higher for what a model has learned. Groups are compared by
+the AUC: the chance that a passage to forget has a higher score than one of another group, ties
+half. Beside `holdout`, which no model has seen, 0.5 is as if it had never been learned. Beside
+`retain`, which the model knows too, 0.5 is as well known as what stays.
+
+The attacks are those of RWKU (jinzhuoran/RWKU a23df67, llmtuner/eval/eval_mia.py), which reports
+loss, zlib and, as `mink20`, min-k++ with k = 0.2. It reports means only, so there is no AUC of its
+own to compare with. MUSE reports min-k with 0.4 (swj0419/muse_bench 75d1762, eval.py), and its
+`privleak` is made of two AUCs. k is `evaluation.min_k`.
 
 1. At least one token is in the lowest share. With fewer than 1/k tokens RWKU's score is no number;
    open-unlearning (f4d8463, min_k_plus_plus.py) takes one, too.
 2. Min-k++ takes a variance over the vocabulary that is below 1e-6 for 1e-6, as open-unlearning
    does: where a model is certain, RWKU divides by nearly nothing.
-
-What a model expected at each place of a text, beside the token that stands there.
-
-Membership inference: does a model still look as if it had learned a text?
-
-Each of the `attacks` scores every passage. Groups are told apart by the AUC: the chance that a
-passage to forget has a higher score than one of another group, ties half. Beside `holdout`, which
-no model has seen, 0.5 is as if it had never been learned. Beside `retain`, which is known too, 0.5
-is as well known as what stays. RWKU reports means only, so it has no AUC to compare with; MUSE's
-`privleak` is made of two AUCs.
-
-1. A passage longer than `evaluation.max_length` tokens is cut there, and its zlib score divides by
-   the size of what was read; how many were cut is told. The references read all of it.
-2. A passage of fewer than two tokens, of which nothing is predicted, is left out, and so is one
-   whose likelihood is no number, as RWKU does; how many passages were scored is told.
+3. A passage longer than `evaluation.max_length` tokens is cut there, and its zlib score divides by
+   the size of what was read; the number of passages cut is reported. The references read all of it.
+4. A passage of fewer than two tokens, of which nothing is predicted, is left out, and so is one
+   whose likelihood is no number, as RWKU does; the number of passages scored is reported.
 """
 
 from __future__ import annotations
@@ -46,13 +41,12 @@ from seuf.moe.batches import Batch, by_length
 from seuf.moe.loss import output_head, row_parts
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from seuf.benchmarks.records import Group
     from seuf.benchmarks.settings import ScoringSettings
     from seuf.moe.loading import LanguageModel
 
 SMALLEST_VARIANCE = 1e-6
+NEVER = -1e4  # a log-likelihood whose exponential is 0 in every type
+OTHER_GROUPS: tuple[Group, ...] = ("holdout", "retain")
 
 
 class Sample(NamedTuple):
@@ -71,24 +65,38 @@ class Sample(NamedTuple):
     cut: bool
 
 
-def _loss(sample: Sample, found: Predictions, k: float) -> float:
-    return found.found.mean().item()
+class Predictions(NamedTuple):
+    """Log-likelihoods in nats, in float32 or finer, each (n,).
+
+    Attributes:
+        actual: Of the token that follows in the text.
+        mean: Of a token drawn from the model's own prediction, on average over the vocabulary.
+        variance: Of the same.
+    """
+
+    actual: Tensor
+    mean: Tensor
+    variance: Tensor
 
 
-def _zlib(sample: Sample, found: Predictions, k: float) -> float:
-    return found.found.mean().item() / len(zlib.compress(sample.text.encode()))
+def _loss(sample: Sample, predictions: Predictions, k: float) -> float:
+    return predictions.actual.mean().item()
 
 
-def _min_k(sample: Sample, found: Predictions, k: float) -> float:
-    return _lowest(found.found, k)
+def _zlib(sample: Sample, predictions: Predictions, k: float) -> float:
+    return predictions.actual.mean().item() / len(zlib.compress(sample.text.encode()))
 
 
-def _min_k_plus_plus(sample: Sample, found: Predictions, k: float) -> float:
-    deviation = found.variance.clamp(min=SMALLEST_VARIANCE).sqrt()
-    return _lowest((found.found - found.mean) / deviation, k)
+def _min_k(sample: Sample, predictions: Predictions, k: float) -> float:
+    return _mean_of_lowest(predictions.actual, k)
 
 
-def _lowest(values: Tensor, k: float) -> float:
+def _min_k_plus_plus(sample: Sample, predictions: Predictions, k: float) -> float:
+    deviation = predictions.variance.clamp(min=SMALLEST_VARIANCE).sqrt()
+    return _mean_of_lowest((predictions.actual - predictions.mean) / deviation, k)
+
+
+def _mean_of_lowest(values: Tensor, k: float) -> float:
     """Return the mean of the lowest share k of the values, of one at least."""
     return values.sort().values[: max(1, int(len(values) * k))].mean().item()
 
@@ -101,57 +109,10 @@ ATTACKS: dict[str, Callable[[Sample, Predictions, float], float]] = {
 }
 
 
-class Predictions(NamedTuple):
-    """Log-likelihoods in nats, in float32 or finer, each (n,).
-
-    Attributes:
-        found: Of the token that stands there.
-        mean: Of a token drawn from the model's own prediction, on average over the vocabulary.
-        variance: Of the same.
-    """
-
-    found: Tensor
-    mean: Tensor
-    variance: Tensor
-
-
-@torch.no_grad()
-def predictions(hidden: Tensor, head: nn.Module, tokens: Tensor) -> Predictions:
-    """Return how likely a model finds tokens, and how likely it finds tokens there in general.
-
-    Logits are made for a few rows at a time, see `loss`.
-
-    Args:
-        hidden: The hidden state that predicts each token, (n, d).
-        head: Makes logits (n, V) of hidden states (n, d), see `loss.output_head`.
-        tokens: (n,).
-    """
-    tokens = tokens.to(hidden.device)
-    parts = [_of_logits(head(hidden[p]), tokens[p]) for p in row_parts(hidden, head)]
-    found, mean, variance = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Predictions(found, mean, variance)
-
-
-def _of_logits(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    values = logits.log_softmax(-1, dtype=dtype)  # (n, V)
-    found = values.gather(1, tokens[:, None])[:, 0]
-    shares = values.exp()
-    mean = (shares * values).sum(-1)
-    # in place, and around the mean: a difference of two squares would lose its digits
-    variance = values.sub_(mean[:, None]).square_().mul_(shares).sum(-1)
-    return found, mean, variance
-
-
-Scores = dict[Group, dict[str, list[float]]]
-
-OTHERS: tuple[Group, ...] = ("holdout", "retain")
-
-
 def score_passages(
     subject_model: LanguageModel, passages: Sequence[Passage], settings: ScoringSettings
 ) -> dict[str, Any]:
-    """Return how well known each group of passages looks, and how well they are told apart.
+    """Return how well known each group of passages looks, and the AUC between groups.
 
     Returns:
         `min_k`: the share k. `groups`: for each group `passages` (scored), `cut` (of these) and for
@@ -159,55 +120,49 @@ def score_passages(
         there is beside `forget`, and each attack, `value` and `standard_error`.
     """
     samples = _samples(subject_model, passages, settings.max_length)
-    found = _predictions(subject_model, samples, settings.batch_size)
-    scores: Scores = {}
-    for sample, of_one in zip(samples, found, strict=True):
-        if not of_one.found.isfinite().all():
+    predictions = _predictions_of_samples(subject_model, samples, settings.batch_size)
+    scores: dict[Group, dict[str, list[float]]] = {}
+    for sample, predicted in zip(samples, predictions, strict=True):
+        if not predicted.actual.isfinite().all():
             continue
         group = scores.setdefault(sample.group, {name: [] for name in ATTACKS})
         for name, attack in ATTACKS.items():
-            group[name].append(attack(sample, of_one, settings.min_k))
+            group[name].append(attack(sample, predicted, settings.min_k))
     cut = [sample.group for sample in samples if sample.cut]
-    return {
-        "min_k": settings.min_k,
-        "groups": {g: _group(of_g, cut.count(g)) for g, of_g in sorted(scores.items())},
-        "auc": _told_apart(scores),
+    groups = {
+        group: {
+            "passages": len(by_attack["loss"]),
+            "cut": cut.count(group),
+            **{name: mean_with_error(values) for name, values in by_attack.items()},
+        }
+        for group, by_attack in sorted(scores.items())
     }
+    auc = {
+        other: {
+            name: area_under_curve(scores["forget"][name], scores[other][name]) for name in ATTACKS
+        }
+        for other in OTHER_GROUPS
+        if other in scores and "forget" in scores
+    }
+    return {"min_k": settings.min_k, "groups": groups, "auc": auc}
 
 
 def area_under_curve(members: Sequence[float], others: Sequence[float]) -> dict[str, float]:
     """Return the AUC of scores that should be higher for members, and its standard error.
 
-    That is `sqrt(var(a) / len(a) + var(b) / len(b))`, where `a` has for each member the share of
-    others it is above, ties half, and `b` for each other the share of members that are above it.
+    The error is `sqrt(var(a) / len(a) + var(b) / len(b))`, where `a` has for each member the share
+    of others it is above, ties half, and `b` for each other the share of members it is above.
     Passages are taken to be independent; those about one person are not quite.
     """
-    shares = _shares(members, others), _shares(others, members)
+    shares = _shares_below(members, others), _shares_below(others, members)
     error = sqrt(sum(variance(part) / len(part) for part in shares if len(part) > 1))
     return {"value": mean(shares[0]), "standard_error": error}
 
 
-def _shares(scores: Sequence[float], others: Sequence[float]) -> list[float]:
+def _shares_below(scores: Sequence[float], others: Sequence[float]) -> list[float]:
     """Return for each score the share of the others that it is above; a tie is half."""
     among_all = rankdata([*scores, *others])[: len(scores)]
     return ((among_all - rankdata(scores)) / len(others)).tolist()
-
-
-def _told_apart(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
-    if "forget" not in scores:
-        return {}
-    return {
-        other: {
-            name: area_under_curve(scores["forget"][name], scores[other][name]) for name in ATTACKS
-        }
-        for other in OTHERS
-        if other in scores
-    }
-
-
-def _group(scores: dict[str, list[float]], cut: int) -> dict[str, Any]:
-    told = {name: mean_with_error(values) for name, values in scores.items()}
-    return {"passages": len(scores["loss"]), "cut": cut, **told}
 
 
 def _samples(
@@ -230,25 +185,54 @@ def _samples(
     return samples
 
 
-def _predictions(
+def _predictions_of_samples(
     subject_model: LanguageModel, samples: Sequence[Sample], batch_size: int
 ) -> list[Predictions]:
-    """Return what the model expected of each sample's tokens but the first."""
-    found: dict[int, Predictions] = {}
+    """Return what the model predicts of each sample's tokens but the first."""
+    predictions: dict[int, Predictions] = {}
     ids, backoff = [sample.ids for sample in samples], Backoff("lower evaluation.max_length")
     for batch in by_length(ids, batch_size, subject_model.padding):
         for part, of_part in backoff.rows(batch, partial(_of_batch, subject_model.model)):
-            found |= zip(part.positions or (), of_part, strict=True)
-    return [found[place] for place in range(len(samples))]
+            predictions |= zip(part.positions or (), of_part, strict=True)
+    return [predictions[position] for position in range(len(samples))]
 
 
 @torch.no_grad()
 def _of_batch(model: nn.Module, batch: Batch) -> list[Predictions]:
     inputs = batch.inputs(input_device(model))
     hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
-    counts = batch.attention_mask[:, 1:].bool()
-    rows = hidden[:, :-1][counts.to(hidden.device)]  # of all samples, one after the other
-    of_all = predictions(rows, output_head(model), batch.input_ids[:, 1:][counts])
-    lengths = counts.sum(1).tolist()
+    is_token = batch.attention_mask[:, 1:].bool()
+    rows = hidden[:, :-1][is_token.to(hidden.device)]  # of all samples, one after the other
+    of_all = predict(rows, output_head(model), batch.input_ids[:, 1:][is_token])
+    lengths = is_token.sum(1).tolist()
     parts = zip(*(values.cpu().double().split(lengths) for values in of_all), strict=True)
     return [Predictions(*part) for part in parts]
+
+
+@torch.no_grad()
+def predict(hidden: Tensor, head: nn.Module, tokens: Tensor) -> Predictions:
+    """Return the log-likelihood of tokens, and what it is on average over the vocabulary.
+
+    Logits are made for a few rows at a time, see `seuf.moe.loss`.
+
+    Args:
+        hidden: The hidden state that predicts each token, (n, d).
+        head: Makes logits (n, V) of hidden states (n, d), see `loss.output_head`.
+        tokens: (n,).
+    """
+    tokens = tokens.to(hidden.device)
+    parts = [_of_logits(head(hidden[p]), tokens[p]) for p in row_parts(hidden, head)]
+    actual, mean, variance = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Predictions(actual, mean, variance)
+
+
+def _of_logits(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    values = logits.log_softmax(-1, dtype=dtype)  # (n, V)
+    actual = values.gather(1, tokens[:, None])[:, 0]
+    shares = values.exp()
+    values.clamp_(min=NEVER)  # else 0 * -inf is no number
+    mean = (shares * values).sum(-1)
+    # in place, and around the mean: a difference of two squares would lose its digits
+    variance = values.sub_(mean[:, None]).square_().mul_(shares).sum(-1)
+    return actual, mean, variance

@@ -1,8 +1,7 @@
-"""Kinds of probes: how long an answer may be, where it ends, and what it is measured by.
+"""What a benchmark is made of: texts to forget, texts to keep, passages, and questions about both.
 
-These are the published benchmarks' own numbers, each with the code it was taken from.
-
-What a benchmark is made of: texts to forget, texts to keep, and questions about both.
+`ANSWER_KINDS` says for each kind of question how long a free answer may be, where it ends, and what
+it is measured by. The numbers are the published benchmarks' own, each with the code it is from.
 """
 
 from __future__ import annotations
@@ -12,20 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Measure = Literal["rouge_l_recall", "rouge_l_f1", "rouge_l_recall_pltrdy"]
+Subject = Literal["forget", "retain"]
+Part = Literal["selection", "test"]
+Group = Literal["forget", "retain", "holdout"]
 
 
 class AnswerKind(NamedTuple):
-    """How free answers to one kind of probe are made and measured.
+    """How free answers to one kind of question are made and measured.
 
     Attributes:
-        measure: What an answer is measured by, see `seuf.benchmarks.answers`.
+        measure: What an answer is measured by, a key of `seuf.benchmarks.answers.MEASURES`.
         max_new_tokens: Tokens in an answer; None for the study's own number.
         stop: An answer ends before the first of these.
         chat: Asked in the model's chat template, if it has one.
         headline: Whether the study's forget efficacy and utility are means over it.
-        likelihoods: Not asked at all: the choices' likelihoods are what is measured.
-        whole: Whether the reference is held against as a whole, or what an answer's tokens could
-            hold of it.
+        likelihoods_only: No answer is generated: the likelihoods of the choices are compared.
+        whole_reference: Whether an answer is compared with the whole reference, or with as many
+            tokens of it as an answer may have.
     """
 
     measure: Measure = "rouge_l_recall"
@@ -33,8 +35,8 @@ class AnswerKind(NamedTuple):
     stop: tuple[str, ...] = ()
     chat: bool = False
     headline: bool = True
-    likelihoods: bool = False
-    whole: bool = True
+    likelihoods_only: bool = False
+    whole_reference: bool = True
 
 
 # jinzhuoran/RWKU b8a03b3, llmtuner/eval/eval_forget.py: 30 tokens, up to the end of the line.
@@ -48,22 +50,17 @@ ANSWER_KINDS: dict[str, AnswerKind] = {
     "adversarial": _RWKU._replace(headline=False),
     # MUSE, swj0419/muse_bench fcd6651, eval.py
     "knowledge": AnswerKind("rouge_l_f1", 32, ("\n\n", "\nQuestion", "Question:")),
-    "verbatim": AnswerKind("rouge_l_f1", 128, headline=False, whole=False),
+    "verbatim": AnswerKind("rouge_l_f1", 128, headline=False, whole_reference=False),
     # TOFU: what a model knew before it, whose ROUGE is part of its model utility
     "real_authors": AnswerKind(headline=False),
     "world_facts": AnswerKind(headline=False),
     # TOFU: the answer, its paraphrase and wrong answers, of which only likelihoods are compared
-    "truth": AnswerKind(headline=False, likelihoods=True),
+    "truth": AnswerKind(headline=False, likelihoods_only=True),
 }
 
 
-Subject = Literal["forget", "retain"]
-Part = Literal["selection", "test"]
-Group = Literal["forget", "retain", "holdout"]
-
-
 class Text(NamedTuple):
-    """A passage and the topic it belongs to."""
+    """A text and the topic it belongs to."""
 
     text: str
     topic: str = ""
@@ -75,18 +72,18 @@ def texts_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 class Question(NamedTuple):
-    """A question with choices, with a reference that a free answer is held against, or with both.
+    """A question with choices, with a reference that a free answer is compared with, or with both.
 
     Attributes:
         question: What the model reads; in a chat, the user's turn.
         choices: Answers to choose from; none if it can only be answered freely.
         answer: Position of the right choice; -1 if there are none.
         topic: What it is about: a person, an author, a school subject.
-        subject: Whose knowledge it asks for.
+        subject: Whether it asks for what is to be forgotten or for what must stay.
         part: Whether it chooses the checkpoint (`selection`) or is reported (`test`).
         reference: The answer in words; empty if free answers are not scored.
-        kind: What kind of probe it is, a key of `seuf.benchmarks.records.ANSWER_KINDS`.
-        opening: How the answer begins, put into the model's mouth, such as `Answer:`.
+        kind: A key of `ANSWER_KINDS`.
+        opening: Text that the answer begins with, such as `Answer:`; it is part of the prompt.
     """
 
     question: str
@@ -100,21 +97,21 @@ class Question(NamedTuple):
     opening: str = ""
 
     def is_multiple_choice(self) -> bool:
-        """Tell if it is asked by its choices."""
-        return bool(self.choices) and not ANSWER_KINDS[self.kind].likelihoods
+        """Tell if the choice that the model prefers is scored."""
+        return bool(self.choices) and not self.compares_likelihoods()
 
     def is_free_answer(self, with_choices: bool) -> bool:
-        """Tell if it is asked for a free answer, with choices only if these shall be too."""
+        """Tell if a free answer is scored; of questions with choices only if `with_choices`."""
         asked = with_choices or not self.choices
-        return bool(self.reference) and asked and not ANSWER_KINDS[self.kind].likelihoods
+        return bool(self.reference) and asked and not self.compares_likelihoods()
 
     def compares_likelihoods(self) -> bool:
         """Tell if only the likelihoods of its choices are compared."""
-        return ANSWER_KINDS[self.kind].likelihoods
+        return ANSWER_KINDS[self.kind].likelihoods_only
 
 
 class Passage(NamedTuple):
-    """A text of which a membership inference attack tells if the model has learned it.
+    """A text of which membership inference tells if the model has learned it.
 
     Attributes:
         text: The passage.
@@ -136,7 +133,7 @@ class BenchmarkData:
         forget: Texts to forget.
         retain: Texts to keep.
         questions: About both.
-        pretraining: What a model is taught that is to forget some of it again.
+        pretraining: What a model is taught before it forgets a part of it.
         passages: What membership inference is tried on; none where a benchmark has no such part.
     """
 

@@ -1,8 +1,7 @@
-"""Rows of published data sets, checked before anything is made of them.
+"""Which rows of a published data set are used, and checks of them before anything is made of them.
 
-Which questions and texts are taken where not all are: a hash of their wording decides.
-
-So neither their order in a file nor a random number does, and next time the same are taken.
+Where not all rows are taken, or questions are split in two parts, a hash of the wording decides:
+neither the order of a file nor a random number does, and the next run takes the same rows.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from seuf.inputs import InputError
 
 Record = Mapping[str, Any]
 
+MIN_PER_PART = 2  # a standard error needs two
+
 
 def check_rows(
     name: str,
@@ -28,7 +29,7 @@ def check_rows(
 
     Args:
         name: What the rows are called in an error.
-        rows: What came.
+        rows: The rows.
         columns: What must be a text in each row.
         may_be_empty: Those of the columns whose text may be empty.
 
@@ -59,16 +60,13 @@ def long_texts(name: str, rows: Sequence[Record], min_length: int) -> list[str]:
             raise InputError(
                 f"{name}, row {number}: `text` must be a text, not {row.get('text')!r}."
             )
-    found = [row["text"] for row in rows if len(row["text"]) >= min_length]
-    if not found:
+    long = [row["text"] for row in rows if len(row["text"]) >= min_length]
+    if not long:
         raise InputError(
             f"{name}: none of its {len(rows)} texts has {min_length} characters; take a smaller "
             "benchmark.min_length."
         )
-    return found
-
-
-MIN_PER_PART = 2  # in a part: a standard error needs two
+    return long
 
 
 def sample_positions(
@@ -77,49 +75,47 @@ def sample_positions(
     """Return the positions, in order, of at most so many items.
 
     Args:
-        wordings: What is hashed, one an item.
+        wordings: What is hashed, one for each item.
         number: How many items to take.
         groups: The group of each item; every group gives its share, by its size and as near as
             whole items allow.
     """
     groups = groups or [""] * len(wordings)
-    order = sorted(range(len(wordings)), key=lambda position: _digest(wordings[position]))
-    sizes, seen, depths = Counter(groups), Counter[str](), dict[int, float]()
-    for position in order:
+    hashes = [hashlib.sha256(wording.encode()).hexdigest() for wording in wordings]
+    by_hash = sorted(range(len(wordings)), key=hashes.__getitem__)
+    sizes, taken, depths = Counter(groups), Counter[str](), dict[int, float]()
+    for position in by_hash:
         group = groups[position]
-        depths[position] = (seen[group] + 0.5) / sizes[group]
-        seen[group] += 1
-    return sorted(sorted(order, key=depths.__getitem__)[:number])
+        depths[position] = (taken[group] + 0.5) / sizes[group]
+        taken[group] += 1
+    return sorted(sorted(by_hash, key=depths.__getitem__)[:number])
 
 
-def sample_questions(number: int | None, asked: Sequence[Question]) -> list[Question]:
+def sample_questions(number: int | None, questions: Sequence[Question]) -> list[Question]:
     """Return so many questions, each topic giving its share, in their order; all for None."""
     if number is None:
-        return list(asked)
-    places = sample_positions([q.question for q in asked], number, [q.topic for q in asked])
-    return [asked[place] for place in places]
+        return list(questions)
+    wordings = [question.question for question in questions]
+    topics = [question.topic for question in questions]
+    return [questions[position] for position in sample_positions(wordings, number, topics)]
 
 
 def split_questions(
-    asked: Sequence[Question], number: int, groups: Sequence[str] | None = None
+    questions: Sequence[Question], number: int, groups: Sequence[str] | None = None
 ) -> list[Question]:
     """Return questions in their order, so many in the selection part and the others in test.
 
-    What is worded as one that selects is left out of test, so it may be fewer than came.
+    A question that is worded as one that selects is left out of test, so there may be fewer.
 
     Args:
-        asked: The questions.
+        questions: The questions.
         number: How many select.
         groups: See `sample_positions`.
     """
-    chosen = set(sample_positions([question.question for question in asked], number, groups))
-    known = {asked[place].question for place in chosen}
+    selecting = set(sample_positions([q.question for q in questions], number, groups))
+    wordings = {questions[position].question for position in selecting}
     return [
-        question._replace(part="selection" if place in chosen else "test")
-        for place, question in enumerate(asked)
-        if place in chosen or question.question not in known
+        question._replace(part="selection" if position in selecting else "test")
+        for position, question in enumerate(questions)
+        if position in selecting or question.question not in wordings
     ]
-
-
-def _digest(wording: str) -> str:
-    return hashlib.sha256(wording.encode()).hexdigest()

@@ -1,6 +1,6 @@
 """How likely a model finds true and wrong answers: the part of TOFU's scores that needs a model.
 
-What the numbers are is in `truth_ratios`; the questions are those of kind `truth`, see `tofu`.
+The numbers are defined in `truth_ratios`; the questions are those of kind `truth`, see `tofu`.
 
 1. An answer ends with the end token, whose likelihood counts, as in locuslab/tofu 8c49eee,
    data_module.py. A tokenizer that has none leaves it out.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seuf.benchmarks.answers import mean_with_error
-from seuf.benchmarks.choices import Choice, encode_choices, group_by_input, log_likelihoods
+from seuf.benchmarks.choices import encode_choices, group_by_input, log_likelihoods
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.truth_ratios import (
     PLAIN_SETS,
@@ -61,12 +61,14 @@ def score_truth(
         and `standard_error`; the ratios also `ratios`, one for each question in their order, and
         their `value` is the mean of `indifference` for forget, else of `truthfulness`.
     """
-    found = mean_log_likelihoods(subject_model, questions, settings.batch_size)
+    means = mean_log_likelihoods(subject_model, questions, settings.batch_size)
     sets: dict[str, list[Likelihoods]] = {}
-    for question, values in zip(questions, found, strict=True):
+    for question, of_choices in zip(questions, means, strict=True):
         name = set_of(question)
-        sets.setdefault(name, []).append(_told_apart(name, values))
-    return {name: _scores(name, asked) for name, asked in sorted(sets.items())}
+        first_wrong = 1 if name in PLAIN_SETS else 2  # else a paraphrase follows the answer
+        true, wrong = of_choices[first_wrong - 1], of_choices[first_wrong:]
+        sets.setdefault(name, []).append(Likelihoods(of_choices[0], true, wrong))
+    return {name: _scores(name, likelihoods) for name, likelihoods in sorted(sets.items())}
 
 
 def set_of(question: Question) -> str:
@@ -79,37 +81,32 @@ def mean_log_likelihoods(
 ) -> list[list[float]]:
     """Return the mean log-likelihood per token of every choice of every question, in nats."""
     tokenizer = subject_model.tokenizer
-    end = tokenizer.eos_token_id
-    choices = [[_ended(c, end) for c in encode_choices(tokenizer, q)] for q in questions]
-    wanted = group_by_input(choice for of_one in choices for choice in of_one)
-    sums = log_likelihoods(subject_model.model, wanted, batch_size)
-    return [[sums[choice] / len(choice.continuation) for choice in of_one] for of_one in choices]
-
-
-def _ended(choice: Choice, end: int | None) -> Choice:
-    if end is None or choice.continuation[-1:] == (end,):
-        return choice
-    return choice._replace(continuation=(*choice.continuation, end))
-
-
-def _told_apart(name: str, values: Sequence[float]) -> Likelihoods:
-    """Return what the choices are: the answer, its paraphrase if there is one, wrong ones."""
-    first_wrong = 1 if name in PLAIN_SETS else 2
-    return Likelihoods(values[0], values[first_wrong - 1], list(values[first_wrong:]))
-
-
-def _scores(name: str, asked: Sequence[Likelihoods]) -> dict[str, Any]:
-    counts = truthfulness if name in UTILITY_SETS else indifference
-    probabilities = [
-        share_of_true(one.answer, one.wrong) if name in PLAIN_SETS else math.exp(one.answer)
-        for one in asked
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    choices = [
+        [
+            choice
+            if choice.continuation[-1:] == end
+            else choice._replace(continuation=choice.continuation + end)
+            for choice in encode_choices(tokenizer, question)
+        ]
+        for question in questions
     ]
-    ratios = {key: [ratio(one.true, one.wrong) for one in asked] for key, ratio in RATIOS.items()}
-    return {
-        "questions": len(asked),
-        "probability": mean_with_error(probabilities),
-        **{
-            key: {**mean_with_error(list(map(counts, of))), "ratios": of}
-            for key, of in ratios.items()
-        },
-    }
+    by_input = group_by_input(choice for of_question in choices for choice in of_question)
+    sums = log_likelihoods(subject_model.model, by_input, batch_size)
+    return [
+        [sums[choice] / len(choice.continuation) for choice in of_question]
+        for of_question in choices
+    ]
+
+
+def _scores(name: str, likelihoods: Sequence[Likelihoods]) -> dict[str, Any]:
+    probabilities = [
+        share_of_true(of.answer, of.wrong) if name in PLAIN_SETS else math.exp(of.answer)
+        for of in likelihoods
+    ]
+    scores = {"questions": len(likelihoods), "probability": mean_with_error(probabilities)}
+    score = truthfulness if name in UTILITY_SETS else indifference
+    for key, ratio in RATIOS.items():
+        ratios = [ratio(of.true, of.wrong) for of in likelihoods]
+        scores[key] = {**mean_with_error([score(one) for one in ratios]), "ratios": ratios}
+    return scores

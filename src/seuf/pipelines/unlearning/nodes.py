@@ -69,7 +69,7 @@ def judge_by(
     scorer, guessing = HeadlineScorer(base, asked, settings), chance(asked)
 
     def judge(model: nn.Module) -> Evaluation:
-        results = scorer.results(model)
+        results = scorer.score(model)
         return Evaluation(results["forget"], results["retain"], guessing)
 
     return judge

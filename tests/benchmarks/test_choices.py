@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from seuf.benchmarks.choices import ChoiceScorer, chance, preferred_choice
+from seuf.benchmarks.choices import Choice, ChoiceScorer, chance, log_likelihoods, preferred_choice
 from seuf.benchmarks.records import Question
 from seuf.inputs import InputError
 from tests.tiny import little_memory
@@ -14,6 +15,11 @@ from tests.tiny import little_memory
 def asked(choices: list[str], subject: str = "forget") -> Question:
     """Return a question whose first choice is true."""
     return Question("Question: Who?", choices, 0, "", subject, "test")
+
+
+def likelihoods(scorer: ChoiceScorer, model: nn.Module) -> dict[Choice, float]:
+    """Return what the scorer compares."""
+    return log_likelihoods(model, scorer.by_input, scorer.batch_size, scorer.backoff)
 
 
 def test_acc_prefers_the_likeliest_choice():
@@ -76,17 +82,17 @@ def test_a_choice_is_as_likely_as_its_tokens_together(language_model):
     )
 
     assert len(choice.continuation) > 1
-    assert scorer._log_likelihoods(language_model.model)[choice] == pytest.approx(by_hand, abs=1e-5)
+    assert likelihoods(scorer, language_model.model)[choice] == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_choices_of_one_token_are_read_in_one_row(language_model):
     scorer = ChoiceScorer(language_model.tokenizer, [asked(["a", "b", "c"])], "acc", batch_size=8)
     spaced = [choice.continuation for choice in scorer.choices[0]]
-    rows = {choice.row for choice in scorer.choices[0]}
+    inputs = {choice.input_ids for choice in scorer.choices[0]}
 
     # " a" is two tokens here, the space and the letter: the space is read by all three
     assert {len(tokens) for tokens in spaced} == {2}
-    assert len(rows) == len(scorer.wanted) == 1
+    assert len(inputs) == len(scorer.by_input) == 1
 
 
 def test_a_question_that_is_too_long_for_the_model_is_refused(language_model):
@@ -109,11 +115,11 @@ def test_rows_that_do_not_fit_are_scored_in_parts_and_the_size_is_remembered(
 ):
     """Rows come 16 at once, then 8, 4 and 2; the second time 2 at once."""
     scorer = ChoiceScorer(knowing_model.tokenizer, questions, "acc", batch_size=16)
-    assert len(scorer.wanted) == 16
-    before = scorer._log_likelihoods(knowing_model.model)
+    assert len(scorer.by_input) == 16
+    before = likelihoods(scorer, knowing_model.model)
 
     with little_memory(knowing_model.model, rows=3) as failed:
-        first, second = (scorer._log_likelihoods(knowing_model.model) for _ in range(2))
+        first, second = (likelihoods(scorer, knowing_model.model) for _ in range(2))
 
     assert failed == [16, 8, 4]
     assert first == second
