@@ -2,13 +2,14 @@
 
 Kedro-viz's own hook takes note of runs of the whole pipeline alone, and DVC runs a node at a time.
 This one keeps what earlier runs told of other nodes. The file's format is kedro-viz's own affair:
-a test holds it to the installed version.
+a test holds it to the installed version. Whatever is wrong with these files, no run fails for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 import traceback
@@ -26,9 +27,9 @@ from kedro_dvc.files import files_of, path_of, write_text
 
 FOLDER = ".viz"
 SHOWN = "kedro_pipeline_events.json"  # the one file that kedro-viz reads
-NODE_EVENTS = ("after_node_run", "on_node_error")
 
 Event = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 class RunStatus:
@@ -87,31 +88,39 @@ class RunStatus:
     def on_pipeline_error(self, error: Exception) -> None:
         """Note which node failed, in itself, reading or writing; write that too."""
         if self._node is not None:
-            facts = {"error": str(error), "timestamp": _now(), "traceback": _trace(error)}
+            trace = "".join(traceback.format_exception(error))
+            facts = {"error": str(error), "timestamp": _now(), "traceback": trace}
             self._note("on_node_error", str(self._node), node=self._node.name, **facts)
             self._write()
 
     def _note(self, event: str, name: str, **facts: Any) -> None:
-        found = {"event": event, "node_id": identity(name), "start": self._start}
-        self._events.append(found | facts)
+        self._events.append(
+            {"event": event, "node_id": identity(name), "start": self._start, **facts}
+        )
 
     def _note_dataset(self, event: str, name: str) -> None:
         path = path_of(self._catalog.get(name))
-        size = sum(file.stat().st_size for file in files_of(path)) if path else 0
+        try:
+            size = sum(file.stat().st_size for file in files_of(path)) if path else 0
+        except OSError:  # another process is at it
+            size = 0
         self._note(event, name.partition("@")[0], dataset=name, size=size)
 
     def _write(self) -> None:
         own = _file(self._project, self._study)
-        before = json.loads(own.read_text()) if own.exists() else []
-        write_text(own, json.dumps(_together(before, self._events), indent=1))
-        show(self._project, self._study)
+        latest = {_key(event): event for event in (*_read(own), *self._events)}
+        try:
+            write_text(own, json.dumps(_with_ends(list(latest.values())), indent=1))
+            show(self._project, self._study)
+        except OSError as error:
+            log.warning("kedro-viz will not show this run: %s", error)
 
 
 def show(project: Path, study: str) -> None:
     """Let kedro-viz show the runs of this study."""
     own, shown = _file(project, study), project / FOLDER / SHOWN
     if own.exists():
-        shutil.copy(own, shown)
+        shutil.copyfile(own, shown)
     else:
         shown.unlink(missing_ok=True)
 
@@ -125,28 +134,38 @@ def _file(project: Path, study: str) -> Path:
     return project / FOLDER / f"runs_of_{study}.json"
 
 
-def _together(before: list[Event], new: list[Event]) -> list[Event]:
-    """Return the latest event of each node and data set, between a beginning and an end."""
-    latest = {_key(event): event for event in (*before, *new) if "node_id" in event}
-    events = list(latest.values())
-    failed = [event for event in events if event["event"] == "on_node_error"]
-    begin = {"event": "before_pipeline_run", "timestamp": min(e["start"] for e in events)}
-    end: Event = {"event": "after_pipeline_run", "timestamp": _now()}
-    if failed:
-        end |= {**failed[-1], "event": "on_pipeline_error"}
-        del end["node_id"]
-    return [begin, *events, end]
+def _read(path: Path) -> list[Event]:
+    """Return the events of earlier runs; none, with a warning, if their file is damaged."""
+    try:
+        events = [event for event in json.loads(path.read_bytes()) if "node_id" in event]
+        for event in events:
+            if not all(isinstance(text, str) for text in (event["event"], event["start"])):
+                raise TypeError("an event without a name or time")
+            _key(event)
+        return events
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s is begun anew, as it cannot be read: %r", path, error)
+        return []
 
 
 def _key(event: Event) -> tuple[str, str]:
     """Return whom the event is about; an id would not do, it changes with a node's function."""
-    if event["event"] in NODE_EVENTS:
+    if "node" in event:
         return "node", event["node"]
     return event["event"], event["dataset"]
 
 
-def _trace(error: Exception) -> str:
-    return "".join(traceback.format_exception(error))
+def _with_ends(events: list[Event]) -> list[Event]:
+    """Return the events between the beginning and the end of a run, which has failed if one has."""
+    begin = {"event": "before_pipeline_run", "timestamp": min(e["start"] for e in events)}
+    end: Event = {"event": "after_pipeline_run", "timestamp": _now()}
+    failed = [event for event in events if event["event"] == "on_node_error"]
+    if failed:
+        end |= {**failed[-1], "event": "on_pipeline_error"}
+        del end["node_id"]
+    return [begin, *events, end]
 
 
 def _now() -> str:

@@ -177,8 +177,18 @@ def stages(study: Study) -> dict[str, Stage]:
     made: dict[str, Stage] = {}
     for name, nodes in alike.items():
         made |= _stages_of(study, name, nodes)
+    tables = [table for table in study.config["parameters"].values() if isinstance(table, dict)]
+    for stage in made.values():
+        for variable, items in stage.get("matrix", {}).items():
+            stage["matrix"][variable] = _in_order_of_table(items, tables)
     check_paths(made)
     return {GUARD: guard(study), **after_guard(made, study)}
+
+
+def _in_order_of_table(items: list[str], tables: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the items of a matrix as the table of parameters has them that has a row of each."""
+    table = next((one for one in tables if one.keys() >= set(items)), items)
+    return [item for item in table if item in items]
 
 
 def _stages_of(study: Study, name: str, nodes: list[Node]) -> dict[str, Stage]:

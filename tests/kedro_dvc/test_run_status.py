@@ -145,3 +145,35 @@ def test_each_study_has_its_own(project):
 
     show(project, "one_that_never_ran")
     assert not (project / ".viz" / SHOWN).exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[{",
+        "7",
+        "[7]",
+        '[{"node_id": "a", "event": "after_node_run", "node": "read"}]',
+        '[{"node_id": "a", "event": "after_dataset_saved", "start": "2026"}]',
+        '[{"node_id": "a", "node": "read", "start": "2026"}]',
+    ],
+)
+def test_a_damaged_file_is_begun_anew(project, text, caplog):
+    _run(project, READ)
+    (project / ".viz/runs_of_base.json").write_text(text)
+    (project / ".viz" / SHOWN).write_text(text)
+
+    _run(project, DOUBLE)
+
+    assert [node.status for node in _shown(project).nodes.values()] == ["success"]
+    assert "runs_of_base.json is begun anew" in caplog.text
+
+
+def test_where_it_cannot_be_written_the_run_goes_well_all_the_same(project, caplog):
+    (project / ".viz").write_text("no folder")
+
+    _run(project, READ)
+
+    assert (project / "text").read_text() == "four"
+    assert "kedro-viz will not show this run" in caplog.text

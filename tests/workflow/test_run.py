@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -14,10 +15,16 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.workflow.conftest import STUDY, Project, copy_of
+from tests.workflow.conftest import ENVIRONMENT, STUDY, Project, copy_of
 
 TIMED = ("timing.json", "comparison.csv", "comparison.md", "metrics.json", "report.html")
-PROCESS_BEGAN = "Using 'conf/logging.yml' as logging configuration"
+COUNT_PROCESSES = """\
+import pathlib
+words = pathlib.Path("/proc/self/cmdline").read_text().split("\\0")
+if any(word.endswith("/kedro") for word in words):
+    with pathlib.Path(__file__).with_name("processes").open("a") as file:
+        file.write(" ".join(words) + "\\n")
+"""
 RUN = ("kedro", "dvc", "run", "--env", "smoke")
 SELECT = (*RUN, "select_experts")
 
@@ -66,14 +73,20 @@ def test_an_earlier_state_is_restored_from_the_run_cache(in_process):
     assert "select_experts  restored" in _squeezed(project.done(*SELECT))
 
 
-def test_a_stage_can_have_a_process_of_its_own(in_process):
+def test_a_stage_can_have_a_process_of_its_own(in_process, tmp_path, monkeypatch):
+    """Beside this one, that is: Python imports `sitecustomize` when a process begins."""
     project, _ = in_process
+    (tmp_path / "sitecustomize.py").write_text(COUNT_PROCESSES)
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", _first(tmp_path, ENVIRONMENT.get("PYTHONPATH")))
     with _top(project, 3):
         ended = project.run(*SELECT, "--isolate")
+        processes = (tmp_path / "processes").read_text().splitlines()
 
         assert "select_experts  ran" in _squeezed(ended.stdout)
         assert ended.stderr.count("Pipeline execution completed") == 1
-        assert ended.stderr.count(PROCESS_BEGAN) == 3  # this one, the guard's, the stage's
+        assert len(processes) == 3
+        assert ["--isolate" in words for words in processes] == [True, False, False]
+        assert ["sync" in words for words in processes] == [False, True, False]
         assert "select_experts" not in project.stale()
 
 
@@ -161,6 +174,10 @@ def _facts(stage: dict[str, Any]) -> dict[str, Any]:
         for part, paths in parts.items()
     }
     return {**stage, **kept}
+
+
+def _first(path: Path, others: str | None) -> str:
+    return os.pathsep.join([str(path), *([others] if others else [])])
 
 
 def _squeezed(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,16 @@ def test_a_light_stage_imports_nothing_heavy(project, node):
 
 def test_the_import_of_torch_would_be_seen(project):
     assert "torch" in _imported(project, "select_experts")
+
+
+def test_a_command_does_not_begin_with_how_it_logs():
+    """Kedro names the file of its configuration of logging when it is imported."""
+    root = Path(__file__).parents[2]
+    command = (sys.executable, "-c", "import kedro.framework.project")
+
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+
+    assert ended.stdout + ended.stderr == ""
 
 
 def _imported(project, node: str) -> set[str]:

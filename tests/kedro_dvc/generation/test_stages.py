@@ -199,6 +199,15 @@ def test_nodes_of_namespaces_are_one_stage_with_a_matrix(study):
     assert stage["params"][-1] == {"conf/base/parameters.yml": ["methods.${item.method}"]}
 
 
+def test_the_items_of_a_matrix_have_the_order_of_the_table_of_parameters(study):
+    """Kedro has nodes by name; the table has `npo` first."""
+    made = study(_methods("ga", "npo"))
+    text = "methods: {npo: {rate: 2, steps: 1}, ga: {rate: 1}}\n"
+    _write(made.project / "conf/base/parameters.yml", text)
+
+    assert stages(made)["select"]["matrix"] == {"method": ["npo", "ga"]}
+
+
 def test_a_dataset_factory_is_watched_with_its_whole_file(study):
     """DVC takes the dot in `{method}.delta` for the way into a mapping."""
     assert stages(study(_methods("ga")))["select"]["params"][0] == {"conf/base/catalog.yml": None}
