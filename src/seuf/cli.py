@@ -1,4 +1,7 @@
-"""The project's own commands, beside those of Kedro."""
+"""The project's own commands, beside those of Kedro: `show`, `plan`, `export`, `audit`, `dvc`.
+
+Every `kedro` command imports this file, so what a command needs is imported when it runs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ from kedro_dvc.cli import dvc
 from seuf.audit.cli import audit, exit_on_input_error, request
 from seuf.inputs import InputError
 
+ENV = click.option(
+    "--env", metavar="STUDY", default="base", help="A folder of conf/; by default the sandbox."
+)
+
 
 @click.group(name="SEUF")
 def cli() -> None:
@@ -17,22 +24,25 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
+@ENV
 def show(env: str) -> None:
-    """Print the table of a study that has run."""
+    """Print the table of a study that has run.
+
+    Example: kedro show --env tofu
+    """
     from kedro_dvc.project import load_config
 
     with exit_on_input_error():
         root = Path(load_config(Path.cwd(), env)["globals"]["data_root"])
-        tables = [root / "08_reporting" / name for name in ("comparison.md", "spread.md")]
-        found = [table for table in tables if table.is_file()]
-        if not found:
-            raise InputError(f"{root}/08_reporting holds no table: run the study first.")
-        click.echo(found[0].read_text(encoding="utf-8"))
+        for name in ("comparison.md", "spread.md"):
+            if (table := root / "08_reporting" / name).is_file():
+                click.echo(table.read_text(encoding="utf-8"))
+                return
+        raise InputError(f"{root}/08_reporting holds no table: run the study first.")
 
 
 @cli.command()
-@click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
+@ENV
 @click.option(
     "--layer",
     type=int,
@@ -63,9 +73,14 @@ def plan(env: str, layer: int | None) -> None:
 @cli.command()
 @click.argument("method")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
+@ENV
 def export(method: str, folder: Path, env: str) -> None:
-    """Write a method's model as a checkpoint that plain transformers loads, with a model card."""
+    """Write a method's model as a checkpoint that plain transformers loads, with a model card.
+
+    FOLDER must not exist yet.
+
+    Example: kedro export seuf_ga exported/seuf_ga
+    """
     from kedro_dvc.project import load_study
     from seuf.pipelines.export import export_method
 

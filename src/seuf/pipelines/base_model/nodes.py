@@ -1,4 +1,4 @@
-"""A base model is trained here, or it exists and is only looked at."""
+"""Make the base model: train a small one, finetune an existing one, or check that one is there."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def pretrain_reference_model(
 
 
 def check_base_model(base_model: ExternalModelSettings) -> LanguageModel:
-    """Load an existing model once, refuse it if it is not a MoE, and note where and what it is."""
+    """Load an existing model once, which refuses one without experts; only a reference is kept."""
     return load_model(base_model)

@@ -1,11 +1,10 @@
-"""The base model: trained here, taught here, or only looked at; and the one that never saw.
+"""The base model, trained, finetuned or only checked; and the one that never saw the forget set.
 
 Where a study has a `reference_model`, it is made as the base model is, from the same texts but
 those about what is to be forgotten: unlearning cannot do better than that.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
@@ -30,11 +29,10 @@ REFERENCE_SOURCES: Sources = {
     "finetune": (finetune_base_model, ["reference_texts", "params:base_seed"]),
     "external": (check_base_model, []),
 }
-ALIKE = "alike"
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the pipeline of the study's kinds of models."""
+    """Return the nodes that make the models of the study, each by its source."""
     parameters = study_parameters()
     make, inputs = SOURCES[parameters["base_model"]["source"]]
     base = Node(
@@ -43,30 +41,21 @@ def create_pipeline(**_: object) -> Pipeline:
         outputs="base_model",
         name="make_base_model",
     )
-    return Pipeline([base, *_reference(parameters)])
-
-
-def _reference(parameters: dict[str, Any]) -> list[Node]:
-    wanted = parameters.get("reference_model")
-    if not wanted:
-        return []
-    settings = "params:base_model" if wanted == ALIKE else "params:reference_model"
-    source = parameters[settings.removeprefix("params:")]["source"]
-    make, inputs = REFERENCE_SOURCES[source]
-    node = Node(
-        make, inputs=[settings, *inputs], outputs="reference_model", name="make_reference_model"
+    reference = parameters.get("reference_model")
+    if not reference:
+        return Pipeline([base])
+    settings = "base_model" if reference == "alike" else "reference_model"
+    make, inputs = REFERENCE_SOURCES[parameters[settings]["source"]]
+    texts = Node(
+        leave_out_forgotten,
+        inputs=["pretraining_texts", "forget_set"],
+        outputs="reference_texts",
+        name="leave_out_forgotten",
     )
-    return [*_texts(inputs), node]
-
-
-def _texts(inputs: list[str]) -> list[Node]:
-    if "reference_texts" not in inputs:
-        return []
-    return [
-        Node(
-            leave_out_forgotten,
-            inputs=["pretraining_texts", "forget_set"],
-            outputs="reference_texts",
-            name="leave_out_forgotten",
-        )
-    ]
+    model = Node(
+        make,
+        inputs=[f"params:{settings}", *inputs],
+        outputs="reference_model",
+        name="make_reference_model",
+    )
+    return Pipeline([base, *([texts] if "reference_texts" in inputs else []), model])
