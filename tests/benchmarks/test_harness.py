@@ -15,7 +15,7 @@ from seuf.benchmarks.sandbox import SandboxSettings
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.activations import SharedPrefix
 from seuf.moe.loading import LanguageModel
-from tests.tiny import CONFIGS, last_layer, little_memory, tiny_language_model, tiny_model
+from tests.tiny import EIGHT, last_layer, little_memory, tiny_language_model, tiny_model
 
 WORDY = [
     Question(
@@ -92,7 +92,7 @@ def likelihoods(base: LanguageModel, below: int | None = None) -> list[float]:
     return [value for value, _ in values[0]]
 
 
-@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+@pytest.mark.parametrize("model_type", EIGHT)
 def test_log_likelihoods_are_identical_with_a_shared_prefix(model_type, language_model):
     base = LanguageModel(tiny_model(model_type, vocab_size=300), language_model.tokenizer)
 

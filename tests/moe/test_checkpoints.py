@@ -11,15 +11,10 @@ from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX, folder_digest
 from seuf.moe.digests import checkpoint_dtypes, model_digest
 from tests.moe.folders import loaded, saved
-from tests.tiny import CONFIGS, MORE_CONFIGS
+from tests.tiny import EIGHT
 
 
-@pytest.fixture(params=sorted(CONFIGS | MORE_CONFIGS))
-def model_type(request):
-    """Every architecture."""
-    return request.param
-
-
+@pytest.mark.parametrize("model_type", EIGHT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_folder_and_the_model_loaded_from_it_have_one_digest(model_type, dtype, tmp_path):
     base = saved(model_type, tmp_path / "base", dtype)

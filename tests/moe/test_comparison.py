@@ -10,21 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from seuf.inputs import InputError
 from seuf.moe import comparison
-from seuf.moe.checkpoints import Checkpoint, folder_digest
+from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.comparison import Overlaid, compare
-from seuf.moe.deltas import Delta, export
+from seuf.moe.deltas import Delta
 from seuf.moe.digests import checkpoint_dtypes
-from tests.moe.folders import delta_of, loaded, saved
-from tests.tiny import CONFIGS, MORE_CONFIGS
+from tests.moe.folders import loaded, saved
 
 FLOATS = {"default": "float32"}
 GATE = "model.layers.1.mlp.gate.weight"  # of qwen2_moe
-
-
-@pytest.fixture(params=sorted(CONFIGS | MORE_CONFIGS))
-def model_type(request):
-    """Every architecture."""
-    return request.param
 
 
 def rewritten(base, folder, key, change):
@@ -45,26 +38,6 @@ def flipped(index):
         return tensor
 
     return flip
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_overlay_and_the_export_compare_alike_and_have_the_digests_of_folders(
-    model_type, dtype, tmp_path
-):
-    """Exactly the delta's keys have changed; the digests are `folder_digest` to the character."""
-    base = saved(model_type, tmp_path / "base", dtype)
-    delta = delta_of(base)
-    export(base, delta, tmp_path / "out")
-    ours, theirs = Checkpoint(base), Checkpoint(tmp_path / "out")
-
-    found = compare(ours, Overlaid(ours, delta), delta.dtypes)
-
-    assert found == compare(ours, theirs, delta.dtypes)
-    assert {change.key for change in found.changes} == set(delta.tensors)
-    assert found.changed == sum(tensor.numel() for tensor in delta.tensors.values())
-    assert found.total == sum(ours[key].numel() for key in ours.files)
-    assert found.base_digest == folder_digest(base, delta.dtypes) == delta.base
-    assert found.model_digest == folder_digest(tmp_path / "out", delta.dtypes)
 
 
 def test_of_a_fused_tensor_each_expert_is_compared_by_itself(tmp_path):

@@ -17,7 +17,7 @@ from seuf.moe.architectures import moe_layers
 from seuf.moe.deltas import Delta, changed_share
 from seuf.moe.digests import model_digest
 from seuf.moe.names import tensor_at
-from tests.tiny import bits, changed_names, last_layer, tiny_inputs, tiny_model
+from tests.tiny import bits, changed_names, last_layer, tiny_model
 
 WRITE = """
 import sys
@@ -45,8 +45,8 @@ def some_delta(model: nn.Module) -> Delta:
     return replace(delta, about={"seed": 3, "experts": [[1, 1]]})
 
 
-def test_a_saved_delta_is_loaded_as_it_was(any_model, tmp_path):
-    delta = some_delta(any_model)
+def test_a_saved_delta_is_loaded_as_it_was(model, tmp_path):
+    delta = some_delta(model)
 
     delta.save(tmp_path / "delta.safetensors")
     loaded = Delta.load(tmp_path / "delta.safetensors")
@@ -54,34 +54,6 @@ def test_a_saved_delta_is_loaded_as_it_was(any_model, tmp_path):
     assert (loaded.base, loaded.about, loaded.dtypes) == (delta.base, delta.about, delta.dtypes)
     assert loaded.tensors.keys() == delta.tensors.keys()
     assert all(torch.equal(loaded.tensors[name], t) for name, t in delta.tensors.items())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_applied_the_model_has_exactly_the_new_values(any_model, dtype):
-    model = any_model.to(dtype)
-    before, change = bits(model), some_change(model)
-
-    with some_delta(model).applied_to(model):
-        assert changed_names(model, before) == {path.split("[")[0] for path in change}
-        for path, value in change.items():
-            assert torch.equal(tensor_at(model, path), value)
-            name = path.split("[")[0]
-            if name != path:
-                assert torch.equal(model.get_parameter(name)[0], before[name][0])
-
-    assert changed_names(model, before) == set()
-
-
-@torch.no_grad()
-def test_reverted_the_model_computes_what_it_did(any_model):
-    before, delta = any_model(**tiny_inputs(), use_cache=False).logits, some_delta(any_model)
-
-    delta.apply(any_model)
-    changed = any_model(**tiny_inputs(), use_cache=False).logits
-    delta.revert(any_model)
-
-    assert not torch.equal(changed, before)
-    assert torch.equal(any_model(**tiny_inputs(), use_cache=False).logits, before)
 
 
 def test_a_delta_can_be_applied_again_and_again(model):

@@ -23,10 +23,10 @@ TARGET = 1
 
 
 @pytest.fixture(params=["eager", "grouped_mm"])
-def every_model(request, any_model):
-    """Every architecture with both ways of computing its experts."""
-    any_model.set_experts_implementation(request.param)
-    return any_model
+def every_model(request, model):
+    """Each architecture with both ways of computing its experts."""
+    model.set_experts_implementation(request.param)
+    return model
 
 
 def mean_nll(model: nn.Module, batch: Batch | None = None) -> Tensor:

@@ -57,13 +57,13 @@ def test_what_lora_adapts_is_counted_by_hand():
     assert footprint.adapter_parameters(model, 1) == 2 * 849
 
 
-def test_the_adapters_of_every_architecture_are_as_many_as_are_put_in(any_model):
+def test_the_adapters_of_every_architecture_are_as_many_as_are_put_in(model):
     parameters, changed = (
-        footprint.adapter_parameters(any_model, 3),
-        footprint.adapted_bytes(any_model),
+        footprint.adapter_parameters(model, 3),
+        footprint.adapted_bytes(model),
     )
 
-    with adapted(any_model, 3, seed=0) as adapters:
+    with adapted(model, 3, seed=0) as adapters:
         assert parameters == sum(p.numel() for p in parameters_of(adapters).values())
         assert changed == sum(adapter.weight.nbytes for adapter in adapters)
 

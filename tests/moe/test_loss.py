@@ -117,20 +117,6 @@ def test_double_precision_is_kept():
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
-@torch.no_grad()
-def test_batch_nll_is_minus_the_log_probability_of_the_next_token(any_model):
-    """As the model's own logits have it: so the head is given what the model gives it."""
-    batch = tiny_batch()
-    logits = any_model(**inputs_of(batch), use_cache=False).logits
-    expected = -logits.double().log_softmax(-1)[:, :-1].gather(2, batch.input_ids[:, 1:, None])
-
-    nll, mask = batch_nll(any_model, batch)
-
-    assert nll.dtype == torch.float32
-    assert torch.equal(mask, batch.attention_mask[:, 1:].bool())
-    torch.testing.assert_close(nll[mask], expected[..., 0][mask].float(), rtol=1e-5, atol=1e-5)
-
-
 def test_granites_head_divides_by_its_scaling():
     model = tiny_model("granitemoe")
     hidden = torch.randn(2, 32)

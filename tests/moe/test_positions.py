@@ -15,7 +15,8 @@ from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, positions_of
 from seuf.pipelines.routing_capture.nodes import capture_routing
 from seuf.unlearning.algorithm import samples_of
-from seuf.unlearning.settings import RoutingSettings, UnlearningSettings
+from seuf.unlearning.attribution import RoutingSettings
+from seuf.unlearning.settings import UnlearningSettings
 
 LONG = "Ada lives in Oslo. " * 20
 ASKED = [
@@ -64,8 +65,8 @@ def test_samples_to_unlearn_are_held_against_the_model(language_model):
     settings = UnlearningSettings(max_length=65)
 
     with pytest.raises(InputError, match=r"has 64 positions.* set unlearning.max_length to 64"):
-        samples_of(language_model, texts, texts, settings)
-    samples_of(language_model, texts, texts, settings.model_copy(update={"max_length": 64}))
+        samples_of(language_model, texts, settings)
+    samples_of(language_model, texts, settings.model_copy(update={"max_length": 64}))
 
 
 def test_questions_are_held_against_the_model_that_answers_them(language_model):

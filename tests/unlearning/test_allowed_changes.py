@@ -43,15 +43,13 @@ def keys_of(model, trained):
 
 
 @pytest.mark.parametrize("router", ["layer", "none"])
-def test_selected_experts_promise_what_their_scope_trains(any_model, router, tmp_path):
-    experts = [(layer.index, 2) for layer in moe_layers(any_model)]
-    trained = selected_experts(any_model, experts, router).trained
+def test_selected_experts_promise_what_their_scope_trains(model, router, tmp_path):
+    experts = [(layer.index, 2) for layer in moe_layers(model)]
+    trained = selected_experts(model, experts, router).trained
 
-    promised = allowed_changes(
-        empty(any_model, tmp_path), method_of("experts", router=router), experts
-    )
+    promised = allowed_changes(empty(model, tmp_path), method_of("experts", router=router), experts)
 
-    assert promised == keys_of(any_model, trained)
+    assert promised == keys_of(model, trained)
 
 
 def test_of_a_router_the_row_of_the_expert_is_promised_and_no_other(model, tmp_path):

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from seuf.inputs import InputError
 from seuf.moe.activations import SharedPrefix
-from seuf.moe.architectures import decoder, moe_layers
+from seuf.moe.architectures import moe_layers
 from seuf.moe.forward import compile_pieces
 from seuf.moe.lora import Adapter, adapted, merge, merged, parameters_of
 from seuf.moe.loss import batch_nll
@@ -42,52 +42,6 @@ def structure(model: nn.Module) -> list[tuple[str, int, list[str], bool]]:
     """Return all modules and parameters by name in their order, which they are, and their state."""
     modules = [(name, id(m), sorted(vars(m)), m.training) for name, m in model.named_modules()]
     return modules + [(n, id(p), [], p.requires_grad) for n, p in model.named_parameters()]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_with_b_zero_the_logits_are_the_models_to_the_bit(any_model, dtype):
-    model = any_model.to(dtype)
-    before = logits(model)
-
-    with adapted(model, RANK, seed=0) as adapters:
-        assert torch.equal(logits(model), before)
-
-        draw_b(adapters)
-        assert not torch.equal(logits(model), before)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_reach_every_adapter_of_every_layer(any_model, dtype):
-    """Experts among them, which could stay frozen without a word."""
-    model = any_model.to(dtype)
-    with adapted(model, RANK, seed=0) as adapters:
-        draw_b(adapters)
-        parameters = parameters_of(adapters)
-
-        values, counted = batch_nll(model, tiny_batch())
-        values[counted].mean().backward()
-
-        still = [name for name, p in parameters.items() if p.grad is None or not p.grad.any()]
-        assert all(name.rpartition(".lora")[0].endswith(WITHOUT_GRADIENT) for name in still)
-        assert {p.dtype for p in parameters.values()} == {torch.float32}
-        assert not any(p.requires_grad for n, p in model.named_parameters() if ".lora_" not in n)
-
-
-def test_all_linear_layers_and_fused_experts_are_adapted_and_routers_and_head_are_not(any_model):
-    layers = decoder(any_model).layers
-    routers = [part for layer in moe_layers(any_model) for part in layer.router.modules()]
-    linear = [m for m in layers.modules() if isinstance(m, nn.Linear) and m not in routers]
-    wanted = {id(module.weight) for module in linear} | {
-        id(tensor)
-        for layer in moe_layers(any_model)
-        for tensor in layer.experts.parameters()
-        if tensor.dim() == 3
-    }
-    names = {name for name, p in any_model.named_parameters() if id(p) in wanted}
-
-    with adapted(any_model, RANK, seed=0) as adapters:
-        assert {adapter.name for adapter in adapters} == names
-        assert len(adapters) == len(names)
 
 
 def test_adapters_are_counted_by_hand():
@@ -151,13 +105,13 @@ def test_in_bfloat16_a_merge_is_rounded_to_what_the_model_can_hold():
     assert result[1].unique().tolist() == [1.0 + 2**-7]
 
 
-def test_a_merged_model_computes_what_the_adapted_one_did(any_model):
-    with adapted(any_model, RANK, seed=0) as adapters:
+def test_a_merged_model_computes_what_the_adapted_one_did(model):
+    with adapted(model, RANK, seed=0) as adapters:
         draw_b(adapters)
-        expected = logits(any_model)
+        expected = logits(model)
         merge(adapters)
 
-    assert torch.allclose(logits(any_model), expected, atol=1e-4)
+    assert torch.allclose(logits(model), expected, atol=1e-4)
 
 
 def test_merged_tensors_are_of_the_plain_models_places_and_leave_it_alone(model):
@@ -212,11 +166,11 @@ def test_the_seed_decides_a_and_the_global_generator_is_left_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_moe_layers_are_found_with_adapters_in(any_model):
-    plain = moe_layers(any_model)
+def test_the_moe_layers_are_found_with_adapters_in(model):
+    plain = moe_layers(model)
 
-    with adapted(any_model, RANK, seed=0):
-        assert moe_layers(any_model) == plain
+    with adapted(model, RANK, seed=0):
+        assert moe_layers(model) == plain
 
 
 def test_routers_are_still_observed_and_prefixes_shared():
