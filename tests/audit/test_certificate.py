@@ -2,11 +2,12 @@
 
 import copy
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
-from markdown_it import MarkdownIt
 
-from seuf.audit.certificate import NO_CERTIFICATE, TITLE, certificate_html, certificate_markdown
+from seuf.audit.certificate import NO_CERTIFICATE, TITLE, UNKNOWN, certificate
 
 SCORES = {
     "forget": {
@@ -138,27 +139,20 @@ FAILED = {
     ],
 }
 EVIL = '<script>alert(1)</script> " onload="x [a](javascript:b) `c` *d* |\n# e\n<img src=x>'
-FORMS = [certificate_html, certificate_markdown]
 
 
 def changed(**parts):
     return copy.deepcopy(REPORT) | parts
 
 
-def plain(markdown):
-    """Return Markdown as it reads."""
-    return markdown.replace("\\", "")
+def page_of(report):
+    """Return the page with the spaces that a browser shows."""
+    return " ".join(certificate(report).split())
 
 
-@pytest.fixture(params=FORMS, ids=["html", "markdown"])
-def form(request):
-    """Each of the two forms, as a function that gives the text without Markdown's escapes."""
-    return lambda report: plain(request.param(report))
-
-
-def test_the_certificate_tells_what_was_asked_done_and_changed(form):
+def test_the_certificate_tells_what_was_asked_done_and_changed():
     """12,300 of 3,000,000 parameters are 0.41%."""
-    page = form(REPORT)
+    page = page_of(REPORT)
 
     assert TITLE in page
     assert "asked by the data subject" in page
@@ -170,12 +164,12 @@ def test_the_certificate_tells_what_was_asked_done_and_changed(form):
     assert "passed 1 of 2 checks; 1 could not be made" in page
 
 
-def test_intervals_are_two_standard_errors_wide_on_each_side_and_end_at_one(form):
+def test_intervals_are_two_standard_errors_wide_on_each_side_and_end_at_one():
     """0.95 - 1.96 * 0.05 = 0.852 and 1.048 is cut to 1; 0.33 -+ 1.96 * 0.08 = 0.1732, 0.4868.
 
     0.90 -+ 1.96 * 0.02 = 0.8608, 0.9392 and 0.85 -+ 1.96 * 0.025 = 0.801, 0.899.
     """
-    page = form(REPORT)
+    page = page_of(REPORT)
 
     assert "95.0% (85.2% to 100.0%)" in page
     assert "33.0% (17.3% to 48.7%)" in page
@@ -198,17 +192,17 @@ def test_intervals_are_two_standard_errors_wide_on_each_side_and_end_at_one(form
         (0.0, 0.0, "all answers scored alike, not that it is certain"),
     ],
 )
-def test_scores_claim_no_more_than_their_errors_allow(after, error, said, form):
+def test_scores_claim_no_more_than_their_errors_allow(after, error, said):
     """0.6 - 0.196 > 0.25; 0.02 + 0.0392 < 0.25; 0.8 + 0.196 > 0.852."""
     forget = SCORES["forget"] | {"after": after, "after_error": error}
 
-    assert said in form(changed(scores=SCORES | {"forget": forget}))
+    assert said in page_of(changed(scores=SCORES | {"forget": forget}))
 
 
-def test_answers_in_own_words_are_numbers_and_have_no_guessing(form):
+def test_answers_in_own_words_are_numbers_and_have_no_guessing():
     rouge = SCORES["forget"] | {"measure": "rouge_l_recall"}
 
-    page = form(changed(scores={"forget": rouge, "retain": rouge, "chance": 0}))
+    page = page_of(changed(scores={"forget": rouge, "retain": rouge, "chance": 0}))
 
     assert "0.330 (0.173 to 0.487)" in page
     assert "ROUGE-L" in page
@@ -217,22 +211,22 @@ def test_answers_in_own_words_are_numbers_and_have_no_guessing(form):
 
 
 @pytest.mark.parametrize("scores", [None, {}, {"retain": SCORES["retain"]}])
-def test_what_was_not_tested_stands_there_whatever_the_scores_are(scores, form):
-    page = form(changed(scores=scores))
+def test_what_was_not_tested_stands_there_whatever_the_scores_are(scores):
+    page = page_of(changed(scores=scores))
 
     assert "Attacks that bring knowledge back" in page
     assert "in another language" in page
     assert "one that was trained again without the data" in page
 
 
-def test_a_comparison_with_a_model_without_the_data_is_no_longer_missing(form):
-    page = form(changed(scores=SCORES | {"forget_quality": {"value": 0.2}}))
+def test_a_comparison_with_a_model_without_the_data_is_no_longer_missing():
+    page = page_of(changed(scores=SCORES | {"forget_quality": {"value": 0.2}}))
 
     assert "no such model was compared" not in page
 
 
-def test_a_failed_audit_gives_no_certificate_and_the_first_cause(form):
-    page = form(changed(**FAILED))
+def test_a_failed_audit_gives_no_certificate_and_the_first_cause():
+    page = page_of(changed(**FAILED))
 
     assert NO_CERTIFICATE in page
     assert TITLE not in page
@@ -250,21 +244,21 @@ def test_a_failed_audit_gives_no_certificate_and_the_first_cause(form):
         ("PASS", [*REPORT["checks"], {"name": "n", "result": "ODD", "text": "t"}]),
     ],
 )
-def test_only_a_pass_without_any_failed_check_gives_a_certificate(verdict, checks, form):
-    page = form(changed(verdict=verdict, checks=checks))
+def test_only_a_pass_without_any_failed_check_gives_a_certificate(verdict, checks):
+    page = page_of(changed(verdict=verdict, checks=checks))
 
     assert NO_CERTIFICATE in page
     assert "First cause: " in page
 
 
-def test_an_audit_that_ended_before_the_weights_says_that_they_were_not_compared(form):
-    page = form(changed(**FAILED, changes={"tensors": []}))
+def test_an_audit_that_ended_before_the_weights_says_that_they_were_not_compared():
+    page = page_of(changed(**FAILED, changes={"tensors": []}))
 
     assert "The weights were not compared" in page
 
 
-def test_missing_parts_are_said_to_be_missing(form):
-    page = form(
+def test_missing_parts_are_said_to_be_missing():
+    page = page_of(
         changed(
             **FAILED,
             scores={},
@@ -288,15 +282,15 @@ def test_missing_parts_are_said_to_be_missing(form):
 
 
 @pytest.mark.parametrize("key", ["changes", "scores", "runs", "request", "delta", "materials"])
-def test_a_report_without_one_of_its_parts_still_renders(key, form):
+def test_a_report_without_one_of_its_parts_still_renders(key):
     report = changed()
     del report[key]
 
-    assert "What was not tested" in form(report)
+    assert "What was not tested" in page_of(report)
 
 
-def test_inputs_that_are_gone_are_named_and_hashes_of_confidential_files_are_not_shown(form):
-    page = form(REPORT)
+def test_inputs_that_are_gone_are_named_and_hashes_of_confidential_files_are_not_shown():
+    page = page_of(REPORT)
 
     gone = page.split("Inputs that can no longer be read again")[1].split("Where and when")[0]
     assert "forget.json" in gone
@@ -306,8 +300,8 @@ def test_inputs_that_are_gone_are_named_and_hashes_of_confidential_files_are_not
     assert "MD5 only, which is no proof: " + "8" * 32 in page
 
 
-def test_it_says_who_can_check_it_and_how(form):
-    page = form(REPORT)
+def test_it_says_who_can_check_it_and_how():
+    page = page_of(REPORT)
 
     assert "kedro audit seuf_ga --env tofu" in page
     assert (
@@ -316,16 +310,16 @@ def test_it_says_who_can_check_it_and_how(form):
     )
 
 
-def test_the_study_of_the_base_configuration_needs_no_environment(form):
-    assert "--env" not in form(changed(study="sandbox"))
+def test_the_study_of_the_base_configuration_needs_no_environment():
+    assert "--env" not in page_of(changed(study="sandbox"))
 
 
-def test_a_run_is_told_with_its_machine_in_universal_time(form):
+def test_a_run_is_told_with_its_machine_in_universal_time():
     """10:00 at +02:00 is 08:00 UTC."""
     gpu = copy.deepcopy(RUN) | {"stage": "on a gpu", "clean": False}
     gpu["environment"]["torch"]["cuda"] = {"device": "A GPU"}
 
-    page = form(changed(runs=[RUN, gpu]))
+    page = page_of(changed(runs=[RUN, gpu]))
 
     assert "2026-11-24 08:00 UTC" in page
     assert "CPU: x86_64" in page
@@ -348,14 +342,14 @@ def test_a_run_is_told_with_its_machine_in_universal_time(form):
         ({"scope": "nothing"}, "the base model as it was"),
     ],
 )
-def test_a_method_is_told_in_plain_words(settings, said, form):
-    assert said in form(changed(settings=settings))
+def test_a_method_is_told_in_plain_words(settings, said):
+    assert said in page_of(changed(settings=settings))
 
 
-def test_of_many_tensors_and_experts_the_first_are_named_and_the_rest_is_counted(form):
+def test_of_many_tensors_and_experts_the_first_are_named_and_the_rest_is_counted():
     tensors = [{"key": f"t{n}", "elements": 1, "largest": 1.0, "relative": 1.0} for n in range(20)]
 
-    page = form(
+    page = page_of(
         changed(
             changes=REPORT["changes"] | {"tensors": tensors}, experts=[[0, n] for n in range(11)]
         )
@@ -386,7 +380,7 @@ def poisoned():
 
 @pytest.mark.parametrize("report", [poisoned(), poisoned() | {"verdict": "FAIL"}])
 def test_data_cannot_become_html(report):
-    clean, page = certificate_html(REPORT), certificate_html(report)
+    clean, page = certificate(REPORT), certificate(report)
 
     assert "<script" not in page
     assert "<img" not in page
@@ -398,36 +392,8 @@ def test_data_cannot_become_html(report):
     }
 
 
-@pytest.mark.parametrize("report", [poisoned(), poisoned() | {"verdict": "FAIL"}])
-def test_data_cannot_become_markdown(report):
-    """Rendered with raw HTML and tables on, the page has the tags of a clean one and no other."""
-    page = certificate_markdown(report)
-
-    renderer = MarkdownIt("commonmark", {"html": True}).enable("table")
-    html = renderer.render(page)
-    for tag in ("<script", "<img", "<a ", "<em", "<strong", "<h1>e", "<code>c"):
-        assert tag not in html
-    assert html.count("<h1>") == 1
-    assert html.count("<td>") == renderer.render(
-        certificate_markdown(report_of_same_shape(report))
-    ).count("<td>")
-    assert ">kedro audit METHOD --env STUDY\n" in html
-
-
-def report_of_same_shape(report):
-    """Return the hostile report with a harmless word for each hostile text."""
-    return json.loads(json.dumps(report).replace(json.dumps(EVIL)[1:-1], "harmless"))
-
-
-def test_bare_addresses_become_no_links():
-    page = certificate_markdown(changed(method="https://evil.example www.evil.example"))
-
-    assert "https://" not in page
-    assert "www.evil" not in page
-
-
-def test_characters_that_hide_or_turn_text_are_shown_as_unknown(form):
-    page = form(changed(request=REPORT["request"] | {"reason": "a\u202eb\x00c\ud800d"}))
+def test_characters_that_hide_or_turn_text_are_shown_as_unknown():
+    page = page_of(changed(request=REPORT["request"] | {"reason": "a\u202eb\x00c\ud800d"}))
 
     assert "a\ufffdb\ufffdc\ufffdd" in page
     page.encode()
@@ -435,7 +401,7 @@ def test_characters_that_hide_or_turn_text_are_shown_as_unknown(form):
 
 @pytest.mark.parametrize("report", [REPORT, changed(**FAILED)])
 def test_the_page_needs_no_network_and_no_script_and_claims_no_certainty(report):
-    page = certificate_html(report)
+    page = certificate(report)
 
     assert "http" not in page
     assert "<script" not in page
@@ -444,6 +410,35 @@ def test_the_page_needs_no_network_and_no_script_and_claims_no_certainty(report)
     assert "certified" not in page
 
 
-@pytest.mark.parametrize("make", FORMS)
-def test_the_same_report_gives_the_same_bytes_whatever_the_order_of_its_keys(make):
-    assert make(json.loads(json.dumps(REPORT, sort_keys=True))) == make(REPORT)
+def test_the_same_report_gives_the_same_bytes_whatever_the_order_of_its_keys():
+    assert certificate(json.loads(json.dumps(REPORT, sort_keys=True))) == certificate(REPORT)
+
+
+def test_a_complete_report_leaves_no_gap_in_the_page():
+    """A misspelt name in the page would read so too."""
+    assert UNKNOWN not in page_of(REPORT)
+
+
+@pytest.mark.parametrize("chance", [float("nan"), None, 0])
+def test_a_guessing_rate_that_is_no_number_is_not_printed(chance):
+    page = page_of(changed(scores=SCORES | {"chance": chance}))
+
+    assert "nan" not in page
+    assert "There is no score to expect from guessing." in page
+
+
+def test_no_score_and_no_overlap_is_printed_as_nan():
+    nan = float("nan")
+    forget = SCORES["forget"] | {"before": nan, "before_error": nan}
+    page = page_of(changed(scores=SCORES | {"forget": forget, "routing_overlap": {"forget": nan}}))
+
+    assert "nan" not in page
+    assert f"{UNKNOWN} (no interval)" in page
+
+
+def test_the_page_is_part_of_the_package():
+    """Installed from a wheel, it lies beside the module."""
+    config = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    patterns = config["tool"]["setuptools"]["package-data"]
+
+    assert "*.html" in patterns.get("seuf.audit", patterns.get("*"))

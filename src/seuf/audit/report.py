@@ -137,7 +137,7 @@ def write_documents(report: Report, folder: Path, key: Path | None) -> list[Path
     Raises:
         InputError: If the key cannot be used, or the extra is not installed.
     """
-    from seuf.audit.certificate import certificate_html as certificate
+    from seuf.audit.certificate import certificate
 
     report = without_confidential_digests(report)
     texts = {"audit.json": _json(report), "certificate.html": certificate(report)}
