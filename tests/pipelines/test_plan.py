@@ -242,6 +242,14 @@ def test_a_layer_without_experts_is_refused():
         assumed_experts(model, one_expert(), SelectionSettings(), 0)
 
 
+def test_a_fixed_expert_of_a_layer_without_experts_is_refused():
+    settings = SelectionSettings(fixed={"mine": {"layer": 0, "expert": 3}})
+    mine = one_expert().model_copy(update={"selection": "mine"})
+
+    with pytest.raises(InputError, match="Layer 0 is not a MoE layer"):
+        assumed_experts(tiny_model("deepseek_v2"), mine, settings, None)
+
+
 def test_rankings_are_assumed_in_one_layer_and_fixed_experts_where_they_are():
     model, settings = (
         tiny_model("qwen2_moe"),

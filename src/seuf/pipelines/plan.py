@@ -7,7 +7,6 @@ devices by a `device_map` needs as much in all.
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -18,7 +17,7 @@ from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.loading import empty_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
 from seuf.pipelines.parameters import BaseModelSettings, StudyParameters
-from seuf.unlearning.objectives import OBJECTIVES
+from seuf.unlearning.objectives import arguments_of, is_steered
 from seuf.unlearning.scopes import part_of
 from seuf.unlearning.selection import ESFT, SelectionSettings, most_to_reach
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings
@@ -151,31 +150,31 @@ def assumed_experts(
     """
     if method.selection is None:
         return []
-    if fixed := settings.fixed.get(method.selection):
-        return [(fixed.layer, fixed.expert)]
     layers = {one.index: one.num_experts for one in moe_layers(model)}
     if method.selection == ESFT:
         most = {i: most_to_reach(number, settings.esft_threshold) for i, number in layers.items()}
         return [(index, expert) for index, count in most.items() for expert in range(count)]
-    chosen = min(layers) if layer is None else layer
+    fixed = settings.fixed.get(method.selection)
+    chosen = fixed.layer if fixed else min(layers) if layer is None else layer
     if chosen not in layers:
         raise InputError(f"Layer {chosen} is not a MoE layer; MoE layers are {sorted(layers)}.")
-    return [(chosen, expert) for expert in range(min(settings.top, layers[chosen]))]
+    experts = [fixed.expert] if fixed else range(min(settings.top, layers[chosen]))
+    return [(chosen, expert) for expert in experts]
 
 
 def _activations(
     model: Any, method: Method, settings: UnlearningSettings, experts: Experts, first: int
 ) -> int:
     """Return what a step keeps of its tokens, and what the loss makes of them."""
-    takes = signature(OBJECTIVES[str(method.objective)]).parameters.keys()
-    sets = 2 if takes & {"retain_nll", "retain_hidden"} else 1
+    quantities, _ = arguments_of(str(method.objective))
+    sets = 2 if any(name.startswith("retain") for name in quantities) else 1
     tokens = sets * (method.batch_size or settings.batch_size) * settings.max_length
-    last = len(decoder(model).layers) - 1
-    if "forget_hidden" in takes:  # nothing above the steered layer runs
-        last = max((i for i, _ in experts), default=settings.objectives.rmu_layer)
-    kept = footprint.activation_bytes(model, tokens, first, last)
-    if "forget_nll" in takes:
+    last, kept = len(decoder(model).layers) - 1, 0
+    if is_steered(str(method.objective)):  # nothing above the steered layer runs
+        last = max((index for index, _ in experts), default=settings.objectives.rmu_layer)
+    else:
         kept += footprint.loss_bytes(model, tokens)
+    kept += footprint.activation_bytes(model, tokens, first, last)
     if method.scope == "lora":
         kept += footprint.adapter_activation_bytes(model, tokens, last)
     layers = {layer.index: layer for layer in moe_layers(model)}
