@@ -112,10 +112,10 @@ def run(
     TARGETS are stages, such as unlearn or unlearn@seuf_ga; without any, the whole study.
     """
     from kedro_dvc.project import check_study, dvc_file
-    from kedro_dvc.up_to_date import still_unchanged
+    from kedro_dvc.up_to_date import unchanged_stages
 
     project, file = Path.cwd(), dvc_file(check_study(Path.cwd(), env))
-    if not targets and not any(how.values()) and (count := still_unchanged(project, file)):
+    if not targets and not any(how.values()) and (count := unchanged_stages(project, file)):
         click.echo(f"{count} unchanged")
         return
 

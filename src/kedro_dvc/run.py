@@ -38,7 +38,7 @@ from kedro_dvc.project import BASE, dvc_file, load_study
 from kedro_dvc.safety import sharing
 from kedro_dvc.stages import write_stamp
 from kedro_dvc.sync import sync
-from kedro_dvc.up_to_date import Before, before, note
+from kedro_dvc.up_to_date import RunFiles, files_before_run, note_run
 
 LOCK = "dvc.lock"
 RETRY = 1.0  # seconds until a lock is tried again
@@ -111,8 +111,8 @@ def reproduce(
     ):
         repo.reproduce(targets, repro_fn=run.step, **options)
     partly = options.get("allow_missing") or options.get("single_item")
-    if run.before and len(targets) == 1 and Path(targets[0]).is_file() and not partly:
-        note(project, targets[0], run.before)
+    if run.files and len(targets) == 1 and Path(targets[0]).is_file() and not partly:
+        note_run(project, targets[0], run.files)
 
 
 @dataclass
@@ -124,7 +124,7 @@ class _Run:
     wait: bool
     in_process: InProcess | None
     interrupts: Interrupts = field(default_factory=lambda: Interrupts())
-    before: Before | None = None  # of the whole run
+    files: RunFiles | None = None  # of the whole run
     memory: MemoryPeak | None = None  # of the stage that DVC is at, if it ran
 
     def steps(
@@ -134,7 +134,7 @@ class _Run:
         if graph is not None:
             stages = reading_order(stages, graph)
         self.watcher.planned([stage.addressing for stage in stages])
-        self.before = before(self.project, stages)
+        self.files = files_before_run(self.project, stages)
         return original(stages, graph=graph, **options)
 
     def step(self, stage: Stage, **options: Any) -> Stage | None:

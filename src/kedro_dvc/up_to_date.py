@@ -1,4 +1,4 @@
-"""Nothing to do, told without DVC: no file of a run has changed since.
+"""Tell without DVC that there is nothing to do, as no file of the last run has changed since.
 
 DVC takes a file for unchanged if its time of change, size and inode are as they were. So does
 this, for all files that the stages read or write and those that say what the stages are; at the
@@ -22,20 +22,27 @@ NOTES = Path(".dvc/tmp/kedro_dvc")
 DVC_CONFIG = (".dvc/config", ".dvc/config.local", ".dvcignore")
 IGNORED = "__pycache__"
 
-Facts = dict[str, list[int]]
+States = dict[str, list[int]]  # of files: what changes when they are written
 
 
-class Before(NamedTuple):
-    """A run of stages, and how the files that it reads were before: they may change meanwhile."""
+class RunFiles(NamedTuple):
+    """The files and folders of a run of stages.
+
+    Attributes:
+        stages: How many stages there are.
+        read: What is read and not written.
+        written: What is written.
+        states: Of what is read, before the run: it may change meanwhile.
+    """
 
     stages: int
-    read: list[str]  # files and folders
+    read: list[str]
     written: list[str]
-    facts: Facts  # of what is read
+    states: States
 
 
-def before(project: Path, stages: list[Stage]) -> Before | None:
-    """Return how things are before a run of all these stages.
+def files_before_run(project: Path, stages: list[Stage]) -> RunFiles | None:
+    """Return the files of a run of all these stages, which is about to begin.
 
     None if something is no local file, or a stage always runs: that is never unchanged.
     """
@@ -44,37 +51,37 @@ def before(project: Path, stages: list[Stage]) -> Before | None:
         return None
     files = {os.path.relpath(stage.path, project) for stage in stages}
     outs = {os.path.relpath(out.fs_path, project) for stage in stages for out in stage.outs}
-    read = {os.path.relpath(out.fs_path, project) for out in used} - outs
+    deps = {os.path.relpath(out.fs_path, project) for out in used} - outs
     locks = {str(Path(file).with_suffix(".lock")) for file in files}
-    roots = sorted(read | files | {*DVC_CONFIG})
-    return Before(len(stages), roots, sorted(outs | locks), _facts(project, roots))
+    read = sorted(deps | files | {*DVC_CONFIG})
+    return RunFiles(len(stages), read, sorted(outs | locks), _states(project, read))
 
 
-def note(project: Path, file: str, run: Before) -> None:
+def note_run(project: Path, file: str, run: RunFiles) -> None:
     """Note that a run of all stages of a dvc.yaml has ended well."""
-    facts = {**run.facts, **_facts(project, run.written)}
-    write_text(_note(project, file), json.dumps([run.stages, run.read + run.written, facts]))
+    states = {**run.states, **_states(project, run.written)}
+    write_text(_note(project, file), json.dumps([run.stages, run.read + run.written, states]))
 
 
-def still_unchanged(project: Path, file: str) -> int:
-    """Return how many stages of a dvc.yaml are noted and as they were; 0 if that is not sure."""
+def unchanged_stages(project: Path, file: str) -> int:
+    """Return how many stages of a dvc.yaml are noted and unchanged; 0 if that is not sure."""
     try:
-        stages, roots, facts = json.loads(_note(project, file).read_text())
+        stages, paths, states = json.loads(_note(project, file).read_text())
     except (FileNotFoundError, ValueError):
         return 0
-    return int(stages) if _facts(project, roots) == facts else 0
+    return int(stages) if _states(project, paths) == states else 0
 
 
 def _note(project: Path, file: str) -> Path:
     return project / NOTES / f"{file.replace('/', '.')}.json"
 
 
-def _facts(project: Path, roots: Iterable[str]) -> Facts:
-    return {path: facts for root in roots for path, facts in _below(project / root)}
+def _states(project: Path, paths: Iterable[str]) -> States:
+    return {name: state for path in paths for name, state in _below(project / path)}
 
 
 def _below(path: Path) -> Iterator[tuple[str, list[int]]]:
-    """Yield a file, or all in a folder, with what changes when it is written."""
+    """Yield the state of a file, or of all in a folder."""
     if path.is_dir():
         with os.scandir(path) as entries:
             for entry in entries:

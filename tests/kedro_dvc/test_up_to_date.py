@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kedro_dvc.up_to_date import before, note, still_unchanged
+from kedro_dvc.up_to_date import files_before_run, note_run, unchanged_stages
 
 
 @pytest.fixture
@@ -41,20 +41,20 @@ def _stages(project: Path, always: bool = False, protocol: str = "local") -> lis
 
 @pytest.fixture
 def noted(project: Path) -> Path:
-    note(project, "dvc.yaml", before(project, _stages(project)))
+    note_run(project, "dvc.yaml", files_before_run(project, _stages(project)))
     return project
 
 
 def test_what_is_as_it_was_is_told_with_the_number_of_stages(noted):
-    assert still_unchanged(noted, "dvc.yaml") == 2
+    assert unchanged_stages(noted, "dvc.yaml") == 2
 
 
 def test_what_was_never_noted_is_not_sure(project):
-    assert still_unchanged(project, "dvc.yaml") == 0
+    assert unchanged_stages(project, "dvc.yaml") == 0
 
 
 def test_another_study_is_another_matter(noted):
-    assert still_unchanged(noted, "studies/tofu/dvc.yaml") == 0
+    assert unchanged_stages(noted, "studies/tofu/dvc.yaml") == 0
 
 
 @pytest.mark.parametrize(
@@ -63,45 +63,45 @@ def test_another_study_is_another_matter(noted):
 def test_a_file_that_is_written_or_new_is_noticed(noted, name):
     (noted / name).write_text("new")
 
-    assert still_unchanged(noted, "dvc.yaml") == 0
+    assert unchanged_stages(noted, "dvc.yaml") == 0
 
 
 @pytest.mark.parametrize("name", ["in.csv", "out.csv", "code/a.py"])
 def test_a_file_that_is_gone_is_noticed(noted, name):
     (noted / name).unlink()
 
-    assert still_unchanged(noted, "dvc.yaml") == 0
+    assert unchanged_stages(noted, "dvc.yaml") == 0
 
 
 def test_python_may_write_its_caches(noted):
     (noted / "code/__pycache__/b.pyc").write_text("new")
 
-    assert still_unchanged(noted, "dvc.yaml") == 2
+    assert unchanged_stages(noted, "dvc.yaml") == 2
 
 
 def test_an_input_that_changed_during_the_run_is_noticed(project):
     """DVC had looked at it before: what it is now no stage has seen."""
-    run = before(project, _stages(project))
+    run = files_before_run(project, _stages(project))
     (project / "in.csv").write_text("new")
-    note(project, "dvc.yaml", run)
+    note_run(project, "dvc.yaml", run)
 
-    assert still_unchanged(project, "dvc.yaml") == 0
+    assert unchanged_stages(project, "dvc.yaml") == 0
 
 
 def test_outputs_are_as_the_run_has_left_them(project):
-    run = before(project, _stages(project))
+    run = files_before_run(project, _stages(project))
     (project / "out.csv").write_text("new")
-    note(project, "dvc.yaml", run)
+    note_run(project, "dvc.yaml", run)
 
-    assert still_unchanged(project, "dvc.yaml") == 2
+    assert unchanged_stages(project, "dvc.yaml") == 2
 
 
 @pytest.mark.parametrize("kind", [{"always": True}, {"protocol": "s3"}])
 def test_what_may_change_unseen_is_not_noted(project, kind):
-    assert before(project, _stages(project, **kind)) is None
+    assert files_before_run(project, _stages(project, **kind)) is None
 
 
 def test_a_broken_note_is_none(noted):
     next((noted / ".dvc/tmp/kedro_dvc").iterdir()).write_text("{")
 
-    assert still_unchanged(noted, "dvc.yaml") == 0
+    assert unchanged_stages(noted, "dvc.yaml") == 0
