@@ -1,8 +1,7 @@
-"""A copy of the project in which the smoke study has run, once for all tests and processes."""
+"""A copy of the project in which the smoke study has run, made once for all tests and processes."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,18 +9,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner, Result
 from dvc.repo import Repo, lock_repo
 from filelock import FileLock
 
-from tests.workflow.attempts import Attempts, stages_in, two_attempts
+from seuf.cli import cli
 
 ROOT = Path(__file__).parents[2]
 KEPT = ("original", "seuf_gdiff")  # the least that is still a comparison, to save time
 STUDY = "studies/smoke/dvc.yaml"
+LOCK = "studies/smoke/dvc.lock"
+METRICS = "studies/smoke/data/08_reporting/metrics.json"
+RUN = ("kedro", "dvc", "run", "--env", "smoke")
 GUARD = "in_sync"
-AUTHOR = ("git", "-c", "user.name=n", "-c", "user.email=n@n")
 STAMP = ".in_sync/smoke"
 ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if key != "KEDRO_ENV"},
@@ -51,18 +54,20 @@ class Project:
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
 
+    def invoke(self, *command: str) -> Result:
+        """Run a command of this package in this process: it has imported torch and DVC already."""
+        with chdir(self.root), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KEDRO_ENV", "base")
+            return CliRunner().invoke(cli, command)
+
     def repro(self) -> list[str]:
         """Return the stages that `dvc repro` has run."""
-        return self.stages_of("dvc", "repro", STUDY)
-
-    def stages_of(self, *command: str) -> list[str]:
-        """Return the stages that a command of DVC has run."""
-        return stages_in(self.done(*command))
+        return stages_in(self.done("dvc", "repro", STUDY))
 
     def stale(self) -> list[str]:
         """Return the stages that DVC would run again, beside the guard of the others."""
         with self.opened() as repo:
-            return stale(repo)
+            return sorted({name.rpartition(":")[2] for name in repo.status([STUDY])} - {GUARD})
 
     @contextmanager
     def opened(self) -> Iterator[Repo]:
@@ -73,76 +78,83 @@ class Project:
     def replace(self, path: str, old: str, new: str) -> None:
         """Replace a text that stands in a file."""
         text = (self.root / path).read_text()
-        assert old in text
+        assert old in text, f"{old!r} is not in {path}"
         (self.root / path).write_text(text.replace(old, new))
 
+    def commit(self) -> None:
+        """Commit all that git sees."""
+        self.done("git", "add", "--all")
+        self.done("git", "commit", "--quiet", "--allow-empty", "--message", "x")
 
-def stale(repo: Repo) -> list[str]:
-    """Return the stages that DVC would run again, beside the guard of the others."""
-    return sorted({name.rpartition(":")[2] for name in repo.status([STUDY])} - {GUARD})
-
-
-def planned(repo: Repo, stage: str) -> list[str]:
-    """Return what a `dvc repro` of this stage would run, beside the guard."""
-    done = repo.reproduce([f"{STUDY}:{stage}"], dry=True)
-    return sorted({stage.addressing.rpartition(":")[2] for stage in done} - {GUARD})
-
-
-def copy_of(project: Project, root: Path) -> Project:
-    """Return a copy of a project in which nothing has run."""
-    files = project.done("git", "ls-files", "-co", "--exclude-standard").splitlines()
-    for name in files:
-        if (project.root / name).is_file() and not name.endswith("dvc.lock"):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(project.root / name, root / name)
-    other = Project(root)
-    other.done("git", "init", "--quiet")
-    return other
+    def copy(self, root: Path) -> Project:
+        """Return a copy of this project."""
+        root.parent.mkdir(parents=True, exist_ok=True)
+        self.done("cp", "-a", str(self.root), str(root))
+        return Project(root)
 
 
-@pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project in which nothing has run."""
-    root = tmp_path_factory.mktemp("project")
-    listed = subprocess.check_output(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True
-    )
-    for name in listed.splitlines():
-        other = name.endswith(("dvc.lock", "dvc.yaml")) and name != STUDY  # to save time
-        if (ROOT / name).is_file() and not other:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
-    return _with_two_methods(Project(root))
+class World(NamedTuple):
+    """What all tests begin with. Nothing changes it: they take copies.
+
+    Attributes:
+        begun: The project before anything has run, with a first commit.
+        project: The project after `kedro dvc run --env smoke`, with the lock, the records and the
+            metrics in a second commit.
+        printed: What that printed.
+    """
+
+    begun: Project
+    project: Project
+    printed: str
 
 
 @pytest.fixture(scope="session")
-def attempts(fresh: Project, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Attempts:
-    """What it took to run the study in `fresh`: one process of the tests does, others copy."""
+def world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> World:
+    """The study that has run: one process of the tests runs it, the others wait."""
     base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    made, told = shared / "study", shared / "attempts.json"
-    with FileLock(shared / "study.lock"):
-        if told.exists():
-            shutil.rmtree(fresh.root)
-            shutil.copytree(made, fresh.root, symlinks=True)
-        else:
-            told.write_text(json.dumps(two_attempts(fresh, STUDY)))
-            shutil.copytree(fresh.root, made, symlinks=True)
-    return Attempts(*json.loads(told.read_text()))
+    shared = (base if worker_id == "master" else base.parent) / "world"
+    begun, project, printed = Project(shared / "begun"), shared / "project", shared / "printed.txt"
+    with FileLock(f"{shared}.lock"):
+        if not printed.exists():
+            _begin(begun)
+            output = begun.copy(project).done(*RUN)
+            Project(project).done("git", "add", "--force", METRICS)
+            Project(project).commit()
+            printed.write_text(output)
+    return World(begun, Project(project), printed.read_text())
+
+
+@pytest.fixture(scope="session")
+def _own(world: World, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return world.project.copy(tmp_path_factory.mktemp("own") / "project")
 
 
 @pytest.fixture
-def project(fresh: Project, attempts: Attempts) -> Iterator[Project]:
+def project(_own: Project) -> Iterator[Project]:
     """The project after the study has run; changes to its files are undone after the test."""
-    fresh.done("git", "add", "--all")
-    yield fresh
-    fresh.done("git", "restore", ".")
-    if not (fresh.root / STAMP).exists():  # a guard that fails leaves none
-        fresh.done("dvc", "checkout", "--quiet", STUDY)
+    yield _own
+    _own.done("git", "restore", "--staged", "--worktree", ".")
+    if not (_own.root / STAMP).exists():  # a guard that fails leaves none
+        _own.done("dvc", "checkout", "--quiet", STUDY)
 
 
-def _with_two_methods(project: Project) -> Project:
-    """Leave two methods, take the seed from the globals, and begin a history."""
+def stages_in(output: str) -> list[str]:
+    """Return the stages that DVC says it runs."""
+    lines = output.splitlines()
+    return [line.split(":")[1].strip("'") for line in lines if line.startswith("Running stage")]
+
+
+def _begin(project: Project) -> None:
+    """Copy the project with the smoke study alone, of two methods, and begin a history.
+
+    The seed comes from the globals, as a study could have it.
+    """
+    listed = ["git", "ls-files", "-co", "--exclude-standard"]
+    for name in subprocess.check_output(listed, cwd=ROOT, text=True).splitlines():
+        other = name.endswith(("dvc.lock", "dvc.yaml")) and name != STUDY
+        if (ROOT / name).is_file() and not other:
+            (project.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, project.root / name)
     path = project.root / "conf/smoke/parameters.yml"
     lines = path.read_text().splitlines(keepends=True)
     table = lines.index("methods:\n") + 1
@@ -151,7 +163,7 @@ def _with_two_methods(project: Project) -> Project:
     project.replace("conf/base/parameters.yml", "\nseed: 0", "\nseed: ${globals:seed}")
     project.replace("conf/base/globals.yml", "study:", "seed: 0\nstudy:")
     project.done("git", "init", "--quiet")
+    project.done("git", "config", "user.name", "n")
+    project.done("git", "config", "user.email", "n@n")
     project.done("kedro", "dvc", "sync", "--env", "smoke")
-    project.done("git", "add", "--all")  # runs record the commit that they are from
-    project.done(*AUTHOR, "commit", "--quiet", "--message", "begin")
-    return project
+    project.commit()  # runs record the commit that they are from

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -19,7 +18,7 @@ from seuf.audit.audited import AuditedMethod
 from seuf.audit.cli import check_replay
 from seuf.audit.report import audit, first_cause, write_documents
 from seuf.audit.verify import verify
-from tests.workflow.conftest import AUTHOR, Project
+from tests.workflow.conftest import Project, World
 
 METHOD = "seuf_gdiff"
 DATA = "studies/smoke/data"
@@ -33,25 +32,15 @@ pytestmark = pytest.mark.timeout(900)
 Report = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def committed(fresh: Project, attempts: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project after the study has run, with lock and evidence in a commit."""
-    root = tmp_path_factory.mktemp("audited") / "project"
-    shutil.copytree(fresh.root, root, symlinks=True)
-    commit(root)
-    return root
-
-
 @pytest.fixture
-def root(committed: Path, tmp_path: Path) -> Path:
-    """A copy of that copy, to be tampered with."""
-    return Path(shutil.copytree(committed, tmp_path / "project", symlinks=True))
+def root(world: World, tmp_path: Path) -> Path:
+    """A copy of the project after the study has run, to be tampered with."""
+    return world.project.copy(tmp_path / "project").root
 
 
 def commit(root: Path) -> None:
     """Commit all that there is."""
-    for command in (["add", "--all"], ["commit", "--quiet", "--allow-empty", "-m", "x"]):
-        subprocess.run([*AUTHOR, *command], cwd=root, check=True)
+    Project(root).commit()
 
 
 def report_of(root: Path) -> Report:

@@ -39,7 +39,7 @@ def delta(project: Project, base: PreTrainedModel) -> Iterator[Delta]:
 @torch.no_grad()
 def test_plain_transformers_loads_the_base_with_the_delta_applied(project, tmp_path, base, delta):
     folder = tmp_path / "exported"
-    project.done("kedro", "export", "seuf_gdiff", str(folder), "--env", "smoke")
+    assert project.invoke("export", "seuf_gdiff", str(folder), "--env", "smoke").exit_code == 0
 
     tokens = AutoTokenizer.from_pretrained(folder)("The solvent", return_tensors="pt")
     logits = AutoModelForCausalLM.from_pretrained(folder)(**tokens).logits
@@ -58,9 +58,9 @@ def test_plain_transformers_loads_the_base_with_the_delta_applied(project, tmp_p
     ],
 )
 def test_what_cannot_be_exported_is_one_line(project, tmp_path, method, env, message):
-    ended = project.run("kedro", "export", method, str(tmp_path / "exported"), "--env", env)
+    ended = project.invoke("export", method, str(tmp_path / "exported"), "--env", env)
 
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith("error: ")
-    assert message in ended.stderr
+    assert ended.exit_code == 1
+    assert ended.output.splitlines()[-1].startswith("error: ")
+    assert message in ended.output
     assert list(tmp_path.iterdir()) == []

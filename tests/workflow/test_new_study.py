@@ -12,7 +12,7 @@ from tests.workflow.conftest import Project
 
 pytestmark = pytest.mark.timeout(900)
 PARAMETERS = "parameters.yml"
-NEW = ("kedro", "dvc", "new-study")
+NEW = ("dvc", "new-study")
 
 
 @pytest.fixture
@@ -24,16 +24,17 @@ def other(project: Project) -> Iterator[Project]:
 
 
 def test_a_new_study_has_the_configuration_of_another_and_a_place_of_its_own(other):
-    told = other.done(*NEW, "other", "--from", "smoke")
+    ended = other.invoke(*NEW, "other", "--from", "smoke")
 
     mine, theirs = (other.root / "conf" / name for name in ("other", "smoke"))
-    assert "wrote studies/other/dvc.yaml" in told
+    assert ended.exit_code == 0
+    assert "wrote studies/other/dvc.yaml" in ended.output
     assert yaml.safe_load((mine / "globals.yml").read_text()) == {
         "study": "other",
         "data_root": "studies/other/data",
     }
     assert (mine / PARAMETERS).read_text() == (theirs / PARAMETERS).read_text()
-    assert other.done("kedro", "dvc", "sync", "--check", "--env", "other") == ""
+    assert other.invoke("dvc", "sync", "--check", "--env", "other").exit_code == 0
     assert _outputs(other, "other").isdisjoint(_outputs(other, "smoke"))
     assert len(_outputs(other, "other")) == len(_outputs(other, "smoke"))
 
@@ -48,10 +49,10 @@ def test_a_new_study_has_the_configuration_of_another_and_a_place_of_its_own(oth
     ],
 )
 def test_what_cannot_be_a_study_is_named_and_nothing_is_written(other, command, message):
-    ended = other.run(*NEW, *command)
+    ended = other.invoke(*NEW, *command)
 
-    assert ended.returncode == 1
-    assert message in ended.stderr.splitlines()[-1]
+    assert ended.exit_code == 1
+    assert message in ended.output.splitlines()[-1]
     assert not (other.root / "conf/other").exists()
 
 
@@ -60,11 +61,11 @@ def test_nothing_is_left_of_a_study_whose_stages_cannot_be_made(other):
     before = source.read_text()
     source.write_text(before + "\nseed: {broken\n")
 
-    ended = other.run(*NEW, "other", "--from", "smoke")
+    ended = other.invoke(*NEW, "other", "--from", "smoke")
 
     source.write_text(before)
-    assert ended.returncode == 1
-    assert "conf/other/parameters.yml is no YAML" in ended.stderr
+    assert ended.exit_code == 1
+    assert "conf/other/parameters.yml is no YAML" in ended.output
     assert not (other.root / "conf/other").exists()
 
 

@@ -12,9 +12,8 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from tests.workflow.conftest import STUDY, Attempts, Project
+from tests.workflow.conftest import LOCK, RUN, STUDY, Project, World
 
-LOCK = STUDY.replace(".yaml", ".lock")
 DATA = "studies/smoke/data"
 PRIMARY = f"{DATA}/03_primary"
 FORGET = ("forget_set", "questions", "pretraining_texts")
@@ -27,15 +26,14 @@ ON_S3 = """\
 """
 TOP = ("conf/base/parameters_expert_selection.yml", "top: 1", "top: 2")
 BATCH = ("conf/base/parameters_routing_capture.yml", "batch_size: 64", "batch_size: 32")
-RUN = ("kedro", "dvc", "run", "--env", "smoke")
-ERASE = ("kedro", "dvc", "erase", *FORGET, "--env", "smoke")
+ERASE = ("dvc", "erase", *FORGET, "--env", "smoke")
 GATE = ("dvc", "repro", "--dry", "--allow-missing", STUDY)
 
 pytestmark = pytest.mark.timeout(900)
 
 
-class World(NamedTuple):
-    """A project and its two remotes, folders beside it."""
+class Remotes(NamedTuple):
+    """A folder with a project and, beside it, its two remotes."""
 
     root: Path
 
@@ -44,10 +42,10 @@ class World(NamedTuple):
         """The project."""
         return Project(self.root / "project")
 
-    def copy(self, root: Path) -> World:
-        """Return a world of its own, as this one is."""
+    def copy(self, root: Path) -> Remotes:
+        """Return a copy of the folder."""
         shutil.copytree(self.root, root, symlinks=True)
-        return World(root)
+        return Remotes(root)
 
     def clone(self, name: str) -> Project:
         """Return a clone beside the project; git holds no data."""
@@ -60,34 +58,34 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(
-    fresh: Project, attempts: Attempts, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[World, list[str]]:
+def routed(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Remotes, list[str]]:
     """The study with a remote for the forget set, pushed and recorded; what ran for that."""
-    made = World(tmp_path_factory.mktemp("remotes"))
-    project = made.project
-    shutil.copytree(fresh.root, project.root, symlinks=True)
-    (project.root / ".dvc/config.local").unlink(missing_ok=True)
+    remotes = Remotes(tmp_path_factory.mktemp("remotes"))
+    project = world.project.copy(remotes.root / "project")
     with (project.root / "conf/smoke/globals.yml").open("a") as settings:
         settings.write("forget_remote: forget\n")
     project.done("dvc", "remote", "add", "--default", "store", "../store")
     project.done("dvc", "remote", "add", "forget", "../forget")
-    project.done("kedro", "dvc", "sync", "--env", "smoke")
+    assert project.invoke("dvc", "sync", "--env", "smoke").exit_code == 0
     ran = project.repro()
     project.done("dvc", "push", "--run-cache", STUDY)
-    project.done("git", "add", "--all")
-    project.done("git", "add", "--force", f"{DATA}/08_reporting/metrics.json")
-    project.done("git", "commit", "--quiet", "--message", "Record the study")
-    return made, ran
+    project.commit()
+    return remotes, ran
 
 
 @pytest.fixture(scope="module")
-def erased(
-    world: tuple[World, list[str]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[World, str]:
-    """A world in which the forget set was erased, and what was printed."""
-    made = world[0].copy(tmp_path_factory.mktemp("erased") / "world")
-    return made, made.project.done(*ERASE, "--yes")
+def remotes(routed: tuple[Remotes, list[str]]) -> Remotes:
+    """The study with a remote for the forget set, pushed and recorded."""
+    return routed[0]
+
+
+@pytest.fixture(scope="module")
+def erased(remotes: Remotes, tmp_path_factory: pytest.TempPathFactory) -> tuple[Remotes, str]:
+    """A copy in which the forget set was erased, and what was printed."""
+    copy = remotes.copy(tmp_path_factory.mktemp("erased") / "remotes")
+    ended = copy.project.invoke(*ERASE, "--yes")
+    assert ended.exit_code == 0, ended.output
+    return copy, ended.output
 
 
 @pytest.fixture(scope="module")
@@ -102,20 +100,20 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
-def test_the_route_of_an_output_is_no_matter_of_its_stage(world):
+def test_the_route_of_an_output_is_no_matter_of_its_stage(routed):
     """The guard runs, as the configuration has changed, and nothing else."""
-    assert world[1] == ["in_sync"]
+    assert routed[1] == ["in_sync"]
 
 
-def test_the_remote_of_the_forget_set_holds_that_alone_and_no_other_holds_it(world):
-    locked = _locked(world[0].project)
+def test_the_remote_of_the_forget_set_holds_that_alone_and_no_other_holds_it(remotes):
+    locked = _locked(remotes.project)
 
-    assert world[0].objects("forget") == {locked[f"{PRIMARY}/{name}.jsonl"] for name in FORGET}
-    assert world[0].objects("store").isdisjoint(world[0].objects("forget"))
+    assert remotes.objects("forget") == {locked[f"{PRIMARY}/{name}.jsonl"] for name in FORGET}
+    assert remotes.objects("store").isdisjoint(remotes.objects("forget"))
 
 
-def test_who_has_no_access_to_it_gets_all_else(world):
-    clone = world[0].clone("colleague")
+def test_who_has_no_access_to_it_gets_all_else(remotes):
+    clone = remotes.clone("colleague")
     clone.done("dvc", "remote", "modify", "--local", "forget", "url", "../nowhere")
 
     assert "up to date" in clone.done(*GATE)
@@ -125,8 +123,8 @@ def test_who_has_no_access_to_it_gets_all_else(world):
     assert set(_locked(clone)) - there == {f"{PRIMARY}/{name}.jsonl" for name in FORGET}
 
 
-def test_the_gate_of_ci_tells_what_the_lock_is_behind_of(world):
-    clone = world[0].clone("changed")
+def test_the_gate_of_ci_tells_what_the_lock_is_behind_of(remotes):
+    clone = remotes.clone("changed")
     clone.replace(*TOP)
     clone.done("dvc", "repro", f"{STUDY}:in_sync")
 
@@ -145,49 +143,51 @@ def test_an_erasure_tells_what_it_finds_where(erased):
     assert {row[3] for row in rows} == {"workspace, cache, remote forget"}
 
 
-def test_no_byte_of_the_forget_set_is_left(world, erased):
-    lines = (world[0].project.root / PRIMARY / "forget_set.jsonl").read_bytes().splitlines()
+def test_no_byte_of_the_forget_set_is_left(remotes, erased):
+    lines = (remotes.project.root / PRIMARY / "forget_set.jsonl").read_bytes().splitlines()
     texts = [line.split(b'"')[3] for line in lines]
 
-    assert _with_any(world[0].root, texts)
+    assert _with_any(remotes.root, texts)
     assert _with_any(erased[0].root, texts) == []
 
 
-def test_the_evidence_is_left(world, erased):
+def test_the_evidence_is_left(remotes, erased):
     project = erased[0].project
 
-    assert (project.root / LOCK).read_bytes() == (world[0].project.root / LOCK).read_bytes()
+    assert (project.root / LOCK).read_bytes() == (remotes.project.root / LOCK).read_bytes()
     assert "up to date" in project.done(*GATE)
     assert f"not in cache:       {PRIMARY}/forget_set.jsonl" in project.done("dvc", "status", STUDY)
 
 
 def test_a_second_erasure_finds_nothing(erased):
-    assert erased[0].project.done(*ERASE).startswith("Nothing of it is left here.\n")
+    ended = erased[0].project.invoke(*ERASE)
+
+    assert ended.output.startswith("Nothing of it is left here.\n")
 
 
-def test_without_a_yes_nothing_is_erased(world):
-    ended = world[0].project.run(*ERASE)  # no answer either
+def test_without_a_yes_nothing_is_erased(remotes):
+    ended = remotes.project.invoke(*ERASE)  # no answer either
 
-    assert ended.returncode == 1
-    assert "Delete this for good? [y/N]" in ended.stdout
-    assert world[0].objects("forget")
+    assert ended.exit_code == 1
+    assert "Delete this for good? [y/N]" in ended.output
+    assert remotes.objects("forget")
 
 
 def test_stages_that_do_not_need_it_still_run(erased, tmp_path):
-    project = erased[0].copy(tmp_path / "world").project
+    project = erased[0].copy(tmp_path / "remotes").project
     project.replace(*TOP)
     target = ("--allow-missing", "--pull", "select_experts")
 
-    told = [line.split()[:2] for line in project.done(*RUN, *target).splitlines()]
+    lines = [line.split()[:2] for line in project.done(*RUN, *target).splitlines()]
 
-    assert ["prepare_data", "unchanged"] in told
-    assert ["select_experts", "ran"] in told
+    assert ["prepare_data", "unchanged"] in lines
+    assert ["select_experts", "ran"] in lines
     assert not (project.root / PRIMARY / "forget_set.jsonl").exists()
 
 
-@pytest.mark.parametrize("pull", [(), ("--pull",)])
+@pytest.mark.parametrize("pull", [(), pytest.param(("--pull",), marks=pytest.mark.slow)])
 def test_a_stage_that_needs_it_says_what_is_missing(erased, tmp_path, pull):
-    project = erased[0].copy(tmp_path / "world").project
+    project = erased[0].copy(tmp_path / "remotes").project
     project.replace(*BATCH)
     target = ("--allow-missing", *pull, "capture_routing")
 
@@ -198,9 +198,10 @@ def test_a_stage_that_needs_it_says_what_is_missing(erased, tmp_path, pull):
     assert f"{PRIMARY}/forget_set.jsonl" in ended.stderr.partition("error: ")[2]
 
 
+@pytest.mark.slow
 def test_a_run_that_allows_for_missing_files_is_not_taken_for_a_whole_one(erased, tmp_path):
     """`kedro dvc run` alone would make the forget set anew, as `dvc repro` would."""
-    project = erased[0].copy(tmp_path / "world").project
+    project = erased[0].copy(tmp_path / "remotes").project
     project.done(*RUN, "--allow-missing")
     assert not (project.root / PRIMARY / "forget_set.jsonl").exists()
 
@@ -209,8 +210,9 @@ def test_a_run_that_allows_for_missing_files_is_not_taken_for_a_whole_one(erased
     assert (project.root / PRIMARY / "forget_set.jsonl").exists()
 
 
-def test_s3_gives_back_the_same_bytes_and_is_erased_too(world, s3, tmp_path):
-    project = world[0].copy(tmp_path / "world").project
+@pytest.mark.slow
+def test_s3_gives_back_the_same_bytes_and_is_erased_too(remotes, s3, tmp_path):
+    project = remotes.copy(tmp_path / "remotes").project
     here = (ON_S3.format(remote=remote, address=s3) for remote in ("store", "forget"))
     (project.root / ".dvc/config.local").write_text("".join(here))
     project.done("dvc", "push", STUDY)
@@ -223,7 +225,8 @@ def test_s3_gives_back_the_same_bytes_and_is_erased_too(world, s3, tmp_path):
 
     assert {name: (project.root / name).read_bytes() for name in before} == before
     assert len(list(_bucket(s3, "forget").objects.all())) == len(FORGET)
-    assert project.done(*ERASE, "--yes").count("workspace, cache, remote forget") == len(FORGET)
+    erasure = project.invoke(*ERASE, "--yes").output
+    assert erasure.count("workspace, cache, remote forget") == len(FORGET)
     assert list(_bucket(s3, "forget").objects.all()) == []
     assert "up to date" in project.done(*GATE)
 

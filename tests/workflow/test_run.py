@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.workflow.conftest import ENVIRONMENT, STUDY, Project, copy_of
+from tests.workflow.conftest import ENVIRONMENT, LOCK, RUN, Project, World
 
-TIMED = ("timing.json", "comparison.csv", "comparison.md", "metrics.json", "report.html")
 COUNT_PROCESSES = """\
 import pathlib
 words = pathlib.Path("/proc/self/cmdline").read_text().split("\\0")
@@ -25,57 +24,35 @@ if any(word.endswith("/kedro") for word in words):
     with pathlib.Path(__file__).with_name("processes").open("a") as file:
         file.write(" ".join(words) + "\\n")
 """
-RUN = ("kedro", "dvc", "run", "--env", "smoke")
 SELECT = (*RUN, "select_experts")
 
 pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def in_process(fresh: Project, attempts: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Another copy, and what was printed when the study ran there in one process."""
-    other = copy_of(fresh, tmp_path_factory.mktemp("in_process") / "project")
-    return other, other.done("kedro", "dvc", "run", "--env", "smoke")
+def project(world: World, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project in which the study has run, for all tests of this file."""
+    return world.project.copy(tmp_path_factory.mktemp("run") / "project")
 
 
-def test_every_stage_is_told_with_seconds_and_memory(in_process):
-    *lines, last = in_process[1].splitlines()
-    stages = list(_lock(in_process[0]))
+def test_a_second_run_runs_nothing_and_a_third_does_not_even_look(project):
+    """The second is the first in this place, where the files have other inodes."""
+    *lines, last = project.done(*RUN).splitlines()
+    assert last.startswith(f"{len(lines)} unchanged, in ")
 
-    assert last.startswith(f"{len(stages)} ran, in ")
-    assert sorted(line.split()[0] for line in lines if " ran " in line) == sorted(stages)
-    assert all(line.endswith(" GB") for line in lines if " ran " in line)
-
-
-def test_the_lock_is_that_of_dvc_repro_to_the_byte(fresh, in_process):
-    """But for what tells of seconds."""
-    plain, here = _lock(fresh), _lock(in_process[0])
-
-    assert plain.keys() == here.keys()
-    for stage in plain:
-        assert _facts(plain[stage]) == _facts(here[stage]), stage
+    assert project.done(*RUN) == f"{len(lines)} unchanged\n"
 
 
-def test_dvc_finds_nothing_to_do_after_it(in_process):
-    assert in_process[0].stale() == []
-    assert in_process[0].repro() == []
-
-
-def test_a_second_run_runs_nothing(in_process):
-    assert in_process[0].done("kedro", "dvc", "run", "--env", "smoke").endswith("unchanged\n")
-
-
-def test_an_earlier_state_is_restored_from_the_run_cache(in_process):
-    project, _ = in_process
+def test_an_earlier_state_is_restored_from_the_run_cache(project):
     with _top(project, 2):
         assert "select_experts  ran" in _squeezed(project.done(*SELECT))
 
     assert "select_experts  restored" in _squeezed(project.done(*SELECT))
 
 
-def test_a_stage_can_have_a_process_of_its_own(in_process, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_stage_can_have_a_process_of_its_own(project, tmp_path, monkeypatch):
     """Beside this one, that is: Python imports `sitecustomize` when a process begins."""
-    project, _ = in_process
     (tmp_path / "sitecustomize.py").write_text(COUNT_PROCESSES)
     monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", _first(tmp_path, ENVIRONMENT.get("PYTHONPATH")))
     with _top(project, 3):
@@ -90,8 +67,7 @@ def test_a_stage_can_have_a_process_of_its_own(in_process, tmp_path, monkeypatch
         assert "select_experts" not in project.stale()
 
 
-def test_an_error_is_one_line_and_the_lock_stays(in_process):
-    project, _ = in_process
+def test_an_error_is_one_line_and_the_lock_stays(project):
     before = _lock(project)["select_experts"]
     with _top(project, 100):
         ended = project.run(*SELECT)
@@ -101,12 +77,12 @@ def test_an_error_is_one_line_and_the_lock_stays(in_process):
     assert _lock(project)["select_experts"] == before
 
 
-def test_ctrl_c_stops_the_stage_and_keeps_those_before_it(in_process):
+@pytest.mark.slow
+def test_ctrl_c_stops_the_stage_and_keeps_those_before_it(project):
     """DVC's lock stays readable, and nothing that has ended is run again.
 
     Amid a stage or between two: that is a matter of luck.
     """
-    project, _ = in_process
     with _started(project, *RUN, "--force") as running:
         next(line for line in running.stdout if line.startswith("select_experts"))
         time.sleep(0.2)
@@ -119,8 +95,8 @@ def test_ctrl_c_stops_the_stage_and_keeps_those_before_it(in_process):
     assert project.stale() == []
 
 
-def test_who_is_in_the_way_is_named_or_waited_for(in_process):
-    project, _ = in_process
+@pytest.mark.slow
+def test_who_is_in_the_way_is_named_or_waited_for(project):
     with _top(project, 4), subprocess.Popen(["sleep", "60"]) as other:
         who = f"(PID {other.pid}): dvc repro elsewhere"
         _block(project, other.pid)
@@ -163,17 +139,7 @@ def _block(project: Project, pid: int) -> None:
 
 
 def _lock(project: Project) -> dict[str, Any]:
-    return yaml.safe_load((project.root / STUDY).with_suffix(".lock").read_text())["stages"]
-
-
-def _facts(stage: dict[str, Any]) -> dict[str, Any]:
-    """Return the stage without what depends on its seconds."""
-    parts = {part: stage.get(part, []) for part in ("deps", "outs")}
-    kept = {
-        part: [one for one in paths if Path(one["path"]).name not in TIMED]
-        for part, paths in parts.items()
-    }
-    return {**stage, **kept}
+    return yaml.safe_load((project.root / LOCK).read_text())["stages"]
 
 
 def _first(path: Path, others: str | None) -> str:

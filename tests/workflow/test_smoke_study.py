@@ -7,7 +7,7 @@ from subprocess import CompletedProcess
 import pytest
 import yaml
 
-from tests.workflow.conftest import KEPT, STUDY
+from tests.workflow.conftest import KEPT, LOCK, METRICS, STUDY
 
 ALL = [
     "in_sync",
@@ -21,28 +21,13 @@ ALL = [
     "draw_figures",
     "write_report",
 ]
-SWAP = '"routing_forget",\n                    "routing_retain",'
 SELECTION = "src/seuf/pipelines/expert_selection/pipeline.py"
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole study
 
 
-def test_nothing_goes_on_running_after_dvc_was_killed(attempts):
-    """Else an orphan would write its outputs into the next attempt."""
-    assert attempts.processes
-    assert attempts.left == []
-
-
-def test_a_study_goes_on_where_it_was_interrupted(attempts):
-    """What had come to its end does not run again."""
-    *ended, _ = attempts.first
-
-    assert set(attempts.second) == set(ALL) - set(ended)
-    assert {"make_base_model", "select_experts"} <= set(ended)
-
-
 def test_every_output_is_there(project):
-    lock = yaml.safe_load((project.root / STUDY).with_suffix(".lock").read_text())["stages"]
+    lock = yaml.safe_load((project.root / LOCK).read_text())["stages"]
 
     assert sorted(lock) == sorted(ALL)
     for stage in lock.values():
@@ -50,14 +35,21 @@ def test_every_output_is_there(project):
             assert (project.root / out["path"]).exists()
 
 
-def test_a_second_run_runs_nothing(project):
+def test_every_stage_is_told_with_seconds_and_memory(world):
+    *lines, last = world.printed.splitlines()
+
+    assert last.startswith(f"{len(ALL)} ran, in ")
+    assert sorted(line.split()[0] for line in lines if " ran " in line) == sorted(ALL)
+    assert all(line.endswith(" GB") for line in lines if " ran " in line)
+
+
+def test_dvc_finds_nothing_to_do_after_it(project):
+    assert project.stale() == []
     assert project.repro() == []
 
 
 def test_the_numbers_are_metrics(project):
-    numbers = "studies/smoke/data/08_reporting/metrics.json"
-
-    assert "original" in project.done("dvc", "metrics", "show", numbers)
+    assert "original" in project.done("dvc", "metrics", "show", METRICS)
 
 
 def test_a_check_tells_which_file_is_behind(project):
@@ -93,7 +85,9 @@ def test_bad_settings_get_one_line_before_anything_runs(project, given, messages
 @pytest.mark.parametrize(
     ("file", "node"),
     [
-        ("03_primary/questions.jsonl", "methods.original.unlearn"),
+        pytest.param(
+            "03_primary/questions.jsonl", "methods.original.unlearn", marks=pytest.mark.slow
+        ),
         ("05_model_input/selected_experts.json", "write_report"),
     ],
 )

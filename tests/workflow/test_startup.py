@@ -16,7 +16,7 @@ LIGHT = [
     "write_report",
 ]
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("node", LIGHT)

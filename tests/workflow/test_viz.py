@@ -16,7 +16,7 @@ from tests.workflow.conftest import STUDY, Project
 run_events = pytest.importorskip("kedro_viz.api.rest.responses.run_events")
 hooks_utils = pytest.importorskip("kedro_viz.integrations.kedro.hooks_utils")
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

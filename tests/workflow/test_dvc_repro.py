@@ -1,0 +1,124 @@
+"""`dvc repro` of the smoke study, whose first attempt is killed, and what it leaves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import LOCK, STUDY, Project, World, stages_in
+from tests.workflow.test_smoke_study import ALL
+
+TIMED = ("timing.json", "comparison.csv", "comparison.md", "metrics.json", "report.html")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+class Attempts(NamedTuple):
+    """Two attempts at the study; DVC was killed in the first, amid the last of its stages.
+
+    Attributes:
+        project: Where they were made.
+        first: The stages that ran in the first attempt.
+        processes: What DVC had started and was running when it was killed.
+        left: Those that went on running.
+        second: The stages that ran in the second attempt.
+    """
+
+    project: Project
+    first: list[str]
+    processes: list[int]
+    left: list[int]
+    second: list[str]
+
+
+@pytest.fixture(scope="module")
+def attempts(world: World, tmp_path_factory: pytest.TempPathFactory) -> Attempts:
+    """DVC is killed amid the unlearning of a method, and runs again."""
+    project = world.begun.copy(tmp_path_factory.mktemp("attempts") / "project")
+    output, started = _killed(project, "unlearn@seuf_gdiff", "Loading data from questions")
+    deadline = time.monotonic() + 10
+    while (left := [pid for pid in started if _runs(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return Attempts(project, stages_in(output), started, left, project.repro())
+
+
+def test_nothing_goes_on_running_after_dvc_was_killed(attempts):
+    """Else an orphan would write its outputs into the next attempt."""
+    assert attempts.processes
+    assert attempts.left == []
+
+
+def test_a_study_goes_on_where_it_was_interrupted(attempts):
+    """What had come to its end does not run again."""
+    *ended, _ = attempts.first
+
+    assert set(attempts.second) == set(ALL) - set(ended)
+    assert {"make_base_model", "select_experts"} <= set(ended)
+
+
+def test_its_lock_is_that_of_kedro_dvc_run_to_the_byte(attempts, world):
+    """But for what tells of seconds."""
+    stages, here = _stages(attempts.project), _stages(world.project)
+
+    assert stages.keys() == here.keys()
+    for stage in stages:
+        assert _timeless(stages[stage]) == _timeless(here[stage]), stage
+
+
+def test_an_experiment_runs_what_its_setting_concerns(world, tmp_path):
+    project = world.project.copy(tmp_path / "project")
+    weight = "conf/smoke/parameters.yml:methods.seuf_gdiff.anchor_weight=0.5"
+
+    ran = project.done("dvc", "exp", "run", "--set-param", weight, f"{STUDY}:compare_methods")
+
+    expected = ["in_sync", "unlearn@seuf_gdiff", "evaluate@seuf_gdiff", "compare_methods"]
+    assert stages_in(ran) == expected
+
+
+def _killed(project: Project, stage: str, sign: str) -> tuple[str, list[int]]:
+    """Kill `dvc repro` when a stage prints a sign; return what was printed, and the processes."""
+    log = project.root / "killed.log"
+    with log.open("w") as out:
+        command = ("dvc", "repro", STUDY)
+        dvc = subprocess.Popen(
+            command, cwd=project.root, env=project.environment, stdout=out, stderr=out
+        )
+        while sign not in log.read_text().partition(f"{stage}':")[2]:
+            assert dvc.poll() is None, log.read_text()
+            time.sleep(0.05)
+        started = _descendants(dvc.pid)
+        dvc.send_signal(signal.SIGKILL)
+        dvc.wait()
+    return log.read_text(), started
+
+
+def _descendants(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    below = [pid for child in listed for pid in _descendants(int(child))]
+    return [int(child) for child in listed] + below
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _stages(project: Project) -> dict[str, Any]:
+    return yaml.safe_load((project.root / LOCK).read_text())["stages"]
+
+
+def _timeless(stage: dict[str, Any]) -> dict[str, Any]:
+    """Return the stage without what depends on its seconds."""
+    kept = {
+        part: [one for one in stage.get(part, []) if Path(one["path"]).name not in TIMED]
+        for part in ("deps", "outs")
+    }
+    return {**stage, **kept}
