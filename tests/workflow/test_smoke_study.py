@@ -67,7 +67,7 @@ def test_a_check_tells_which_file_is_behind(project):
         (
             "methods.seuf_gdiff.objective=best,unlearning.stepz=3,unlearning.steps=many",
             [
-                "methods.seuf_gdiff.objective: Input should be 'ga', 'gdiff', 'npo' or 'rmu'",
+                "there is no objective 'best'; objectives are ga, gdiff, npo, rmu",
                 "unlearning.stepz: Extra inputs are not permitted",
                 "unlearning.steps: Input should be a valid integer",
             ],
