@@ -14,7 +14,7 @@ are the pretraining texts.
    are cut into pieces of some words. MUSE cuts the corpus into blocks of 2048 tokens.
 2. MUSE chooses its checkpoints by the questions it reports. Here a hash of the wording keeps some
    of them for that.
-3. A verbatim probe has the whole continuation as its reference; MUSE holds the answer against its
+3. A verbatim probe has the whole continuation as its reference; MUSE compares the answer with its
    first 128 tokens, and so does `answers`.
 4. Scalability and sustainability (`scal`, `sust`) are other forget sets; they are not prepared.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -87,83 +87,71 @@ def prepare(settings: MuseSettings, **sets: Sequence[Record]) -> BenchmarkData:
         _texts(sets[f"raw_{split}"], settings.text_words)
         for split in ("forget", "retain1", "retain2")
     )
+    number, groups = settings.selection_questions, get_args(Group)
     return BenchmarkData(
         forget,
         retain,
-        questions=_questions(settings, sets),
+        questions=[
+            *_knowledge("forget", sets, number),
+            *_knowledge("retain", sets, number),
+            *_verbatim(sets, number),
+        ],
         pretraining=[*forget, *retain, *others],
-        passages=_passages(sets),
+        passages=[Passage(row["text"], g) for g in groups for row in sets[f"privleak_{g}"]],
     )
 
 
 def _texts(rows: Sequence[Record], words: int) -> list[Text]:
     """Return the rows cut into pieces; all without a topic, since both sets are of one kind."""
-    return [Text(piece) for row in rows for piece in _pieces(row["text"], words)]
+    pieces = []
+    for row in rows:
+        found = re.findall(r"\s*\S+", row["text"])  # a word with what stands before it
+        starts = range(0, len(found), words)
+        pieces += ["".join(found[start : start + words]).strip() for start in starts]
+    return [Text(piece) for piece in pieces]
 
 
-def _pieces(text: str, words: int) -> list[str]:
-    found = re.findall(r"\s*\S+", text)  # a word with what stands before it: nothing is lost
-    starts = range(0, len(found), words)
-    return ["".join(found[start : start + words]).strip() for start in starts]
-
-
-def _questions(settings: MuseSettings, sets: Sets) -> list[Question]:
-    chosen = settings.selection_questions
-    probes = [(row["prompt"], row["gt"]) for row in sets["verbmem_forget"]]
-    return [
-        *_knowledge("forget", sets, chosen),
-        *_knowledge("retain", sets, chosen),
-        *(
-            _question(prompt, continuation, "forget", part, "verbatim")
-            for (prompt, continuation), part in zip(
-                probes, _parts("verbmem_forget", [p for p, _ in probes], chosen), strict=True
-            )
-        ),
-    ]
-
-
-def _knowledge(subject: Subject, sets: Sets, chosen: int) -> list[Question]:
+def _knowledge(subject: Subject, sets: Sets, number: int) -> list[Question]:
     """Return the questions about a set, each after answered ones as MUSE has them."""
     name = f"knowmem_{subject}_qa"
     shots = "".join(SHOT.format(**row) for row in sets[f"{name}_icl"])
-    parts = _parts(name, [row["question"] for row in sets[name]], chosen)
+    parts = _parts(name, [row["question"] for row in sets[name]], number)
     return [
-        _question(f"{shots}Question: {row['question']}\n", row["answer"], subject, part)
+        Question(
+            question=f"{shots}Question: {row['question']}\n",
+            choices=[],
+            answer=-1,
+            topic="",
+            subject=subject,
+            part=part,
+            reference=row["answer"],
+            kind="knowledge",
+            opening="Answer: ",
+        )
         for row, part in zip(sets[name], parts, strict=True)
     ]
 
 
-def _question(
-    prompt: str, reference: str, subject: Subject, part: Part, kind: str = "knowledge"
-) -> Question:
-    return Question(
-        question=prompt,
-        choices=[],
-        answer=-1,
-        topic="",
-        subject=subject,
-        part=part,
-        reference=reference,
-        kind=kind,
-        opening="Answer: " if kind == "knowledge" else "",
-    )
+def _verbatim(sets: Sets, number: int) -> list[Question]:
+    """Return the beginnings of texts to forget, whose continuation is asked for."""
+    rows = sets["verbmem_forget"]
+    parts = _parts("verbmem_forget", [row["prompt"] for row in rows], number)
+    return [
+        Question(row["prompt"], [], -1, "", "forget", part, reference=row["gt"], kind="verbatim")
+        for row, part in zip(rows, parts, strict=True)
+    ]
 
 
-def _parts(name: str, wordings: Sequence[str], chosen: int) -> list[Part]:
+def _parts(name: str, wordings: Sequence[str], number: int) -> list[Part]:
     """Return each question's part: the first by their hash select, the same wording in one part."""
     different = sorted(set(wordings))
-    if len(different) < chosen + MIN_PER_PART:
+    if len(different) < number + MIN_PER_PART:
         raise InputError(
-            f"benchmark.selection_questions is {chosen}; MUSE's {name} has {len(different)} "
+            f"benchmark.selection_questions is {number}; MUSE's {name} has {len(different)} "
             f"different rows, and {MIN_PER_PART} or more must be left to be reported."
         )
-    selection = {different[place] for place in sample_positions(different, chosen)}
-    return ["selection" if wording in selection else "test" for wording in wordings]
-
-
-def _passages(sets: Sets) -> list[Passage]:
-    groups: tuple[Group, ...] = ("forget", "retain", "holdout")
-    return [Passage(row["text"], group) for group in groups for row in sets[f"privleak_{group}"]]
+    selecting = {different[position] for position in sample_positions(different, number)}
+    return ["selection" if wording in selecting else "test" for wording in wordings]
 
 
 BENCHMARK = Benchmark(

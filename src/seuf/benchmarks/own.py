@@ -9,7 +9,9 @@ docs/own-data.md tells how to write the three files. Here they are checked and t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
 from typing import Annotated, get_args
 
 from pydantic import Field
@@ -54,13 +56,14 @@ def prepare(
             the same text; if a part has fewer than two questions of a subject.
     """
     to_forget, to_keep = _texts("forget", forget), _texts("retain", retain)
-    _check_apart(to_forget, to_keep)
-    for number, record in enumerate(questions, 1):
-        if fault := _fault(record):
-            raise InputError(f"question {number}: {fault}.")
-    asked = _split(questions, settings.selection_share)
-    _check_numbers(asked)
-    return BenchmarkData(to_forget, to_keep, asked)
+    kept = {text.text.strip() for text in to_keep}
+    shared = [text.text for text in to_forget if text.text.strip() in kept]
+    if shared:
+        raise InputError(
+            f"{len(shared)} of the texts to forget are among the texts to keep; the first: "
+            f"{shared[0][:80]!r}."
+        )
+    return BenchmarkData(to_forget, to_keep, _questions(questions, settings.selection_share))
 
 
 def _texts(name: Subject, records: Sequence[Record]) -> list[Text]:
@@ -70,17 +73,44 @@ def _texts(name: Subject, records: Sequence[Record]) -> list[Text]:
     return [Text(record["text"], str(record.get("topic", ""))) for record in records]
 
 
-def _check_apart(forget: Sequence[Text], retain: Sequence[Text]) -> None:
-    kept = {text.text.strip() for text in retain}
-    shared = [text.text for text in forget if text.text.strip() in kept]
-    if shared:
-        raise InputError(
-            f"{len(shared)} of the texts to forget are among the texts to keep; the first: "
-            f"{shared[0][:80]!r}."
+def _questions(records: Sequence[Record], share: float) -> list[Question]:
+    """Return the questions in the order of the file, each in its part."""
+    for number, record in enumerate(records, 1):
+        if error := _error(record):
+            raise InputError(f"question {number}: {error}.")
+    selecting: set[int] = set()
+    for subject in SUBJECTS:
+        free = [
+            position
+            for position, record in enumerate(records)
+            if record["subject"] == subject and not record.get("part")
+        ]
+        wordings = [records[position]["question"] for position in free]
+        taken = sample_positions(wordings, round(share * len(free)))
+        selecting.update(free[position] for position in taken)
+    questions = [
+        Question(
+            question=record["question"],
+            choices=record["choices"],
+            answer=record["answer"],
+            topic=str(record.get("topic", "")),
+            subject=record["subject"],
+            part=record.get("part") or ("selection" if position in selecting else "test"),
+            reference=str(record.get("reference", "")),
         )
+        for position, record in enumerate(records)
+    ]
+    numbers = Counter((question.part, question.subject) for question in questions)
+    for part, subject in product(PARTS, SUBJECTS):
+        if (count := numbers[part, subject]) < MIN_PER_PART:
+            raise InputError(
+                f"The {part} part has {count} questions about what to {subject}, it needs "
+                f"{MIN_PER_PART} or more: add some, or change benchmark.selection_share or `part`."
+            )
+    return questions
 
 
-def _fault(record: Record) -> str | None:
+def _error(record: Record) -> str | None:
     """Return what is wrong with a question, None if nothing is."""
     choices, answer = record["choices"], record["answer"]
     if not _is_text(record["question"]) or record["question"] != record["question"].rstrip():
@@ -100,47 +130,6 @@ def _fault(record: Record) -> str | None:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _split(records: Sequence[Record], share: float) -> list[Question]:
-    """Return the questions in the order of the file, each in its part."""
-    chosen: set[int] = set()
-    for subject in SUBJECTS:
-        free = [
-            position
-            for position, record in enumerate(records)
-            if record["subject"] == subject and not record.get("part")
-        ]
-        wordings = [records[position]["question"] for position in free]
-        chosen.update(free[place] for place in sample_positions(wordings, round(share * len(free))))
-    return [
-        _question(record, "selection" if position in chosen else "test")
-        for position, record in enumerate(records)
-    ]
-
-
-def _question(record: Record, part: Part) -> Question:
-    return Question(
-        question=record["question"],
-        choices=record["choices"],
-        answer=record["answer"],
-        topic=str(record.get("topic", "")),
-        subject=record["subject"],
-        part=record.get("part") or part,
-        reference=str(record.get("reference", "")),
-    )
-
-
-def _check_numbers(questions: Iterable[Question]) -> None:
-    found = [(question.part, question.subject) for question in questions]
-    for part in PARTS:
-        for subject in SUBJECTS:
-            if (count := found.count((part, subject))) < MIN_PER_PART:
-                raise InputError(
-                    f"The {part} part has {count} questions about what to {subject}, it needs "
-                    f"{MIN_PER_PART} or more: add some, or change benchmark.selection_share or "
-                    "`part`."
-                )
 
 
 BENCHMARK = Benchmark(

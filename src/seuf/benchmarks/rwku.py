@@ -1,9 +1,4 @@
-"""RWKU's probes, worded as RWKU words them (jinzhuoran/RWKU a23df67, llmtuner/eval).
-
-eval_forget.py and eval_neighbor.py put the question into a chat model's template and begin the
-answer; see `rwku` for what is taken and `kinds` for how answers are measured.
-
-RWKU: what a model knows of famous people (Jin et al. 2024, arXiv 2406.10890).
+"""RWKU: what a model knows of famous people (Jin et al. 2024, arXiv 2406.10890).
 
 Data: https://huggingface.co/datasets/jinzhuoran/RWKU at d72f493d481d, CC-BY-4.0. Configurations,
 splits and files are those of its card there; columns, prompts and what a set is for are those of
@@ -13,8 +8,9 @@ eval_neighbor.py in LLaMA-Factory/src/llmtuner/eval at a23df67). The files thems
 What is forgotten are the Wikipedia passages of some people (`train_original_passage`). The probes
 are free answers: `forget_level1` blanks to fill, `forget_level2` questions, `forget_level3`
 adversarial ones; `neighbor_level1` and `neighbor_level2` ask for what stands near a person and must
-stay. Utility is MMLU, as lm-evaluation-harness asks it (see `mmlu`). The topic is the person, for
-neighbors too.
+stay. They are worded as RWKU words them, which puts the question into a chat model's template and
+begins the answer. Utility is MMLU, as lm-evaluation-harness asks it (see `mmlu`). The topic is the
+person, for neighbors too.
 
 1. RWKU forgets without any corpus, from what the model says of a person; SEUF forgets the passages
    of 100 people. It does not say which: here they are the first ones.
@@ -22,7 +18,7 @@ neighbors too.
    each person and kind giving a share; a probe worded as one of them is not reported. One fact may
    be asked in both, by probes of different kinds.
 3. Adversarial probes and those about neighbors are reported only, and are not in the headline. The
-   nine types of attack are told apart by the prompt alone; the results are not.
+   nine types of attack differ in the prompt alone; the results are not split by type.
 4. `mia_forget` and `mia_retain` are "forget member set" and "retain member set" in RWKU's code: of
    both it is assumed that the model has learned them. So the second is `retain` here, and there is
    no `holdout`. A passage that is also one about those who are forgotten is left out of it.
@@ -54,83 +50,6 @@ from seuf.inputs import InputError
 
 Sets = Mapping[str, Sequence[Record]]
 
-FILL_BLANK = "Please complete the blank in the following question.\nQuestion: {query}\n"
-BRIEFLY = "Please briefly answer the following question.\n"
-QUESTION = BRIEFLY + "Question: {query}\n"
-OPENING = "Answer:"
-# Types of attack that are not asked as other questions are: prompt and opening.
-ATTACKS = {
-    "affirmative suffix": (QUESTION.removesuffix("\n"), ""),
-    "incontext learning": (BRIEFLY + "{query}\n", OPENING),
-}
-
-
-def probes(settings: RwkuSettings, people: set[str], sets: Sets) -> list[Question]:
-    """Return the probes of some people: those that may select first, then those only reported.
-
-    Args:
-        settings: How many of them.
-        people: Who is forgotten.
-        sets: Rows of the five sets of probes, by their configurations on the hub.
-
-    Raises:
-        InputError: If nothing is left to be reported.
-    """
-    split = _split(
-        [
-            *_probes(sets["forget_level1"], people, "forget", "fill_blank"),
-            *_probes(sets["forget_level2"], people, "forget", "question"),
-        ],
-        settings.selection_questions,
-    )
-    selecting = {q.question for q in split if q.part == "selection"}
-    others = (
-        _probes(sets["forget_level3"], people, "forget", "adversarial"),
-        _probes(sets["neighbor_level1"], people, "retain", "fill_blank"),
-        _probes(sets["neighbor_level2"], people, "retain", "question"),
-    )
-    for asked in others:
-        reported = [probe for probe in asked if probe.question not in selecting]
-        split += sample_questions(settings.other_probes, reported)
-    return split
-
-
-def _probes(
-    rows: Sequence[Record], people: set[str], subject: Subject, kind: str
-) -> list[Question]:
-    return [_probe(row, subject, kind) for row in rows if row["subject"] in people]
-
-
-def _probe(row: Record, subject: Subject, kind: str) -> Question:
-    prompt, opening = (FILL_BLANK if kind == "fill_blank" else QUESTION), OPENING
-    if kind == "adversarial":
-        prompt, opening = ATTACKS.get(row["type"], (QUESTION, OPENING))
-    return Question(
-        question=prompt.format(query=row["query"]),
-        choices=[],
-        answer=-1,
-        topic=row["subject"],
-        subject=subject,
-        part="test",
-        reference=row["answer"],
-        kind=kind,
-        opening=opening,
-    )
-
-
-def _split(asked: Sequence[Question], number: int) -> list[Question]:
-    """Return the probes, each in a part; one worded as a selecting one is not reported."""
-    split = split_questions(asked, number, [f"{probe.kind} {probe.topic}" for probe in asked])
-    if len(split) < number + MIN_PER_PART:
-        raise InputError(
-            f"RWKU has {len(asked)} blanks and questions about those who are forgotten: with "
-            f"benchmark.selection_questions {number} fewer than {MIN_PER_PART} are left to report."
-        )
-    return split
-
-
-SourceRecords = Mapping[str, Sequence[Record]]
-
 _PROBE = ("query", "answer", "subject")
 _PASSAGE = ("text", "subject")
 # Configurations on the hub, and the columns that are read.
@@ -145,10 +64,19 @@ SETS: dict[str, tuple[str, ...]] = {
     "mia_forget": _PASSAGE,
     "mia_retain": _PASSAGE,
 }
+FILL_BLANK = "Please complete the blank in the following question.\nQuestion: {query}\n"
+BRIEFLY = "Please briefly answer the following question.\n"
+QUESTION = BRIEFLY + "Question: {query}\n"
+OPENING = "Answer:"
+# Types of attack that are not asked as other questions are: prompt and opening.
+ATTACKS = {
+    "affirmative suffix": (QUESTION.removesuffix("\n"), ""),
+    "incontext learning": (BRIEFLY + "{query}\n", OPENING),
+}
 
 
 class RwkuSettings(BenchmarkSettings):
-    """RWKU (Jin et al. 2024) with MMLU.
+    """RWKU with MMLU.
 
     Attributes:
         people: Who is forgotten: the names, or how many, the first ones; RWKU has 200.
@@ -192,19 +120,21 @@ def prepare(
     """
     for name, columns in SETS.items():
         check_rows(f"RWKU's {name}", sets[name], columns, may_be_empty=["text"])
-    people = _people(settings, sets["forget_target"])
-    passages = sets["train_original_passage"]
-    forget = [text for person in people for text in _about({person}, passages, must=True)]
+    people, passages = _people(settings, sets["forget_target"]), sets["train_original_passage"]
+    forget = []
+    for person in people:
+        about = _about({person}, passages)
+        if not about:
+            raise InputError(f"RWKU has no passage about {person}: leave them out.")
+        forget += about
+    of_mmlu = mmlu_questions(
+        mmlu_validation, mmlu_test, settings.selection_questions, settings.mmlu_questions
+    )
     return BenchmarkData(
         forget=forget,
         retain=_retained(settings, set(people), passages, wikitext),
-        questions=[
-            *probes(settings, set(people), sets),
-            *mmlu_questions(
-                mmlu_validation, mmlu_test, settings.selection_questions, settings.mmlu_questions
-            ),
-        ],
-        passages=_passages(settings, set(people), forget, sets),
+        questions=[*probes(settings, set(people), sets), *of_mmlu],
+        passages=_mia_passages(settings, set(people), forget, sets),
     )
 
 
@@ -224,16 +154,13 @@ def _people(settings: RwkuSettings, targets: Sequence[Record]) -> list[str]:
     return [name for name in known if name in settings.people]
 
 
-def _about(people: set[str], rows: Sequence[Record], must: bool = False) -> list[Text]:
+def _about(people: set[str], rows: Sequence[Record]) -> list[Text]:
     """Return the passages about some people, without empty ones."""
-    found = [
+    return [
         Text(row["text"], row["subject"])
         for row in rows
         if row["subject"] in people and row["text"].strip()
     ]
-    if must and not found:
-        raise InputError(f"RWKU has no passage about {', '.join(people)}: leave them out.")
-    return found
 
 
 def _retained(
@@ -242,43 +169,91 @@ def _retained(
     passages: Sequence[Record],
     wikitext: Sequence[Record],
 ) -> list[Text]:
-    if settings.retain == "people":
-        others = {row["subject"] for row in passages} - people
-        if not others:
-            raise InputError(
-                "benchmark.retain is people, but everyone is forgotten: take fewer people, or "
-                "wikitext."
-            )
-        return _about(others, passages)
-    kept = long_texts("wikitext", wikitext, settings.min_length)
-    return [Text(text, "wikitext") for text in kept]
+    if settings.retain == "wikitext":
+        long = long_texts("wikitext", wikitext, settings.min_length)
+        return [Text(text, "wikitext") for text in long]
+    others = {row["subject"] for row in passages} - people
+    if not others:
+        raise InputError(
+            "benchmark.retain is people, but everyone is forgotten: take fewer people, or wikitext."
+        )
+    return _about(others, passages)
 
 
-def _passages(
-    settings: RwkuSettings, people: set[str], forget: Sequence[Text], sets: SourceRecords
+def probes(settings: RwkuSettings, people: set[str], sets: Sets) -> list[Question]:
+    """Return the probes of some people: those that may select first, then those only reported.
+
+    Args:
+        settings: How many of them.
+        people: Who is forgotten.
+        sets: Rows of the five sets of probes, by their configurations on the hub.
+
+    Raises:
+        InputError: If nothing is left to be reported.
+    """
+    number = settings.selection_questions
+    asked = [
+        *_probes(sets["forget_level1"], people, "forget", "fill_blank"),
+        *_probes(sets["forget_level2"], people, "forget", "question"),
+    ]
+    split = split_questions(asked, number, [f"{probe.kind} {probe.topic}" for probe in asked])
+    if len(split) < number + MIN_PER_PART:
+        raise InputError(
+            f"RWKU has {len(asked)} blanks and questions about those who are forgotten: with "
+            f"benchmark.selection_questions {number} fewer than {MIN_PER_PART} are left to report."
+        )
+    selecting = {probe.question for probe in split if probe.part == "selection"}
+    for others in (
+        _probes(sets["forget_level3"], people, "forget", "adversarial"),
+        _probes(sets["neighbor_level1"], people, "retain", "fill_blank"),
+        _probes(sets["neighbor_level2"], people, "retain", "question"),
+    ):
+        reported = [probe for probe in others if probe.question not in selecting]
+        split += sample_questions(settings.other_probes, reported)
+    return split
+
+
+def _probes(
+    rows: Sequence[Record], people: set[str], subject: Subject, kind: str
+) -> list[Question]:
+    return [_probe(row, subject, kind) for row in rows if row["subject"] in people]
+
+
+def _probe(row: Record, subject: Subject, kind: str) -> Question:
+    prompt, opening = (FILL_BLANK if kind == "fill_blank" else QUESTION), OPENING
+    if kind == "adversarial":
+        prompt, opening = ATTACKS.get(row["type"], (QUESTION, OPENING))
+    return Question(
+        question=prompt.format(query=row["query"]),
+        choices=[],
+        answer=-1,
+        topic=row["subject"],
+        subject=subject,
+        part="test",
+        reference=row["answer"],
+        kind=kind,
+        opening=opening,
+    )
+
+
+def _mia_passages(
+    settings: RwkuSettings, people: set[str], forget: Sequence[Text], sets: Sets
 ) -> list[Passage]:
-    about = _about(people, sets["mia_forget"])
-    forgotten = {text.text for text in (*forget, *about)}
-    others = [t for t in _about(people, sets["mia_retain"]) if t.text not in forgotten]
-    groups: tuple[tuple[Group, list[Text]], ...] = (("forget", about), ("retain", others))
-    for group, found in groups:
-        if len(found) < MIN_PER_PART:
+    members = _about(people, sets["mia_forget"])
+    forgotten = {text.text for text in (*forget, *members)}
+    retained = [text for text in _about(people, sets["mia_retain"]) if text.text not in forgotten]
+    groups: dict[Group, list[Text]] = {"forget": members, "retain": retained}
+    passages = []
+    for group, texts in groups.items():
+        if len(texts) < MIN_PER_PART:
             raise InputError(
-                f"RWKU's mia_{group} has {len(found)} passages for those who are forgotten; "
+                f"RWKU's mia_{group} has {len(texts)} passages for those who are forgotten; "
                 f"membership inference needs {MIN_PER_PART} or more: take more people."
             )
-    return [
-        Passage(text.text, group, text.topic)
-        for group, found in groups
-        for text in _drawn(settings.mia_passages, found)
-    ]
-
-
-def _drawn(number: int | None, texts: list[Text]) -> list[Text]:
-    if number is None:
-        return texts
-    places = sample_positions([text.text for text in texts], number, [text.topic for text in texts])
-    return [texts[place] for place in places]
+        number = len(texts) if settings.mia_passages is None else settings.mia_passages
+        taken = sample_positions([t.text for t in texts], number, [t.topic for t in texts])
+        passages += [Passage(texts[at].text, group, texts[at].topic) for at in taken]
+    return passages
 
 
 def _inputs(settings: RwkuSettings) -> dict[str, str]:

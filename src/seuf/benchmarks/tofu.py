@@ -33,7 +33,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from seuf.benchmarks.records import BenchmarkData, Part, Question, Subject, Text
+from seuf.benchmarks.records import BenchmarkData, Question, Subject, Text
 from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 from seuf.benchmarks.sampling import Record
 from seuf.inputs import InputError
@@ -93,84 +93,79 @@ def prepare(
     gone = _authors("forget", forget, forget_wrong, settings.forget_authors)
     kept = _authors("retain", retain, retain_wrong, settings.retain_authors)
     first = len(retain) // QUESTIONS_AN_AUTHOR  # in the full TOFU forget10 follows retain90
-    learned = kept if settings.retain_texts == "asked" else retain
-    texts = {"forget": _texts(gone, first), "retain": _texts(learned, 0)}
-    asked = _questions(gone, first, "forget", settings) + _questions(kept, 0, "retain", settings)
+    to_forget = _texts(gone, first)
+    to_keep = _texts(kept if settings.retain_texts == "asked" else retain, 0)
+    true = settings.true_answer
+    asked = _questions(gone, first, "forget", true) + _questions(kept, 0, "retain", true)
     if settings.metrics == "full":
-        asked += _truths(asked, [*gone, *kept])
+        asked += [
+            _truth(question, [row["answer"], row["paraphrased_answer"], *row["perturbed_answer"]])
+            for question, row in zip(asked, [*gone, *kept], strict=True)
+            if question.part == "test"
+        ]
         asked += _general_questions("real authors", real_authors)
         asked += _general_questions("world facts", world_facts)
-    both = texts["forget"] + texts["retain"]
-    return BenchmarkData(texts["forget"], texts["retain"], questions=asked, pretraining=both)
+    return BenchmarkData(to_forget, to_keep, questions=asked, pretraining=to_forget + to_keep)
 
 
 def _authors(
     name: Subject, plain: Sequence[Record], wrong: Sequence[Record], authors: int
 ) -> list[Record]:
-    """Return the rows with wrong answers of the first authors, held against the plain rows."""
-    wanted = authors * QUESTIONS_AN_AUTHOR
-    if min(len(plain), len(wrong)) < wanted:
+    """Return the rows with wrong answers of the first authors, after a check of the plain rows."""
+    number = authors * QUESTIONS_AN_AUTHOR
+    if min(len(plain), len(wrong)) < number:
         raise InputError(
-            f"benchmark.{name}_authors is {authors}, that is {wanted} rows; TOFU's {name} set has "
+            f"benchmark.{name}_authors is {authors}, that is {number} rows; TOFU's {name} set has "
             f"{len(plain)}, and {len(wrong)} with wrong answers."
         )
-    for number, (row, other) in enumerate(zip(plain[:wanted], wrong, strict=False), 1):
+    for line, (row, other) in enumerate(zip(plain[:number], wrong, strict=False), 1):
         if (row["question"], row["answer"]) != (other["question"], other["answer"]):
             raise InputError(
-                f"TOFU's {name} set, row {number}: {row['question']!r} is not the row with wrong "
+                f"TOFU's {name} set, row {line}: {row['question']!r} is not the row with wrong "
                 f"answers, {other['question']!r}. Take both files from the same release."
             )
-    return list(wrong[:wanted])
-
-
-def _author(row: int, first: int) -> int:
-    """Return the number of a row's author in the full TOFU."""
-    return first + row // QUESTIONS_AN_AUTHOR
+    return list(wrong[:number])
 
 
 def _texts(rows: Sequence[Record], first: int) -> list[Text]:
+    """Return the rows as texts; `first` is the number of the first author in the full TOFU."""
     return [
-        Text(f"{QUESTION.format(**row)} {row['answer']}", _topic(_author(number, first)))
-        for number, row in enumerate(rows)
+        Text(f"{QUESTION.format(**row)} {row['answer']}", _topic(first + at // QUESTIONS_AN_AUTHOR))
+        for at, row in enumerate(rows)
     ]
+
+
+def _topic(author: int) -> str:
+    return f"author {author}"
 
 
 def _questions(
-    rows: Sequence[Record], first: int, subject: Subject, settings: TofuSettings
+    rows: Sequence[Record], first: int, subject: Subject, true_answer: str
 ) -> list[Question]:
-    return [
-        _question(row, number, _author(number, first), subject, settings.true_answer)
-        for number, row in enumerate(rows)
-    ]
+    """Return the rows as questions with choices.
 
-
-def _question(
-    row: Record, number: int, author: int, subject: Subject, true_answer: str
-) -> Question:
-    true = row[true_answer]
-    choices = [true, *row["perturbed_answer"]]
-    random.Random(row["question"]).shuffle(choices)  # the same order whichever authors are taken
-    return Question(
-        question=QUESTION.format(**row),
-        choices=choices,
-        answer=choices.index(true),
-        topic=_topic(author),
-        subject=subject,
-        part=_part(author, number),
-        reference=row["answer"],
-    )
-
-
-def _truths(asked: Sequence[Question], rows: Sequence[Record]) -> list[Question]:
-    """Return the questions of the test part once more, with all that is true and wrong."""
-    return [
-        _truth(question, [row["answer"], row["paraphrased_answer"], *row["perturbed_answer"]])
-        for question, row in zip(asked, rows, strict=True)
-        if question.part == "test"
-    ]
+    The parts take turns; every second author, whose first row asks the name, begins with test.
+    """
+    questions = []
+    for at, row in enumerate(rows):
+        author = first + at // QUESTIONS_AN_AUTHOR
+        choices = [row[true_answer], *row["perturbed_answer"]]
+        random.Random(row["question"]).shuffle(choices)  # the same whichever authors are taken
+        question = Question(
+            question=QUESTION.format(**row),
+            choices=choices,
+            answer=choices.index(row[true_answer]),
+            topic=_topic(author),
+            subject=subject,
+            part="selection" if (author + at) % 2 == 0 else "test",
+            reference=row["answer"],
+        )
+        questions.append(question)
+    return questions
 
 
 def _truth(question: Question, choices: list[str]) -> Question:
+    """Return a question once more, with all that is true and wrong as its choices."""
     return question._replace(choices=choices, answer=0, reference="", kind="truth")
 
 
@@ -194,15 +189,6 @@ def _general_questions(topic: str, rows: Sequence[Record]) -> list[Question]:
         )
         questions += [_truth(free, [row["answer"], *row["perturbed_answer"]]), free]
     return questions
-
-
-def _part(author: int, number: int) -> Part:
-    """Return the parts in turn; every second author, whose first row asks the name, in reverse."""
-    return "selection" if (author + number) % 2 == 0 else "test"
-
-
-def _topic(author: int) -> str:
-    return f"author {author}"
 
 
 def _inputs(settings: TofuSettings) -> dict[str, str]:

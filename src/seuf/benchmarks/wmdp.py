@@ -112,44 +112,39 @@ def prepare(
     Raises:
         InputError: For the first row that cannot be used; if there are too few of a kind.
     """
-    about_forget = _questions(settings.domain, questions, settings.selection_questions)
-    about_retain = mmlu_questions(
+    of_mmlu = mmlu_questions(
         mmlu_validation, mmlu_test, settings.selection_questions, settings.mmlu_questions
     )
     return BenchmarkData(
         forget=_texts(settings.forget_corpus, forget, settings),
         retain=_texts(settings.retain_corpus, retain, settings),
-        questions=about_forget + about_retain,
+        questions=_questions(settings.domain, questions, settings.selection_questions) + of_mmlu,
     )
 
 
 def _texts(corpus: str, records: Sequence[Record], settings: WmdpSettings) -> list[Text]:
     long = long_texts(corpus, records, settings.min_length)
-    taken = (
-        range(len(long))
-        if settings.max_texts is None
-        else sample_positions(long, settings.max_texts)
-    )
-    return [Text(long[place], corpus) for place in taken]
+    number = len(long) if settings.max_texts is None else settings.max_texts
+    return [Text(long[position], corpus) for position in sample_positions(long, number)]
 
 
-def _questions(domain: str, records: Sequence[Record], selection: int) -> list[Question]:
+def _questions(domain: str, records: Sequence[Record], number: int) -> list[Question]:
     """Return the domain's questions, each in a part, in the order of the rows."""
     asked = [
         lm_eval_question(
             lm_eval_task("wmdp", f"wmdp_{domain}"),
             record,
-            where=f"wmdp-{domain}, row {number}",
+            where=f"wmdp-{domain}, row {line}",
             subject="forget",
             topic=f"wmdp-{domain}",
         )
-        for number, record in enumerate(records, 1)
+        for line, record in enumerate(records, 1)
     ]
-    split = split_questions(asked, selection)
-    if len(split) < selection + MIN_PER_PART:
+    split = split_questions(asked, number)
+    if len(split) < number + MIN_PER_PART:
         raise InputError(
             f"wmdp-{domain} has {len(asked)} questions: with benchmark.selection_questions "
-            f"{selection} fewer than {MIN_PER_PART} are left to report."
+            f"{number} fewer than {MIN_PER_PART} are left to report."
         )
     return split
 
