@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face hub, and folders that are laid out like one.
+"""Lists of records: JSON-lines files, and data sets of the Hugging Face hub.
 
-Lists of records: JSON-lines files and hub data sets.
+A folder that is laid out like a data set of the hub may stand in its place.
 """
 
 from __future__ import annotations
@@ -18,89 +18,10 @@ from kedro.io import AbstractDataset
 from seuf.inputs import InputError
 from seuf.moe.hub import HubReference, clear_errors, commit_of, fetch_files, revision_warning
 
+Record = dict[str, Any]
+
 CARD = "README.md"
 logger = logging.getLogger(__name__)
-
-
-def hub_rows(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of one split of one configuration.
-
-    The files are fetched first, those of the configuration alone where the card names them; they
-    are then read as those of any folder, which needs no network.
-
-    Args:
-        arguments: Of `datasets.load_dataset`, but for `repo`, a hub id or a folder, in the place of
-            its `path`: Kedro makes that absolute wherever it stands in a catalog.
-
-    Raises:
-        InputError: If there is no such data set, or it cannot be had or read.
-    """
-    told = dict(arguments)
-    repo, revision, token = (told.pop(key, None) for key in ("repo", "revision", "token"))
-    reference = HubReference(repo, revision, "dataset", token)
-    folder = fetch_files(reference, [CARD])
-    commit = commit_of(reference, folder)
-    if warning := revision_warning(reference, commit, "`revision` in the catalog"):
-        logger.warning(warning)
-    fetch_files(replace(reference, revision=commit), _files(reference, folder, told))
-    return _read(reference, folder, told)
-
-
-def _read(reference: HubReference, folder: Path, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    from datasets import disable_progress_bars, load_dataset
-
-    if not sys.stderr.isatty():  # a log needs no bars
-        disable_progress_bars()
-    with clear_errors(reference):
-        rows = load_dataset(str(folder), **arguments)
-        if isinstance(rows, Mapping):
-            raise ValueError(f"it has the splits {', '.join(rows)}: name one as `split`.")
-        return [dict(row) for row in rows]
-
-
-def _files(reference: HubReference, folder: Path, arguments: Mapping[str, Any]) -> list[str] | None:
-    """Return patterns of the files that are needed; None for all."""
-    if "data_dir" in arguments:
-        return None
-    named = arguments.get("data_files") or _of_card(reference, folder, arguments.get("name"))
-    patterns = list(_patterns(named))
-    # `**/` also stands for no folder at all, but not here
-    return [CARD, *patterns, *(p.replace("**/", "") for p in patterns)] if patterns else None
-
-
-def _of_card(reference: HubReference, folder: Path, name: str | None) -> Any:
-    """Return the files of a configuration, or of the default one, as the card has them."""
-    known = {one.get("config_name", "default"): one for one in _configurations(folder)}
-    defaults = [key for key, one in known.items() if one.get("default") or len(known) == 1]
-    chosen = name or next(iter(defaults), "default")
-    if known and chosen not in known:
-        raise InputError(
-            f"The {reference.name} has the configurations {', '.join(known)}: set `name` to one of "
-            f"them{f', not {name}' if name else ''}."
-        )
-    return known.get(chosen, {}).get("data_files")
-
-
-def _configurations(folder: Path) -> list[dict[str, Any]]:
-    from huggingface_hub import DatasetCard
-
-    if not (folder / CARD).is_file():
-        return []
-    return DatasetCard.load(folder / CARD).data.to_dict().get("configs") or []
-
-
-def _patterns(named: Any) -> Iterator[str]:
-    """Yield every pattern in what a card or a user names: a path, paths, or paths of splits."""
-    if isinstance(named, str):
-        yield named
-    elif isinstance(named, Mapping):
-        yield from _patterns(named["path"] if "path" in named else list(named.values()))
-    else:
-        for one in named or []:
-            yield from _patterns(one)
-
-
-Record = dict[str, Any]
 
 
 class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
@@ -132,9 +53,14 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
             InputError: If the file is missing or empty, a line is not a JSON object, or a field is
                 missing; with the line's number.
         """
-        if self._hub:
-            return _from_hub(self._hub, self._fields)
-        return _from_file(self._path(), self._fields)
+        records = []
+        for where, record in _hub_rows(self._hub) if self._hub else _lines(self._path()):
+            missing = [field for field in self._fields if field not in record]
+            if missing:
+                lacks, has = (", ".join(map(repr, names)) for names in (missing, record))
+                raise InputError(f"{where}: missing {lacks}; it has {has}.")
+            records.append(record)
+        return records
 
     def save(self, data: list[Record]) -> None:
         """Write one record a line; whole or not at all."""
@@ -164,38 +90,101 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
         return self._filepath is None or self._filepath.is_file()
 
 
-def _from_file(path: Path, fields: list[str]) -> list[Record]:
+def _lines(path: Path) -> Iterator[tuple[str, Record]]:
+    """Yield the records of a file, each with where it is."""
     if not path.is_file():
         raise InputError(f"{path} does not exist.")
+    is_empty = True
     # not splitlines: it also breaks at U+2028 and the like, which JSON allows inside a text
-    lines = enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
-    records = [_record(path, number, line, fields) for number, line in lines if line.strip()]
-    if not records:
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not JSON ({error}).") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: a JSON object is needed, not {line[:40]}.")
+        is_empty = False
+        yield where, record
+    if is_empty:
         raise InputError(f"{path} is empty: it needs one JSON object a line.")
-    return records
 
 
-def _record(path: Path, number: int, line: str, fields: list[str]) -> Record:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: not JSON ({error}).") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path}, line {number}: a JSON object is needed, not {line[:40]}.")
-    return _checked(record, fields, f"{path}, line {number}")
+def _hub_rows(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Record]]:
+    for number, row in enumerate(hub_rows(arguments), 1):
+        yield f"{arguments['repo']}, row {number}", row
 
 
-def _from_hub(arguments: dict[str, str], fields: list[str]) -> list[Record]:
+def hub_rows(arguments: Mapping[str, Any]) -> list[Record]:
+    """Return the rows of one split of one configuration.
 
-    return [
-        _checked(row, fields, f"{arguments['repo']}, row {number}")
-        for number, row in enumerate(hub_rows(arguments), 1)
-    ]
+    The files are fetched first, those of the configuration alone where the card names them; they
+    are then read as those of any folder, which needs no network.
+
+    Args:
+        arguments: Of `datasets.load_dataset`, but for `repo`, a hub id or a folder, in the place of
+            its `path`: Kedro makes that absolute wherever it stands in a catalog.
+
+    Raises:
+        InputError: If there is no such data set, or it cannot be had or read.
+    """
+    from datasets import disable_progress_bars, load_dataset
+
+    options = dict(arguments)
+    repo, revision, token = (options.pop(key, None) for key in ("repo", "revision", "token"))
+    reference = HubReference(repo, revision, "dataset", token)
+    folder = fetch_files(reference, [CARD])
+    commit = commit_of(reference, folder)
+    if warning := revision_warning(reference, commit, "`revision` in the catalog"):
+        logger.warning(warning)
+    fetch_files(replace(reference, revision=commit), _needed_files(reference, folder, options))
+    if not sys.stderr.isatty():  # a log needs no bars
+        disable_progress_bars()
+    with clear_errors(reference):
+        rows = load_dataset(str(folder), **options)
+        if isinstance(rows, Mapping):
+            raise ValueError(f"it has the splits {', '.join(rows)}: name one as `split`.")
+        return [dict(row) for row in rows]
 
 
-def _checked(record: Record, fields: list[str], where: str) -> Record:
-    missing = [field for field in fields if field not in record]
-    if missing:
-        lacks, has = (", ".join(map(repr, names)) for names in (missing, record))
-        raise InputError(f"{where}: missing {lacks}; it has {has}.")
-    return record
+def _needed_files(
+    reference: HubReference, folder: Path, options: Mapping[str, Any]
+) -> list[str] | None:
+    """Return patterns of the files that are needed; None for all."""
+    if "data_dir" in options:
+        return None
+    named = options.get("data_files") or _files_of_card(reference, folder, options.get("name"))
+    patterns = list(_patterns(named))
+    # `**/` also stands for no folder at all, but not here
+    return [CARD, *patterns, *(p.replace("**/", "") for p in patterns)] if patterns else None
+
+
+def _files_of_card(reference: HubReference, folder: Path, name: str | None) -> Any:
+    """Return the files of a configuration, or of the default one, as the card has them."""
+    from huggingface_hub import DatasetCard
+
+    if not (folder / CARD).is_file():
+        return None
+    configurations = DatasetCard.load(folder / CARD).data.to_dict().get("configs") or []
+    known = {one.get("config_name", "default"): one for one in configurations}
+    defaults = [key for key, one in known.items() if one.get("default") or len(known) == 1]
+    chosen = name or next(iter(defaults), "default")
+    if known and chosen not in known:
+        raise InputError(
+            f"The {reference.name} has the configurations {', '.join(known)}: set `name` to one of "
+            f"them{f', not {name}' if name else ''}."
+        )
+    return known.get(chosen, {}).get("data_files")
+
+
+def _patterns(named: Any) -> Iterator[str]:
+    """Yield every pattern in what a card or a user names: a path, paths, or paths of splits."""
+    if isinstance(named, str):
+        yield named
+    elif isinstance(named, Mapping):
+        yield from _patterns(named["path"] if "path" in named else list(named.values()))
+    else:
+        for one in named or []:
+            yield from _patterns(one)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel
-
-if TYPE_CHECKING:
-    from seuf.benchmarks.records import Question
 
 Records = list[dict[str, Any]]
 
@@ -64,49 +61,36 @@ def score(
     evaluation: ScoringSettings,
     passages: Records | None = None,
 ) -> dict[str, Any]:
-    """Return all that a model's answers and likelihoods tell, with the headline."""
+    """Return every score of a model's answers and likelihoods, with the headline."""
     from seuf.benchmarks.headline import headline
     from seuf.benchmarks.measures import measures
-    from seuf.benchmarks.records import Question
+    from seuf.benchmarks.records import Passage, Question
 
     asked = [Question(**record) for record in questions if record["part"] == "test"]
-    scores = _asked(model, asked, evaluation) | _attacked(model, passages, evaluation)
-    return {"headline": headline(scores), **scores, "measures": measures(scores, asked)}
-
-
-def _asked(
-    model: LanguageModel, asked: list[Question], evaluation: ScoringSettings
-) -> dict[str, Any]:
-    from seuf.benchmarks.answers import score_answers
-    from seuf.benchmarks.harness import score_questions
-
-    chosen = [question for question in asked if question.is_multiple_choice()]
-    answered = [question for question in asked if question.is_free_answer(evaluation.generate)]
+    multiple_choice = [question for question in asked if question.is_multiple_choice()]
+    free = [question for question in asked if question.is_free_answer(evaluation.generate)]
     compared = [question for question in asked if question.compares_likelihoods()]
-    if evaluation.generate and not answered:
+    if evaluation.generate and not free:
         raise InputError(
-            "evaluation.generate is true, but no question has a `reference` to hold an answer "
-            "against; set it to false."
+            "evaluation.generate is true, but no question has a `reference` to compare an answer "
+            "with; set it to false."
         )
     scores: dict[str, Any] = {}
-    if chosen:
-        scores["questions"] = score_questions(model, chosen, evaluation)
-    if answered:
-        scores["generation"] = score_answers(model, answered, evaluation)
+    if multiple_choice:
+        from seuf.benchmarks.harness import score_questions
+
+        scores["questions"] = score_questions(model, multiple_choice, evaluation)
+    if free:
+        from seuf.benchmarks.answers import score_answers
+
+        scores["generation"] = score_answers(model, free, evaluation)
     if compared:
         from seuf.benchmarks.truth import score_truth
 
         scores["truth"] = score_truth(model, compared, evaluation)
-    return scores
+    if passages:
+        from seuf.benchmarks.membership import score_passages
 
-
-def _attacked(
-    model: LanguageModel, passages: Records | None, evaluation: ScoringSettings
-) -> dict[str, Any]:
-    if not passages:
-        return {}
-    from seuf.benchmarks.membership import score_passages
-    from seuf.benchmarks.records import Passage
-
-    found = [Passage(**record) for record in passages]
-    return {"membership": score_passages(model, found, evaluation)}
+        read = [Passage(**record) for record in passages]
+        scores["membership"] = score_passages(model, read, evaluation)
+    return {"headline": headline(scores), **scores, "measures": measures(scores, asked)}

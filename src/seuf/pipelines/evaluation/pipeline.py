@@ -6,17 +6,25 @@ from seuf.pipelines.data_preparation.pipeline import has_passages
 from seuf.pipelines.evaluation.nodes import evaluate, score_reference
 from seuf.pipelines.study import in_one_box, methods, study_parameters
 
-SHARED = {"base_model", "forget_set", "retain_set", "questions"}
+SHARED = ["base_model", "forget_set", "retain_set", "questions"]
 
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the evaluation nodes of all methods."""
     passages = ["passages"] if has_passages() else []
-    of_methods = sum((_of(method, passages) for method in methods()), Pipeline([]))
-    return in_one_box(of_methods) + _of_reference(passages)
+    of_methods = sum((_of_method(method, passages) for method in methods()), Pipeline([]))
+    if not study_parameters().get("reference_model"):
+        return in_one_box(of_methods)
+    reference = Node(
+        score_reference,
+        inputs=["reference_model", "questions", "params:evaluation", *passages],
+        outputs="reference_scores",
+        name="score_reference",
+    )
+    return in_one_box(of_methods) + Pipeline([reference])
 
 
-def _of(method: str, passages: list[str]) -> Pipeline:
+def _of_method(method: str, passages: list[str]) -> Pipeline:
     node = Node(
         evaluate,
         inputs=[
@@ -34,18 +42,6 @@ def _of(method: str, passages: list[str]) -> Pipeline:
     return Pipeline(
         [node],
         namespace=method,
-        inputs=SHARED.union(passages),
+        inputs={*SHARED, *passages},
         parameters={"params:evaluation": "params:evaluation"},
     )
-
-
-def _of_reference(passages: list[str]) -> Pipeline:
-    if not study_parameters().get("reference_model"):
-        return Pipeline([])
-    node = Node(
-        score_reference,
-        inputs=["reference_model", "questions", "params:evaluation", *passages],
-        outputs="reference_scores",
-        name="score_reference",
-    )
-    return Pipeline([node])
