@@ -65,12 +65,12 @@ def test_an_experts_merge_is_w_plus_b_a_by_hand(model_type):
         change = sum(
             torch.outer(b[:, 4 * j + expert], a[RANK * expert + j]) for j in range(RANK)
         ).detach()
-        results = {part.place: part.tensor for part in merged(adapters)}
+        results = {part.path: part.tensor for part in merged(adapters)}
 
         right_way = change.T if model_type == "gpt_oss" else change
         expected = one.weight.detach()[expert] + right_way
-        place = row_path("model.layers.1.mlp.experts.down_proj", expert)
-        assert torch.allclose(results[place], expected, atol=1e-6)
+        path = row_path("model.layers.1.mlp.experts.down_proj", expert)
+        assert torch.allclose(results[path], expected, atol=1e-6)
 
 
 def test_a_linear_layers_merge_is_w_plus_b_a_by_hand():
@@ -80,7 +80,7 @@ def test_a_linear_layers_merge_is_w_plus_b_a_by_hand():
         parameters = parameters_of(adapters)
         name = "model.layers.0.self_attn.k_proj.weight"
 
-        results = {part.place: part.tensor for part in merged(adapters)}
+        results = {part.path: part.tensor for part in merged(adapters)}
 
         change = parameters[f"{name}.lora_B"] @ parameters[f"{name}.lora_A"]
         before = next(adapter.weight for adapter in adapters if adapter.name == name)
@@ -98,7 +98,7 @@ def test_in_bfloat16_a_merge_is_rounded_to_what_the_model_can_hold():
         parameters[f"{name}.lora_A"].fill_(1.0)
         parameters[f"{name}.lora_B"][0], parameters[f"{name}.lora_B"][1] = 2**-9, 2**-7
 
-        result = next(part.tensor for part in merged(adapters) if part.place == name)
+        result = next(part.tensor for part in merged(adapters) if part.path == name)
 
     assert result.dtype == torch.bfloat16
     assert result[0].unique().tolist() == [1.0]
@@ -114,16 +114,16 @@ def test_a_merged_model_computes_what_the_adapted_one_did(model):
     assert torch.allclose(logits(model), expected, atol=1e-4)
 
 
-def test_merged_tensors_are_of_the_plain_models_places_and_leave_it_alone(model):
+def test_merged_tensors_are_of_the_plain_models_paths_and_leave_it_alone(model):
     before, rows = bits(model), rows_of_experts(model)
     with adapted(model, RANK, seed=0) as adapters:
         draw_b(adapters)
-        results = {part.place: part.tensor for part in merged(adapters)}
+        results = {part.path: part.tensor for part in merged(adapters)}
 
     assert changed_names(model, before) == set()
     assert not rows.keys() & results.keys()  # experts apart
-    for place, tensor in results.items():
-        assert tensor_at(model, place).shape == tensor.shape
+    for path, tensor in results.items():
+        assert tensor_at(model, path).shape == tensor.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -97,7 +97,7 @@ def test_blocks_are_full_and_never_mix_topics(length):
 
 def test_a_pass_over_the_texts_has_every_token_of_a_topic_once():
     """Three texts of 2, 3 and 1 tokens fill two blocks of 3 exactly: nothing is added."""
-    blocks = pretraining._blocks([[1, 2], [3, 4, 5], [6]], 3, random.Random(0))
+    blocks = pretraining.full_samples([[1, 2], [3, 4, 5], [6]], 3, random.Random(0))
 
     assert sorted(token for block in blocks for token in block) == [1, 2, 3, 4, 5, 6]
 

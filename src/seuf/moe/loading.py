@@ -1,6 +1,7 @@
-"""Will a model fit? Asked before any weight is read.
+"""Load a base model and its tokenizer, whole or not at all.
 
-Load a base model and its tokenizer.
+What can be known without the weights is checked before they are read or downloaded: that the
+routers are understood, that the weights fit into memory, that there is a tokenizer.
 """
 
 from __future__ import annotations
@@ -34,45 +35,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GB = 1e9
-
-
-def check_memory(empty: Any, name: str, device: torch.device) -> None:
-    """Raise if a model's weights alone are more than is free where they will go.
-
-    On their way to a GPU they pass the CPU's memory whole.
-
-    Args:
-        empty: The model without its weights.
-        name: What the study calls it.
-        device: Where it will go.
-
-    Raises:
-        InputError: With both sizes.
-    """
-    if getattr(empty.config, "quantization_config", None) is not None:
-        return  # the weights on disk are smaller than the empty model tells
-    size = sum(parameter.nbytes for parameter in empty.parameters())
-    for place, free in free_bytes(device).items():
-        if size > free:
-            raise InputError(
-                f"The weights of the model {name!r} are {size / GB:.3g} GB in "
-                f"{str(empty.dtype).removeprefix('torch.')}, and {free / GB:.3g} GB of {place} "
-                f"are free: {LESS_MEMORY}."
-            )
-
-
-def free_bytes(device: torch.device) -> dict[str, int]:
-    """Return what is free in each memory that a model passes to get to a device."""
-    free = {"the CPU's memory": psutil.virtual_memory().available}
-    if device.type != "cuda":
-        return free
-    import torch
-
-    # what torch holds back for itself is free too
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return {f"{device}'s memory": torch.cuda.mem_get_info(device)[0] + held, **free}
-
-
 logger = logging.getLogger(__name__)
 
 
@@ -122,14 +84,17 @@ def load_model(source: ExternalModelSettings) -> LanguageModel:
         InputError: If there is no model, it is not a MoE model that is understood, it does not fit
             into memory, or something of it is missing or damaged.
     """
+    import torch
+
     from seuf.moe.architectures import moe_layers
 
-    reference, device = _reference(source), _device(source.device)
-    folder = fetch_files(reference, SMALL_FILES + _code(source), IN_FOLDERS)
+    gpu = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(gpu if source.device == "auto" else source.device)
+    reference, folder = _reference(source), _fetched(source, SMALL_FILES)
     empty = _empty(source, folder)
     moe_layers(empty)
     if source.device_map is None:
-        check_memory(empty, source.path, device)
+        _check_memory(empty, source.path, device)
     tokenizer = _tokenizer(source, folder)
     fetch_weights(reference, folder)
     commit = commit_of(reference, folder)
@@ -149,7 +114,7 @@ def checkpoint_of(source: ExternalModelSettings) -> Path:
     Raises:
         InputError: If there is no such model, or something of it is missing.
     """
-    folder = fetch_files(_reference(source), SMALL_FILES + _code(source), IN_FOLDERS)
+    folder = _fetched(source, SMALL_FILES)
     fetch_weights(_reference(source), folder)
     return folder
 
@@ -160,25 +125,39 @@ def empty_model(source: ExternalModelSettings) -> Any:
     Raises:
         InputError: If there is none.
     """
-    return _empty(
-        source, fetch_files(_reference(source), CONFIGURATION + _code(source), IN_FOLDERS)
-    )
+    return _empty(source, _fetched(source, CONFIGURATION))
+
+
+def free_bytes(device: torch.device) -> dict[str, int]:
+    """Return how many bytes are free in each memory that a model passes to get to a device."""
+    free = {"the CPU's memory": psutil.virtual_memory().available}
+    if device.type != "cuda":
+        return free
+    import torch
+
+    # what torch has reserved and not given out is free too
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return {f"{device}'s memory": torch.cuda.mem_get_info(device)[0] + reserved, **free}
 
 
 def _reference(source: ExternalModelSettings) -> HubReference:
     return HubReference(source.path, source.revision)
 
 
-def _code(source: ExternalModelSettings) -> tuple[str, ...]:
-    return CODE if source.trust_remote_code else ()
+def _fetched(source: ExternalModelSettings, patterns: tuple[str, ...]) -> Path:
+    code = CODE if source.trust_remote_code else ()
+    return fetch_files(_reference(source), patterns + code, IN_FOLDERS)
 
 
 def _empty(source: ExternalModelSettings, folder: Path) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    trust = source.trust_remote_code
-    _check_configuration(source, folder)
+    reference, trust = _reference(source), source.trust_remote_code
+    if not (folder / CONFIGURATION[0]).is_file():
+        hub_cache = (folder / "snapshots").is_dir()
+        inner = "; name one of the folders in its snapshots" if hub_cache else ""
+        raise InputError(f"There is no {reference.at}: it holds no config.json{inner}.")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
         dtype = config.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
@@ -187,18 +166,25 @@ def _empty(source: ExternalModelSettings, folder: Path) -> Any:
     except Exception as error:
         if not trust and "trust_remote_code" in str(error):
             raise InputError(
-                f"The {_reference(source).name} comes with Python files of its own, which would "
+                f"The {reference.name} comes with Python files of its own, which would "
                 "run to build it: read them, pin base_model.revision, and set "
                 "base_model.trust_remote_code to true."
             ) from error
-        raise InputError(f"There is no {_reference(source).at}: {first_line(error)}") from error
+        raise InputError(f"There is no {reference.at}: {first_line(error)}") from error
 
 
-def _check_configuration(source: ExternalModelSettings, folder: Path) -> None:
-    if (folder / CONFIGURATION[0]).is_file():
-        return
-    inner = "; name one of the folders in its snapshots" if (folder / "snapshots").is_dir() else ""
-    raise InputError(f"There is no {_reference(source).at}: it holds no config.json{inner}.")
+def _check_memory(empty: Any, name: str, device: torch.device) -> None:
+    """Raise if an empty model's weights alone are more than is free where they will go."""
+    if getattr(empty.config, "quantization_config", None) is not None:
+        return  # the weights on disk are smaller than those of the empty model
+    size = sum(parameter.nbytes for parameter in empty.parameters())
+    for memory, free in free_bytes(device).items():
+        if size > free:
+            raise InputError(
+                f"The weights of the model {name!r} are {size / GB:.3g} GB in "
+                f"{str(empty.dtype).removeprefix('torch.')}, and {free / GB:.3g} GB of {memory} "
+                f"are free: {LESS_MEMORY}."
+            )
 
 
 def _tokenizer(source: ExternalModelSettings, folder: Path) -> Any:
@@ -220,6 +206,14 @@ def _tokenizer(source: ExternalModelSettings, folder: Path) -> Any:
 def _with_weights(source: ExternalModelSettings, folder: Path, device: torch.device) -> Any:
     from transformers import AutoModelForCausalLM
 
+    placement: dict[str, Any] = {}
+    if source.device_map is not None:
+        memory = {int(k) if k.isdigit() else k: size for k, size in source.max_memory.items()}
+        placement = {
+            "device_map": source.device_map,
+            "max_memory": memory or None,
+            "offload_folder": source.offload_folder,
+        }
     with clear_errors(_reference(source)):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -227,35 +221,13 @@ def _with_weights(source: ExternalModelSettings, folder: Path, device: torch.dev
             use_safetensors=True,
             trust_remote_code=source.trust_remote_code,
             output_loading_info=True,
-            **_placement(source),
+            **placement,
         )
-        model, told = loaded
+        model, info = loaded
         # transformers draws what it misses at random
-        if missing := sorted(told["missing_keys"]):
+        if missing := sorted(info["missing_keys"]):
             raise InputError(
                 f"Cannot load the {_reference(source).name}: its files lack {len(missing)} of its "
                 f"tensors, {missing[0]} among them."
             )
         return model if source.device_map is not None else model.to(device)
-
-
-def _placement(source: ExternalModelSettings) -> dict[str, Any]:
-    if source.device_map is None:
-        return {}
-    return {
-        "device_map": source.device_map,
-        "max_memory": {_number(key): size for key, size in source.max_memory.items()} or None,
-        "offload_folder": source.offload_folder,
-    }
-
-
-def _number(device: str) -> int | str:
-    return int(device) if device.isdigit() else device
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

@@ -1,8 +1,4 @@
-"""Give a model back as it was, whatever was put into it.
-
-What LoRA adapts of a decoder layer: all of its matrices but the router's.
-
-Low-rank adapters (LoRA) on all of a decoder: its linear layers and its fused experts.
+"""Low-rank adapters (LoRA) on all of a decoder: its linear layers and its fused experts.
 
 Hu et al. 2021, https://arxiv.org/abs/2106.09685: a weight W becomes W + B A, of which only A and B
 are trained. peft puts them in. Routers are left alone, as are embeddings and head. Four things
@@ -32,65 +28,7 @@ from seuf.moe.forward import is_offloaded, uncompiled
 from seuf.moe.hub import first_line
 from seuf.moe.names import row_path
 
-
-@contextmanager
-def modules_restored(model: nn.Module) -> Iterator[None]:
-    """Give a decoder's layers back their modules, parameters and flags after the context.
-
-    Their order too: a pass through adapters takes parameters out and puts them in again, last.
-    Values are left as they are.
-    """
-    layers = decoder(model).layers
-    kept = [(part, dict(part._modules), dict(part._parameters)) for part in layers.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for part, modules, parameters in kept:
-            _refill(part._modules, modules)
-            _refill(part._parameters, parameters)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        vars(layers).pop("peft_config", None)
-
-
-def _refill(mapping: dict[str, Any], content: dict[str, Any]) -> None:
-    mapping.clear()
-    mapping.update(content)
-
-
-def targets_in(
-    layer: nn.Module, moe: MoELayer | None
-) -> tuple[dict[str, nn.Linear], dict[str, nn.Parameter]]:
-    """Return the linear layers and the fused expert tensors of a decoder layer, by name in it."""
-    named = list(layer.named_modules())
-    routers = set() if moe is None else set(moe.router.modules())
-    linear = {name: m for name, m in named if isinstance(m, nn.Linear) and m not in routers}
-    fused = {
-        f"{name}.{own}": tensor
-        for name, module in named
-        if moe is not None and module is moe.experts
-        for own, tensor in module.named_parameters(recurse=False)
-        if tensor.dim() == 3
-    }
-    return linear, fused
-
-
 NAME = "default"
-
-
-class Merged(NamedTuple):
-    """A tensor that an adapter is merged into.
-
-    Attributes:
-        place: Where it lies in the plain model, see `seuf.moe.names`.
-        base: The model's own memory there.
-        tensor: What it becomes, of the same type.
-    """
-
-    place: str
-    base: Tensor
-    tensor: Tensor
 
 
 class Adapter(NamedTuple):
@@ -106,19 +44,23 @@ class Adapter(NamedTuple):
     weight: nn.Parameter
     layer: Any
 
-    @torch.no_grad()
-    def merged(self) -> Iterator[Merged]:
-        """Yield what the parameter becomes, of fused experts one at a time."""
-        change, weight = self.layer.get_delta_weight(NAME), self.weight.detach()
-        if weight.dim() == 2:
-            yield Merged(self.name, weight, _sum(weight, change))
-            return
-        for row, (one, its) in enumerate(zip(weight, change, strict=True)):
-            yield Merged(row_path(self.name, row), one, _sum(one, its))
+
+class Merged(NamedTuple):
+    """A tensor that an adapter is merged into.
+
+    Attributes:
+        path: Of the tensor in the plain model, see `seuf.moe.names`.
+        base: The model's own memory there.
+        tensor: What it becomes, of the same type.
+    """
+
+    path: str
+    base: Tensor
+    tensor: Tensor
 
 
 @contextmanager
-def adapted(model: nn.Module, rank: int, seed: int) -> Iterator[list[Adapter]]:
+def adapted(model: Any, rank: int, seed: int) -> Iterator[list[Adapter]]:
     """Give a model adapters inside the context; after it the model is what it was, to the bit.
 
     The model stays of its class and as it is called. With B zero, as at first, it computes what it
@@ -132,13 +74,39 @@ def adapted(model: nn.Module, rank: int, seed: int) -> Iterator[list[Adapter]]:
     Raises:
         InputError: If a part of the model is offloaded, or peft cannot adapt it.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # takes a second or two
+
     if is_offloaded(model):
         raise InputError(
             "LoRA trains all layers, and a part of this model is offloaded: use a device_map "
             "without cpu and disk, or for unlearning scope 'experts'."
         )
-    with modules_restored(model), uncompiled(model):
-        yield _inject(model, rank, seed)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers = decoder(model).layers
+    with _restored_modules(model), uncompiled(model):
+        linear, fused = _targets(model)
+        try:
+            config = LoraConfig(
+                r=rank, lora_alpha=rank, target_modules=linear, target_parameters=fused
+            )
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds GPUs too
+                inject_adapter_in_model(config, layers, NAME)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise InputError(
+                f"peft cannot put LoRA on this {model.config.model_type} model: {first_line(error)}"
+            ) from error
+        adapters = []
+        for part in layers.modules():
+            if hasattr(part, "lora_A"):
+                own = getattr(part, "parameter_name", "weight")
+                weight = part.get_base_layer().get_parameter(own)
+                adapters.append(Adapter(names[id(weight)], weight, part))
+        model.requires_grad_(False)
+        for parameter in parameters_of(adapters).values():
+            parameter.data = parameter.data.float()  # peft gives them the type of what they adapt
+            parameter.requires_grad_(True)
+        yield adapters
 
 
 def parameters_of(adapters: list[Adapter]) -> dict[str, nn.Parameter]:
@@ -150,13 +118,20 @@ def parameters_of(adapters: list[Adapter]) -> dict[str, nn.Parameter]:
     }
 
 
+@torch.no_grad()
 def merged(adapters: list[Adapter]) -> Iterator[Merged]:
-    """Yield all tensors that adapters are merged into, one at a time: W + B A, rounded to W's type.
+    """Yield all tensors that adapters are merged into, one at a time; each expert apart.
 
-    The model is left as it is.
+    That is W + B A, rounded to W's type. The model is left as it is.
     """
     for adapter in adapters:
-        yield from adapter.merged()
+        change, weight = adapter.layer.get_delta_weight(NAME), adapter.weight.detach()
+        parts = [(adapter.name, weight, change)]
+        if weight.dim() > 2:
+            rows = enumerate(zip(weight, change, strict=True))
+            parts = [(row_path(adapter.name, row), one, its) for row, (one, its) in rows]
+        for path, base, its in parts:
+            yield Merged(path, base, (base.float() + its.float()).to(base.dtype))
 
 
 @torch.no_grad()
@@ -166,29 +141,24 @@ def merge(adapters: list[Adapter]) -> None:
         one.base.copy_(one.tensor)
 
 
-def _sum(weight: Tensor, change: Tensor) -> Tensor:
-    return (weight.float() + change.float()).to(weight.dtype)
+def targets_in(
+    layer: nn.Module, moe: MoELayer | None
+) -> tuple[dict[str, nn.Linear], dict[str, nn.Parameter]]:
+    """Return the linear layers and the fused expert tensors of a decoder layer, by name in it.
 
-
-def _inject(model: Any, rank: int, seed: int) -> list[Adapter]:
-    from peft import LoraConfig, inject_adapter_in_model  # takes a second or two
-
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    linear, fused = _targets(model)
-    try:
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear, target_parameters=fused)
-        with _drawing_from(seed):
-            inject_adapter_in_model(config, decoder(model).layers, NAME)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise InputError(
-            f"peft cannot put LoRA on this {model.config.model_type} model: {first_line(error)}"
-        ) from error
-    model.requires_grad_(False)
-    found = _adapters(model, names)
-    for parameter in parameters_of(found).values():
-        parameter.data = parameter.data.float()  # peft gives them the type of what they adapt
-        parameter.requires_grad_(True)
-    return found
+    All of its matrices are adapted but the router's.
+    """
+    named = list(layer.named_modules())
+    routers = set() if moe is None else set(moe.router.modules())
+    linear = {name: m for name, m in named if isinstance(m, nn.Linear) and m not in routers}
+    fused = {
+        f"{name}.{own}": tensor
+        for name, module in named
+        if moe is not None and module is moe.experts
+        for own, tensor in module.named_parameters(recurse=False)
+        if tensor.dim() == 3
+    }
+    return linear, fused
 
 
 def _targets(model: nn.Module) -> tuple[list[str], list[str]]:
@@ -204,19 +174,23 @@ def _targets(model: nn.Module) -> tuple[list[str], list[str]]:
     return linear, fused
 
 
-def _adapters(model: nn.Module, names: dict[int, str]) -> list[Adapter]:
-    layers = [part for part in decoder(model).layers.modules() if hasattr(part, "lora_A")]
-    weights = [_weight(layer) for layer in layers]
-    return [Adapter(names[id(w)], w, one) for w, one in zip(weights, layers, strict=True)]
-
-
-def _weight(layer: Any) -> nn.Parameter:
-    return layer.get_base_layer().get_parameter(getattr(layer, "parameter_name", "weight"))
-
-
 @contextmanager
-def _drawing_from(seed: int) -> Iterator[None]:
-    """Seed the CPU's generator, on which adapters are drawn, inside the context alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds GPUs too
+def _restored_modules(model: nn.Module) -> Iterator[None]:
+    """Give a decoder's layers back their modules, parameters and flags after the context.
+
+    Their order too: a pass through adapters takes parameters out and puts them in again, last.
+    Values are left as they are.
+    """
+    layers = decoder(model).layers
+    before = [(part, dict(part._modules), dict(part._parameters)) for part in layers.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
         yield
+    finally:
+        for part, modules, parameters in before:
+            for mapping, content in ((part._modules, modules), (part._parameters, parameters)):
+                mapping.clear()
+                mapping.update(content)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        vars(layers).pop("peft_config", None)

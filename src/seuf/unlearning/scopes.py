@@ -153,7 +153,7 @@ class LoraScope(Scope):
     def changed(self, original: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what the adapters change when merged, by parameter path, in CPU memory."""
         parts = merged(self.adapters)
-        return {one.place: one.tensor.cpu() for one in parts if not same_bits(one.tensor, one.base)}
+        return {one.path: one.tensor.cpu() for one in parts if not same_bits(one.tensor, one.base)}
 
     def trained_share(self) -> float:
         """Return how many parameters the adapters have, as a share of the model's own."""
