@@ -105,7 +105,7 @@ class Drive:
         self, name: str, method: Method, experts: Any, samples: Samples, questions: list[Row]
     ) -> Iterator[Row]:
         settings = self.parameters.unlearning
-        judge = _Pleased(self._scorer(questions, "selection"))
+        judge = _EverBetter(self._scorer(questions, "selection"))
         planned = method_memory(self.base.model, method, settings, experts).device
         reset_peak(self.device)
         done = unlearn(self.base, *samples, method, experts, judge, settings)
@@ -149,16 +149,16 @@ class Drive:
         return row
 
 
-class _Pleased:
-    """Looks as a study does, and then says that it was the best look so far: a delta is made."""
+class _EverBetter:
+    """Scores as a study does, then calls each evaluation the best so far: a delta is made."""
 
     def __init__(self, scorer: HeadlineScorer) -> None:
-        self.scorer, self.looks = scorer, 0
+        self.scorer, self.count = scorer, 0
 
     def __call__(self, model: Any) -> Evaluation:
         self.scorer.score(model)
-        self.looks += 1
-        return Evaluation(1 / self.looks, 1.0, chance=0.0)
+        self.count += 1
+        return Evaluation(1 / self.count, 1.0, chance=0.0)
 
 
 def _questions(base: LanguageModel) -> list[Row]:
