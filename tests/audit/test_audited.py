@@ -15,15 +15,15 @@ from tests.kedro_dvc.generation.test_sync import ROOT
 
 def test_a_study_of_repetitions_keeps_no_deltas_and_says_so():
     with chdir(ROOT):
-        subject = AuditedMethod(load_study(ROOT, "sandbox_seeds"), "seuf_ga")
+        audited = AuditedMethod(load_study(ROOT, "sandbox_seeds"), "seuf_ga")
 
     with pytest.raises(InputError, match="'sandbox_seeds' keeps no deltas"):
-        audit(subject)
+        audit(audited)
 
 
 def test_an_unknown_method_is_told_the_others():
     with chdir(ROOT):
-        subject = AuditedMethod(load_study(ROOT, "smoke"), "nobody")
+        audited = AuditedMethod(load_study(ROOT, "smoke"), "nobody")
 
     with pytest.raises(InputError, match=r"no method 'nobody'; it has .*seuf_gdiff"):
-        _ = subject.settings
+        _ = audited.settings

@@ -1,4 +1,4 @@
-"""dvc.lock read without DVC: the way back, its edges, and what dvc.yaml wants."""
+"""The way back, read from dvc.lock without DVC: its stages and edges, and what dvc.yaml declares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kedro request`, from opening one to asking, with the data gone, what it was about."""
+"""`kedro request` from opening one to asking what it was about; errors are one line."""
 
 import json
 import re
@@ -10,9 +10,10 @@ from click.testing import CliRunner
 from kedro.framework import project as _project  # noqa: F401 - prints a line when it is first imported
 
 from kedro_dvc.hashing import sha256s
-from seuf.audit.cli import request
+from seuf.audit.cli import exit_on_input_error, request
 from seuf.audit.ledger import read_ledger
 from seuf.datasets.checkpoint import CheckpointDataset
+from seuf.inputs import InputError
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest
 from seuf.moe.loading import load_model
@@ -243,3 +244,16 @@ def test_with_the_data_gone_the_salt_still_tells_what_a_request_held(project):
     )
     assert lost[0] == 1
     assert lost[1].startswith("error: .salts/17 is not here: without its salt nobody can tell")
+
+
+def test_an_input_error_is_a_line_on_stderr_and_the_exit_code(capsys):
+    with pytest.raises(SystemExit) as ended, exit_on_input_error():
+        raise InputError("no such method")
+
+    assert ended.value.code == 1
+    assert capsys.readouterr() == ("", "error: no such method\n")
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), exit_on_input_error():
+        raise ZeroDivisionError
