@@ -1,4 +1,4 @@
-"""The way back, read from dvc.lock without DVC: its stages and edges, and what dvc.yaml declares."""
+"""The way back, read from dvc.lock without DVC: stages, edges, and what dvc.yaml declares."""
 
 from __future__ import annotations
 
