@@ -111,7 +111,7 @@ def test_one_bit_fails_where_bytes_should_be_equal_and_its_tensor_is_named(held_
 
     check = held_against(flip)
 
-    assert (check.result, f"parts in {KEY} by" in check.text) == (FAIL, True)
+    assert (check.result, f"differs in {KEY} by" in check.text) == (FAIL, True)
 
 
 def test_where_rounding_may_differ_less_than_the_tolerance_passes_and_is_told(held_against):

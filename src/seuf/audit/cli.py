@@ -1,7 +1,7 @@
 """`kedro audit` and `kedro request`.
 
-The former audits a method, verifies a statement elsewhere, makes keys, signs and hands on events;
-the latter opens, serves and revokes requests to forget, lists them, and asks what they held.
+The former audits a method, verifies a statement elsewhere, makes keys, signs, and sends events; the
+latter opens, serves and revokes requests to forget, lists them, and finds texts among them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class MethodOrCommand(click.Group):
 def audit() -> None:
     """Prove what a method changed, from what, and that nothing else was: kedro audit METHOD.
 
-    `kedro audit method --help` tells the options.
+    `kedro audit method --help` lists the options.
     """
 
 
@@ -77,6 +77,8 @@ def method(
     """Walk back from a method's delta, hash every byte again, and compare all weights.
 
     One line a check; exit code 1 if one fails.
+
+    Example: kedro audit seuf_ga --env tofu --out evidence/audit --sign keys/seuf.key
     """
     from kedro_dvc.project import load_study
     from seuf.audit.audited import AuditedMethod, Check
@@ -124,6 +126,8 @@ def verify(file: Path, **given: Path | None) -> None:
     """Check a statement against delta and base model; needs no project and no data.
 
     Exit code 1 if a check fails, 2 if nothing could be verified.
+
+    Example: kedro audit verify statement.json --key seuf.pub --delta delta.safetensors --base BASE
     """
     from seuf.audit.verify import verdict, verify
 
@@ -138,7 +142,10 @@ def verify(file: Path, **given: Path | None) -> None:
 @audit.command()
 @click.argument("folder", type=FILE)
 def keys(folder: Path) -> None:
-    """Make a pair of keys: the private one signs statements, the public one verifies them."""
+    """Make a pair of keys: the private one signs statements, the public one verifies them.
+
+    Example: kedro audit keys keys
+    """
     from seuf.audit.attest import make_keys
 
     with exit_on_input_error():
@@ -150,7 +157,10 @@ def keys(folder: Path) -> None:
 @click.argument("folder", type=FILE)
 @click.option("--key", type=FILE, required=True, help="Private key.")
 def sign(folder: Path, key: Path) -> None:
-    """Sign all files of an exported model; the signature, model.sig, lies among them."""
+    """Sign all files of an exported model; the signature is written beside them, model.sig.
+
+    Example: kedro audit sign models/without-17 --key keys/seuf.key
+    """
     from seuf.audit.attest import SIGNATURE, sign_folder
 
     with exit_on_input_error():
@@ -162,7 +172,10 @@ def sign(folder: Path, key: Path) -> None:
 @click.argument("to")
 @ENV
 def events(to: str, env: str) -> None:
-    """Hand the runs of a study on as OpenLineage events, to a file or a URL."""
+    """Send the runs of a study as OpenLineage events, to a file or a URL.
+
+    Example: kedro audit events runs.ndjson --env tofu
+    """
     from kedro_dvc.project import load_study
     from seuf.audit.audited import confidential_paths
     from seuf.audit.events import emit, recorded_runs
@@ -191,7 +204,10 @@ def request() -> None:
 @click.option("--method", help="The method that is meant to serve it.")
 @click.option("--texts", type=FILE, help='JSON lines with "text"; else the study\'s forget set.')
 def open_(name: str, reason: str, env: str, method: str | None, texts: Path | None) -> None:
-    """Open a request, with salted digests of what is to be forgotten."""
+    """Open a request, with salted digests of what is to be forgotten.
+
+    Example: kedro request open 17 --reason "letter of 20 November" --method seuf_ga
+    """
     from seuf.audit.requests import SALTS, open_request
 
     with exit_on_input_error():
@@ -211,7 +227,10 @@ def open_(name: str, reason: str, env: str, method: str | None, texts: Path | No
 @ENV
 @click.option("--new-chain", is_flag=True, help="The study's base model is a new one.")
 def served(name: str, method: str, env: str, new_chain: bool) -> None:
-    """Enter in the ledger that a method's model serves a request."""
+    """Enter in the ledger that a method's model serves a request.
+
+    Example: kedro request served 17 seuf_ga
+    """
     from kedro_dvc.hashing import sha256s
     from seuf.audit.ledger import read_ledger, state, write_entry
     from seuf.audit.weights import unlearned_digest
@@ -248,7 +267,10 @@ def served(name: str, method: str, env: str, new_chain: bool) -> None:
 @click.argument("name", metavar="ID")
 @click.option("--reason", required=True, help="Is committed: name nobody in it.")
 def revoke(name: str, reason: str) -> None:
-    """Revoke a request: the model before it serves again."""
+    """Revoke a request: the model before it serves again.
+
+    Example: kedro request revoke 17 --reason "withdrawn on 25 November"
+    """
     from seuf.audit.ledger import AGAIN, read_ledger, state, write_entry
 
     with exit_on_input_error():
@@ -289,7 +311,10 @@ def list_() -> None:
 @click.option("--text", help="A text; it stays in your shell's history.")
 @click.option("--texts", type=FILE, help='JSON lines with "text".')
 def holds(name: str, text: str | None, texts: Path | None) -> None:
-    """Tell whether texts were among a request's, to the letter; exit code 1 if one was not."""
+    """Print whether texts were among a request's, to the letter; exit code 1 if one was not.
+
+    Example: kedro request holds 17 --texts asked.jsonl
+    """
     from seuf.audit.requests import are_records
 
     with exit_on_input_error():
@@ -327,7 +352,7 @@ def _texts(path: Path) -> list[Any]:
 
 
 def _is_covered(served_by: AuditedMethod, name: str) -> bool | None:
-    """Return True if the forget set has all of the request's records, None if none can tell."""
+    """Return True if the forget set has all of the request's records, None if that is unknown."""
     from seuf.audit.requests import SALTS, count_missing, read_request
 
     records = read_request(served_by.project, name)["records"]

@@ -1,6 +1,6 @@
-"""OpenLineage events of the runs behind a model, for teams that collect lineage.
+"""Send the recorded runs behind a model as OpenLineage events.
 
-Events are made afterwards, from what was recorded; the same runs give the same events.
+Events are made afterwards, from the records; the same runs give the same events.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _transport(to: str) -> Transport:
 
 
 def _without_secrets(to: str) -> str:
-    """Return an address without user, password or query, which may hold secrets."""
+    """Return an address without user, password or query, which may be secret."""
     if "://" not in to:
         return to
     url = urlsplit(to)
@@ -164,7 +164,7 @@ def _without_secrets(to: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason in few words; an error's own text may hold the whole address."""
+    """Return the reason in few words; an error's own text may contain the whole address."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"it answered {response.status_code}"

@@ -36,7 +36,7 @@ def check_files(base: Path, folder: Path) -> list[Check]:
         return [*_unsafe(folder), printable(failed(NAME, str(error)))]
     others = sorted(set(_files_below(folder)) - named - {INDEX})
     wrong = [*_unsafe(folder), *_unlike_base(base, folder, others), *_missing(base, folder)]
-    text = f"{len(others)} files beside the weights are the base's, or tell"
+    text = f"{len(others)} files beside the weights are the base's, a page or signatures"
     return wrong or [passed(NAME, text)]
 
 

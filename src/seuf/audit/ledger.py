@@ -1,8 +1,8 @@
 """The ledger of requests that were opened, served and revoked, and which model serves which.
 
-Each entry carries the digest of the one before it. Models are told by their digests. A *chain* is a
-base model and the models made of it, each of the one before it to serve one request more; its last
-model is the current one, and serves all of them. `state` computes the chains from the entries.
+Each entry carries the digest of the one before it. Models are identified by their digests. A
+*chain* is a base model and the models made of it, each of the one before it to serve one request
+more; its last model is the current one, and serves all of them. `state` computes the chains.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def entry_digest(entry: Entry) -> str:
 def check_ledger(ledger: Sequence[Entry]) -> None:
     """Check that each entry is whole and follows the one before it.
 
-    The last one is vouched for by nothing here, nor that it is the last one: the commit does that.
+    Only the commit protects the last entry, and shows that it is the last.
 
     Raises:
         InputError: If one is not, or does not; with its number.

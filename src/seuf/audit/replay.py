@@ -50,7 +50,7 @@ def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
         raise InputError(f"The study {study.name!r} has no method {method!r}.")
     recorded = Path(study.dataset(output)["filepath"])
     if not recorded.is_file():
-        raise InputError(f"{recorded} is missing: there is nothing to hold a replay against.")
+        raise InputError(f"{recorded} is missing: there is nothing to compare a replay with.")
     inputs = _inputs(study, node)
     set_deterministic(True)
     made = node.run(inputs)[output]
@@ -84,9 +84,9 @@ def compare_deltas(path: Path, recorded: Path, base: nn.Module, exact: bool) -> 
         return failed(NAME, f"made again, {recorded} has these tensors, but other bytes")
     largest = f"{key} by {differences[key]:.2g} of its change"
     if not exact and differences[key] <= TOLERANCE:
-        return passed(NAME, f"made again, tensors part by what rounding does, most {largest}")
+        return passed(NAME, f"made again, tensors differ by what rounding does, most {largest}")
     allowed = "" if exact else f"; {TOLERANCE:g} is allowed"
-    return failed(NAME, f"made again, {recorded} is another one: it parts in {largest}{allowed}")
+    return failed(NAME, f"made again, {recorded} is another one: it differs in {largest}{allowed}")
 
 
 def relative_differences(made: Delta, recorded: Delta, base: dict[str, Tensor]) -> dict[str, float]:

@@ -49,7 +49,7 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
     }
     audited.require_delta()
     report |= {"base": {"name": audited.base[0], "digest": None}, "delta": None}
-    checks = [check for look in lineage.CHECKS for check in look(audited)]
+    checks = [one for check in lineage.CHECKS for one in check(audited)]
     checks += _check_model(audited, report, checkpoint)
     checks += _guarded("scores", results.scores(audited))
     commit, clean = commit_of(audited.project)

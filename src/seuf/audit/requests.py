@@ -1,7 +1,7 @@
 """Requests to forget: who asked for what, when and why, and digests of the texts, never a text.
 
 A name or a phone number is soon guessed from its hash, so each record's digest is an HMAC-SHA256
-under the request's own salt. With the salt it can be told whether a text was among the records;
+under the request's own salt. With the salt one can find out whether a text was among the records;
 without it, never. Salts lie in files of their own, apart from all that is committed or shared.
 """
 
@@ -124,11 +124,11 @@ def read_request(project: Path, name: str) -> Request:
     """Return a request as it was opened.
 
     Raises:
-        InputError: If there is none, or its file is not the one that the ledger tells of.
+        InputError: If there is none, or its file is not the one in the ledger.
     """
     file, opened = _request_file(project, name), _entries(project, name, "opened")
     if not opened or not file.is_file():
-        raise InputError(f"There is no request {name!r}: `kedro request list` tells those there.")
+        raise InputError(f"There is no request {name!r}: `kedro request list` lists them all.")
     text = file.read_text(encoding="utf-8")
     if _sha256(text) != opened[0]["file"]:
         raise InputError(f"{REQUESTS}/{name}.json is not what was opened: the ledger has another.")
@@ -136,7 +136,7 @@ def read_request(project: Path, name: str) -> Request:
 
 
 def reported_request(project: Path, name: str) -> Request:
-    """Return what a report tells of a request: id, date, reason, records and salted digest.
+    """Return what a report contains of a request: id, date, reason, records and salted digest.
 
     Raises:
         InputError: If there is none, its file was changed, or it was revoked.
@@ -148,7 +148,7 @@ def reported_request(project: Path, name: str) -> Request:
 
 
 def serving_entry(project: Path, name: str) -> Entry | None:
-    """Return the entry of the ledger that tells what serves a request; None if nothing does."""
+    """Return the entry of the ledger with the model that serves a request; None if nothing does."""
     if state(read_ledger(project)).status.get(name) != SERVED:
         return None
     return _entries(project, name, "served")[-1]

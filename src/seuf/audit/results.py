@@ -74,7 +74,7 @@ def scores(audited: AuditedMethod) -> Iterator[Check]:
         number = sum(part["questions"] for part in parts)
         yield passed("answers", f"accuracies worked out again from {number} answers")
     else:
-        yield noted("answers", "the questions are erased: answers cannot be held against them")
+        yield noted("answers", "the questions are erased: answers cannot be compared with them")
     if not _same(headline(recorded), recorded["headline"]):
         yield failed("scores", f"the headline of {audited.path('scores')} is not of its scores")
     yield from _reported(audited, recorded)

@@ -108,7 +108,7 @@ def _base(compared: _Compared) -> Check:
 
 
 def _other_base(folder: Path, delta: Delta) -> Iterator[Check]:
-    """Yield that the base is another one, if that can be told; it explains any other error."""
+    """Yield that the base is another one, if that can be seen; it explains any other error."""
     try:
         open_checkpoint(folder)
         digest = folder_digest(folder, delta.dtypes)
