@@ -55,7 +55,7 @@ format: $(DEV_READY) ## format the code
 	ruff format .
 
 lock: $(DEV_READY) ## install what pyproject.toml newly asks for, and write both lock files
-	@pip install --quiet --editable '.[dev]'
+	@pip install -qq --editable '.[dev]'
 	@python .ci/lock.py
 	@touch $(READY) $(DEV_READY)
 
@@ -69,6 +69,6 @@ $(READY) $(DEV_READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SEUF needs Python 3.11 or newer")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $< into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --requirement $<
-	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@$(BIN)/python -m pip install -qq --requirement $<
+	@$(BIN)/python -m pip install -qq --no-deps --editable .
 	@touch $@
