@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 from yaml import YAMLError
@@ -263,6 +262,8 @@ def check_yaml(project: Path, config: OmegaConfigLoader) -> None:
 
 
 def _differences(path: Path, name: str) -> Iterator[str]:
+    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml  # half a second
+
     try:
         kedro = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         dvc = load_yaml(str(path)) or {}

@@ -27,8 +27,7 @@ from tabulate import tabulate
 from kedro_dvc.disk import locked_stages
 from kedro_dvc.files import WorkflowError, files_of
 from kedro_dvc.hashing import DIRECTORY, file_digests
-from kedro_dvc.project import Study
-from kedro_dvc.stages import for_dvc
+from kedro_dvc.project import Study, for_dvc
 
 LOCK = "dvc.lock"
 WORKSPACE = "workspace"

@@ -6,7 +6,7 @@ A study: its configuration, its catalog and its pipelines, without a data set be
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -115,9 +115,19 @@ class Study:
             if name != "__default__" and node in pipeline.nodes
         )
 
+    def not_reproducible(self) -> set[str]:
+        """Return the outputs that no second run makes to the byte, which no record names."""
+        entries = map(self.dataset, self.pipelines["__default__"].all_outputs())
+        return {one["filepath"] for one in entries if not for_dvc(one).get("reproducible", True)}
+
     def factory(self, name: str) -> str | None:
         """Return the pattern of the factory that makes a data set, None if it has an own entry."""
         return None if name in self.catalog.config else self.catalog.match_dataset_pattern(name)
+
+
+def for_dvc(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a catalog entry says to DVC."""
+    return (entry.get("metadata") or {}).get("dvc", {})
 
 
 def study_names(project: Path) -> list[str]:

@@ -1,9 +1,20 @@
-"""What DVC does not record of a stage's run: when, how long, where, from which commit.
+"""What ran: the record that each stage's run leaves, and the check that its code stayed as it was.
 
+DVC records what a stage read and wrote, but not when it ran, how long, where and from which commit.
 A run of one node, which is what a stage is, leaves `evidence/<study>/runs/<node>.json`, made to be
-committed beside dvc.lock: it names the outputs by SHA-256, so what it tells is tied to these bytes
-and no others. Package versions and hardware lie in `evidence/environments`, one file for all runs
-that share them, named after its own digest.
+committed beside dvc.lock. It names the outputs by SHA-256, so that it belongs to these bytes and to
+no others. Package versions and hardware are in `evidence/environments`, one file for all runs that
+share them, named after its own digest.
+
+A record stays as it is when the stage runs again and nothing is new: the same outputs, from code
+and parameters that are those of the recorded commit. An output that no second run makes to the
+byte, as it holds seconds, says so in the catalog (`metadata: {dvc: {reproducible: false}}`), and
+records leave it out.
+
+DVC reads a stage's code only after the stage has run. If a file was edited meanwhile, dvc.lock
+would name code that never ran. So all code and configuration is read when the process begins, and
+again after the node has run and after its outputs are saved: if a file that the stage watches has
+changed, the stage fails. What remains is the moment between the last reading and DVC's.
 """
 
 from __future__ import annotations
@@ -16,67 +27,36 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Node, Pipeline
+from kedro.utils import find_kedro_project
 
 from kedro_dvc.configuration import BASE
-from kedro_dvc.files import path_of, write_text
+from kedro_dvc.files import WorkflowError, path_of, write_text
 from kedro_dvc.hashing import sha256s
+from kedro_dvc.project import dvc_file
+from kedro_dvc.stages import expanded, node_of
 
 DECIDING = ("conf", "src", "pyproject.toml", "requirements.lock", "dvc.yaml", "studies/*/dvc.yaml")
-
-
-@cache
-def machine() -> dict[str, Any]:
-    """Return what does not change while a process lives: Python, processor, package versions."""
-    packages = {one.metadata["Name"]: one.version for one in distributions()}
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "packages": dict(sorted(packages.items(), key=lambda pair: pair[0].lower())),
-    }
-
-
-def commit_of(project: Path) -> tuple[str | None, bool]:
-    """Return the commit, and whether all that decides a result is as it was committed."""
-    head = _git(project, "rev-parse", "HEAD")
-    changed = _git(project, "status", "--porcelain", "--", *DECIDING)
-    return (head or "").strip() or None, changed == ""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor())
-
-
-def _git(project: Path, *command: str) -> str | None:
-    made = subprocess.run(["git", *command], cwd=project, capture_output=True, text=True)
-    return made.stdout if made.returncode == 0 else None
-
-
+SOURCES = ("src/**/*.py", "conf/**/*.yml", "conf/**/*.yaml")
 EVIDENCE = "evidence"
 KEYS = ("node", "started", "seconds", "commit", "clean", "environment", "outputs")
+
+Files = Mapping[str, bytes]  # by path from the project's root
+Inputs = Mapping[str, Any]
 Record = dict[str, Any]
 
 
-Inputs = Mapping[str, Any]
-
-
 class RunRecords:
-    """Writes the record of a node that has run.
+    """Writes the record of a stage that has run, unless its code was edited meanwhile.
 
     Args:
         facts: Returns what the project wants to be recorded beside it, by name, after a node has
@@ -85,6 +65,8 @@ class RunRecords:
 
     def __init__(self, facts: Callable[[Inputs], Record] = lambda inputs: {}) -> None:
         self._facts = facts
+        if project := find_kedro_project(Path.cwd()):
+            _at_start[project.resolve()] = sources(project)  # no node is imported yet
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -92,39 +74,62 @@ class RunRecords:
         self._project, self._study = Path(context.project_path), context.env or BASE
 
     @hook_impl
-    def before_pipeline_run(self) -> None:
-        """Take the time."""
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Note the time and the commit; a run of several nodes is no stage's."""
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
+        self._commit, self._clean = commit_of(self._project)
+        self._node = pipeline.nodes[0] if len(pipeline.nodes) == 1 else None
 
     @hook_impl
     def after_node_run(self, inputs: dict[str, Any]) -> None:
-        """Ask for the project's own facts."""
-        self._own = self._facts(inputs)
+        """Fail before outputs are saved if the code was edited; note the project's own facts."""
+        if self._node is not None:
+            self._check(self._node)
+            self._own = self._facts(inputs)
 
     @hook_impl
-    def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Write the record; a run of several nodes is no stage's and leaves none."""
-        if len(pipeline.nodes) == 1:
-            write_text(
-                record_path(self._project, self._study, pipeline.nodes[0].name),
-                _text(self._record(pipeline.nodes[0], catalog)),
-            )
-
-    def _record(self, node: Node, catalog: CatalogProtocol) -> Record:
+    def after_pipeline_run(self, catalog: CatalogProtocol) -> None:
+        """Write the record, unless there is one that says the same."""
+        if self._node is None:
+            return
+        self._check(self._node)
         seconds = round(time.perf_counter() - self._start, 2)
-        commit, clean = commit_of(self._project)
-        paths = [path for name in node.outputs if (path := path_of(catalog.get(name)))]
-        found = sha256s(paths).items()
-        return {
-            "node": node.name,
+        datasets = [catalog.get(name) for name in self._node.outputs]
+        paths = [path for one in datasets if (path := path_of(one)) and _is_reproducible(one)]
+        outputs = {os.path.relpath(p, self._project): s for p, s in sha256s(paths).items()}
+        if self._is_recorded(self._node, outputs):
+            return
+        record = {
+            "node": self._node.name,
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": seconds,
-            "commit": commit,
-            "clean": clean,
+            "commit": self._commit,
+            "clean": self._clean,
             "environment": _environment(self._project),
+            "outputs": outputs,
             **self._own,
-            "outputs": {os.path.relpath(path, self._project): sha256 for path, sha256 in found},
         }
+        write_text(record_path(self._project, self._study, self._node.name), _text(record))
+
+    def _check(self, node: Node) -> None:
+        """Raise if what the stage watches is not as it was when this process began."""
+        if files := edited_since_start(self._project, self._study, node.name):
+            raise WorkflowError(
+                f"{', '.join(files)}: edited since {node.name} began, which ran with what was "
+                "there before. Nothing is recorded: run the stage again."
+            )
+
+    def _is_recorded(self, node: Node, outputs: dict[str, str]) -> bool:
+        """Return whether a record has these outputs, from what the stage watches now."""
+        try:
+            record = read_record(self._project, self._study, node.name)
+        except (ValueError, KeyError, TypeError):
+            return False
+        watched = watched_by(self._project, self._study, node.name)
+        if record is None or watched is None or not record["clean"]:
+            return False
+        same = (record["node"], record["outputs"]) == (node.name, outputs)
+        return same and not watched.edited_since(record["commit"], self._project)
 
 
 def record_path(project: Path, study: str, node: str) -> Path:
@@ -144,7 +149,7 @@ def read_record(project: Path, study: str, node: str) -> Record | None:
     record = json.loads(path.read_text(encoding="utf-8"))
     environment = environment_path(project, record["environment"])
     text = environment.read_text(encoding="utf-8") if environment.is_file() else ""
-    if _name(text) != record["environment"]:
+    if _digest(text) != record["environment"]:
         raise ValueError(f"{os.path.relpath(environment, project)} is not what {path.name} names")
     own = {key: value for key, value in record.items() if key not in KEYS}
     return {**record, "environment": {**json.loads(text), **own}}
@@ -158,15 +163,148 @@ def environment_path(project: Path, name: str) -> Path:
 def _environment(project: Path) -> str:
     """Write this process's environment if it is new; return its name."""
     text = _text(machine())
-    path = environment_path(project, name := _name(text))
+    path = environment_path(project, name := _digest(text))
     if not path.is_file():
         write_text(path, text)
     return name
 
 
-def _name(text: str) -> str:
+@cache
+def machine() -> dict[str, Any]:
+    """Return what does not change while a process lives: Python, processor, package versions."""
+    packages = {one.metadata["Name"]: one.version for one in distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "packages": dict(sorted(packages.items(), key=lambda pair: pair[0].lower())),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _text(facts: Record) -> str:
     return json.dumps(facts, indent=1, sort_keys=True) + "\n"
+
+
+def _is_reproducible(dataset: object) -> bool:
+    metadata = getattr(dataset, "metadata", None) or {}
+    return bool((metadata.get("dvc") or {}).get("reproducible", True))
+
+
+class Watched(NamedTuple):
+    """What a stage watches beside its data.
+
+    Attributes:
+        paths: Code, and folders with all that is in them.
+        parameters: Keys of the files of configuration; None stands for the whole file.
+    """
+
+    paths: list[str]
+    parameters: dict[str, list[str] | None]
+
+    def edited(self, before: Files, now: Files) -> list[str]:
+        """Return the files that differ; those of configuration only if a watched value does."""
+        return sorted(
+            name
+            for name in before.keys() | now.keys()
+            if before.get(name) != now.get(name)
+            and (self._is_code(name) or self._other_values(name, before, now))
+        )
+
+    def edited_since(self, commit: str | None, project: Path) -> bool:
+        """Return whether something watched is not as in a commit; True if nobody can know."""
+        files = ["--", *self.paths, *self.parameters]
+        changed = _git(project, "diff", "--name-only", "--relative", "-z", f"{commit}", *files)
+        added = _git(project, "ls-files", "--others", "-z", *files)
+        if changed is None or added is None:
+            return True
+        names = [name for name in (changed + added).split("\0") if name]
+        then = {name: _git(project, "show", f"{commit}:./{name}") or "" for name in names}
+        now = {name: text for name, text in sources(project).items() if name in then}
+        return any(map(self._is_code, names)) or bool(
+            self.edited({name: text.encode() for name, text in then.items()}, now)
+        )
+
+    def _is_code(self, name: str) -> bool:
+        return any(name == path or name.startswith(f"{path}/") for path in self.paths)
+
+    def _other_values(self, name: str, before: Files, now: Files) -> bool:
+        if name not in self.parameters:
+            return False
+        values = [yaml.load(one.get(name, b""), yaml.CSafeLoader) for one in (before, now)]
+        keys = self.parameters[name]
+        if keys is None:
+            return values[0] != values[1]
+        return any(_at(values[0], key) != _at(values[1], key) for key in keys)
+
+
+_at_start: dict[Path, Files] = {}  # by project
+
+
+def edited_since_start(project: Path, study: str, node: str) -> list[str]:
+    """Return the files that a stage watches and that were edited since this process began.
+
+    Args:
+        project: The project's root.
+        study: The stage's.
+        node: The one that the stage runs, or the name of a stage that runs none.
+    """
+    watched = watched_by(project, study, node)
+    now = sources(project)
+    return watched.edited(_at_start.setdefault(project.resolve(), now), now) if watched else []
+
+
+def sources(project: Path) -> Files:
+    """Return all code and configuration of a project."""
+    files = (file for pattern in SOURCES for file in project.glob(pattern))
+    return {str(file.relative_to(project)): file.read_bytes() for file in files if file.is_file()}
+
+
+def watched_by(project: Path, study: str, node: str) -> Watched | None:
+    """Return what dvc.yaml says that a stage watches; None if it has no such stage."""
+    file = project / dvc_file(study)
+    return _watched(file, file.stat().st_mtime_ns).get(node) if file.is_file() else None
+
+
+@lru_cache(maxsize=4)
+def _watched(file: Path, changed: int) -> dict[str, Watched]:
+    """Return what the stages of a dvc.yaml watch, by node."""
+    content = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    return {
+        node_of(stage, name): Watched(
+            stage.get("deps", []),
+            {path: keys for entry in stage.get("params", []) for path, keys in entry.items()},
+        )
+        for name, stage in expanded(content["stages"])
+    }
+
+
+def _at(content: Any, key: str) -> Any:
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
+
+
+def commit_of(project: Path) -> tuple[str | None, bool]:
+    """Return the commit, and whether all that decides a result is as it was committed."""
+    head = _git(project, "rev-parse", "HEAD")
+    changed = _git(project, "status", "--porcelain", "--", *DECIDING)
+    return (head or "").strip() or None, changed == ""
+
+
+def _git(project: Path, *command: str) -> str | None:
+    made = subprocess.run(["git", *command], cwd=project, capture_output=True, text=True)
+    return made.stdout if made.returncode == 0 else None

@@ -11,6 +11,7 @@ DVC decides what to run, locks, restores from the run-cache and writes the lock 
 
 from __future__ import annotations
 
+import logging
 import shlex
 import signal
 import sys
@@ -35,10 +36,13 @@ from kedro.framework.session import KedroSession
 
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.project import BASE, dvc_file, load_study
+from kedro_dvc.records import edited_since_start
 from kedro_dvc.safety import sharing
-from kedro_dvc.stages import write_stamp
+from kedro_dvc.stages import GUARD, write_stamp
 from kedro_dvc.sync import sync
 from kedro_dvc.up_to_date import RunFiles, files_before_run, note_run
+
+log = logging.getLogger(__name__)
 
 LOCK = "dvc.lock"
 RETRY = 1.0  # seconds until a lock is tried again
@@ -202,6 +206,9 @@ def reading_order(stages: list[Stage], graph: Any) -> list[Stage]:
 class InProcess:
     """Runs commands as their own process would; call it with one.
 
+    A stage whose code or configuration was edited since this process began is not run here, where
+    the modules of before are loaded.
+
     Attributes:
         project: The project's root, which is also the working directory.
     """
@@ -210,17 +217,27 @@ class InProcess:
     _study: str | None = field(default=None, init=False)  # whose pipelines are loaded
 
     def __call__(self, command: str) -> bool:
-        """Run a command, or return False if it is not one that `kedro dvc sync` writes."""
+        """Run a command, or return False: it needs a process of its own, or is none of ours."""
         match shlex.split(command):
             case ["kedro", "run", "--env", study, "--pipelines", pipeline, "--nodes", node]:
-                self._run(study, pipeline, node)
+                if here := self._as_loaded(study, node):
+                    self._run(study, pipeline, node)
             case ["kedro", "run", "--pipelines", pipeline, "--nodes", node]:
-                self._run(BASE, pipeline, node)
+                if here := self._as_loaded(BASE, node):
+                    self._run(BASE, pipeline, node)
             case ["kedro", "dvc", "sync", "--check", "--env", study, "--stamp"]:
-                self._guard(study)
+                if here := self._as_loaded(study, GUARD):
+                    self._guard(study)
             case _:
-                return False
-        return True
+                here = False
+        return here
+
+    def _as_loaded(self, study: str, node: str) -> bool:
+        """Return whether what a stage watches is as it was when this process began."""
+        files = edited_since_start(self.project, study, node)
+        if files:
+            log.info("%s runs in a process of its own: %s was edited", node, ", ".join(files))
+        return not files
 
     def _run(self, study: str, pipeline: str, node: str) -> None:
         if study != self._study:

@@ -1,11 +1,13 @@
 """What stages write: as the catalog's `metadata: {dvc: ...}` has it.
 
-The stage that runs first and stops everything if dvc.yaml is behind the project.
+The guard: the stage that runs first and stops everything if dvc.yaml is behind the project.
 
 What a stage depends on is read from the project, and an input, an import, a method or a key of a
-study that comes or goes changes it. DVC cannot know: so the guard runs whenever configuration or
-code has changed, makes the stages anew and fails if dvc.yaml has others. Its output never changes,
-so that no other stage runs because the guard did.
+study that comes or goes changes it. DVC cannot know: so the guard makes the stages anew and fails
+if dvc.yaml has others. Its output never changes, so that no other stage runs because the guard did.
+It runs when something has changed that can change the stages: the configuration, the folder of the
+pipelines, the registry and the settings, or a file that some stage watches, as only such a file can
+bring in another by an import. Any other file leaves the guard, and so dvc.lock, as it was.
 
 The stages of a study as DVC runs them, made from its pipelines, catalog and parameters.
 
@@ -27,8 +29,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,7 +40,7 @@ from kedro.pipeline.node import Node
 
 from kedro_dvc.configuration import BASE, Address, addresses, as_params
 from kedro_dvc.files import WorkflowError, write_text
-from kedro_dvc.project import Study, package, place, source_files, wiring_files
+from kedro_dvc.project import Study, for_dvc, package, place, source_files, wiring_files
 
 Stage = dict[str, Any]
 Entries = list[dict[str, Any]]
@@ -60,11 +63,6 @@ def outputs_of(written: Entries) -> Stage:
     return {kind: outs for kind, outs in found.items() if outs}
 
 
-def for_dvc(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a catalog entry says to DVC."""
-    return (entry.get("metadata") or {}).get("dvc", {})
-
-
 def paths_of(stage: Stage) -> list[str]:
     """Return the paths that a stage writes, with placeholders."""
     outs = [out for kind in KINDS for out in stage.get(kind, [])]
@@ -78,7 +76,8 @@ def check_paths(stages: Mapping[str, Stage]) -> None:
         WorkflowError: With the path and both stages.
     """
     owners: dict[str, str] = {}
-    for stage, path in _written(stages):
+    every = ((name, path) for name, stage in expanded(stages) for path in paths_of(stage))
+    for stage, path in every:
         for other in (path, *map(str, PurePosixPath(path).parents)):
             if other in owners:
                 raise WorkflowError(_clash(path, stage, other, owners[other]))
@@ -94,22 +93,31 @@ def _clash(path: str, stage: str, other: str, owner: str) -> str:
     return f"{stage!r} writes {path}, inside {other} of {owner!r}: give it another filepath."
 
 
-def _written(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str]]:
-    for name, stage in stages.items():
-        for item in _items(stage.get("matrix", {})):
-            full = f"{name}@{'-'.join(item.values())}" if item else name
-            for path in paths_of(stage):
-                yield full, _filled(path, item)
+def expanded(made: Mapping[str, Stage]) -> Iterator[tuple[str, Stage]]:
+    """Yield the stages as DVC runs them, with their names: of one with a matrix all its items."""
+    for name, stage in made.items():
+        matrix = stage.get("matrix", {})
+        for values in product(*matrix.values()):
+            item = dict(zip(matrix, values, strict=True))
+            yield "@".join([name, *(["-".join(values)] if item else [])]), _filled(stage, item)
 
 
-def _items(matrix: Mapping[str, list[str]]) -> Iterable[dict[str, str]]:
-    return [dict(zip(matrix, values, strict=True)) for values in product(*matrix.values())]
+def _filled(value: Any, item: Mapping[str, str]) -> Any:
+    """Return a part of a stage with the item in the place of `${item.x}`."""
+    if isinstance(value, dict):
+        return {_filled(key, item): _filled(one, item) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_filled(one, item) for one in value]
+    if isinstance(value, str):
+        for key, text in item.items():
+            value = value.replace(f"${{item.{key}}}", text)
+    return value
 
 
-def _filled(path: str, item: Mapping[str, str]) -> str:
-    for key, value in item.items():
-        path = path.replace(f"${{item.{key}}}", value)
-    return path
+def node_of(stage: Stage, name: str) -> str:
+    """Return the node that a stage runs; its own name if it runs none."""
+    words = shlex.split(stage["cmd"])
+    return words[words.index("--nodes") + 1] if "--nodes" in words else name
 
 
 GUARD = "in_sync"
@@ -126,14 +134,19 @@ def write_stamp(project: Path, study: str) -> None:
     write_text(project / stamp(study), STAMP)
 
 
-def guard(study: Study) -> Stage:
-    """Return the guard of a study's stages."""
-    folders = dict.fromkeys((BASE, study.name))
+def guard(study: Study, made: Mapping[str, Stage]) -> Stage:
+    """Return the guard of a study's stages; it watches all that says what the stages are."""
+    conf = [f"conf/{folder}" for folder in dict.fromkeys((BASE, study.name))]
+    home = f"src/{package()}"
+    wiring = [f"{home}/{name}" for name in ("pipelines", "pipeline_registry.py", "settings.py")]
+    wiring = [path for path in wiring if (study.project / path).exists()]
+    code = {path for stage in made.values() for path in stage["deps"] if path.startswith("src/")}
+    inside = tuple(f"{path}/" for path in wiring)
     return {
         "desc": "Stop if this file is behind the Kedro project.",
         "cmd": f"kedro dvc sync --check --env {study.name} --stamp",
         **place(study.name),
-        "deps": [*(f"conf/{folder}" for folder in folders), f"src/{package()}"],
+        "deps": [*conf, *wiring, *sorted(path for path in code if not path.startswith(inside))],
         "outs": [stamp(study.name)],
     }
 
@@ -165,7 +178,7 @@ NOT_OF_OUTPUTS = ("metadata", "filepath", "load_args")
 
 
 def stages(study: Study) -> dict[str, Stage]:
-    """Return the stages by name, in the order of the study's pipeline, the guard first.
+    """Return the stages by name, in the order of the study's pipeline, the guard last.
 
     Raises:
         WorkflowError: If a data set is in memory or versioned, a parameter is unknown, two stages
@@ -182,7 +195,7 @@ def stages(study: Study) -> dict[str, Stage]:
         for variable, items in stage.get("matrix", {}).items():
             stage["matrix"][variable] = _in_order_of_table(items, tables)
     check_paths(made)
-    return {GUARD: guard(study), **after_guard(made, study)}
+    return {**after_guard(made, study), GUARD: guard(study, made)}
 
 
 def _in_order_of_table(items: list[str], tables: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -14,8 +14,8 @@ import yaml
 
 from kedro_dvc.configuration import BASE
 from kedro_dvc.files import WorkflowError, write_text
-from kedro_dvc.project import Study, check_study, dvc_file, load_study
-from kedro_dvc.stages import Stage, for_dvc, stages
+from kedro_dvc.project import Study, check_study, dvc_file, for_dvc, load_study
+from kedro_dvc.stages import Stage, stages
 
 HEADER = """\
 # Generated from the Kedro project by `kedro dvc sync`.

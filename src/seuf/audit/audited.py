@@ -19,8 +19,8 @@ import yaml
 
 from kedro_dvc.disk import LockedFile, locked_stages
 from kedro_dvc.hashing import Digests, digests
-from kedro_dvc.project import Study, dvc_file
-from kedro_dvc.stages import GUARD, for_dvc, stamp
+from kedro_dvc.project import Study, dvc_file, for_dvc
+from kedro_dvc.stages import GUARD, stamp
 from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError
 

@@ -72,7 +72,6 @@ def test_a_stage_depends_on_its_inputs_its_code_and_its_wiring(study):
     assert stage["deps"] == [
         ".in_sync/base",
         "data/routing.csv",
-        "src/seuf/inputs.py",
         "src/seuf/datasets/atomic.py",
         "src/seuf/datasets/documents.py",
         "src/seuf/datasets/tables.py",
@@ -80,8 +79,6 @@ def test_a_stage_depends_on_its_inputs_its_code_and_its_wiring(study):
         "src/seuf/pipelines/expert_selection/nodes.py",
         "src/seuf/pipelines/expert_selection/pipeline.py",
         "src/seuf/unlearning/attribution.py",
-        "src/seuf/unlearning/selection.py",
-        "src/seuf/unlearning/settings.py",
         "src/seuf/unlearning/selection.py",
         "src/seuf/unlearning/settings.py",
     ]
@@ -163,13 +160,29 @@ def test_methods_that_a_study_changes_in_part_are_a_stage_of_their_own(study):
 def test_a_guard_comes_before_the_stages_that_read_nothing_of_the_study(study):
     last = _pipeline("chosen", output="made", name="count")
 
-    guard, first, then = stages(study(_select("routing", "chosen") + last, "small")).values()
+    first, then, guard = stages(study(_select("routing", "chosen") + last, "small")).values()
 
     assert guard["cmd"] == "kedro dvc sync --check --env small --stamp"
-    assert guard["deps"] == ["conf/base", "conf/small", "src/seuf"]
     assert guard["outs"] == [".in_sync/small"]
     assert ".in_sync/small" in first["deps"]
     assert ".in_sync/small" not in then["deps"]
+
+
+def test_the_guard_watches_what_can_change_the_stages(study, tmp_path):
+    """Of the code in the folder of the pipelines all, of other code what some stage watches."""
+    for name in ("pipelines/expert_selection/nodes.py", "settings.py", "cli.py"):
+        _write(tmp_path / "src/seuf" / name, "")
+
+    first, guard = stages(study(_select("routing", "chosen"), "small")).values()
+
+    code = [path for path in first["deps"] if path.startswith("src/")]
+    assert guard["deps"] == [
+        "conf/base",
+        "conf/small",
+        "src/seuf/pipelines",
+        "src/seuf/settings.py",
+        *(path for path in code if not path.startswith("src/seuf/pipelines/")),
+    ]
 
 
 def test_the_catalog_tells_what_dvc_does_with_an_output(study):
