@@ -285,7 +285,7 @@ def _watched(file: Path, changed: int) -> dict[str, Watched]:
     content = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
     return {
         node_of(stage, name): Watched(
-            stage.get("deps", []),
+            [path for path in stage.get("deps", []) if path.startswith(("src/", "conf/"))],
             {path: keys for entry in stage.get("params", []) for path, keys in entry.items()},
         )
         for name, stage in expanded(content["stages"])

@@ -43,6 +43,7 @@ def project(tmp_path: Path) -> Path:
         "src/x/other.py": "y = 1\n",
         SETTINGS: "rate: 1\nsize: {of: 2, by: 3}\n",
         "studies/mine/dvc.yaml": STAGE,
+        "data/in.csv": "not in git\n",
     }.items():
         write(tmp_path / name, text)
     commit(tmp_path, "begin")

@@ -1,0 +1,1 @@
+"""A project of the shape of Kedro's spaceflights tutorial."""

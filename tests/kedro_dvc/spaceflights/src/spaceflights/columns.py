@@ -1,0 +1,3 @@
+"""Columns of the tables."""
+
+PRICE = "price"

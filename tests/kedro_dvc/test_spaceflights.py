@@ -1,0 +1,234 @@
+"""kedro_dvc on another Kedro project, as docs/kedro-dvc.md says: `spaceflights`, without seuf.
+
+Three nodes, two pipelines, CSV files. Each command is what a user types.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+NODES = "src/spaceflights/pipelines/data_science/nodes.py"
+COLUMNS = "src/spaceflights/columns.py"
+PARAMETERS = "conf/base/parameters.yml"
+WAIT = """\
+    from pathlib import Path
+    from time import sleep
+
+    Path("running").touch()
+    while not Path("go").exists():
+        sleep(0.05)
+    feature, price ="""
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if key != "KEDRO_ENV"},
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+    "KEDRO_DISABLE_TELEMETRY": "1",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+pytestmark = pytest.mark.timeout(600)
+
+
+class Spaceflights:
+    """A copy of the project, and the commands that a user gives in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command whose two outputs are one."""
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Return what a command prints."""
+        started = self.start(*command)
+        output = started.communicate()[0]
+        assert (started.returncode != 0) == fails, output
+        return output
+
+    def commit(self) -> None:
+        """Commit everything."""
+        self.run("git", "add", "--all")
+        author = ("-c", "user.name=n", "-c", "user.email=n@n")
+        self.run("git", *author, "commit", "--quiet", "--allow-empty", "--message", "x")
+
+    def ran(self, *command: str) -> set[str]:
+        """Return the stages that a `kedro dvc run` has run."""
+        lines = self.run("kedro", "dvc", "run", *command).splitlines()
+        return {line.split()[0] for line in lines if line.split()[1:2] == ["ran"]}
+
+    def replace(self, file: str, old: str, new: str) -> None:
+        """Replace a text in a file."""
+        text = (self.root / file).read_text()
+        assert old in text
+        (self.root / file).write_text(text.replace(old, new))
+
+    def locked_code(self, file: str) -> str:
+        """Return the MD5 that dvc.lock has of a file that `fit_prices` watches."""
+        lock = yaml.safe_load((self.root / "dvc.lock").read_text())
+        return {dep["path"]: dep["md5"] for dep in lock["stages"]["fit_prices"]["deps"]}[file]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Spaceflights:
+    """The project after a first `dvc repro`, committed."""
+    root = tmp_path_factory.mktemp("other") / "spaceflights"
+    shutil.copytree(Path(__file__).parent / "spaceflights", root)
+    project = Spaceflights(root)
+    project.run("git", "init", "--quiet")
+    project.run("dvc", "init", "--quiet")
+    project.run("kedro", "dvc", "sync")
+    project.commit()
+    project.run("dvc", "repro")
+    project.commit()
+    return project
+
+
+@pytest.fixture
+def project(finished: Spaceflights) -> Iterator[Spaceflights]:
+    """The project; changes to its files are undone after the test."""
+    yield finished
+    finished.run("git", "reset", "--quiet", "--hard")
+    finished.run("git", "clean", "--quiet", "--force")
+    finished.run("dvc", "checkout", "--quiet")
+
+
+def test_a_first_run_makes_the_metrics_and_leaves_records(project):
+    """The price of 1 to 5 engines is 1000, 1900, 3100, 4000, 5200: its slope is 10500 / 10.
+
+    The company whose shuttle has another price is not rated well enough.
+    """
+    records = sorted(path.stem for path in (project.root / "evidence/base/runs").iterdir())
+
+    assert json.loads((project.root / "data/metrics.json").read_text())["slope"] == 1050
+    assert records == ["create_model_input_table", "fit_prices", "preprocess_companies"]
+    assert project.ran() == set()
+
+
+def test_a_parameter_runs_exactly_the_stages_that_depend_on_it(project):
+    project.replace(PARAMETERS, "digits: 6", "digits: 1")
+    assert project.ran() == {"in_sync", "fit_prices"}
+
+    project.replace(PARAMETERS, "least_rating: 0.5", "least_rating: 0.3")
+    assert project.ran() == {"in_sync", "create_model_input_table", "fit_prices"}
+
+
+def test_a_second_run_of_all_leaves_git_clean(project):
+    """Neither dvc.lock nor a record of a run is another one."""
+    project.run("dvc", "repro", "--force")
+
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_code_that_no_stage_can_run_changes_nothing(project):
+    (project.root / "src/spaceflights/cli.py").open("a").write("# A comment.\n")
+
+    assert "up to date" in project.run("dvc", "status")
+
+
+def test_an_import_stops_everything_until_a_sync(project):
+    (project.root / "src/spaceflights/more.py").write_text('"""More."""\n')
+    project.replace(COLUMNS, "\nPRICE", "\nimport spaceflights.more  # noqa: F401\n\nPRICE")
+
+    output = project.run("dvc", "repro", fails=True)
+    assert "dvc.yaml is behind: run `kedro dvc sync`" in output
+    assert output.count("Running stage") == 1
+
+    project.run("kedro", "dvc", "sync")
+    assert project.ran() == {"in_sync", "fit_prices"}
+
+
+def test_a_new_pipeline_stops_everything_until_a_sync(project):
+    folder = project.root / "src/spaceflights/pipelines"
+    shutil.copytree(folder / "data_science", folder / "again")
+    for name, other in (("fit_prices", "fit_again"), ('"metrics"', '"again"')):
+        project.replace("src/spaceflights/pipelines/again/pipeline.py", name, other)
+    project.replace("src/spaceflights/pipelines/again/nodes.py", "fit_prices", "fit_again")
+
+    assert "'again' is in memory" in project.run("dvc", "repro", fails=True)
+
+
+@pytest.mark.parametrize("command", [("dvc", "repro"), ("kedro", "dvc", "run")])
+@pytest.mark.parametrize(("file", "old", "new"), [
+    (COLUMNS, '"price"', '"crew"'),
+    (PARAMETERS, "digits: 6", "digits: 1"),
+])  # fmt: skip
+def test_an_edit_while_a_stage_runs_fails_the_stage(project, command, file, old, new):
+    """The lock keeps naming what has run, and the next run is right."""
+    project.replace(NODES, "    feature, price =", WAIT)
+    before = project.locked_code(COLUMNS)
+
+    with _amid(project, *command) as wait:
+        project.replace(file, old, new)
+        project.commit()
+        output = wait()
+
+    assert f"{file}: edited since fit_prices began" in output
+    assert project.locked_code(COLUMNS) == before
+    assert project.ran() == {"fit_prices"} | ({"in_sync"} if file == COLUMNS else set())
+
+
+def test_a_stage_whose_code_was_edited_during_an_earlier_one_runs_with_the_new_code(project):
+    """One process has long imported the module: the stage gets a process of its own."""
+    nodes = "src/spaceflights/pipelines/data_processing/nodes.py"
+    project.replace(nodes, "    rating =", WAIT.replace("feature, price", "rating"))
+
+    with _amid(project, "kedro", "dvc", "run") as wait:
+        project.replace(NODES, '"slope": round(slope', '"slope": -round(slope')
+        wait(fails=False)
+
+    assert json.loads((project.root / "data/metrics.json").read_text())["slope"] == -1050
+    assert project.ran() <= {"in_sync"}
+
+
+def test_it_imports_nothing_of_seuf_nor_torch(project):
+    code = """
+import sys
+from pathlib import Path
+from kedro.framework.startup import bootstrap_project
+bootstrap_project(Path.cwd())
+import kedro_dvc.cli, kedro_dvc.doctor, kedro_dvc.erase, kedro_dvc.sync, kedro_dvc.watch
+kedro_dvc.sync.sync(Path.cwd(), "base", write=False)
+print({name.partition(".")[0] for name in sys.modules} & {"seuf", "torch", "transformers"})
+"""
+
+    assert project.run(sys.executable, "-c", code).endswith("set()\n")
+
+
+@contextmanager
+def _amid(project: Spaceflights, *command: str) -> Iterator[Callable[..., str]]:
+    """Start a command, and enter when the node waits; what is yielded lets it go on to its end."""
+    started = project.start(*command)
+    while not (project.root / "running").exists():
+        assert started.poll() is None, started.communicate()[0]
+        time.sleep(0.05)
+
+    def wait(fails: bool = True) -> str:
+        (project.root / "go").touch()
+        output = started.communicate()[0]
+        assert (started.returncode != 0) == fails, output
+        return output
+
+    try:
+        yield wait
+    finally:
+        started.kill()
+        started.wait()
