@@ -47,9 +47,7 @@ def on_gpu(monkeypatch):
 def begin(metadata: dict[str, Any] | None) -> bool:
     """Let a node begin whose second output has this metadata; return torch's switch."""
     catalog = DataCatalog({"trained": TextDataset(filepath="x", metadata=metadata)})
-    hooks = StudyHooks()
-    hooks._unfinished = []
-    hooks.before_node_run(Node(lambda: 1, None, ["log", "trained"], name="n"), catalog, {})
+    StudyHooks().before_node_run(Node(lambda: 1, None, ["log", "trained"], name="n"), catalog)
     return torch.are_deterministic_algorithms_enabled()
 
 
@@ -80,15 +78,13 @@ def test_every_node_that_trains_is_deterministic(study, on_gpu, monkeypatch):
     monkeypatch.setenv("KEDRO_ENV", study)
     bootstrap_project(ROOT)
     loaded = load_study(ROOT, study)
-    hooks = StudyHooks()
-    hooks._unfinished = []
     switched = {}
     for node in loaded.pipelines["__default__"].nodes:
         entries = {
             name: SimpleNamespace(metadata=loaded.dataset(name).get("metadata"))
             for name in node.outputs
         }
-        hooks.before_node_run(node, entries, {})
+        StudyHooks().before_node_run(node, entries)
         switched[node.name] = node.func.__name__, torch.are_deterministic_algorithms_enabled()
 
     trains = {name for name, (function, _) in switched.items() if function in TRAINING}

@@ -31,7 +31,7 @@ import inspect
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any

@@ -107,7 +107,7 @@ def project(finished: Spaceflights) -> Iterator[Spaceflights]:
     """The project; changes to its files are undone after the test."""
     yield finished
     finished.run("git", "reset", "--quiet", "--hard")
-    finished.run("git", "clean", "--quiet", "--force")
+    finished.run("git", "clean", "--quiet", "--force", "-d")
     finished.run("dvc", "checkout", "--quiet")
 
 
@@ -135,6 +135,7 @@ def test_a_second_run_of_all_leaves_git_clean(project):
     """Neither dvc.lock nor a record of a run is another one."""
     project.run("dvc", "repro", "--force")
 
+    assert project.run("git", "diff") == ""
     assert project.run("git", "status", "--porcelain") == ""
 
 

@@ -23,6 +23,7 @@ MINE = "conf/smoke/parameters.yml"
 CATALOG = "conf/base/catalog"
 GLOBALS = "conf/base/globals.yml"
 CODE = "src/seuf"
+REGISTRY = f"{CODE}/pipeline_registry.py"
 SELECTION = f"{CODE}/pipelines/expert_selection/pipeline.py"
 SWAP = '"routing_forget",\n                    "routing_retain",'
 SWAPPED = '"routing_retain",\n                    "routing_forget",'
@@ -74,6 +75,8 @@ VALUES_OF_OTHERS = [
     ("conf/tofu/parameters.yml", "steps: 1300", "steps: 1301"),
     (GLOBALS, "study: sandbox", "study: sandbar"),  # no node reads it
     (f"{CATALOG}_routing_capture.yml", "nrows: 10", "nrows: 9"),  # how kedro-viz shows it
+    (f"{CATALOG}_unlearning.yml", "deterministic: true", "deterministic: false"),  # how it is made
+    (f"{CATALOG}_reporting.yml", "reproducible: false", "reproducible: true"),  # what is recorded
 ]
 LINES = {  # in each room
     f"{CODE}/benchmarks/sandbox.py": ["prepare_data"],
@@ -88,11 +91,15 @@ LINES = {  # in each room
     f"{CODE}/pipelines/study.py": [*FIRST[:2], *RUN_METHODS, *REPORTING],
     f"{CODE}/datasets/figures.py": REPORTING[1:],
     f"{CODE}/reporting/report.py": REPORTING,
-    f"{CODE}/hooks.py": [],
-    "src/kedro_dvc/sync.py": [],
-    "tests/conftest.py": [],
-    "docs/workflow.md": [],
 }
+UNWATCHED = [  # no stage can run them
+    f"{CODE}/audit/lineage.py",
+    f"{CODE}/cli.py",
+    f"{CODE}/hooks.py",
+    "src/kedro_dvc/sync.py",
+    "tests/conftest.py",
+    "docs/workflow.md",
+]
 
 
 def test_each_change_reaches_exactly_the_stages_that_it_concerns(project):
@@ -132,6 +139,15 @@ def test_a_stage_that_is_asked_for_alone_waits_for_those_that_are_stale(
             assert _planned(repo, target) == sorted({*stages} & {*before})
 
 
+def test_code_that_no_stage_can_run_leaves_the_guard_alone_too(project):
+    """So there is nothing to record in dvc.lock."""
+    for path in UNWATCHED:
+        (project.root / path).write_text((project.root / path).read_text() + "\n# A comment.\n")
+
+    with project.opened() as repo:
+        assert repo.status([STUDY]) == {}
+
+
 def test_another_row_of_the_table_leaves_the_methods_alone(project):
     project.replace(MINE, "methods:\n", f"methods:\n  random_ga: {RANDOM_GA}\n")
     project.done("kedro", "dvc", "sync", "--env", "smoke")
@@ -158,6 +174,8 @@ BEHIND = {
     "method": [(MINE, "methods:\n", f"methods:\n  random_ga: {RANDOM_GA}\n")],
     "key taken over": [(MINE, "unlearning: {", "unlearning: {max_length: 64, ")],
     "import": [(f"{CODE}/pipelines/evaluation/nodes.py", "annotations\n", AN_IMPORT)],
+    "import in the library": [(f"{CODE}/reporting/comparison.py", "annotations\n", AN_IMPORT)],
+    "registry": [(REGISTRY, "_errors=True)", "_errors=True)\n    del pipelines['reporting']")],
 }
 
 
@@ -169,7 +187,7 @@ BEHIND = {
         ("import", ""),
         *(
             pytest.param(c, "", marks=pytest.mark.slow)
-            for c in ("node", "method", "key taken over")
+            for c in ("node", "method", "key taken over", "import in the library", "registry")
         ),
     ],
 )
