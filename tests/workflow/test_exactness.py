@@ -1,7 +1,7 @@
 """One thing is changed at a time: exactly the stages that it concerns become stale.
 
-The guard, `in_sync`, runs after any change of code or configuration and changes nothing itself: it
-is left out of what is compared here.
+The guard, `in_sync`, runs after any change that may change the stages, and changes nothing itself:
+it is left out of what is compared here, but where nothing at all may be stale.
 """
 
 from __future__ import annotations
