@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from kedro_dvc.hashing import DIRECTORY, file_digests, folder_digests
+from kedro_dvc.hashing import DIRECTORY, Digests, file_digests, folder_digests
 from kedro_dvc.project import dvc_file
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class StudiesOnDisk:
         return {Path(out.fs_path): out for out in self.repo.index.outs}
 
     @cached_property
-    def _digests(self) -> dict[Path, Any]:
+    def _digests(self) -> dict[Path, Digests]:
         """Digests of every file that is looked at, each read once."""
         asked = self.objects if self.whole_cache else self.needed_objects.keys() & self.objects
         outputs = [file for files in self.files.values() for file in files.values()]

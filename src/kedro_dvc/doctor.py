@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,25 +32,15 @@ RUNNERS = {"dvc", "kedro"}  # the commands that start stages
 
 
 class Finding(NamedTuple):
-    """One line for the user: `ok`, `warning` or `ERROR`, what it is, and the way out."""
+    """One line for the user: its level, what it is, and the way out."""
 
     level: str
     text: str
 
 
-def ok(text: str) -> Finding:
-    """Return that something is as it should be."""
-    return Finding("ok", text)
-
-
-def warning(text: str) -> Finding:
-    """Return something that the user should know; no result is wrong because of it."""
-    return Finding("warning", text)
-
-
-def error(text: str) -> Finding:
-    """Return something because of which a result may be wrong."""
-    return Finding("ERROR", text)
+ok = partial(Finding, "ok")
+warning = partial(Finding, "warning")  # the user should know; no result is wrong because of it
+error = partial(Finding, "ERROR")  # a result may be wrong because of it
 
 
 def examine(root: Path, studies: list[str], whole_cache: bool) -> Iterator[Finding]:

@@ -14,7 +14,6 @@ import subprocess
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from dvc.repo import Repo, lock_repo
 from dvc_data.hashfile.db import HashFileDB, get_index
@@ -32,18 +31,12 @@ from kedro_dvc.project import Study, for_dvc
 LOCK = "dvc.lock"
 WORKSPACE = "workspace"
 HEADERS = ("path", "md5", "bytes", "where")
+Stores = dict[str, HashFileDB]  # DVC's cache and remotes, by name
 BEYOND = [
     "other clones: what lies in the cache of one comes back with its next `dvc push`",
     "backups and snapshots, and buckets that keep earlier versions of an object",
     "what these data sets were made from, and what was made from them",
 ]
-
-
-class Store(NamedTuple):
-    """DVC's cache or a remote, and what it is called."""
-
-    name: str
-    objects: HashFileDB
 
 
 @dataclass(frozen=True, order=True)
@@ -71,7 +64,7 @@ class ErasurePlan:
     paths: list[str]
     found: dict[Version, list[str]]
     shared: list[Version]
-    stores: list[Store]
+    stores: Stores
     unsearched: list[str]
     unknown: list[str]
 
@@ -123,9 +116,9 @@ def plan_erasure(repo: Repo, paths: Collection[str], shared: bool = False) -> Er
         deleted = named | same_content
         here |= set(_in_workspace(root, {one.path for one in same_content}))
     holders: dict[str, list[str]] = {}  # of each object
-    for store in stores:
-        for md5 in store.objects.list_oids_exists(md5s - kept):
-            holders.setdefault(md5, []).append(store.name)
+    for name, store in stores.items():
+        for md5 in store.list_oids_exists(md5s - kept):
+            holders.setdefault(md5, []).append(name)
     places = {
         one: [WORKSPACE] * (one in here) + holders.get(one.md5, []) for one in sorted(deleted)
     }
@@ -149,9 +142,9 @@ def erase(repo: Repo, plan: ErasurePlan) -> list[str]:
     with lock_repo(repo):
         files = [one.path for one, at in plan.found.items() if WORKSPACE in at]
         failures = [*_delete_files(root, [*files, *plan.paths])]
-        for store in plan.stores:
-            md5s = {one.md5 for one, at in plan.found.items() if store.name in at}
-            failures += _delete_objects(store, md5s)
+        for name, store in plan.stores.items():
+            md5s = {one.md5 for one, at in plan.found.items() if name in at}
+            failures += [f"{name} still has {rest}" for rest in _delete_objects(store, md5s)]
     return failures
 
 
@@ -170,19 +163,19 @@ def _delete_files(root: Path, paths: Iterable[str]) -> Iterator[str]:
             yield f"{WORKSPACE} still has {name}{reason}"
 
 
-def _delete_objects(store: Store, md5s: Collection[str]) -> Iterator[str]:
-    """Delete objects; yield in words which are still there."""
+def _delete_objects(store: HashFileDB, md5s: Collection[str]) -> Iterator[str]:
+    """Delete objects; yield those that are still there, or may be, with the reason."""
     reasons = {}
     for md5 in md5s:
         try:
-            store.objects.delete(md5)
+            store.delete(md5)
         except FileNotFoundError:
             continue
         except Exception as error:  # each kind of remote fails in its own way
             reasons[md5] = f": {error}"
-    get_index(store.objects).clear()  # else DVC goes on believing that they are there
-    for md5 in sorted({*store.objects.list_oids_exists(md5s), *reasons}):
-        yield f"{store.name} still has {md5}{reasons.get(md5, '')}"
+    get_index(store).clear()  # else DVC goes on believing that they are there
+    for md5 in sorted({*store.list_oids_exists(md5s), *reasons}):
+        yield f"{md5}{reasons.get(md5, '')}"
 
 
 def not_reached(plan: ErasurePlan, outputs: dict[str, bool]) -> list[str]:
@@ -196,20 +189,20 @@ def not_reached(plan: ErasurePlan, outputs: dict[str, bool]) -> list[str]:
     return plan.unknown + in_git + BEYOND
 
 
-def stores_of(repo: Repo) -> tuple[list[Store], list[str]]:
+def stores_of(repo: Repo) -> tuple[Stores, list[str]]:
     """Return the stores that can be searched, and in words what is wrong with the others."""
-    found, wrong = [Store("cache", repo.cache.local)], []
+    stores, wrong = {"cache": repo.cache.local}, []
     for remote in repo.config["remote"]:
         try:
-            objects = repo.cloud.get_remote_odb(remote, "erase")
-            is_bucket = isinstance(objects.fs, ObjectFileSystem)  # which has no empty folders
-            top = objects.path.partition("/")[0] if is_bucket else objects.path
-            if not objects.fs.exists(objects.path) and not objects.fs.exists(top):
-                raise FileNotFoundError(f"there is no {objects.fs.unstrip_protocol(top)}")
-            found.append(Store(f"remote {remote}", objects))
+            store = repo.cloud.get_remote_odb(remote, "erase")
+            is_bucket = isinstance(store.fs, ObjectFileSystem)  # which has no empty folders
+            top = store.path.partition("/")[0] if is_bucket else store.path
+            if not store.fs.exists(store.path) and not store.fs.exists(top):
+                raise FileNotFoundError(f"there is no {store.fs.unstrip_protocol(top)}")
+            stores[f"remote {remote}"] = store
         except Exception as error:  # each kind of remote fails in its own way
             wrong.append(f"remote {remote}: {error}")
-    return found, wrong
+    return stores, wrong
 
 
 def known_versions(repo: Repo) -> set[Version]:
@@ -247,7 +240,7 @@ def _lock_files(root: Path, run_cache: Path) -> Iterator[tuple[PurePosixPath, st
         yield PurePosixPath("."), path.read_text(encoding="utf-8")
 
 
-def _with_files(versions: Iterable[Version], stores: list[Store]) -> Iterator[Version]:
+def _with_files(versions: Iterable[Version], stores: Stores) -> Iterator[Version]:
     """Yield the versions, and what lies in those that are folders and whose listing is left."""
     for version in versions:
         yield version
@@ -256,11 +249,11 @@ def _with_files(versions: Iterable[Version], stores: list[Store]) -> Iterator[Ve
                 yield Version("/".join([version.path, *key]), info.value, meta.size)
 
 
-def _listing(md5: str, stores: list[Store]) -> Tree | None:
+def _listing(md5: str, stores: Stores) -> Tree | None:
     """Return the listing of a folder from the first store that has it."""
-    for store in stores:
+    for store in stores.values():
         try:
-            return Tree.load(store.objects, HashInfo("md5", md5))
+            return Tree.load(store, HashInfo("md5", md5))
         except (FileNotFoundError, ObjectFormatError):
             continue
     return None

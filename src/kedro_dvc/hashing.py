@@ -43,7 +43,11 @@ UNREADABLE = Digests("no MD5", "no SHA-256", 0)
 
 def digests(paths: Iterable[Path]) -> dict[Path, Digests]:
     """Return the digests of the files and folders that are there."""
-    files = {path: _files(path) for path in dict.fromkeys(paths) if path.exists()}
+    files = {
+        path: [file for file in files_of(path) if IGNORED not in file.relative_to(path).parts]
+        for path in dict.fromkeys(paths)
+        if path.exists()
+    }
     found = file_digests(file for in_path in files.values() for file in in_path)
     return {
         path: folder_digests({file.relative_to(path).as_posix(): found[file] for file in in_path})
@@ -104,10 +108,6 @@ def folder_digests(files: Mapping[str, Digests]) -> Digests:
         hashlib.sha256(lines.encode()).hexdigest(),
         sum(one.size for one in files.values()),
     )
-
-
-def _files(path: Path) -> list[Path]:
-    return [file for file in files_of(path) if IGNORED not in file.relative_to(path).parts]
 
 
 def _read(path: Path, bar: tqdm[Any], tolerant: bool) -> Digests | None:

@@ -104,7 +104,8 @@ def reproduce(
     Raises:
         dvc.exceptions.ReproductionError: If a stage has failed, with its error as the cause.
     """
-    run = _Run(project, watcher, wait, None if isolate else InProcess(project))
+    in_process = None if isolate else InProcess(project)
+    run = _Run(project, watcher, wait, in_process, Interrupts())
     with (
         run.interrupts.deferred(),
         Repo(str(project), _wait_for_lock=wait) as repo,
@@ -127,7 +128,7 @@ class _Run:
     watcher: Watcher
     wait: bool
     in_process: InProcess | None
-    interrupts: Interrupts = field(default_factory=lambda: Interrupts())
+    interrupts: Interrupts
     files: RunFiles | None = None  # of the whole run
     memory: MemoryPeak | None = None  # of the stage that DVC is at, if it ran
 
