@@ -59,6 +59,8 @@ def test_the_parameters_of_each_study_are_right(study):
             r"benchmark.domain: .*questions on chem but no texts to forget: take bio or cyber",
         ),
         ("benchmark", {"entities": 24}, r"benchmark: .*needs a `name`: one of sandbox, tofu, "),
+        ("benchmark.name", ["own"], r"benchmark: .*needs a `name`: one of sandbox, tofu, "),
+        ("benchmark", "own", r"benchmark: .*needs a `name`: one of sandbox, tofu, "),
         ("benchmark", {"name": "own", "entities": 24}, r"benchmark.entities: Extra inputs"),
         ("base_model.source", "air", r"base_model: .*'air'"),
     ],

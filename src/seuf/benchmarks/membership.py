@@ -1,4 +1,4 @@
-"""Membership inference: does a model still look as if it had learned a text?
+"""Membership inference: whether a model has learned a text, from how likely it finds the text.
 
 Each of `ATTACKS` scores every passage, higher for what a model has learned. Groups are compared by
 the AUC: the chance that a passage to forget has a higher score than one of another group, ties
@@ -112,7 +112,7 @@ ATTACKS: dict[str, Callable[[Sample, Predictions, float], float]] = {
 def score_passages(
     subject_model: LanguageModel, passages: Sequence[Passage], settings: ScoringSettings
 ) -> dict[str, Any]:
-    """Return how well known each group of passages looks, and the AUC between groups.
+    """Return the scores of each group of passages by each attack, and the AUC between groups.
 
     Returns:
         `min_k`: the share k. `groups`: for each group `passages` (scored), `cut` (of these) and for

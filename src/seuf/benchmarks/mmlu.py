@@ -32,9 +32,9 @@ from seuf.inputs import InputError
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
-# lm-eval renders a row when it makes a task.
+# lm-eval renders a row while it makes a task.
 EXAMPLE = {"question": "?", "choices": ["1", "2", "3", "4"], "answer": 0, "subject": ""}
-# What a task may say beside the wording, and the one value that is scored here as lm-eval does.
+# Settings of a task beside its wording, and the only value of each that is scored as lm-eval does.
 SUPPORTED = {
     "output_type": "multiple_choice",
     "doc_to_target": "answer",
@@ -147,13 +147,13 @@ def mmlu_questions(
     prompts = {question.question for question in in_test}
     chosen = sample_questions(selection, [q for q in in_validation if q.question not in prompts])
     asked = sample_questions(reported, in_test)
-    for split, found, needed in (
+    for split, questions, needed in (
         ("test", asked, reported or MIN_PER_PART),
         ("validation", chosen, MIN_PER_PART),
     ):
-        if len(found) < needed:
+        if len(questions) < needed:
             raise InputError(
-                f"MMLU's {split} split gives {len(found)} questions, {needed} are needed."
+                f"MMLU's {split} split gives {len(questions)} questions, {needed} are needed."
             )
     return [question._replace(part="selection") for question in chosen] + asked
 

@@ -64,7 +64,7 @@ def load_benchmark(name: str) -> Benchmark:
     """Return a benchmark by its name.
 
     Raises:
-        InputError: If there is none of that name; with those that there are.
+        InputError: If no benchmark has that name; with the names that are known.
     """
     if name not in BENCHMARKS:
         raise InputError(

@@ -17,12 +17,12 @@ class ScoringSettings(Settings):
             choices of different length.
         batch_size: Sequences scored at once.
         max_length: Tokens in a sequence.
-        generate: Ask questions with choices for a free answer too, if they have a reference; those
-            without choices are asked in any case. See `seuf.benchmarks.records`.
+        generate: Score a free answer to questions with choices too, if they have a reference; for
+            those without choices one is scored in any case. See `seuf.benchmarks.records`.
         max_new_tokens: Tokens in a greedy answer, for kinds that have no number of their own.
         probe_tokens: Tokens of each set on which routing overlap is measured.
         min_k: Share of a passage's tokens, the least likely ones, that membership inference by
-            min-k and min-k++ looks at; RWKU takes 0.2, MUSE 0.4.
+            min-k and min-k++ uses; RWKU takes 0.2, MUSE 0.4.
     """
 
     metric: Literal["acc", "acc_norm"] = "acc"

@@ -14,8 +14,8 @@ the plain ones (all of forget10, the first 400 rows of retain90): this is checke
    `truth`, whose choices are the answer, its paraphrase, and the wrong ones. It was checked against
    locuslab/tofu 8c49eee, see `truth` and `truth_ratios`.
 4. Guessing is not exactly one in six, for choices differ in length and wording. Wrong answers are
-   worded like the paraphrase: beside the answer that was learned (`true_answer: answer`) they are
-   told by their form, and an untrained model with 512 tokens is right in .73 of the forget
+   worded like the paraphrase: beside the answer that was learned (`true_answer: answer`) their form
+   gives them away, and an untrained model with 512 tokens is right in .73 of the forget
    questions by `acc`. Beside the paraphrase a model that finds all tokens equally likely is right
    in .23 of them.
 5. TOFU compares all questions of forget10 (the first 300 in its published runs). Here half of them

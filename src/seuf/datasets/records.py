@@ -1,6 +1,6 @@
 """Lists of records: JSON-lines files, and data sets of the Hugging Face hub.
 
-A folder that is laid out like a data set of the hub may stand in its place.
+A folder that is laid out like a data set of the hub is read in the same way.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ BaseModelSettings = Annotated[
 
 
 def _settings_of_benchmark(parameters: Any) -> BenchmarkSettings:
-    if not isinstance(parameters, Mapping) or "name" not in parameters:
+    if not isinstance(parameters, Mapping) or not isinstance(parameters.get("name"), str):
         raise ValueError(f"a benchmark needs a `name`: one of {', '.join(BENCHMARKS)}")
     return load_benchmark(parameters["name"]).settings.model_validate(parameters)
 
