@@ -2,17 +2,17 @@
 
 Transformers 5 keeps the experts of a layer in one module with fused tensors, (E, ...) each, beside
 a router that returns its raw logits, the weights and the chosen experts. Any model of that shape
-will do if its router is understood: how logits become probabilities is no matter of guessing, so
-`ROUTERS` names every router class that a test has checked, and others are refused by name.
+will do if its router is understood: how logits become probabilities is not guessed. `ROUTERS`
+names every router class that a test has checked; others are refused by name.
 
-How long a sample may be: no text is cut, and none is too long, without a word.
+How many tokens a model takes at once is here too: `check_positions` refuses longer samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,20 +43,20 @@ class MoELayer:
     shared: nn.Module | None = None
 
 
-def moe_layers(model: nn.Module) -> list[MoELayer]:
+def moe_layers(model: Any) -> list[MoELayer]:
     """Return the model's MoE layers in the order the tokens pass them.
 
     Raises:
         InputError: If the model has no MoE layer, or a router that is not understood.
     """
-    layers = [_moe_layer(index, layer) for index, layer in enumerate(decoder(model).layers)]
-    found = [layer for layer in layers if layer is not None]
-    if not found:
+    found = [_moe_layer(index, layer) for index, layer in enumerate(decoder(model).layers)]
+    layers = [layer for layer in found if layer is not None]
+    if not layers:
         raise InputError(
-            f"The {_model_type(model)} model has no MoE layer: none of its layers holds a router "
-            "beside experts in fused tensors, as transformers 5 keeps them."
+            f"The {model.config.model_type} model has no MoE layer: none of its layers holds a "
+            "router beside experts in fused tensors, as transformers 5 keeps them."
         )
-    return found
+    return layers
 
 
 def decoder(model: Any) -> Any:
@@ -77,7 +77,7 @@ def decoder_layer(model: nn.Module, index: int) -> nn.Module:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Return where the model takes its input, which may be offloaded at present."""
+    """Return the device that the model takes its input on; its embeddings may be offloaded."""
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     hook = getattr(embeddings, "_hf_hook", None)
     if hook is not None and hook.execution_device is not None:
@@ -183,23 +183,13 @@ def _gate(router: nn.Module | None, block: nn.Module) -> str:
     return ROUTERS[name]
 
 
-def _model_type(model: Any) -> str:
-    return model.config.model_type
-
-
-class Sized(Protocol):
-    """Whatever has a length: a sample's token ids."""
-
-    def __len__(self) -> int: ...
-
-
 def check_positions(model: Any, samples: Iterable[Sized], remedy: str) -> None:
     """Raise if a sample has more tokens than the model was made for.
 
     Args:
         model: Whose configuration says for how many.
         samples: Token ids of each.
-        remedy: What to do, with `{}` where the number is told.
+        remedy: What to do, with `{}` for the model's number.
 
     Raises:
         InputError: With both numbers and the remedy.

@@ -1,7 +1,7 @@
 """Go on with fewer samples at once where memory runs out.
 
-Which samples stand in a batch together decides nothing but the last bits of what a model says of
-them. A training step is another matter, its batch is part of the method: see `must_fit`.
+Which samples share a batch decides only the last bits of a model's results. In a training step the
+batch is part of the method, and is never split: see `must_fit`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Backoff:
             yield batch.part(part), made
 
     def whole(self, size: int, work: Callable[[int], Made]) -> Made:
-        """Return what work makes that is told how many samples it may take at once.
+        """Return what work makes, which is called with how many samples it may take at once.
 
         Raises:
             InputError: If one sample alone does not fit.
@@ -73,7 +73,9 @@ class Backoff:
             self._halve(size, problem)
 
     def _halve(self, tried: int, problem: str) -> None:
-        _free_caches()
+        gc.collect(1)  # the youngest objects; a full collection takes seconds
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         if tried == 1:
             raise InputError(f"Not even one sample fits in memory ({problem}): {self.advice}.")
         self.most = tried // 2
@@ -82,7 +84,7 @@ class Backoff:
 
 @contextmanager
 def must_fit(advice: str) -> Iterator[None]:
-    """Turn it into an error of the input that memory runs out inside the context.
+    """Raise a clear error if memory runs out inside the context.
 
     Raises:
         InputError: With the advice.
@@ -102,9 +104,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _attempt(work: Callable[[Given], Made], given: Given) -> tuple[Any, str | None]:
-    """Return what work makes, or in words what it lacked.
+    """Return what work makes, or the first line of the error that memory ran out.
 
-    The error itself goes no further: it holds all that the work had made so far.
+    The error itself is dropped here: it keeps alive all that the work had made so far.
     """
     try:
         return work(given), None
@@ -116,9 +118,3 @@ def _attempt(work: Callable[[Given], Made], given: Given) -> tuple[Any, str | No
 
 def _first_line(error: RuntimeError) -> str:
     return (str(error).splitlines() or ["out of memory"])[0].rstrip(".")
-
-
-def _free_caches() -> None:
-    gc.collect(1)  # what was made just now; all that there is takes seconds to look through
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

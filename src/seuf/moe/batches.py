@@ -42,10 +42,10 @@ class Batch(NamedTuple):
         """Return what a decoder is called with.
 
         No token sees what stands to its right, so padding on the right needs no mask; attention
-        without one is faster, and spares a GPU the question whether there is padding at all.
+        without one is faster, and a GPU need not wait for the answer if there is padding at all.
         """
-        masked = _padded_on_the_left(self.attention_mask)
-        mask = self.attention_mask.to(device) if masked else None
+        padded_on_the_left = (self.attention_mask[:, 1:] > self.attention_mask[:, :-1]).any()
+        mask = self.attention_mask.to(device) if padded_on_the_left else None
         return {"input_ids": self.input_ids.to(device), "attention_mask": mask}
 
 
@@ -96,7 +96,3 @@ def by_length(samples: Sequence[Sequence[int]], batch_size: int, padding: int) -
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
         yield pad([samples[position] for position in positions], padding, positions)
-
-
-def _padded_on_the_left(mask: Tensor) -> bool:
-    return bool((mask[:, 1:] > mask[:, :-1]).any())

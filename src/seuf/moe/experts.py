@@ -48,7 +48,10 @@ class ExpertSlice:
             for name, tensor in experts.named_parameters(recurse=False)
             if tensor.dim() >= 2 and tensor.shape[0] == count
         }
-        self.tensors = {name: _master(view) for name, view in self.views.items()}
+        self.tensors = {
+            name: nn.Parameter(view.float() if view.dtype.itemsize < 4 else view)
+            for name, view in self.views.items()
+        }
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the expert's trainable tensors."""
@@ -56,8 +59,8 @@ class ExpertSlice:
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Bring the model to what the masters are, rounded."""
-        # Always: a fused optimizer does not tell that it has changed them.
+        """Write the masters, rounded, to the model."""
+        # Always: a fused optimizer does not raise the version of what it changes.
         for name, view in self.views.items():
             if view.dtype.itemsize < 4:
                 view.copy_(self.tensors[name])
@@ -111,10 +114,6 @@ class _SideChannel(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         (tokens,) = ctx.saved_tensors
         return grad, grad if tokens is None else grad.index_select(0, tokens), None
-
-
-def _master(view: Tensor) -> nn.Parameter:
-    return nn.Parameter(view.float() if view.dtype.itemsize < 4 else view)
 
 
 def _expert_output(module: Any, hidden: Tensor, tensors: dict[str, Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,17 +71,76 @@ def capture_routing(
         InputError: If there is no token, or the layers differ in their number of experts.
     """
     layers = [layer for layer in moe_layers(model) if layer.index >= first_layer]
-    tallies, backoff = [_Tally(layer, top_k_sets) for layer in layers], Backoff(SHORTER)
+    sums = [torch.zeros(3, layer.num_experts, dtype=torch.float64) for layer in layers]
+    sets: list[list[Tensor]] = [[] for _ in layers]
     samples, tokens = torch.zeros(2, dtype=torch.float64), 0
+    backoff, count = Backoff(SHORTER), partial(_count, model, layers, top_k_sets)
     for batch in _numbered(map(as_batch, batches)):
-        for part, found in backoff.rows(batch, partial(_pass, model, tallies)):
-            for tally, counted in zip(tallies, found, strict=True):
-                tally.add(counted)
+        for part, counts in backoff.rows(batch, count):
+            for position, (added, chosen) in enumerate(counts):
+                sums[position] = sums[position].to(added.device) + added
+                sets[position] += [] if chosen is None else [chosen]
             samples += torch.bincount(_halves(part), minlength=2)
             tokens += int(part.attention_mask.sum())
     if not tokens:
         raise InputError("There is no token to capture the routing of.")
-    return _routing(layers, tallies, samples, tokens)
+    if len({layer.num_experts for layer in layers}) > 1:
+        raise InputError("The MoE layers differ in their number of experts; affinities would not.")
+    total = torch.stack([of_layer.cpu() for of_layer in sums], dim=1)
+    return Routing(
+        layers=[layer.index for layer in layers],
+        affinity=total[:2].sum(0) / samples.sum(),
+        halves=total[:2] / samples[:, None, None],
+        token_share=total[2] / total[2].sum(1, keepdim=True),
+        samples=int(samples.sum()),
+        tokens=tokens,
+        top_k_sets=torch.stack([torch.cat(chosen) for chosen in sets]) if top_k_sets else None,
+    )
+
+
+@torch.no_grad()
+def _count(
+    model: nn.Module, layers: list[MoELayer], top_k_sets: bool, batch: Batch
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Pass a batch, and return for each layer what it adds: sums and, if asked for, choices.
+
+    Returns:
+        g summed by half and the slots given out, (3, E), and the chosen experts, (tokens, E).
+    """
+    mask, halves, device = batch.attention_mask.cpu(), _halves(batch), input_device(model)
+    counted = mask.double()
+    means = counted / counted.sum(1, keepdim=True).clamp(min=1)
+    by_half = [means * (halves == parity)[:, None] for parity in (0, 1)]
+    weights = torch.stack([*by_half, counted]).flatten(1).to(device)  # of each token, (3, N)
+    counts: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def observe(position: int, output: tuple[Tensor, ...]) -> None:
+        gates, choice = chosen_gates(layers[position], output)
+        of_tokens = weights.to(gates.device)
+        sums = torch.cat([of_tokens[:2] @ gates.double(), of_tokens[2:] @ choice.double()])
+        sets = choice.cpu().bool()[mask.flatten().bool()] if top_k_sets else None
+        counts[position] = sums, sets
+
+    with (
+        observed_routers(layers, observe),
+        stop_at(layers[-1].router),
+        skip_packed_sequence_check(),
+    ):
+        decoder(model)(**batch.inputs(device), use_cache=False)
+    return [counts[position] for position in range(len(layers))]
+
+
+def _numbered(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches with the position of each row among all."""
+    seen = 0
+    for batch in batches:
+        count = len(batch.input_ids)
+        yield batch._replace(positions=batch.positions or list(range(seen, seen + count)))
+        seen += count
+
+
+def _halves(batch: Batch) -> Tensor:
+    return torch.tensor(batch.positions) % 2
 
 
 @contextmanager
@@ -124,90 +183,3 @@ def skip_packed_sequence_check() -> Iterator[None]:
     finally:
         for name, function in before.items():
             setattr(masking_utils, name, function)
-
-
-class _Counted(NamedTuple):
-    """What a pass adds to a tally: g by half and slots, (3, E), and choices, (tokens, E)."""
-
-    sums: Tensor
-    sets: Tensor | None
-
-
-class _Tally:
-    """What one layer adds up: g by half, (2, E), and slots, (1, E), in float64 on its device."""
-
-    def __init__(self, layer: MoELayer, keep_sets: bool) -> None:
-        self.layer, self.sums = layer, torch.zeros(3, layer.num_experts, dtype=torch.float64)
-        self.sets: list[Tensor] | None = [] if keep_sets else None
-
-    def counted(self, output: tuple[Tensor, ...], weights: Tensor, kept: Tensor) -> _Counted:
-        """Return what a pass is going to add; it may yet fail in a higher layer."""
-        gates, choice = chosen_gates(self.layer, output)
-        weights = weights.to(gates.device)
-        sums = torch.cat([weights[:2] @ gates.double(), weights[2:] @ choice.double()])
-        return _Counted(sums, None if self.sets is None else choice.cpu().bool()[kept])
-
-    def add(self, counted: _Counted) -> None:
-        self.sums = self.sums.to(counted.sums.device)
-        self.sums += counted.sums
-        if self.sets is not None and counted.sets is not None:
-            self.sets.append(counted.sets)
-
-
-def _numbered(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches with the position of each row among all."""
-    seen = 0
-    for batch in batches:
-        count = len(batch.input_ids)
-        yield batch._replace(positions=batch.positions or list(range(seen, seen + count)))
-        seen += count
-
-
-def _halves(batch: Batch) -> Tensor:
-    return torch.tensor(batch.positions) % 2
-
-
-@torch.no_grad()
-def _pass(model: nn.Module, tallies: list[_Tally], batch: Batch) -> list[_Counted]:
-    """Return what a batch adds to each tally."""
-    device, layers = input_device(model), [tally.layer for tally in tallies]
-    weights = _token_weights(batch.attention_mask.cpu(), _halves(batch)).to(device)
-    kept = batch.attention_mask.cpu().flatten().bool()
-    found: dict[int, _Counted] = {}
-
-    def observe(position: int, output: tuple[Tensor, ...]) -> None:
-        found[position] = tallies[position].counted(output, weights, kept)
-
-    with (
-        observed_routers(layers, observe),
-        stop_at(layers[-1].router),
-        skip_packed_sequence_check(),
-    ):
-        decoder(model)(**batch.inputs(device), use_cache=False)
-    return [found[position] for position in range(len(layers))]
-
-
-def _token_weights(mask: Tensor, half: Tensor) -> Tensor:
-    """Return what each token counts for, (3, N): in even samples, in odd ones, as a slot."""
-    counted = mask.double()
-    means = counted / counted.sum(1, keepdim=True).clamp(min=1)
-    rows = [means * (half == parity)[:, None] for parity in (0, 1)]
-    return torch.stack([*rows, counted]).flatten(1)
-
-
-def _routing(
-    layers: list[MoELayer], tallies: list[_Tally], samples: Tensor, tokens: int
-) -> Routing:
-    if len({layer.num_experts for layer in layers}) > 1:
-        raise InputError("The MoE layers differ in their number of experts; affinities would not.")
-    sums = torch.stack([tally.sums.cpu() for tally in tallies], dim=1)
-    sets = [torch.cat(tally.sets) for tally in tallies if tally.sets is not None]
-    return Routing(
-        layers=[layer.index for layer in layers],
-        affinity=sums[:2].sum(0) / samples.sum(),
-        halves=sums[:2] / samples[:, None, None],
-        token_share=sums[2] / sums[2].sum(1, keepdim=True),
-        samples=int(samples.sum()),
-        tokens=tokens,
-        top_k_sets=torch.stack(sets) if sets else None,
-    )

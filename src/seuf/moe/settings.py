@@ -1,4 +1,4 @@
-"""What a study says about its base model."""
+"""Settings of a study's base model: trained from scratch, taken as it is, or fine-tuned."""
 
 from __future__ import annotations
 

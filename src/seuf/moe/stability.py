@@ -1,4 +1,4 @@
-"""Does a changed model still send its tokens to the experts the original sent them to?"""
+"""Measure if a changed model still sends its tokens to the experts the original sent them to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from seuf.moe.architectures import moe_layers
-from seuf.moe.batches import Batch, by_length, tokenize
+from seuf.moe.batches import by_length, tokenize
 from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
+
+BATCH_SIZE = 32
 
 
 class RoutingProbe:
@@ -31,21 +33,29 @@ class RoutingProbe:
         padding: int,
         first_layer: int = 0,
     ) -> None:
-        self.batches = {"forget": _batches(forget, padding), "retain": _batches(retain, padding)}
+        samples = {"forget": forget, "retain": retain}
+        self.batches = {
+            name: list(by_length(of_set, BATCH_SIZE, padding)) for name, of_set in samples.items()
+        }
         self.first_layer = first_layer
-        self.original = self._sets(model)
+        self.original = self._top_k_sets(model)
 
     def overlap(self, model: nn.Module) -> dict[str, float]:
         """Return the overlap of the top-k sets with the original's, on `forget` and `retain`."""
         below = sum(layer.index < self.first_layer for layer in moe_layers(model))
-        now = self._sets(model)
-        return {name: _mean_overlap(now[name], sets, below) for name, sets in self.original.items()}
+        overlaps = {}
+        for name, chosen in self._top_k_sets(model).items():
+            by_layer = routing_overlap(chosen, self.original[name])
+            overlaps[name] = float((by_layer.sum() + below) / (len(by_layer) + below))
+        return overlaps
 
-    def _sets(self, model: nn.Module) -> dict[str, Tensor]:
-        return {
-            name: _top_k_sets(model, batches, self.first_layer)
-            for name, batches in self.batches.items()
-        }
+    def _top_k_sets(self, model: nn.Module) -> dict[str, Tensor]:
+        sets = {}
+        for name, batches in self.batches.items():
+            routing = capture_routing(model, batches, top_k_sets=True, first_layer=self.first_layer)
+            assert routing.top_k_sets is not None
+            sets[name] = routing.top_k_sets
+        return sets
 
 
 def probe_of(
@@ -57,11 +67,11 @@ def probe_of(
     first_layer: int = 0,
 ) -> RoutingProbe:
     """Return the probe of a model, in its original state, on the first tokens of both sets."""
-    to_forget, to_keep = (
+    forget_ids, retain_ids = (
         first_tokens(tokenize(base.tokenizer, texts, max_length), tokens)
         for texts in (forget, retain)
     )
-    return RoutingProbe(base.model, to_forget, to_keep, base.padding, first_layer)
+    return RoutingProbe(base.model, forget_ids, retain_ids, base.padding, first_layer)
 
 
 def first_tokens(samples: Sequence[Sequence[int]], tokens: int) -> list[Sequence[int]]:
@@ -84,18 +94,3 @@ def routing_overlap(chosen: Tensor, original: Tensor) -> Tensor:
         original: The original model's.
     """
     return ((chosen & original).sum(-1) / original.sum(-1)).mean(-1)
-
-
-def _mean_overlap(now: Tensor, original: Tensor, layers_below: int) -> float:
-    by_layer = routing_overlap(now, original)
-    return float((by_layer.sum() + layers_below) / (len(by_layer) + layers_below))
-
-
-def _top_k_sets(model: nn.Module, batches: list[Batch], first_layer: int) -> Tensor:
-    sets = capture_routing(model, batches, top_k_sets=True, first_layer=first_layer).top_k_sets
-    assert sets is not None
-    return sets
-
-
-def _batches(samples: Sequence[Sequence[int]], padding: int, batch_size: int = 32) -> list[Batch]:
-    return list(by_length(samples, batch_size, padding))
