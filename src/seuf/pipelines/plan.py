@@ -105,8 +105,8 @@ def method_memory(
     itemsize, trained = model.dtype.itemsize, whole + slices + adapters
     optimizer = 3 * FLOAT32 * trained  # AdamW's two moments and the gradient
     optimizer += FLOAT32 * adapters  # which are beside the model's weights themselves
-    if itemsize < FLOAT32:  # masters, and of whole tensors the gradient in the model's type too
-        optimizer += FLOAT32 * (whole + slices) + itemsize * whole
+    if itemsize < FLOAT32:  # masters
+        optimizer += FLOAT32 * (whole + slices)
     weights, activations = footprint.weight_bytes(model), 0
     snapshots = SNAPSHOTS * (itemsize * (whole + slices) + FLOAT32 * adapters)
     if method.objective is not None:

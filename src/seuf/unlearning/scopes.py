@@ -82,7 +82,7 @@ class Scope:
             if gradient is not None and name in self.row_masks:
                 gradient.mul_(self.row_masks[name])
             if gradient is not None and master is not parameter:
-                master.grad = gradient.float()
+                master.grad, parameter.grad = gradient.float(), None  # not both at once
         return list(self.masters.values())
 
     @torch.no_grad()
