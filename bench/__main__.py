@@ -11,20 +11,21 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
 from bench import offload
 from bench.capture import capture
-from bench.drive import Drive
 from bench.job import job
 from bench.measure import Machine, machine
 from bench.shapes import SHAPES, build
 from bench.steps import steps
 from seuf.moe.forward import compile_pieces
-from seuf.pipelines.parameters import StudyParameters
+
+if TYPE_CHECKING:
+    from bench.drive import Drive
 
 
 def main() -> None:
@@ -53,6 +54,9 @@ def main() -> None:
 
 def _drive(options: Any) -> Drive:
     """Return the drive through a study whose parameters, as Kedro merges them, are in a file."""
+    from bench.drive import Drive  # with all that scores questions
+    from seuf.pipelines.parameters import StudyParameters
+
     read = json.loads(Path(options.parameters).read_text(encoding="utf-8"))
     parameters = StudyParameters.model_validate(read)
     return Drive(options.shape, options.device, parameters, options.methods)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seuf.moe import loss
 from seuf.moe.activations import HiddenStates
@@ -38,7 +38,7 @@ class HeadOn(nn.Module):
 
 @pytest.mark.usefixtures("fake_tensors")
 def test_tensors_of_two_gpus_are_refused_here():
-    with pytest.raises(FakeTensorDeviceMismatchError):
+    with pytest.raises(RuntimeError, match="device"):
         torch.empty(2, device=ONE) + torch.empty(2, device=OTHER)
 
 
