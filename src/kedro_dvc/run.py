@@ -136,7 +136,7 @@ class _Run:
         self, original: Callable[..., Any], stages: list[Stage], graph: Any = None, **options: Any
     ) -> Any:
         """Go through all stages; `graph` is None if only the targets are asked for."""
-        if graph is not None:
+        if stages and graph is not None:
             stages = reading_order(stages, graph)
         self.watcher.planned([stage.addressing for stage in stages])
         self.files = files_before_run(self.project, stages)

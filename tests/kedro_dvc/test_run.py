@@ -136,6 +136,12 @@ def test_only_the_targets_are_planned_if_only_they_are_asked_for(project):
     assert notes.stages == notes.begun == ["check@first"]
 
 
+def test_a_file_without_stages_has_nothing_to_run(project):
+    (project / "dvc.yaml").write_text("stages: {}\n")
+
+    assert _reproduced(project).stages == []
+
+
 def test_a_failure_ends_the_run_or_what_needs_the_stage(project):
     text = TWO_STEPS.replace("cp ${item.way}/model ${item.way}/score", "test -e none")
     (project / "dvc.yaml").write_text(text)
