@@ -241,6 +241,15 @@ def test_a_benchmark_outside_of_the_package_says_if_a_model_can_be_taught_it(cap
         check_parameters(capitals)
 
 
+def test_a_row_that_leads_to_no_benchmark_is_refused(monkeypatch):
+    monkeypatch.setitem(BENCHMARKS, "json", "json")
+
+    with pytest.raises(
+        InputError, match="'json' is in json, which needs a `BENCHMARK` at its foot"
+    ):
+        load_benchmark("json")
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_row_leads_to_a_benchmark_that_takes_what_is_named(name):
     benchmark = load_benchmark(name)

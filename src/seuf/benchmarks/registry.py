@@ -64,13 +64,17 @@ def load_benchmark(name: str) -> Benchmark:
     """Return a benchmark by its name.
 
     Raises:
-        InputError: If no benchmark has that name; with the names that are known.
+        InputError: If no benchmark has that name, or its file does not say what it is.
     """
     if name not in BENCHMARKS:
         raise InputError(
             f"There is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}. Add a row to "
             "seuf/benchmarks/registry.py."
         )
-    benchmark = import_module(BENCHMARKS[name]).BENCHMARK
-    assert isinstance(benchmark, Benchmark)
+    benchmark = getattr(import_module(BENCHMARKS[name]), "BENCHMARK", None)
+    if not isinstance(benchmark, Benchmark):
+        raise InputError(
+            f"The benchmark {name!r} is in {BENCHMARKS[name]}, which needs a `BENCHMARK` at its "
+            "foot: see docs/extending.md."
+        )
     return benchmark

@@ -111,8 +111,11 @@ def _reference(model: LanguageModel) -> str:
     from seuf.moe.digests import model_digest
 
     assert model.source is not None
-    unsaid = set() if model.source.trust_remote_code else {"trust_remote_code"}
-    source = model.source.model_dump(exclude=unsaid)
-    commit = {"commit": model.commit} if model.commit else {}
-    facts = {"source": source, "digest": model_digest(model.model), **commit}
-    return json.dumps(facts, indent=2, sort_keys=True) + "\n"
+    default = set() if model.source.trust_remote_code else {"trust_remote_code"}
+    reference = {
+        "source": model.source.model_dump(exclude=default),
+        "digest": model_digest(model.model),
+    }
+    if model.commit:
+        reference["commit"] = model.commit
+    return json.dumps(reference, indent=2, sort_keys=True) + "\n"
