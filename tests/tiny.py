@@ -5,15 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import Batch, pad
+from seuf.moe.deltas import Delta
+from seuf.moe.digests import model_digest
 from seuf.moe.loading import LanguageModel
+from seuf.moe.names import tensor_at
 from seuf.moe.training import train_tokenizer
 
 VOCABULARY = 97
@@ -246,3 +250,31 @@ def hook_count(model: nn.Module) -> int:
 def last_layer(model: nn.Module) -> int:
     """Return the decoder index of the last MoE layer."""
     return moe_layers(model)[-1].index
+
+
+def some_change(model: nn.Module, expert: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    """Return new values for one expert of the last layer and for its router, by path."""
+    layer, generator = moe_layers(model)[-1], torch.Generator().manual_seed(seed)
+    names = {module: name for name, module in model.named_modules()}
+    experts = layer.experts.named_parameters(recurse=False)
+    paths = [f"{names[layer.experts]}.{n}[{expert}]" for n, t in experts if len(t) == 4]
+    paths += [f"{names[layer.router]}.{n}" for n, t in layer.router.named_parameters()]
+    shapes = {path: tensor_at(model, path) for path in paths}
+    return {p: torch.randn(t.shape, generator=generator).to(t) for p, t in shapes.items()}
+
+
+def saved(model_type: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a tiny model in several files."""
+    tiny_model(model_type).to(dtype).save_pretrained(folder, max_shard_size="60KB")
+    return folder
+
+
+def delta_of(folder: Path) -> Delta:
+    """Return a delta of the model in a folder."""
+    model = loaded(folder)
+    return Delta.of(model, some_change(model), model_digest(model))
+
+
+def loaded(folder: Path) -> Any:
+    """Return a model as plain transformers loads it."""
+    return AutoModelForCausalLM.from_pretrained(folder).eval()

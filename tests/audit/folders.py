@@ -15,7 +15,7 @@ from seuf.moe.digests import model_digest
 from seuf.moe.names import split_row
 from seuf.unlearning.scopes import selected_experts
 from seuf.unlearning.settings import Method
-from tests.moe.folders import loaded, saved
+from tests.tiny import loaded, saved
 
 METHOD = Method(scope="experts", selection="contrast", objective="ga")
 EXPERTS = [(1, 2)]

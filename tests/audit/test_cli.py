@@ -18,9 +18,7 @@ from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest
 from seuf.moe.loading import load_model
 from seuf.moe.settings import ExternalModelSettings
-from tests.moe.folders import loaded
-from tests.moe.test_deltas import some_change
-from tests.tiny import tiny_language_model
+from tests.tiny import loaded, some_change, tiny_language_model
 
 CATALOG = """
 forget_set:

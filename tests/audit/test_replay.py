@@ -18,7 +18,7 @@ from seuf.audit.audited import FAIL, PASS
 from seuf.audit.replay import TOLERANCE, compare_deltas, relative_differences, same_arithmetic
 from seuf.moe.deltas import Delta
 from tests.audit.folders import EXPERT, unlearned
-from tests.moe.folders import loaded
+from tests.tiny import loaded
 
 NODE = Node(lambda: 1, None, "out", name="methods.seuf_ga.unlearn")
 

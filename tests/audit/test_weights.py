@@ -18,8 +18,7 @@ from seuf.moe.digests import model_digest
 from seuf.moe.names import split_row
 from seuf.unlearning.settings import Method
 from tests.audit.folders import EXPERT, EXPERTS, METHOD, flip, own, unlearned
-from tests.moe.folders import delta_of, loaded, saved
-from tests.moe.test_deltas import some_change
+from tests.tiny import delta_of, loaded, saved, some_change
 
 
 @pytest.fixture(params=sorted(EXPERT))

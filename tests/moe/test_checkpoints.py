@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX, folder_digest
 from seuf.moe.digests import checkpoint_dtypes, model_digest
-from tests.moe.folders import loaded, saved
-from tests.tiny import EIGHT
+from tests.tiny import EIGHT, loaded, saved
 
 
 @pytest.mark.parametrize("model_type", EIGHT)

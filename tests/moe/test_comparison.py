@@ -1,4 +1,4 @@
-"""What a comparison of two checkpoints finds, and how small a change it sees."""
+"""What a comparison of two checkpoints finds; a delta is laid over one only if it fits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.comparison import Overlaid, compare
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import checkpoint_dtypes
-from tests.moe.folders import loaded, saved
+from tests.tiny import loaded, saved
 
 FLOATS = {"default": "float32"}
 GATE = "model.layers.1.mlp.gate.weight"  # of qwen2_moe
@@ -154,3 +154,41 @@ def test_the_base_is_compared_with_itself_in_the_types_it_is_of(tmp_path):
 
     assert (found.changes, found.changed) == ([], 0)
     assert found.base_digest == found.model_digest
+
+
+FUSED = "model.layers.1.block_sparse_moe.input_linear.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"nowhere": torch.ones(2)}, "nowhere is not in"),
+        ({f"{FUSED}[00]": torch.ones(48, 32)}, r"\[00\] is not in"),
+        ({f"{FUSED}[4]": torch.ones(48, 32)}, r"\[4\] is beyond the rows"),
+        ({f"{FUSED}[1]": torch.ones(48, 31)}, r"\[1\] is \[48, 31\]"),
+        ({f"{FUSED}[1]": torch.ones(48, 32).half()}, r"\[1\] is torch.float16; .* torch.float32"),
+        (
+            {FUSED: torch.ones(4, 48, 32), f"{FUSED}[1]": torch.ones(48, 32)},
+            "as a whole, and rows of it",
+        ),
+    ],
+)
+def test_a_delta_that_does_not_fit_is_refused(tmp_path, tensors, message):
+    base = Checkpoint(saved("granitemoe", tmp_path / "base"))
+
+    with pytest.raises(InputError, match=message):
+        Overlaid(base, Delta(tensors, "", FLOATS))
+
+
+def test_a_row_is_laid_over_a_copy_and_other_tensors_are_the_bases_own(tmp_path):
+    base = Checkpoint(saved("granitemoe", tmp_path / "base"))
+    overlaid = Overlaid(base, Delta({f"{FUSED}[1]": torch.ones(48, 32)}, "", FLOATS))
+    before = base[FUSED]
+
+    after = overlaid.over(FUSED, before)
+
+    assert torch.equal(before, base[FUSED])
+    assert torch.equal(after[1], torch.ones(48, 32))
+    assert torch.equal(after[[0, 2, 3]], before[[0, 2, 3]])
+    other = base["model.norm.weight"]
+    assert overlaid.over("model.norm.weight", other) is other

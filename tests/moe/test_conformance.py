@@ -26,7 +26,6 @@ from seuf.moe.lora import adapted, parameters_of
 from seuf.moe.loss import batch_nll
 from seuf.moe.names import tensor_at, to_checkpoint, weight_names, write
 from seuf.moe.routing import capture_routing, skip_packed_sequence_check
-from tests.moe.test_deltas import some_change
 from tests.moe.test_experts import TARGET, full_gradients, mean_nll, rows_of
 from tests.moe.test_lora import RANK, WITHOUT_GRADIENT, draw_b, logits
 from tests.moe.test_names import all_paths, by_key
@@ -38,6 +37,7 @@ from tests.tiny import (
     bits,
     changed_names,
     inputs_of,
+    some_change,
     tiny_batch,
     tiny_inputs,
     tiny_model,

@@ -1,4 +1,6 @@
-"""A delta puts a change on a model, and takes it off without a trace."""
+"""A delta puts a change on a model, takes it off without a trace, and makes a checkpoint of it."""
+
+from __future__ import annotations
 
 import hashlib
 import stat
@@ -6,18 +8,30 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import moe_layers
-from seuf.moe.deltas import Delta, changed_share
+from seuf.moe.checkpoints import INDEX, Checkpoint
+from seuf.moe.deltas import Delta, changed_share, export
 from seuf.moe.digests import model_digest
-from seuf.moe.names import tensor_at
-from tests.tiny import bits, changed_names, last_layer, tiny_model
+from seuf.moe.names import split_row
+from tests.tiny import (
+    bits,
+    changed_names,
+    delta_of,
+    last_layer,
+    loaded,
+    saved,
+    some_change,
+    tiny_inputs,
+    tiny_model,
+)
 
 WRITE = """
 import sys
@@ -26,17 +40,6 @@ from tests.moe.test_deltas import some_delta
 from tests.tiny import tiny_model
 some_delta(tiny_model("qwen2_moe")).save(Path(sys.argv[1]))
 """
-
-
-def some_change(model: nn.Module, expert: int = 1, seed: int = 0) -> dict[str, Tensor]:
-    """Return new values for one expert of the last layer and for its router, by path."""
-    layer, generator = moe_layers(model)[-1], torch.Generator().manual_seed(seed)
-    names = {module: name for name, module in model.named_modules()}
-    experts = layer.experts.named_parameters(recurse=False)
-    paths = [f"{names[layer.experts]}.{n}[{expert}]" for n, t in experts if len(t) == 4]
-    paths += [f"{names[layer.router]}.{n}" for n, t in layer.router.named_parameters()]
-    shapes = {path: tensor_at(model, path) for path in paths}
-    return {p: torch.randn(t.shape, generator=generator).to(t) for p, t in shapes.items()}
 
 
 def some_delta(model: nn.Module) -> Delta:
@@ -228,3 +231,115 @@ def test_changed_share_counts_the_changed_tensors():
     layer = nn.Linear(3, 4)
 
     assert changed_share(layer, Delta({"weight[1]": torch.zeros(3)}, base="")) == 3 / 16
+
+
+def test_files_that_the_delta_does_not_touch_are_linked_and_the_others_are_not(tmp_path):
+    base = saved("qwen2_moe", tmp_path / "base")
+    delta, files = delta_of(base), Checkpoint(base).files
+    touched = {files[split_row(key)[0]] for key in delta.tensors}
+
+    export(base, delta, tmp_path / "out")
+
+    assert set(files.values()) - touched
+    for name in set(files.values()):
+        assert (base / name).samefile(tmp_path / "out" / name) == (name not in touched)
+    for name in ("config.json", INDEX):
+        assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
+        assert not (base / name).samefile(tmp_path / "out" / name)
+
+
+def test_an_exported_checkpoint_has_exactly_the_deltas_tensors_changed(tmp_path):
+    base = saved("granitemoe", tmp_path / "base")
+    delta = delta_of(base)
+
+    export(base, delta, tmp_path / "out")
+
+    before, after = Checkpoint(base), Checkpoint(tmp_path / "out")
+    changed = {key for key in before.files if not torch.equal(before[key], after[key])}
+    assert changed == {split_row(key)[0] for key in delta.tensors}
+    for key, value in delta.tensors.items():
+        name, row = split_row(key)
+        assert torch.equal(after[name] if row is None else after[name][row], value)
+
+
+def test_links_of_the_hub_cache_are_followed(tmp_path):
+    """The hub's folders hold symbolic links to files elsewhere."""
+    blobs, base = saved("mixtral", tmp_path / "blobs"), tmp_path / "snapshot"
+    base.mkdir()
+    for path in blobs.iterdir():
+        (base / path.name).symlink_to(path)
+
+    export(base, delta_of(base), tmp_path / "out")
+
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+    assert loaded(tmp_path / "out")
+
+
+def test_an_export_of_another_base_is_refused(tmp_path):
+    """One bit of one tensor."""
+    base = saved("mixtral", tmp_path / "base")
+    delta = delta_of(base)
+    file = base / Checkpoint(base).files["lm_head.weight"]
+    tensors = load_file(file)
+    tensors["lm_head.weight"].view(torch.int32)[0, 0] ^= 1
+    save_file(tensors, file, metadata={"format": "pt"})
+
+    with pytest.raises(InputError, match=f"belongs to base model {delta.base[:12]}"):
+        export(base, delta, tmp_path / "out")
+
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_folder_that_exists_is_not_written_to(tmp_path):
+    base = saved("mixtral", tmp_path / "base")
+
+    with pytest.raises(InputError, match="exists: name a folder that does not"):
+        export(base, delta_of(base), base)
+
+
+def test_nothing_is_left_if_an_export_fails(tmp_path, monkeypatch):
+    base = saved("mixtral", tmp_path / "base")
+    delta = delta_of(base)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("seuf.moe.checkpoints.save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        export(base, delta, tmp_path / "out")
+
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_folder_of_the_users_beside_it_is_left_alone(tmp_path):
+    base = saved("mixtral", tmp_path / "base")
+    (tmp_path / "out.tmp").mkdir()
+
+    export(base, delta_of(base), tmp_path / "out")
+
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "out", "out.tmp"}
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "own-data.md"
+
+
+@torch.no_grad()
+def test_ten_lines_load_the_unlearned_model(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path / "base_model")
+    delta = Delta.of(model, some_change(model), model_digest(model))
+    delta.save(tmp_path / "delta.safetensors")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+
+    exec(_loader(), found)
+
+    inputs = tiny_inputs()
+    logits = found["model"].eval()(**inputs).logits
+    assert not torch.equal(logits, model(**inputs).logits)
+    with delta.applied_to(model):
+        assert torch.equal(logits, model(**inputs).logits)
+
+
+def _loader() -> str:
+    blocks = PAGE.read_text(encoding="utf-8").split("```python")[1:]
+    return next(b for block in blocks if "load_file" in (b := block.partition("```")[0]))

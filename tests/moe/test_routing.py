@@ -1,15 +1,18 @@
 """Eq. 2: the gate affinity, against a second implementation and by hand."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import masking_utils
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import chosen_gates, moe_layers
 from seuf.moe.batches import Batch, by_length, pad
-from seuf.moe.routing import capture_routing, observed_routers
+from seuf.moe.routing import capture_routing, observed_routers, skip_packed_sequence_check
 from tests.tiny import (
     EXPERTS,
     TOP_K,
@@ -307,3 +310,15 @@ def test_a_sample_that_does_not_fit_is_too_long():
 
     with little_memory(model, rows=0), pytest.raises(InputError, match="lower max_length"):
         capture_routing(model, by_length(tiny_samples(7), 4, padding=0))
+
+
+NAMES = ["find_packed_sequence_indices", "is_tracing"]
+
+
+def test_transformers_is_left_as_it_was():
+    before = [getattr(masking_utils, name) for name in NAMES]
+
+    with pytest.raises(ZeroDivisionError), skip_packed_sequence_check():
+        _ = 1 / 0
+
+    assert [getattr(masking_utils, name) for name in NAMES] == before

@@ -19,9 +19,8 @@ from seuf.moe.settings import ExternalModelSettings
 from seuf.pipelines.export import _base, export_method
 from seuf.reporting.comparison import comparison_table
 from tests.local_hub import COMMIT, cached
-from tests.moe.test_deltas import some_change
 from tests.reporting.examples import numbers
-from tests.tiny import bits, changed_names
+from tests.tiny import bits, changed_names, some_change
 
 NAME = "org/tiny-moe"
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import model_digest
-from tests.moe.test_deltas import some_change
+from tests.tiny import some_change
 from tests.workflow.conftest import Project
 
 DATA = "studies/smoke/data"

@@ -1,14 +1,26 @@
-"""Layers that are not needed do not run, and the rest is the same to the bit."""
+"""Layers that are not needed do not run, and compiled or not the rest is what the model gives."""
+
+from __future__ import annotations
 
 import pytest
 import torch
 
 from seuf.inputs import InputError
-from seuf.moe.architectures import decoder
-from seuf.moe.batches import Batch
-from seuf.moe.forward import frozen_prefix, hidden_before, stop_after
+from seuf.moe.architectures import decoder, moe_layers
+from seuf.moe.batches import Batch, by_length
+from seuf.moe.experts import ExpertSlice
+from seuf.moe.forward import compile_pieces, frozen_prefix, hidden_before, stop_after
 from seuf.moe.loss import batch_nll
-from tests.tiny import bits, changed_names, hook_count, tiny_batch
+from seuf.moe.routing import capture_routing
+from tests.tiny import (
+    bits,
+    changed_names,
+    hook_count,
+    tiny_batch,
+    tiny_inputs,
+    tiny_model,
+    tiny_samples,
+)
 
 CPU = torch.device("cpu")
 
@@ -120,3 +132,38 @@ def test_the_model_is_left_as_it_was(model, error):
 def test_a_layer_that_is_not_there_is_refused(model, context):
     with pytest.raises(InputError, match="there is no layer 7"), context(model, 7):
         pass
+
+
+def compiled(model, monkeypatch):
+    """Return the model with its pieces traced, but not translated, which takes a compiler."""
+    inner = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: inner(f, **options, backend="eager"))
+    compile_pieces(model)
+    return model
+
+
+def test_outputs_routing_and_gradients_are_those_of_the_model(monkeypatch):
+    plain = tiny_model("qwen2_moe").requires_grad_(False)
+    model = compiled(tiny_model("qwen2_moe").requires_grad_(False), monkeypatch)
+    results = []
+
+    for one in (plain, model):
+        routing = capture_routing(one, by_length(tiny_samples(), 3, 0))
+        with ExpertSlice(moe_layers(one)[0].experts, 1) as part:
+            logits = one(**tiny_inputs(), use_cache=False).logits
+            logits.square().mean().backward()
+        results.append([routing.affinity, logits, *(t.grad for t in part.parameters())])
+
+    torch.testing.assert_close(*results)
+
+
+def test_everything_but_routers_and_what_holds_one_is_compiled(monkeypatch):
+    model = compiled(tiny_model("deepseek_v2"), monkeypatch)
+
+    own = {name for name, module in model.named_modules() if "forward" in vars(module)}
+
+    layers = len(decoder(model).layers)
+    assert {f"model.layers.{index}.self_attn" for index in range(layers)} <= own
+    assert {"model.layers.0.mlp", "model.layers.1.mlp.experts"} <= own
+    assert {"model.layers.1.mlp.shared_experts", "model.layers.1.input_layernorm"} <= own
+    assert not {"model.layers.1", "model.layers.1.mlp", "model.layers.1.mlp.gate"} & own

@@ -18,8 +18,7 @@ from seuf.moe.loading import load_model
 from seuf.moe.routing import capture_routing
 from seuf.moe.settings import ExternalModelSettings
 from seuf.unlearning.scopes import everything
-from tests.moe.test_deltas import some_change
-from tests.tiny import last_layer, tiny_inputs, tiny_language_model, tiny_samples
+from tests.tiny import last_layer, some_change, tiny_inputs, tiny_language_model, tiny_samples
 
 EVERY = ["first_layer", "last_layer", "everything"]
 
