@@ -1,5 +1,5 @@
-# `make` lists the commands. Each makes the virtual environment first where it is needed: `repro` and
-# `show` with what a study needs (requirements.lock), the others with everything.
+# `make` lists the commands. Each makes the virtual environment first where it is needed: `repro`,
+# `show` and `audit` with what a study needs (requirements.lock), the others with everything.
 
 PYTHON    ?= python3
 VENV      := .venv
@@ -31,7 +31,7 @@ repro: $(READY) ## run a study and print its table (STUDY=sandbox, smoke, tofu, 
 show: $(READY) ## print the table of a study that has run
 	@kedro show --env $(ENV)
 
-audit: $(DEV_READY) ## prove what a method of a study changed (METHOD=seuf_ga STUDY=sandbox)
+audit: $(READY) ## prove what a method of a study changed (METHOD=seuf_ga STUDY=sandbox)
 	@kedro audit $(METHOD) --env $(ENV)
 
 viz: $(DEV_READY) ## look at a study's pipeline in the browser
