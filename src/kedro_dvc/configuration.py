@@ -1,17 +1,14 @@
-"""How a study's parameters lie over those of base.
+"""A study's configuration: how it lies over that of base, and which key of which file says what.
 
-Which parts of which files make up a value, where a study's configuration lies over base's.
-
-A study's configuration as it is written: which key of which file defines what.
+A study is a folder of conf/ over conf/base. Its parameters are laid over those of base key by key;
+its catalog entries and globals replace those of one name.
 
 DVC compares values in YAML files, so each parameter and each catalog entry is traced to its file
-and key, and on through `${globals:...}`. Where a study lies over base (see `loader`), a parameter
-may be defined in part by each.
+and key, and on through `${globals:...}`. A parameter may be defined in part by both folders.
 
-YAML that DVC and Kedro read differently: what one compares is not what the other runs with.
-
-DVC reads YAML 1.2, Kedro mostly 1.1: `no` is a text to the one and false to the other, `010` ten
-or eight, `2024-01-01` a date or a text.
+DVC reads YAML 1.2, Kedro mostly 1.1: `no` is a text to the one and false to the other, `010` ten or
+eight, `2024-01-01` a date or a text. What one of them compares would not be what the other runs
+with, so such YAML is refused.
 """
 
 from __future__ import annotations
@@ -24,11 +21,25 @@ from typing import Any, NamedTuple
 import yaml
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
-from yaml import YAMLError
 
 from kedro_dvc.files import WorkflowError
 
+BASE = "base"
+KINDS = ("parameters", "catalog", "globals")
 REPLACE = "_replace_"
+REFERENCE = re.compile(r"\$\{(globals:)?([\w.]+)")  # ${path.to.it} or ${globals:path.to.it}
+CHOICE = re.compile(r"\[\$\{globals:([\w.]+)\}\]")  # ${choices[${globals:choice}]}
+ABSENT = object()
+
+
+class StudyConfigLoader(OmegaConfigLoader):
+    """Kedro's loader, whose soft merge is `merged`."""
+
+    @staticmethod
+    def _soft_merge(
+        config: dict[str, Any], env_config: dict[str, Any], env_path: str | None = None
+    ) -> Any:
+        return merged(config, env_config)
 
 
 def merged(base: Any, study: Any) -> Any:
@@ -44,94 +55,11 @@ def merged(base: Any, study: Any) -> Any:
     return {**below, **own}
 
 
-class StudyConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, whose soft merge knows `_replace_`."""
-
-    @staticmethod
-    def _soft_merge(
-        config: dict[str, Any], env_config: dict[str, Any], env_path: str | None = None
-    ) -> Any:
-        return merged(config, env_config)
-
-
 class Definition(NamedTuple):
     """Where a top-level key is defined, and as what."""
 
     file: str
     value: Any
-
-
-class Part(NamedTuple):
-    """A value in a file, and the keys that lead to it from the top-level one."""
-
-    file: str
-    way: list[str]
-    value: Any
-
-
-class _Found(NamedTuple):
-    value: Any
-    replaces: bool = False  # all below it
-
-
-def last(layers: list[Definition], way: list[str]) -> Iterator[Part]:
-    """Yield what defines a value where the last layer that has the top-level key has all of it."""
-    for file, value in layers[-1:]:
-        found = _at(value, way)
-        if found is not None:
-            yield Part(file, way, found.value)
-
-
-def merged_parts(layers: list[Definition], way: list[str]) -> Iterator[Part]:
-    """Yield the parts that together define a value where layers are merged key by key.
-
-    Args:
-        layers: What each layer says of the top-level key, the lowest first.
-        way: The keys that lead on from there.
-    """
-    for place, (file, value) in enumerate(layers):
-        found = _at(value, way)
-        if found is None:
-            continue
-        above = (_overlay(layer.value, way) for layer in layers[place + 1 :])
-        yield from _not_overridden(file, way, found.value, [over for over in above if over])
-
-
-def _at(value: Any, way: list[str]) -> _Found | None:
-    for part in way:
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return _Found(value)
-
-
-def _overlay(value: Any, way: list[str]) -> _Found | None:
-    """Return what a higher layer puts over a value; None if it leaves it alone."""
-    for part in way:
-        if not isinstance(value, Mapping) or value.get(REPLACE):
-            return _Found(None, replaces=True)
-        if part not in value:
-            return None
-        value = value[part]
-    return _Found(value, replaces=not isinstance(value, Mapping) or bool(value.get(REPLACE)))
-
-
-def _not_overridden(file: str, way: list[str], value: Any, above: list[_Found]) -> Iterator[Part]:
-    """Yield what of a value no higher layer overrides: whole, or key by key."""
-    if any(over.replaces for over in above):
-        return
-    if not above or not isinstance(value, Mapping):
-        yield Part(file, way, value)
-        return
-    for key, item in value.items():
-        over = (_overlay(one.value, [key]) for one in above)
-        yield from _not_overridden(file, [*way, key], item, [one for one in over if one])
-
-
-BASE = "base"
-KINDS = ("parameters", "catalog", "globals")
-REFERENCE = re.compile(r"\$\{(globals:)?([\w.]+)")  # ${way.to.it} or ${globals:way.to.it}
-CHOICE = re.compile(r"\[\$\{globals:([\w.]+)\}\]")  # ${ways[${globals:way}]}
 
 
 class Address(NamedTuple):
@@ -141,17 +69,28 @@ class Address(NamedTuple):
     key: str | None
 
 
-Layer = dict[str, Definition]
-Definitions = dict[str, list[Layer]]  # of each kind: base, then the study if it is another
+class Part(NamedTuple):
+    """A value in a file, and the keys that lead to it from the top-level one."""
+
+    file: str
+    path: list[str]
+    value: Any
+
+
+Definitions = dict[str, list[dict[str, Definition]]]  # of each kind: base, then another study
 
 
 def definitions(project: Path, config: OmegaConfigLoader) -> Definitions:
     """Return the parameters, the catalog and the globals of a study, each key with its file."""
-    folders = dict.fromkeys((BASE, config.env or BASE))
-    return {
-        kind: [dict(_definitions(project, config, kind, folder)) for folder in folders]
-        for kind in KINDS
-    }
+    defined: Definitions = {kind: [] for kind in KINDS}
+    for kind, layers in defined.items():
+        for folder in dict.fromkeys((BASE, config.env or BASE)):
+            layers.append({})
+            for path in config_files(config, kind, folder):
+                file = str(path.relative_to(project))
+                values = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}
+                layers[-1] |= {key: Definition(file, value) for key, value in values.items()}
+    return defined
 
 
 def config_files(config: OmegaConfigLoader, kind: str, folder: str) -> list[Path]:
@@ -166,31 +105,37 @@ def addresses(
 ) -> set[Address]:
     """Return all that defines a parameter, a catalog entry or a global.
 
-    The name of a dataset factory holds a dot, as in `{method}.delta`, and DVC takes a dot for the
-    way into a mapping: there the whole file is taken, or where the factory is but a reference, as
-    in `${_unlearned.delta}`, what it refers to.
+    The name of a dataset factory may hold a dot, as in `{model}.metrics`, and DVC takes a dot for
+    the path into a mapping: there the whole file is taken, or where the factory is but a reference,
+    as in `${_of_model.metrics}`, what it refers to.
 
     Args:
         defined: The study's configuration.
         kind: One of `KINDS`.
         key: The name; into a parameter with dots.
-        without: What of a catalog entry does not count.
+        without: Keys of a catalog entry that do not count.
 
     Raises:
         WorkflowError: If nothing defines the key.
     """
     whole = any(key in layer for layer in defined[kind])
-    top, *way = [key] if whole else key.split(".")
+    top, *path = [key] if whole else key.split(".")
     layers = [layer[top] for layer in defined[kind] if top in layer]
-    found = list(merged_parts(layers, way) if kind == "parameters" else last(layers, way))
-    if not found:
+    parts = list(_merged_parts(layers, path) if kind == "parameters" else _last(layers, path))
+    if not parts:
         raise WorkflowError(f"{key!r} is in no {kind} file of the study.")
-    parts = [part for one in found for part in _that_count(kind, one, without)]
-    return {
-        address
-        for part in parts
-        for address in (*_own(top, part), *_referred(defined, kind, part.value, without))
-    }
+    found: set[Address] = set()
+    for file, path, value in parts:
+        counted = [(path, value)]
+        if kind == "catalog" and isinstance(value, Mapping) and "type" in value:
+            counted = [([*path, one], value[one]) for one in value if one not in without]
+        for inner_path, inner in counted:
+            if "." not in top:
+                found.add(Address(file, ".".join([top, *inner_path])))
+            elif not (isinstance(inner, str) and inner.startswith("${")):
+                found.add(Address(file, None))
+            found |= _referred_to(defined, kind, inner, without)
+    return found
 
 
 def as_params(found: Iterable[Address]) -> list[dict[str, list[str] | None]]:
@@ -203,45 +148,79 @@ def as_params(found: Iterable[Address]) -> list[dict[str, list[str] | None]]:
     return [{file: listed} for file, listed in keys.items()]
 
 
-def _that_count(kind: str, part: Part, without: Collection[str]) -> list[Part]:
-    file, way, value = part
-    if kind != "catalog" or not isinstance(value, Mapping) or "type" not in value:
-        return [part]
-    return [Part(file, [*way, key], value[key]) for key in value if key not in without]
-
-
-def _own(top: str, part: Part) -> list[Address]:
-    if "." not in top:
-        return [Address(part.file, ".".join([top, *part.way]))]
-    only_refers = isinstance(part.value, str) and part.value.startswith("${")
-    return [] if only_refers else [Address(part.file, None)]
-
-
-def _referred(
+def _referred_to(
     defined: Definitions, kind: str, value: Any, without: Collection[str]
-) -> Iterator[Address]:
-    """Yield the addresses of all that a value refers to, as it stands or nested."""
-    text = str(value)
-    for name in CHOICE.findall(text):
-        yield from addresses(defined, "globals", name)
-    text = CHOICE.sub(lambda match: f".{_global(defined, match[1])}", text)
-    for is_global, name in REFERENCE.findall(text):
-        yield from addresses(defined, "globals" if is_global else kind, name, without)
+) -> set[Address]:
+    """Return the addresses of all that a value refers to, as it stands or nested."""
+    found: set[Address] = set()
+
+    def chosen(match: re.Match[str]) -> str:
+        top, *path = match[1].split(".")
+        found.update(addresses(defined, "globals", match[1]))
+        layers = [layer[top] for layer in defined["globals"] if top in layer]
+        return f".{next(_last(layers, path)).value}"
+
+    for is_global, name in REFERENCE.findall(CHOICE.sub(chosen, str(value))):
+        found |= addresses(defined, "globals" if is_global else kind, name, without)
+    return found
 
 
-def _global(defined: Definitions, name: str) -> Any:
-    top, *way = name.split(".")
-    layers = [layer[top] for layer in defined["globals"] if top in layer]
-    return next(last(layers, way)).value
+def _last(layers: list[Definition], path: list[str]) -> Iterator[Part]:
+    """Yield what defines a value where the last layer that has the top-level key has all of it."""
+    for file, value in layers[-1:]:
+        if (inner := _at(value, path)) is not ABSENT:
+            yield Part(file, path, inner)
 
 
-def _definitions(
-    project: Path, config: OmegaConfigLoader, kind: str, folder: str
-) -> Iterator[tuple[str, Definition]]:
-    for path in config_files(config, kind, folder):
-        file = str(path.relative_to(project))
-        values = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}
-        yield from ((key, Definition(file, value)) for key, value in values.items())
+def _merged_parts(layers: list[Definition], path: list[str]) -> Iterator[Part]:
+    """Yield the parts that together define a value where layers are merged key by key.
+
+    Args:
+        layers: What each layer says of the top-level key, the lowest first.
+        path: The keys that lead on from there.
+    """
+    for number, (file, value) in enumerate(layers):
+        if (inner := _at(value, path)) is not ABSENT:
+            above = [_overlay(layer.value, path) for layer in layers[number + 1 :]]
+            yield from _not_overridden(file, path, inner, [one for one in above if one])
+
+
+class _Overlay(NamedTuple):
+    value: Any
+    replaces: bool  # all below it
+
+
+def _overlay(value: Any, path: list[str]) -> _Overlay | None:
+    """Return what a higher layer puts over a value; None if it leaves it alone."""
+    for key in path:
+        if not isinstance(value, Mapping) or value.get(REPLACE):
+            return _Overlay(None, replaces=True)
+        if key not in value:
+            return None
+        value = value[key]
+    return _Overlay(value, replaces=not isinstance(value, Mapping) or bool(value.get(REPLACE)))
+
+
+def _not_overridden(
+    file: str, path: list[str], value: Any, above: list[_Overlay]
+) -> Iterator[Part]:
+    """Yield what of a value no higher layer overrides: whole, or key by key."""
+    if any(overlay.replaces for overlay in above):
+        return
+    if not above or not isinstance(value, Mapping):
+        yield Part(file, path, value)
+        return
+    for key, inner in value.items():
+        over = (_overlay(overlay.value, [key]) for overlay in above)
+        yield from _not_overridden(file, [*path, key], inner, [one for one in over if one])
+
+
+def _at(value: Any, path: list[str]) -> Any:
+    for key in path:
+        if not isinstance(value, Mapping) or key not in value:
+            return ABSENT
+        value = value[key]
+    return value
 
 
 def check_yaml(project: Path, config: OmegaConfigLoader) -> None:
@@ -262,32 +241,29 @@ def check_yaml(project: Path, config: OmegaConfigLoader) -> None:
 
 
 def _differences(path: Path, name: str) -> Iterator[str]:
-    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml  # half a second
+    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml  # takes half a second
 
     try:
         kedro = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         dvc = load_yaml(str(path)) or {}
-    except YAMLError as error:
-        raise WorkflowError(f"{name} is no YAML: {_on_one_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise WorkflowError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
     except YAMLFileCorruptedError as error:
-        raise WorkflowError(f"{name} is no YAML to DVC: {_on_one_line(error.__cause__)}") from error
-    for way, ours, theirs in _unequal("", dvc, kedro):
+        cause = " ".join(str(error.__cause__).split())
+        raise WorkflowError(f"{name} is no YAML to DVC: {cause}") from error
+    for path_in_file, of_dvc, of_kedro in _unequal("", dvc, kedro):
         yield (
-            f"{name}: {way} is {ours!r} to DVC and {theirs!r} to Kedro: write true or false, "
-            "quote texts and dates, begin no number with 0"
+            f"{name}: {path_in_file} is {of_dvc!r} to DVC and {of_kedro!r} to Kedro: write true or "
+            "false, quote texts and dates, begin no number with 0"
         )
 
 
-def _on_one_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split())
-
-
-def _unequal(way: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping) and ours.keys() == theirs.keys():
-        for key in ours:
-            yield from _unequal(f"{way}.{key}".lstrip("."), ours[key], theirs[key])
-    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        for place, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            yield from _unequal(f"{way}[{place}]", one, other)
-    elif type(ours) is not type(theirs) or ours != theirs:
-        yield way, ours, theirs
+def _unequal(path: str, dvc: Any, kedro: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(dvc, Mapping) and isinstance(kedro, Mapping) and dvc.keys() == kedro.keys():
+        for key in dvc:
+            yield from _unequal(f"{path}.{key}".lstrip("."), dvc[key], kedro[key])
+    elif isinstance(dvc, list) and isinstance(kedro, list) and len(dvc) == len(kedro):
+        for number, (one, other) in enumerate(zip(dvc, kedro, strict=True)):
+            yield from _unequal(f"{path}[{number}]", one, other)
+    elif type(dvc) is not type(kedro) or dvc != kedro:
+        yield path, dvc, kedro

@@ -105,8 +105,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Spaceflights:
 @pytest.fixture
 def project(finished: Spaceflights) -> Iterator[Spaceflights]:
     """The project; changes to its files are undone after the test."""
+    recorded = finished.run("git", "rev-parse", "HEAD").strip()
     yield finished
-    finished.run("git", "reset", "--quiet", "--hard")
+    finished.run("git", "reset", "--quiet", "--hard", recorded)
     finished.run("git", "clean", "--quiet", "--force", "-d")
     finished.run("dvc", "checkout", "--quiet")
 

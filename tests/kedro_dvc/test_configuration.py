@@ -1,18 +1,27 @@
-"""Where a value is defined, when a study lies over base.
+"""How a study lies over base, where a value is defined, and which YAML is refused.
 
-The two properties that make stages exact are checked on made-up configurations: the places found
+The two properties that make stages exact are checked on made-up configurations: the addresses found
 hold the whole value, and nothing that could change without changing the value.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedro_dvc.configuration import Address, Definition, addresses, as_params, merged
+from kedro_dvc.configuration import (
+    Address,
+    Definition,
+    StudyConfigLoader,
+    addresses,
+    as_params,
+    check_yaml,
+    merged,
+)
 from kedro_dvc.files import WorkflowError
 
 KEYS = st.sampled_from("abc")
@@ -126,3 +135,90 @@ def test_the_catalog_is_not_merged():
     found = addresses({"parameters": [], "catalog": layers, "globals": []}, "catalog", "d")
 
     assert found == {Address("study", "d")}
+
+
+@pytest.mark.parametrize(
+    ("base", "study", "expected"),
+    [
+        ({"a": 1, "b": 2}, {"b": 3}, {"a": 1, "b": 3}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}, {"a": {"b": 1, "c": 3}}),
+        ({"a": {"b": 1}}, {"a": {"_replace_": True, "c": 3}}, {"a": {"c": 3}}),
+        ({"a": {"b": {"c": 1}}}, {"a": {"b": {"_replace_": True}}}, {"a": {"b": {}}}),
+        ({"a": {"b": 1}}, {"a": 2}, {"a": 2}),
+        ({"a": 2}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"a": [1, 2, 3]}, {"a": [4]}, {"a": [4]}),  # a list is a value
+        ({"a": {"b": 1}}, {"a": None}, {"a": None}),
+        ({}, {"a": {"_replace_": True, "b": 1}}, {"a": {"b": 1}}),
+    ],
+)
+def test_mappings_are_merged_key_by_key(base, study, expected):
+    assert merged(base, study) == expected
+
+
+def test_kedro_reads_a_study_so(tmp_path: Path):
+    for name, text in {"base": "a: {b: 1, c: 2}", "mine": "a: {c: 3}"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "parameters.yml").write_text(text)
+    soft = {"parameters": "soft"}
+    loader = StudyConfigLoader(str(tmp_path), "mine", base_env="base", merge_strategy=soft)
+
+    assert loader["parameters"] == {"a": {"b": 1, "c": 3}}
+
+
+def _check(root: Path, text: str, file: str = "base/parameters.yml") -> None:
+    (root / "conf/base").mkdir(parents=True)
+    (root / "conf/mine").mkdir()
+    (root / "conf" / file).write_text(text)
+    check_yaml(root, StudyConfigLoader(str(root / "conf"), "mine", base_env="base"))
+
+
+@pytest.mark.parametrize(
+    ("written", "dvc", "kedro"),
+    [
+        ("yes", "'yes'", "True"),
+        ("no", "'no'", "False"),
+        ("on", "'on'", "True"),
+        ("010", "10", "8"),
+        ("0o17", "15", "'0o17'"),
+        ("1:30", "'1:30'", "90"),
+        ("2024-01-01", "datetime", "'2024-01-01'"),
+    ],
+)
+def test_values_that_differ_are_named_with_the_way_out(tmp_path, written, dvc, kedro):
+    with pytest.raises(WorkflowError) as error:
+        _check(tmp_path, f"deep:\n  list:\n  - 1\n  - key: {written}\n")
+
+    message = str(error.value)
+    assert message.startswith("conf/base/parameters.yml: deep.list[1].key is ")
+    assert f"{dvc}" in message
+    assert f"{kedro} to Kedro" in message
+
+
+@pytest.mark.parametrize(
+    "written", ["true", "1e-4", "1.0e-3", "'no'", "'010'", "'2024-01-01'", "null", "~", "", "10"]
+)
+def test_values_that_are_the_same_to_both_are_fine(tmp_path, written):
+    _check(tmp_path, f"key: {written}\nother: [{written or 1}]\n")
+
+
+def test_keys_count_too(tmp_path):
+    with pytest.raises(WorkflowError, match=r"conf/mine/globals.yml: "):
+        _check(tmp_path, "a: {no: 1}\n", "mine/globals.yml")
+
+
+def test_a_file_that_only_one_of_them_can_read_is_named(tmp_path):
+    with pytest.raises(WorkflowError, match=r"parameters.yml is no YAML to DVC: .* column 10"):
+        _check(tmp_path, "a: {key: 1:30}\n")
+
+
+def test_a_file_that_neither_can_read_is_named(tmp_path):
+    with pytest.raises(WorkflowError, match=r"parameters.yml is no YAML: .* line 2, column 1"):
+        _check(tmp_path, "a: {key: 1\n")
+
+
+def test_anchors_and_merges_are_read_alike(tmp_path):
+    _check(tmp_path, "_a: &a {x: 1}\nb: {<<: *a, y: 2}\n", "mine/catalog.yml")
+
+
+def test_references_are_left_as_they_are(tmp_path):
+    _check(tmp_path, "key: ${globals:root}/a\n")

@@ -29,7 +29,7 @@ from kedro.pipeline import Node
 from kedro_dvc import sync
 from kedro_dvc.project import dvc_file, load_study, study_names, taken_up
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 STUDIES = taken_up(ROOT)
 
 

@@ -1,1 +1,0 @@
-"""dvc.yaml, made from the Kedro project."""

@@ -1,1 +1,0 @@
-"""Studies, their configuration, and the code they can run."""

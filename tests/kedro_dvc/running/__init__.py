@@ -1,1 +1,0 @@
-"""Stages while they run."""
