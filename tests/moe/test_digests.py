@@ -127,6 +127,26 @@ def test_a_write_shows_in_the_sums_of_bits():
     assert sums_of_bits(model) == {"weight": 0x400000003F800000, "bias": 0x3F + 0x80}
 
 
+@torch.no_grad()
+def test_experts_that_change_places_show_in_the_sums_of_bits():
+    """The bytes are the same, in another order."""
+    model = tiny_model("mixtral")
+    digest, experts = model_digest(model), model.model.layers[1].mlp.experts
+
+    experts.down_proj.copy_(experts.down_proj[[1, 0, 2, 3]])
+
+    with pytest.raises(RuntimeError, match=r"layers\.1\.mlp\.experts\.down_proj"):
+        check_unchanged(model, digest)
+
+
+def test_a_sum_of_bits_weighs_each_row_by_its_position():
+    """129 numbers of 1: 64 count once, 64 twice and the last, no whole row, once: 64 + 128 + 1."""
+    model = nn.Module()
+    model.register_buffer("numbers", torch.ones(129, dtype=torch.int64))
+
+    assert sums_of_bits(model) == {"numbers": 193}
+
+
 def test_what_is_offloaded_has_no_sum():
     assert sums_of_bits(nn.Linear(2, 1, device="meta")) == {"weight": None, "bias": None}
 

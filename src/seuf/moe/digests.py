@@ -23,6 +23,7 @@ from seuf.moe.forward import is_offloaded, stored_tensor
 from seuf.moe.names import empty_checkpoint, to_checkpoint, weight_names
 
 QUEUE = 64  # tensors that may wait to be hashed
+ROW = 64  # numbers that are summed before they are weighted
 DEFAULT = "default"
 
 
@@ -131,9 +132,11 @@ def digest_of_lines(lines: Iterable[str]) -> str:
 
 
 def sums_of_bits(model: nn.Module) -> dict[str, int | None]:
-    """Return the sum of each tensor's bits by name, eight bytes a number; None if it is offloaded.
+    """Return a sum of each tensor's bits by name; None if it is offloaded.
 
-    Far cheaper than a digest. It tells of accidents, not of a change made to go unnoticed.
+    Eight bytes are a number, and each row of `ROW` numbers counts as often as its position says, so
+    that rows which change places show. Far cheaper than a digest. It tells of accidents, not of a
+    change made to go unnoticed.
     """
     state = model.state_dict()
     tensors = {name: state[name] for name in weight_names(model)}
@@ -146,7 +149,11 @@ def sums_of_bits(model: nn.Module) -> dict[str, int | None]:
 def _sum_of_bits(tensor: Tensor) -> Tensor:
     data = tensor.contiguous().flatten().view(torch.uint8)
     eights = len(data) - len(data) % 8
-    return data[:eights].view(torch.int64).sum() + data[eights:].sum()
+    numbers = data[:eights].view(torch.int64)
+    whole = len(numbers) - len(numbers) % ROW
+    rows = numbers[:whole].view(-1, ROW).sum(1)
+    weights = torch.arange(1, len(rows) + 1, device=rows.device)
+    return (rows * weights).sum() + numbers[whole:].sum() + data[eights:].sum()
 
 
 def _fingerprint(model: nn.Module) -> _Fingerprint:
