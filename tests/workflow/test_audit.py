@@ -88,7 +88,7 @@ def test_a_study_that_has_run_and_is_committed_passes_every_check(root):
 
 
 def uncommitted_code(root: Path) -> None:
-    path = root / "src/seuf/unlearning/loop.py"
+    path = root / "src/seuf/unlearning/algorithm.py"
     path.write_text(path.read_text() + "# changed\n")
 
 
@@ -164,7 +164,7 @@ def a_truncated_delta(root: Path) -> None:
         (lambda root: flip(root / SCORES), "bytes", f"{SCORES} is not what dvc.lock records"),
         (a_bit_in_the_base, "base", "base"),
         (a_truncated_delta, "weights", "delta.safetensors"),
-        (uncommitted_code, "commit", "src/seuf/unlearning/loop.py not as in commit"),
+        (uncommitted_code, "commit", "src/seuf/unlearning/algorithm.py not as in commit"),
         (uncommitted_parameter, "commit", "conf/base/parameters_unlearning.yml not as in commit"),
         (an_edited_lock, "lineage", f"unlearn@{METHOD} read another {FORGET} than prepare_data"),
         (an_edited_command, "lock", f"command of unlearn@{METHOD}"),
