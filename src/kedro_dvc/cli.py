@@ -165,14 +165,14 @@ def erase_command(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) 
     with _cause_alone(), Repo() as repo:
         plan = plan_erasure(repo, outputs, shared)
         click.echo(plan)
-        if plan.found and not yes:
+        if plan.versions and not yes:
             click.confirm("Delete this for good?", abort=True)
         failures = plan.unsearched + erase(repo, plan)
     if failures:
         click.echo("Not all could be deleted:")
         for line in failures:
             click.echo(f"- {line}")
-    elif plan.found:
+    elif plan.versions:
         click.echo("Deleted; the hashes stay in dvc.lock.")
     click.echo("Not reached, see to it yourself:")
     for line in not_reached(plan, outputs):

@@ -86,8 +86,8 @@ def objects_of(cache: Path, md5: str) -> Iterator[str]:
 
 def all_objects(cache: Path) -> dict[str, Path]:
     """Return the file of every object in DVC's cache, by its MD5."""
-    found = {f"{path.parent.name}{path.name}": path for path in cache.glob("??/*")}
-    return {md5: path for md5, path in found.items() if len(md5.removesuffix(DIRECTORY)) == 32}
+    paths = {f"{path.parent.name}{path.name}": path for path in cache.glob("??/*")}
+    return {md5: path for md5, path in paths.items() if len(md5.removesuffix(DIRECTORY)) == 32}
 
 
 class LockedOutput(NamedTuple):
@@ -132,12 +132,12 @@ class StudiesOnDisk:
     @cached_property
     def needed_objects(self) -> dict[str, list[LockedOutput]]:
         """The objects that cached outputs consist of, each with these outputs."""
-        found: dict[str, list[LockedOutput]] = defaultdict(list)
+        needed: dict[str, list[LockedOutput]] = defaultdict(list)
         for output in self.outputs:
             if self.is_cached(output.path):
                 for md5 in objects_of(self.cache, output.md5):
-                    found[md5].append(output)
-        return found
+                    needed[md5].append(output)
+        return needed
 
     @cached_property
     def damaged_objects(self) -> set[str]:
@@ -157,14 +157,14 @@ class StudiesOnDisk:
         """Return the MD5 of an output as it is now, None if it is not there."""
         if path not in self.files:
             return None
-        found = {
+        by_name = {
             name: self._digests[file]
             for name, file in self.files[path].items()
             if file in self._digests
         }
         if path.is_dir():
-            return folder_digests(found).md5
-        return found[""].md5 if found else None
+            return folder_digests(by_name).md5
+        return by_name[""].md5 if by_name else None
 
     def from_root(self, path: Path) -> str:
         """Return a path as the user gives it, from the project's root."""

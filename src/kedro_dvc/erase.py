@@ -54,7 +54,7 @@ class ErasurePlan:
 
     Attributes:
         paths: The outputs, from the project's root.
-        found: Each version that is still somewhere, with the names of the stores.
+        versions: Each version that is still somewhere, with the names of the stores.
         shared: Versions of other outputs with the same content, which is kept for them.
         stores: Those that could be searched.
         unsearched: Those that could not, in words.
@@ -62,7 +62,7 @@ class ErasurePlan:
     """
 
     paths: list[str]
-    found: dict[Version, list[str]]
+    versions: dict[Version, list[str]]
     shared: list[Version]
     stores: Stores
     unsearched: list[str]
@@ -70,7 +70,7 @@ class ErasurePlan:
 
     def __str__(self) -> str:
         """Return the table of what will be deleted, and what is kept for others."""
-        rows = [(one.path, one.md5, one.size, ", ".join(at)) for one, at in self.found.items()]
+        rows = [(one.path, one.md5, one.size, ", ".join(at)) for one, at in self.versions.items()]
         table = tabulate(rows, HEADERS, "plain") if rows else "Nothing of it is left here."
         kept = [f"  {one.path}  {one.md5}" for one in self.shared]
         heading = ["Kept, as these have the same content (--shared deletes it, too):"]
@@ -122,7 +122,7 @@ def plan_erasure(repo: Repo, paths: Collection[str], shared: bool = False) -> Er
     places = {
         one: [WORKSPACE] * (one in here) + holders.get(one.md5, []) for one in sorted(deleted)
     }
-    found = {one: at for one, at in places.items() if at}
+    versions = {one: at for one, at in places.items() if at}
 
     unknown = [
         f"the files of {one.path} when it was {one.md5}: their listing is gone"
@@ -132,7 +132,7 @@ def plan_erasure(repo: Repo, paths: Collection[str], shared: bool = False) -> Er
     if _git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
         unknown.append("the commits that this shallow clone lacks: git fetch --unshallow")
     return ErasurePlan(
-        list(paths), found, sorted(same_content) if kept else [], stores, unsearched, unknown
+        list(paths), versions, sorted(same_content) if kept else [], stores, unsearched, unknown
     )
 
 
@@ -140,10 +140,10 @@ def erase(repo: Repo, plan: ErasurePlan) -> list[str]:
     """Delete what is planned; return in words what could not be deleted."""
     root = Path(repo.root_dir)
     with lock_repo(repo):
-        files = [one.path for one, at in plan.found.items() if WORKSPACE in at]
+        files = [one.path for one, at in plan.versions.items() if WORKSPACE in at]
         failures = [*_delete_files(root, [*files, *plan.paths])]
         for name, store in plan.stores.items():
-            md5s = {one.md5 for one, at in plan.found.items() if name in at}
+            md5s = {one.md5 for one, at in plan.versions.items() if name in at}
             failures += [f"{name} still has {rest}" for rest in _delete_objects(store, md5s)]
     return failures
 

@@ -48,18 +48,18 @@ def digests(paths: Iterable[Path]) -> dict[Path, Digests]:
         for path in dict.fromkeys(paths)
         if path.exists()
     }
-    found = file_digests(file for in_path in files.values() for file in in_path)
+    read = file_digests(file for in_path in files.values() for file in in_path)
     return {
-        path: folder_digests({file.relative_to(path).as_posix(): found[file] for file in in_path})
+        path: folder_digests({file.relative_to(path).as_posix(): read[file] for file in in_path})
         if path.is_dir()
-        else found[path]
+        else read[path]
         for path, in_path in files.items()
     }
 
 
 def sha256s(paths: Iterable[Path]) -> dict[Path, str]:
     """Return the SHA-256 of the files and folders that are there."""
-    return {path: found.sha256 for path, found in digests(paths).items()}
+    return {path: one.sha256 for path, one in digests(paths).items()}
 
 
 def file_digests(files: Iterable[Path], tolerant: bool = False) -> dict[Path, Digests]:
@@ -88,8 +88,8 @@ def file_digests(files: Iterable[Path], tolerant: bool = False) -> dict[Path, Di
     total = sum(sizes.values())
     bar = tqdm(total=total, desc="reading", unit="B", unit_scale=True, leave=False, disable=None)
     with bar, ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda paths: _read(paths[0], bar, tolerant), links.values())
-        pairs = zip(links.values(), found, strict=True)
+        read = pool.map(lambda paths: _read(paths[0], bar, tolerant), links.values())
+        pairs = zip(links.values(), read, strict=True)
         return {path: one for paths, one in pairs if one is not None for path in paths}
 
 

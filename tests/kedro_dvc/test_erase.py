@@ -97,7 +97,7 @@ def test_each_version_is_listed_with_where_it_is(small):
     small.recorded("first")
     small.recorded("second")
 
-    found = {one.md5: (one.path, one.size, at) for one, at in _planned("made.txt").found.items()}
+    found = {one.md5: (one.path, one.size, at) for one, at in _planned("made.txt").versions.items()}
 
     assert found == {
         _md5("first"): ("made.txt", 5, ["cache", "remote there"]),
@@ -136,7 +136,7 @@ def test_a_folder_goes_with_its_listing_and_its_files(small):
     small.recorded("inside", WRITE + FOLDER.replace("in/a,", "in/a && echo b > in/b,"))
     before = set((small.root / ".dvc/cache/files").rglob("*"))
 
-    assert [one.path for one in _planned("in").found] == ["in", "in/a", "in/b"]
+    assert [one.path for one in _planned("in").versions] == ["in", "in/a", "in/b"]
     assert _erased("in") == []
 
     gone = before - set((small.root / ".dvc/cache/files").rglob("*"))
@@ -150,7 +150,7 @@ def test_what_another_output_holds_too_is_kept_and_named(small):
 
     planned = _planned("made.txt")
 
-    assert list(planned.found.values()) == [["workspace"]]
+    assert list(planned.versions.values()) == [["workspace"]]
     assert [one.path for one in planned.shared] == ["copied.txt", "in/a"]
     assert f"  copied.txt  {_md5('same')}" in str(planned)
 
