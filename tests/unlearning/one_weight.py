@@ -21,10 +21,10 @@ Loss = Callable[[int], Tensor]
 
 
 class OneWeightPasses:
-    """Forward passes of which a step's batch, and the objective's one quantity, is its number."""
+    """Forward passes of which a step's batch, and the objective's one input, is its number."""
 
-    def quantities(self, batch: Any) -> dict[str, Any]:
-        """Return the number of the step, as if it were a quantity."""
+    def objective_inputs(self, batch: Any) -> dict[str, Any]:
+        """Return the number of the step, as if it were a loss."""
         return {"forget_nll": batch.step}
 
     def batch(self, step: int) -> Any:

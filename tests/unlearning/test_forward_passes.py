@@ -1,4 +1,4 @@
-"""What a step is given: its samples, what lies below the trained layer, references, quantities."""
+"""What a step is given: samples, what lies below the trained layer, references, inputs."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def base(model, language_model) -> LanguageModel:
 
 @pytest.fixture
 def asking(monkeypatch):
-    """Return the passes of an objective that asks for the named quantities."""
+    """Return the passes of an objective that asks for the named inputs."""
 
     def passes(base: LanguageModel, *names: str, first: int = 0, **settings: Any) -> ForwardPasses:
         namespace: dict[str, Any] = {}
@@ -46,11 +46,11 @@ def asking(monkeypatch):
 def test_references_are_of_the_original_model(language_model, asking):
     """The head is set to zero afterwards, so that every token costs log 300."""
     passes = asking(language_model, "forget_nll", "forget_reference_nll")
-    original = passes.quantities(passes.batch(1))["forget_nll"].sums()
+    original = passes.objective_inputs(passes.batch(1))["forget_nll"].sums()
 
     language_model.model.get_output_embeddings().weight.zero_()
 
-    now = passes.quantities(passes.batch(1))
+    now = passes.objective_inputs(passes.batch(1))
     predicted = now["forget_nll"].mask.sum(1)
     torch.testing.assert_close(now["forget_reference_nll"], original)
     torch.testing.assert_close(now["forget_nll"].sums(), predicted * torch.tensor(300.0).log())
@@ -60,11 +60,11 @@ def test_references_are_of_the_original_model(language_model, asking):
 def test_reference_activations_are_of_the_original_model(language_model, asking):
     """Those of padding are zero; it does not count."""
     passes = asking(language_model, "forget_hidden", "retain_hidden", "retain_reference_hidden")
-    hidden, mask = passes.quantities(passes.batch(2))["retain_hidden"]
+    hidden, mask = passes.objective_inputs(passes.batch(2))["retain_hidden"]
 
     language_model.model.get_input_embeddings().weight.mul_(2)
 
-    now = passes.quantities(passes.batch(2))
+    now = passes.objective_inputs(passes.batch(2))
     torch.testing.assert_close(now["retain_reference_hidden"], hidden * mask[..., None])
     assert now["retain_hidden"].distance(now["retain_reference_hidden"]) > 0.01
 
@@ -76,7 +76,7 @@ def test_reference_activations_of_a_bfloat16_model_are_kept_in_it(language_model
     passes = asking(language_model, "forget_hidden", "retain_hidden", "retain_reference_hidden")
 
     assert passes.reference_hidden.rows.dtype == torch.bfloat16
-    now = passes.quantities(passes.batch(0))
+    now = passes.objective_inputs(passes.batch(0))
     assert now["retain_reference_hidden"].dtype == torch.bfloat16
     assert now["retain_hidden"].distance(now["retain_reference_hidden"]) < 1e-3
 
@@ -87,7 +87,7 @@ def test_nothing_is_computed_that_no_objective_asks_for(language_model, asking):
     assert passes.reference_nll == {}
     assert passes.reference_hidden is None
     assert len(passes.batch(0).input_ids) == 2
-    assert passes.quantities(passes.batch(0)).keys() == {"forget_nll", "steering"}
+    assert passes.objective_inputs(passes.batch(0)).keys() == {"forget_nll", "steering"}
 
 
 def test_both_sets_pass_the_model_together_and_once_a_step(language_model, asking, monkeypatch):
@@ -97,7 +97,7 @@ def test_both_sets_pass_the_model_together_and_once_a_step(language_model, askin
     )
     passes = asking(language_model, "forget_nll", "retain_nll")
 
-    passes.quantities(passes.batch(0))
+    passes.objective_inputs(passes.batch(0))
 
     assert sizes == [4]
 
@@ -106,10 +106,10 @@ def test_both_sets_pass_the_model_together_and_once_a_step(language_model, askin
 def test_each_set_has_its_own_part_of_the_pass(language_model, asking, kind):
     """As if each had passed alone, but for the padding to the longest of both."""
     passes = asking(language_model, f"forget_{kind}", f"retain_{kind}")
-    now = passes.quantities(passes.batch(0))
+    now = passes.objective_inputs(passes.batch(0))
 
-    for name, positions in zip(("forget", "retain"), passes.draws[0], strict=True):
-        alone = getattr(passes, kind)(passes.rows(positions))
+    for name, positions in zip(("forget", "retain"), passes.positions[0], strict=True):
+        alone = getattr(passes, kind)(passes.samples_at(positions))
         part, width = now[f"{name}_{kind}"], alone.mask.shape[1]
         assert torch.equal(part.mask[:, :width], alone.mask)
         assert not part.mask[:, width:].any()
@@ -127,7 +127,7 @@ def test_the_anchor_watches_tokens_to_forget_only(language_model, asking, kind):
         batch = passes.batch(0)
 
         with anchor.watching(batch.forget_mask):
-            passes.quantities(batch)
+            passes.objective_inputs(batch)
         losses.append(anchor.loss(torch.device("cpu")))
 
         assert losses[-1].requires_grad
@@ -179,7 +179,7 @@ def test_losses_and_activations_are_the_same_with_and_without_the_cache(base, as
     names = ("forget_nll", "retain_nll", "forget_hidden")
     cached, plain = (asking(base, *names, first=last, prefix_cache=c) for c in (True, False))
 
-    one, other = (passes.quantities(passes.batch(0)) for passes in (cached, plain))
+    one, other = (passes.objective_inputs(passes.batch(0)) for passes in (cached, plain))
 
     assert cached.prefix is not None
     assert plain.prefix is None
@@ -196,7 +196,7 @@ def test_layers_below_do_not_run_again(base, asking):
     first = next(decoder(base.model).layers[0].children())
     first.register_forward_pre_hook(lambda module, args: ran.append(1))
 
-    passes.quantities(passes.batch(0))
+    passes.objective_inputs(passes.batch(0))
 
     assert ran == []
 

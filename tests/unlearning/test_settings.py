@@ -4,16 +4,16 @@ import pytest
 from pydantic import ValidationError
 
 from seuf.unlearning.algorithm import Evaluation
-from seuf.unlearning.objectives import OBJECTIVES, QUANTITIES, arguments_of
+from seuf.unlearning.objectives import OBJECTIVE_INPUTS, OBJECTIVES, arguments_of
 from seuf.unlearning.selection import SelectionSettings, ranking_and_rank
 from seuf.unlearning.settings import Method, ObjectiveSettings, UnlearningSettings
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_every_objective_asks_for_what_there_is(objective):
-    quantities, numbers = arguments_of(objective)
+    inputs, numbers = arguments_of(objective)
 
-    assert quantities <= {*QUANTITIES}
+    assert inputs <= {*OBJECTIVE_INPUTS}
     assert ObjectiveSettings().numbers_for(objective).keys() == numbers
 
 

@@ -166,8 +166,8 @@ def _activations(
     model: Any, method: Method, settings: UnlearningSettings, experts: Experts, first: int
 ) -> int:
     """Return what a step keeps of its tokens, and what the loss makes of them."""
-    quantities, _ = arguments_of(str(method.objective))
-    sets = 2 if any(name.startswith("retain") for name in quantities) else 1
+    inputs, _ = arguments_of(str(method.objective))
+    sets = 2 if any(name.startswith("retain") for name in inputs) else 1
     tokens = sets * (method.batch_size or settings.batch_size) * settings.max_length
     last, kept = len(decoder(model).layers) - 1, 0
     if is_steered(str(method.objective)):  # nothing above the steered layer runs

@@ -201,8 +201,8 @@ def eq4_step(
 
     def step(batch: StepBatch) -> Tensor:
         with anchor.watching(batch.forget_mask):
-            quantities = passes.quantities(batch)
-        loss = objective(**quantities, **numbers)  # l_f + lambda l_r
+            inputs = passes.objective_inputs(batch)
+        loss = objective(**inputs, **numbers)  # l_f + lambda l_r
         anchoring = method.anchor_weight * anchor.loss(loss.device)  # alpha L_anchor, Eq. 3
         (loss + anchoring).backward()
         norm = nn.utils.clip_grad_norm_(scope.gradients_to_masters(), settings.gradient_clip)

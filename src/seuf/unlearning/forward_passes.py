@@ -60,7 +60,7 @@ class StepBatch(NamedTuple):
 
 
 class ForwardPasses:
-    """The batches of a method's steps, and the quantities of its objective on each of them.
+    """The batches of a method's steps, and the inputs of its objective on each of them.
 
     Args:
         base: The model, in its original state.
@@ -94,11 +94,11 @@ class ForwardPasses:
         self.size = method.batch_size or settings.batch_size
         self.names = arguments_of(str(method.objective))[0]
         self.backoff = Backoff("lower unlearning.max_length")
-        self.draws = draw_batches(len(forget), len(retain), settings.steps, self.size, seed)
+        self.positions = draw_batches(len(forget), len(retain), settings.steps, self.size, seed)
         if not any(name.startswith("retain") for name in self.names):
-            self.draws = [(drawn, []) for drawn, _ in self.draws]
-        to_forget = sorted({p for drawn, _ in self.draws for p in drawn})
-        to_keep = sorted({p for _, drawn in self.draws for p in drawn})
+            self.positions = [(drawn, []) for drawn, _ in self.positions]
+        to_forget = sorted({p for drawn, _ in self.positions for p in drawn})
+        to_keep = sorted({p for _, drawn in self.positions for p in drawn})
 
         self.prefix: HiddenStates | None = None
         if settings.prefix_cache and first_layer > 0:
@@ -123,8 +123,8 @@ class ForwardPasses:
 
     def batch(self, step: int) -> StepBatch:
         """Return what a step takes, counted from 0: its samples and their references."""
-        forget, retain = self.draws[step]
-        batch = self.rows([*forget, *retain], forget=len(forget))
+        forget, retain = self.positions[step]
+        batch = self.samples_at([*forget, *retain], forget=len(forget))
         if self.reference_nll:
             sums = torch.stack([self.reference_nll[position] for position in forget])
             batch = batch._replace(forget_reference_nll=sums)
@@ -133,8 +133,8 @@ class ForwardPasses:
             batch = batch._replace(retain_reference_hidden=hidden)
         return batch
 
-    def quantities(self, batch: StepBatch) -> dict[str, Any]:
-        """Return what the objective is made of, by the names in `objectives.QUANTITIES`."""
+    def objective_inputs(self, batch: StepBatch) -> dict[str, Any]:
+        """Return what the objective is made of, by the names in `objectives.OBJECTIVE_INPUTS`."""
         values: dict[str, Any] = {}
         forget, retain, device = slice(self.size), slice(self.size, None), self.device
         for kind, compute in (("nll", self.nll), ("hidden", self.hidden)):
@@ -151,7 +151,7 @@ class ForwardPasses:
             for name in self.names
         }
 
-    def rows(self, positions: Sequence[int], forget: int = 0) -> StepBatch:
+    def samples_at(self, positions: Sequence[int], forget: int = 0) -> StepBatch:
         """Return samples, ready to pass; the first `forget` of them are to be forgotten."""
         ids = [self.samples[position] for position in positions]
         padded = pad_sequence(ids, batch_first=True, padding_value=self.padding)
@@ -209,7 +209,7 @@ class ForwardPasses:
         size = 2 * self.size  # as many as a step with a retain term takes
         for start in tqdm(range(0, len(order), size), desc=what, unit="batch", disable=None):
             group = order[start : start + size]
-            yield from self.backoff.parts(group, lambda part: compute(self.rows(part)))
+            yield from self.backoff.parts(group, lambda part: compute(self.samples_at(part)))
 
     def _from_first_layer(self, batch: StepBatch) -> AbstractContextManager[None]:
         if batch.prefix is None:

@@ -1,8 +1,8 @@
 """What is minimised: the objectives of the paper and its anchor loss (Eq. 3), as pure functions.
 
-An objective's parameters name the quantities that it is made of, see `QUANTITIES`; its keyword-only
-parameters are numbers that a study sets under `unlearning.objectives`. Another objective is one
-function and one row of `OBJECTIVES`, here or in a package of your own.
+An objective's parameters name the inputs that it is made of, see `OBJECTIVE_INPUTS`; its
+keyword-only parameters are numbers that a study sets under `unlearning.objectives`. Another
+objective is one function and one row of `OBJECTIVES`, here or in a package of your own.
 
 Settings read the table in stages that never compute, so nothing here imports torch before it is
 needed.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # What an objective may ask for, by name: see `seuf.unlearning.forward_passes`, which computes it.
-QUANTITIES = (
+OBJECTIVE_INPUTS = (
     "forget_nll",  # TokenNLL of the forget batch
     "retain_nll",  # TokenNLL of the retain batch
     "forget_hidden",  # Hidden: what leaves the steered layer on the forget batch
@@ -145,10 +145,10 @@ OBJECTIVES: dict[str, Callable[..., Tensor]] = {"ga": ga, "gdiff": gdiff, "npo":
 
 
 def arguments_of(objective: str) -> tuple[set[str], set[str]]:
-    """Return the names of the quantities and of the numbers that an objective takes.
+    """Return the names of the inputs and of the numbers that an objective takes.
 
     Raises:
-        InputError: If there is no such objective, or it asks for a quantity that nobody computes.
+        InputError: If there is no such objective, or it asks for an input that nobody computes.
     """
     if objective not in OBJECTIVES:
         raise InputError(
@@ -156,13 +156,13 @@ def arguments_of(objective: str) -> tuple[set[str], set[str]]:
         )
     parameters = inspect.signature(OBJECTIVES[objective]).parameters.values()
     numbers = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    quantities = {p.name for p in parameters} - numbers
-    if unknown := sorted(quantities - {*QUANTITIES}):
+    inputs = {p.name for p in parameters} - numbers
+    if unknown := sorted(inputs - {*OBJECTIVE_INPUTS}):
         raise InputError(
-            f"objective {objective!r} asks for {', '.join(unknown)}; quantities are "
-            f"{', '.join(QUANTITIES)}, and numbers are keyword-only parameters"
+            f"objective {objective!r} asks for {', '.join(unknown)}; inputs are "
+            f"{', '.join(OBJECTIVE_INPUTS)}, and numbers are keyword-only parameters"
         )
-    return quantities, numbers
+    return inputs, numbers
 
 
 def is_steered(objective: str) -> bool:
