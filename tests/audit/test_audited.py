@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import chdir
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,8 @@ from kedro_dvc.project import load_study
 from seuf.audit.audited import AuditedMethod
 from seuf.audit.report import audit
 from seuf.inputs import InputError
-from tests.kedro_dvc.generation.test_sync import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_study_of_repetitions_keeps_no_deltas_and_says_so():
