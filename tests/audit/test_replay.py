@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
@@ -31,11 +32,16 @@ def study(tmp_path: Path) -> Any:
 def ran_on(study: Any, monkeypatch: pytest.MonkeyPatch, environment: dict[str, Any]) -> None:
     """Leave the record of a run in an environment."""
     monkeypatch.setattr(records, "machine", lambda: environment)
-    hook = RunRecords()
-    hook.after_context_created(SimpleNamespace(project_path=study.project, env=study.name))
-    hook.before_pipeline_run()
-    hook.after_node_run({})
-    hook.after_pipeline_run(Pipeline([NODE]), DataCatalog({"out": object()}))
+    manager = _create_hook_manager()  # as Kedro calls it: with what a hook asks for
+    manager.register(RunRecords())
+    context = SimpleNamespace(project_path=study.project, env=study.name)
+    given = {"pipeline": Pipeline([NODE]), "catalog": DataCatalog({"out": object()})}
+    manager.hook.after_context_created(context=context)
+    manager.hook.before_pipeline_run(run_params={}, **given)
+    manager.hook.after_node_run(
+        node=NODE, catalog=given["catalog"], inputs={}, outputs={}, is_async=False, run_id="1"
+    )
+    manager.hook.after_pipeline_run(run_params={}, run_result={}, **given)
 
 
 def test_on_the_kind_of_processor_and_torch_of_then(study, monkeypatch):
