@@ -13,7 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seuf.moe import loss
 from seuf.moe.activations import HiddenStates
+from seuf.moe.loading import load
 from seuf.moe.loss import next_token_nll, nll_and_gradient
+from seuf.unlearning.objectives import OBJECTIVES
+from tests.unlearning.runs import method, run
 
 ONE, OTHER = torch.device("cpu"), torch.device("meta")  # stand for two GPUs
 
@@ -79,3 +82,26 @@ def test_the_kernel_runs_where_the_logits_are():
 
     assert nll.device == gradient.device == logits.device
     torch.testing.assert_close(nll, -logits.log_softmax(-1).diagonal())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("experts", [[(1, 2)], [(0, 1), (1, 2)]])
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_a_model_over_two_gpus_is_unlearned_as_on_the_cpu(
+    language_model, tmp_path, objective, experts
+):
+    """The last layer is on the second GPU, and the head on the first again."""
+    language_model.save(tmp_path)
+    parts = ["embed_tokens", "rotary_emb", "layers.0", "layers.1", "norm"]
+    device_map: dict[str, str | int] = {f"model.{p}": int(p in parts[3:]) for p in parts}
+    spread = load(str(tmp_path), device_map={**device_map, "lm_head": 0})
+    on_cpu = load(str(tmp_path), device="cpu")
+
+    one, other = (run(m, method("experts", objective), experts=experts) for m in (spread, on_cpu))
+
+    assert [row["loss"] for row in one.log] == pytest.approx(
+        [row["loss"] for row in other.log], rel=1e-4, abs=1e-4, nan_ok=True
+    )
+    with one.delta.applied_to(spread.model):
+        pass

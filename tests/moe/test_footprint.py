@@ -49,7 +49,7 @@ def test_what_lora_adapts_is_counted_by_hand():
     """Of each of two layers alike, with 4 heads of 8 and 2 of keys and values.
 
     Attention 1024 + 512 + 512 + 1024, the shared expert 3 * 512 and its gate 32, experts 4 * 1536.
-    Adapters of rank 1 are in + out of each: 849, see test_adapters.
+    Adapters of rank 1 are in + out of each: 849, see test_lora.
     """
     model = tiny_model("qwen2_moe")
 

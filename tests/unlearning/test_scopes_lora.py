@@ -131,7 +131,7 @@ def test_the_changed_tensors_are_the_merged_ones(language_model):
 
 
 def test_the_trained_share_counts_adapters_against_the_plain_model(language_model):
-    """849 parameters of rank 1 in each of 2 layers, see tests/moe/test_adapters.py; rank 3."""
+    """849 parameters of rank 1 in each of 2 layers, see tests/moe/test_lora.py; rank 3."""
     total = sum(parameter.numel() for parameter in language_model.model.parameters())
 
     done = run(language_model, method("lora", "ga", rank=3))
