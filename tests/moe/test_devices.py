@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from seuf.benchmarks.membership import predict
 from seuf.moe import loss
 from seuf.moe.activations import HiddenStates
 from seuf.moe.loading import load
@@ -59,6 +60,16 @@ def test_losses_are_where_the_hidden_states_are(trained, head, rows, monkeypatch
 
     assert nll.device == mask.device == hidden.grad.device == OTHER
     assert nll.shape == mask.shape == (2, 2)
+
+
+@pytest.mark.usefixtures("fake_tensors")
+def test_predictions_are_made_where_the_head_is():
+    """Its logits are too many to be moved."""
+    hidden = torch.empty(3, 8, device=ONE)
+
+    predictions = predict(hidden, HeadOn(OTHER, trained=False), torch.zeros(3, dtype=torch.long))
+
+    assert {values.device for values in predictions} == {OTHER}
 
 
 @pytest.mark.usefixtures("fake_tensors")

@@ -220,7 +220,6 @@ def predict(hidden: Tensor, head: nn.Module, tokens: Tensor) -> Predictions:
         head: Makes logits (n, V) of hidden states (n, d), see `loss.output_head`.
         tokens: (n,).
     """
-    tokens = tokens.to(hidden.device)
     parts = [_of_logits(head(hidden[p]), tokens[p]) for p in row_parts(hidden, head)]
     actual, mean, variance = (torch.cat(part) for part in zip(*parts, strict=True))
     return Predictions(actual, mean, variance)
@@ -229,7 +228,7 @@ def predict(hidden: Tensor, head: nn.Module, tokens: Tensor) -> Predictions:
 def _of_logits(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     values = logits.log_softmax(-1, dtype=dtype)  # (n, V)
-    actual = values.gather(1, tokens[:, None])[:, 0]
+    actual = values.gather(1, tokens.to(values.device)[:, None])[:, 0]
     shares = values.exp()
     values.clamp_(min=NEVER)  # else 0 * -inf is no number
     mean = (shares * values).sum(-1)
