@@ -17,7 +17,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "ERROR": "red"}
 
 @click.group()
 def dvc() -> None:
-    """Make DVC's stages from the Kedro project, run them, and look after them."""
+    """Write DVC's stages from the Kedro project, run them and check what they wrote."""
 
 
 def env_option(meaning: str, **settings: Any) -> Callable[[Command], Command]:
@@ -26,18 +26,18 @@ def env_option(meaning: str, **settings: Any) -> Callable[[Command], Command]:
 
 
 @dvc.command()
-@click.option("--check", is_flag=True, help="Write nothing; fail if a file is behind.")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a dvc.yaml is behind.")
 @click.option("--stamp", is_flag=True, hidden=True)  # by the stage that guards the others
-@env_option("One folder of conf/, which takes it up; without it all that have been taken up.")
+@env_option("One study, a folder of conf/; by default base and all that have a dvc.yaml.")
 def sync(check: bool, stamp: bool, env: str | None) -> None:
-    """Write the dvc.yaml of the studies from their pipelines, catalog and parameters."""
-    from kedro_dvc.project import dvc_file, taken_up
+    """Write each study's dvc.yaml from its pipelines, catalog and parameters."""
+    from kedro_dvc.project import dvc_file, synced_studies
     from kedro_dvc.stages import write_stamp
     from kedro_dvc.sync import private_cache, sync
 
     project = Path.cwd()
     private_cache(project)
-    studies = [env] if env else taken_up(project)
+    studies = [env] if env else synced_studies(project)
     behind = [dvc_file(study) for study in studies if sync(project, study, write=not check)]
     for file in behind:
         click.echo(f"{file} is behind: run `kedro dvc sync`" if check else f"wrote {file}")
@@ -51,16 +51,19 @@ def sync(check: bool, stamp: bool, env: str | None) -> None:
 @dvc.command()
 @click.argument("name")
 @click.option(
-    "--from", "source", metavar="STUDY", default="base", show_default=True, help="Begin as this."
+    "--from", "source", metavar="STUDY", default="base", show_default=True, help="Copy this study."
 )
 def new_study(name: str, source: str) -> None:
-    """Make a study: a folder of conf/, and a dvc.yaml for it."""
+    """Make a study: a folder of conf/ and its dvc.yaml.
+
+    Example: kedro dvc new-study mine --from base
+    """
     from kedro_dvc.sync import new_study
 
     for path in new_study(Path.cwd(), name, source):
         click.echo(f"wrote {path}")
     click.echo(
-        f"Say in conf/{name} what is to be different (parameters_*.yml, laid over those of base),\n"
+        f"Write what is to be different to conf/{name} (parameters*.yml lie over those of base),\n"
         f"then: kedro dvc sync --env {name}; kedro dvc run --env {name}"
     )
 
@@ -69,7 +72,7 @@ def new_study(name: str, source: str) -> None:
 @env_option("The study.", default="base", show_default=True)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def viz(env: str, arguments: tuple[str, ...]) -> None:
-    """Look at a study and its last runs in the browser.
+    """Show a study's pipeline and its last runs in the browser, with kedro-viz.
 
     ARGUMENTS go to `kedro viz run`, such as --port 4142 or --no-browser.
     """
@@ -89,27 +92,27 @@ def viz(env: str, arguments: tuple[str, ...]) -> None:
 
 @dvc.command()
 @click.argument("targets", nargs=-1)
-@env_option("The study; its stages are the targets.", default="base", show_default=True)
+@env_option("The study to run, or that has the TARGETS.", default="base", show_default=True)
 @click.option("--force", "-f", is_flag=True, help="Run stages even if nothing has changed.")
 @click.option(
-    "--single-item", "-s", is_flag=True, help="Leave alone what comes before the targets."
+    "--single-item", "-s", is_flag=True, help="Run the targets only, not what they depend on."
 )
 @click.option(
-    "--keep-going", "-k", is_flag=True, help="After a failure, run what does not need it."
+    "--keep-going", "-k", is_flag=True, help="After a failure run what does not depend on it."
 )
-@click.option("--pull", is_flag=True, help="Fetch from the remote what is missing.")
-@click.option(
-    "--allow-missing", is_flag=True, help="Take a stage for done if only its files are missing."
-)
+@click.option("--pull", is_flag=True, help="Fetch missing data from the remote.")
+@click.option("--allow-missing", is_flag=True, help="Skip a stage if only its files are missing.")
 @click.option("--isolate", is_flag=True, help="Run each stage in a process of its own.")
-@click.option("--wait", is_flag=True, help="Wait for another DVC command that is in the way.")
-@click.option("--plain", is_flag=True, help="Print lines, on a terminal too.")
+@click.option("--wait", is_flag=True, help="Wait while another DVC command holds a lock.")
+@click.option("--plain", is_flag=True, help="Print a line a stage, on a terminal too.")
 def run(
     targets: tuple[str, ...], env: str, isolate: bool, wait: bool, plain: bool, **how: bool
 ) -> None:
-    """Do what `dvc repro` does, in one process: torch and the base model are loaded once.
+    """Do what `dvc repro` does in one process: libraries and shared data are loaded once.
 
-    TARGETS are stages, such as unlearn or unlearn@seuf_ga; without any, the whole study.
+    TARGETS are stages, such as train or train@large; by default all of the study.
+
+    Example: kedro dvc run --env mine train@large
     """
     from kedro_dvc.project import check_study, dvc_file
     from kedro_dvc.up_to_date import unchanged_stages
@@ -149,12 +152,14 @@ def _cause_alone() -> Iterator[None]:
 @dvc.command("erase")
 @click.argument("datasets", nargs=-1, required=True)
 @env_option("The study whose outputs they are.", default="base", show_default=True)
-@click.option("--shared", is_flag=True, help="Delete it also where another output holds the same.")
+@click.option("--shared", is_flag=True, help="Delete also what another output has too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase_command(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) -> None:
-    """Delete the bytes of data sets wherever DVC keeps them; dvc.lock keeps their hashes.
+    """Delete data sets wherever DVC keeps them; their hashes stay in dvc.lock.
 
-    Every version that this clone knows of goes, from the workspace, the cache and all remotes.
+    Every version that this clone knows of is deleted, in the workspace, the cache and all remotes.
+
+    Example: kedro dvc erase raw_customers
     """
     from dvc.repo import Repo
 
@@ -182,14 +187,14 @@ def erase_command(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) 
 
 
 @dvc.command()
-@env_option("The study to look at; without it all of them, and the whole of DVC's cache.")
+@env_option("The study to check; by default all, and the whole of DVC's cache.")
 def doctor(env: str | None) -> None:
-    """Find what `dvc status` believes though it is not so: read the bytes, and say the way out."""
+    """Find damage that `dvc status` does not see, by reading the bytes; say how to repair it."""
     from kedro_dvc.doctor import examine
-    from kedro_dvc.project import check_study, taken_up
+    from kedro_dvc.project import check_study, synced_studies
 
     project, failed = Path.cwd(), False
-    studies = [check_study(project, env)] if env else taken_up(project)
+    studies = [check_study(project, env)] if env else synced_studies(project)
     with _cause_alone():
         for level, text in examine(project, studies, whole_cache=env is None):
             click.echo(f"{click.style(f'{level:7}', COLOURS[level])}  {text}")

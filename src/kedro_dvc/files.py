@@ -1,6 +1,6 @@
-"""The exception type whose message alone is shown to the user.
+"""What every module may import: the error that is shown as one line, and files.
 
-Files of data sets, and files of our own.
+Nothing heavy is imported, as a command that finds nothing to do takes no longer than its imports.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import click
 
 
 class WorkflowError(click.ClickException):
-    """Something that DVC cannot follow or a command cannot do; the message says the way out."""
+    """Something that DVC cannot follow or a command cannot do; the message says what to do."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message on one line."""

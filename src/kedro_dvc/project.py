@@ -1,6 +1,7 @@
-"""The first-party source files that a module can run.
+"""A Kedro project as DVC is to follow it: its studies, and the source files that a module can run.
 
-A study: its configuration, its catalog and its pipelines, without a data set being made.
+A study is a folder of conf/ over conf/base, with the pipelines that it makes. It is read without
+making a data set.
 """
 
 from __future__ import annotations
@@ -19,8 +20,134 @@ from kedro.framework.session import KedroSession
 from kedro.io import CatalogConfigResolver
 from kedro.pipeline import Node, Pipeline
 
-from kedro_dvc.configuration import BASE, Definitions, StudyConfigLoader, definitions
+from kedro_dvc.configuration import BASE, Definitions, StudyConfigLoader, check_yaml, definitions
 from kedro_dvc.files import WorkflowError
+
+
+@dataclass(frozen=True)
+class Study:
+    """A folder of conf/ over conf/base, and the pipelines that it makes."""
+
+    project: Path
+    name: str
+    config: StudyConfigLoader
+    pipelines: dict[str, Pipeline]
+
+    @cached_property
+    def defined(self) -> Definitions:
+        """Each key of the configuration, and the file that defines it."""
+        return definitions(self.project, self.config)
+
+    @cached_property
+    def catalog(self) -> CatalogConfigResolver:
+        """The catalog as configuration."""
+        in_memory = {"{default}": {"type": "MemoryDataset"}}
+        return CatalogConfigResolver(self.config["catalog"], default_runtime_patterns=in_memory)
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """Return the configuration of a data set that DVC can track.
+
+        Raises:
+            WorkflowError: If it is in memory, or versioned by Kedro.
+        """
+        entry = self.catalog.resolve_pattern(name)
+        if entry["type"].endswith("MemoryDataset"):
+            raise WorkflowError(f"{name!r} is in memory, DVC tracks files: add it to the catalog.")
+        if entry.get("versioned"):
+            raise WorkflowError(f"{name!r} is versioned by Kedro: remove `versioned`, DVC does it.")
+        return entry
+
+    def owner(self, node: Node) -> str:
+        """Return the name of the pipeline that holds a node, beside `__default__`."""
+        return next(
+            name
+            for name, pipeline in self.pipelines.items()
+            if name != "__default__" and node in pipeline.nodes
+        )
+
+    def not_reproducible(self) -> set[str]:
+        """Return the outputs that no second run makes to the byte, which no record names."""
+        entries = map(self.dataset, self.pipelines["__default__"].all_outputs())
+        return {one["filepath"] for one in entries if not for_dvc(one).get("reproducible", True)}
+
+    def factory(self, name: str) -> str | None:
+        """Return the pattern of the factory that makes a data set, None if it has an own entry."""
+        return None if name in self.catalog.config else self.catalog.match_dataset_pattern(name)
+
+
+def for_dvc(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a catalog entry says to DVC."""
+    return (entry.get("metadata") or {}).get("dvc", {})
+
+
+def study_names(project: Path) -> list[str]:
+    """Return the folders of conf/ that are studies; base, the default study, is the first."""
+    studies = sorted(path.parent.name for path in project.glob("conf/*/globals.yml"))
+    return [BASE, *(name for name in studies if name != BASE)]
+
+
+def synced_studies(project: Path) -> list[str]:
+    """Return base, and the other studies that have a dvc.yaml.
+
+    DVC reads all of these files for every command, some hundredths of a second a stage: a study
+    that is not run yet costs nothing until `kedro dvc sync --env <study>` writes its dvc.yaml.
+    """
+    return [
+        name
+        for name in study_names(project)
+        if name == BASE or (project / dvc_file(name)).is_file()
+    ]
+
+
+def check_study(project: Path, name: str) -> str:
+    """Return the name of a study if it exists.
+
+    Raises:
+        WorkflowError: If it does not; with those that do.
+    """
+    if name not in (known := study_names(project)):
+        raise WorkflowError(
+            f"There is no study {name!r}: conf/{name}/globals.yml is missing. "
+            f"Studies: {', '.join(known)}."
+        )
+    return name
+
+
+def dvc_file(study: str) -> str:
+    """Return a study's dvc.yaml, from the project's root."""
+    return "dvc.yaml" if study == BASE else f"studies/{study}/dvc.yaml"
+
+
+def load_config(project: Path, name: str) -> StudyConfigLoader:
+    """Return the configuration of a study.
+
+    Raises:
+        WorkflowError: If there is none, or the project's settings allow overrides that are in no
+            commit.
+    """
+    arguments = {"base_env": BASE, **settings.CONFIG_LOADER_ARGS}
+    if not issubclass(settings.CONFIG_LOADER_CLASS, StudyConfigLoader):
+        raise WorkflowError("settings.py must set CONFIG_LOADER_CLASS to StudyConfigLoader.")
+    if arguments.get("default_run_env") != BASE:
+        raise WorkflowError(
+            f"settings.py must set default_run_env to {BASE!r} in CONFIG_LOADER_ARGS: conf/local "
+            "is in no commit, so that a result could not be traced to what it overrides."
+        )
+    return settings.CONFIG_LOADER_CLASS(
+        str(project / "conf"), env=check_study(project, name), **arguments
+    )
+
+
+def load_study(project: Path, name: str) -> Study:
+    """Return a study with all its pipelines, after the project's own checks of it."""
+    config = load_config(project, name)
+    check_yaml(project, config)
+    session = KedroSession.create(project, env=name)
+    session.load_context()
+    session.close()
+    os.environ["KEDRO_ENV"] = name
+    pipelines.configure(f"{package()}.pipeline_registry")
+    return Study(project, name, config, dict(pipelines))
 
 
 def source_files(modules: Iterable[str]) -> list[str]:
@@ -70,135 +197,3 @@ def _graph() -> grimp.ImportGraph:
 @cache
 def _imported_by(module: str) -> set[str]:
     return _graph().find_upstream_modules(module)
-
-
-IN_MEMORY = {"{default}": {"type": "MemoryDataset"}}
-
-
-@dataclass(frozen=True)
-class Study:
-    """A folder of conf/ on top of conf/base, and the pipelines that it makes."""
-
-    project: Path
-    name: str
-    config: StudyConfigLoader
-    pipelines: dict[str, Pipeline]
-
-    @cached_property
-    def defined(self) -> Definitions:
-        """Each key of the configuration, and the file that defines it."""
-        return definitions(self.project, self.config)
-
-    @cached_property
-    def catalog(self) -> CatalogConfigResolver:
-        """The catalog as configuration."""
-        return CatalogConfigResolver(self.config["catalog"], default_runtime_patterns=IN_MEMORY)
-
-    def dataset(self, name: str) -> dict[str, Any]:
-        """Return the configuration of a data set that DVC can track.
-
-        Raises:
-            WorkflowError: If it is in memory, or versioned by Kedro.
-        """
-        entry = self.catalog.resolve_pattern(name)
-        if entry["type"].endswith("MemoryDataset"):
-            raise WorkflowError(f"{name!r} is in memory, DVC tracks files: add it to the catalog.")
-        if entry.get("versioned"):
-            raise WorkflowError(f"{name!r} is versioned by Kedro: remove `versioned`, DVC does it.")
-        return entry
-
-    def owner(self, node: Node) -> str:
-        """Return the name of the pipeline that holds a node, beside `__default__`."""
-        return next(
-            name
-            for name, pipeline in self.pipelines.items()
-            if name != "__default__" and node in pipeline.nodes
-        )
-
-    def not_reproducible(self) -> set[str]:
-        """Return the outputs that no second run makes to the byte, which no record names."""
-        entries = map(self.dataset, self.pipelines["__default__"].all_outputs())
-        return {one["filepath"] for one in entries if not for_dvc(one).get("reproducible", True)}
-
-    def factory(self, name: str) -> str | None:
-        """Return the pattern of the factory that makes a data set, None if it has an own entry."""
-        return None if name in self.catalog.config else self.catalog.match_dataset_pattern(name)
-
-
-def for_dvc(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a catalog entry says to DVC."""
-    return (entry.get("metadata") or {}).get("dvc", {})
-
-
-def study_names(project: Path) -> list[str]:
-    """Return the folders of conf/ that are studies; base, the default study, is the first."""
-    studies = sorted(path.parent.name for path in project.glob("conf/*/globals.yml"))
-    return [BASE, *(name for name in studies if name != BASE)]
-
-
-def taken_up(project: Path) -> list[str]:
-    """Return the studies that have a dvc.yaml, and base.
-
-    DVC reads all of them for every command, some hundredths of a second a stage: a study that only
-    waits to be run costs nothing until `kedro dvc sync --env <study>` takes it up.
-    """
-    known = study_names(project)
-    return [name for name in known if name == BASE or (project / dvc_file(name)).is_file()]
-
-
-def check_study(project: Path, name: str) -> str:
-    """Return the name of a study if it exists.
-
-    Raises:
-        WorkflowError: If it does not; with those that do.
-    """
-    if name not in (known := study_names(project)):
-        raise WorkflowError(
-            f"There is no study {name!r}: conf/{name}/globals.yml is missing. "
-            f"Studies: {', '.join(known)}."
-        )
-    return name
-
-
-def dvc_file(study: str) -> str:
-    """Return a study's dvc.yaml, from the project's root."""
-    return "dvc.yaml" if study == BASE else f"studies/{study}/dvc.yaml"
-
-
-def place(study: str) -> dict[str, str]:
-    """Return what lets a stage of the study run in the project's root."""
-    return {} if study == BASE else {"wdir": "../.."}
-
-
-def load_config(project: Path, name: str) -> StudyConfigLoader:
-    """Return the configuration of a study.
-
-    Raises:
-        WorkflowError: If there is none, or the project's settings leave room for an override that
-            no commit holds.
-    """
-    arguments = {"base_env": BASE, **settings.CONFIG_LOADER_ARGS}
-    if not issubclass(settings.CONFIG_LOADER_CLASS, StudyConfigLoader):
-        raise WorkflowError("settings.py must set CONFIG_LOADER_CLASS to StudyConfigLoader.")
-    if arguments.get("default_run_env") != BASE:
-        raise WorkflowError(
-            f"settings.py must set default_run_env to {BASE!r} in CONFIG_LOADER_ARGS: conf/local "
-            "is in no commit, and what it overrides could not be told from the lineage."
-        )
-    return settings.CONFIG_LOADER_CLASS(
-        str(project / "conf"), env=check_study(project, name), **arguments
-    )
-
-
-def load_study(project: Path, name: str) -> Study:
-    """Return a study with all its pipelines, after the project's own checks of it."""
-    from kedro_dvc.configuration import check_yaml
-
-    config = load_config(project, name)
-    check_yaml(project, config)
-    session = KedroSession.create(project, env=name)
-    session.load_context()
-    session.close()
-    os.environ["KEDRO_ENV"] = name
-    pipelines.configure(f"{package()}.pipeline_registry")
-    return Study(project, name, config, dict(pipelines))

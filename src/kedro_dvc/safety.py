@@ -1,7 +1,4 @@
-"""What DVC leaves to the commands it runs.
-
-Data that stages of one process share: loaded once, by the first that reads it.
-"""
+"""What DVC leaves to the commands that it runs: outputs that are safe, and data that they share."""
 
 from __future__ import annotations
 
@@ -18,20 +15,22 @@ from typing import Any, NamedTuple
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog
+from kedro.io import CatalogProtocol, DataCatalog
 
 from kedro_dvc.files import WorkflowError, files_of, path_of
 
 COPIES = 2  # the output, and what DVC's cache keeps of it
 GB = 1e9
 
+log = logging.getLogger(__name__)
 
-class Cleanliness:
-    """No orphan writes outputs, none goes through a link into DVC's cache, each has room."""
+
+class SafeOutputs:
+    """Lets no process outlive its DVC, and no output be written into DVC's cache or a full disk."""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Die with the DVC process that started this one."""
+        """Let this process end with the DVC process that started it."""
         if os.environ.get("DVC_STAGE") and sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
@@ -53,27 +52,20 @@ class Cleanliness:
         if path is None:
             return
         if size_of := getattr(dataset, "size_of", None):
-            check_space(path, size_of(data))
+            _check_space(path, size_of(data))
         if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
             path.unlink()
 
 
-def check_space(path: Path, size: int) -> None:
-    """Raise if the disk of a path has no room for an output of that many bytes.
-
-    Raises:
-        WorkflowError: With what is needed and what is free.
-    """
-    there = next(one for one in path.absolute().parents if one.exists())
-    free = shutil.disk_usage(there).free
+def _check_space(path: Path, size: int) -> None:
+    """Raise if the disk of a path has not enough space for an output of that many bytes."""
+    folder = next(one for one in path.absolute().parents if one.exists())
+    free = shutil.disk_usage(folder).free
     if free < COPIES * size:
         raise WorkflowError(
             f"{path} takes {size / GB:.1f} GB, and DVC's cache as much again; {free / GB:.1f} GB "
-            f"are free in {there}: free some, then run the stage again."
+            f"are free in {folder}: free some, then run the stage again."
         )
-
-
-log = logging.getLogger(__name__)
 
 
 class _Kept(NamedTuple):
@@ -99,34 +91,34 @@ def sharing() -> Iterator[None]:
 
 
 class SharingCatalog(DataCatalog):
-    """Kedro's catalog; while `sharing`, what is to be kept is loaded again only if it has changed.
+    """Kedro's catalog; while `sharing`, it loads data to be kept again only if they have changed.
 
-    Changed are the files, or the data: a data set that has a method `fingerprint` is asked for
-    that of the data, which tells if a node wrote to what it was given.
+    The files may have changed, or the data: a data set that has a method `fingerprint` is asked for
+    that of the data, which shows whether a node wrote to its input.
     """
 
     def load(self, name: str, version: str | None = None) -> Any:
         """Return the data of a data set."""
         dataset = self.get(name)
         path = path_of(dataset)
-        if not _sharing or dataset is None or path is None or not _is_kept(dataset):
+        metadata = getattr(dataset, "metadata", None) or {}
+        if not _sharing or path is None or not metadata.get("dvc", {}).get("keep"):
             return super().load(name, version)
         stamp, kept = _stamp(path), _kept.get(str(path))
-        if kept is not None and kept.stamp == stamp and kept.fingerprint == _of(dataset, kept.data):
+        if (
+            kept is not None
+            and kept.stamp == stamp
+            and kept.fingerprint == _fingerprint(dataset, kept.data)
+        ):
             log.debug("Sharing data from %s", name)
             return kept.data
         _kept.clear()  # before the new one is loaded: two may not fit
         data = super().load(name, version)
-        _kept[str(path)] = _Kept(stamp, data, _of(dataset, data))
+        _kept[str(path)] = _Kept(stamp, data, _fingerprint(dataset, data))
         return data
 
 
-def _is_kept(dataset: AbstractDataset[Any, Any]) -> bool:
-    metadata = getattr(dataset, "metadata", None) or {}
-    return bool(metadata.get("dvc", {}).get("keep"))
-
-
-def _of(dataset: AbstractDataset[Any, Any], data: Any) -> Hashable:
+def _fingerprint(dataset: object, data: Any) -> Hashable:
     fingerprint = getattr(dataset, "fingerprint", None)
     return fingerprint(data) if fingerprint else None
 

@@ -1,7 +1,4 @@
-"""dvc.yaml on disk: written from the project, or held against it.
-
-A new study: a folder of conf/ that begins as another one.
-"""
+"""dvc.yaml as a file, written from the project or compared with it, and those of a new study."""
 
 from __future__ import annotations
 
@@ -15,19 +12,24 @@ import yaml
 from kedro_dvc.configuration import BASE
 from kedro_dvc.files import WorkflowError, write_text
 from kedro_dvc.project import Study, check_study, dvc_file, for_dvc, load_study
-from kedro_dvc.stages import Stage, stages
+from kedro_dvc.stages import stages
 
 HEADER = """\
 # Generated from the Kedro project by `kedro dvc sync`.
 # Change the pipelines, the catalog or the parameters, not this file.
 """
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+GLOBALS = "globals.yml"
+OWN = {"study": "{name}", "data_root": "studies/{name}/data"}  # what no two studies share
 
 
 def sync(project: Path, name: str, write: bool = True) -> bool:
-    """Return whether the study's dvc.yaml was behind the project, and write it if asked to."""
+    """Return whether the study's dvc.yaml was behind the project; write it if asked to."""
     path = project / dvc_file(name)
-    made, there = document(load_study(project, name), path), _read(path)
-    if _ordered(made) == _ordered(there):
+    made = document(load_study(project, name), path)
+    if [(part, list(entries.items())) for part, entries in made.items()] == [
+        (part, list(entries.items())) for part, entries in _read(path).items()
+    ]:  # in this order too
         return False
     if write:
         write_text(path, render(made))
@@ -45,27 +47,27 @@ def private_cache(project: Path) -> None:
 
 
 def document(study: Study, path: Path) -> dict[str, Any]:
-    """Return the content of a study's dvc.yaml; a stage that someone has frozen stays so.
+    """Return the content of a study's dvc.yaml; a stage that is frozen in the file stays so.
 
     Raises:
-        WorkflowError: If the project cannot be followed by DVC.
+        WorkflowError: If DVC cannot follow the project.
     """
-    made: dict[str, Any] = {"stages": keep_frozen(stages(study), path)}
-    found = artifacts(study)
-    return {**made, "artifacts": found} if found else made
-
-
-def artifacts(study: Study) -> dict[str, Any]:
-    """Return what of a study's outputs the catalog calls an artifact (`dvc: {artifact: ...}`)."""
+    before = _read(path).get("stages", {})
+    frozen = {name for name, stage in before.items() if stage.get("frozen")}
+    made: dict[str, Any] = {
+        "stages": {
+            name: {**stage, "frozen": True} if name in frozen else stage
+            for name, stage in stages(study).items()
+        }
+    }
     up = "" if study.name == BASE else "../../"
-    found = {}
-    for node in study.pipelines["__default__"].nodes:
-        for name in node.outputs:
-            entry = study.dataset(name)
-            if facts := for_dvc(entry).get("artifact"):
-                key = re.sub(r"[^a-z0-9]+", "-", name.lower())
-                found[key] = {"path": up + entry["filepath"], **facts}
-    return found
+    artifacts = {}
+    for name in (name for node in study.pipelines["__default__"].nodes for name in node.outputs):
+        entry = study.dataset(name)
+        if artifact := for_dvc(entry).get("artifact"):
+            key = re.sub(r"[^a-z0-9]+", "-", name.lower())
+            artifacts[key] = {"path": up + entry["filepath"], **artifact}
+    return {**made, "artifacts": artifacts} if artifacts else made
 
 
 def render(made: dict[str, Any]) -> str:
@@ -75,23 +77,10 @@ def render(made: dict[str, Any]) -> str:
     return HEADER + spaced.replace("\nartifacts:", "\n\nartifacts:")
 
 
-def keep_frozen(made: dict[str, Stage], path: Path) -> dict[str, Stage]:
-    """Return the stages; those that someone has frozen in the file stay so."""
-    there = _read(path).get("stages", {})
-    frozen = {name for name, stage in there.items() if stage.get("frozen")}
-    return {
-        name: {**stage, "frozen": True} if name in frozen else stage for name, stage in made.items()
-    }
-
-
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}
-
-
-def _ordered(content: dict[str, Any]) -> list[Any]:
-    return [(part, list(entries.items())) for part, entries in content.items()]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -106,16 +95,11 @@ _Dumper.add_representer(
 )
 
 
-NAME = re.compile(r"[a-z][a-z0-9_]*")
-GLOBALS = "globals.yml"
-OWN = {"study": "{name}", "data_root": "studies/{name}/data"}  # what no two studies share
-
-
 def new_study(project: Path, name: str, source: str) -> list[str]:
     """Make a study and return the paths that were written.
 
-    It has the source's configuration, all but where its artifacts go. Of base, on top of which
-    every study lies, only that is copied.
+    It has the configuration of the source, but its own folder for artifacts. Of base, over which
+    every study lies, only the globals are copied.
 
     Args:
         project: The project's root.
@@ -123,13 +107,25 @@ def new_study(project: Path, name: str, source: str) -> list[str]:
         source: The study that it begins as.
 
     Raises:
-        WorkflowError: If the name is taken or none that a folder and DVC can have, or the source
-            does not exist or shares its place with others.
+        WorkflowError: If the name is taken or cannot be that of a folder, or the source does not
+            exist or has no globals that say where its artifacts go.
     """
+    if not NAME.fullmatch(name) or name == "local":
+        raise WorkflowError(
+            f"{name!r} cannot be a study: begin with a letter and use a-z, 0-9 and _ alone."
+        )
+    for taken in (f"conf/{name}", f"studies/{name}"):
+        if (project / taken).exists():
+            raise WorkflowError(f"There is a {taken} already.")
+    begin = project / "conf" / check_study(project, source)
+    copied = [begin / GLOBALS] if source == BASE else sorted(begin.glob("*.y*ml"))
+    made = {path.name: path.read_text("utf-8") for path in copied if path.is_file()}
+    for key, value in OWN.items():
+        line = rf"(?m)^{key}:.*$"
+        if not re.search(line, made.get(GLOBALS, "")):
+            raise WorkflowError(f"conf/{source}/{GLOBALS} has no {key!r}: it shares its artifacts.")
+        made[GLOBALS] = re.sub(line, f"{key}: {value.format(name=name)}", made[GLOBALS])
     folder = project / "conf" / name
-    _check_name(project, name)
-    made = {path.name: path.read_text("utf-8") for path in _copied(project, source)}
-    made[GLOBALS] = _renamed(made[GLOBALS], name, source)
     folder.mkdir()
     try:
         for file, text in made.items():
@@ -139,28 +135,3 @@ def new_study(project: Path, name: str, source: str) -> list[str]:
         shutil.rmtree(folder)
         raise
     return [*(f"conf/{name}/{file}" for file in sorted(made)), dvc_file(name)]
-
-
-def _check_name(project: Path, name: str) -> None:
-    if not NAME.fullmatch(name) or name == "local":
-        raise WorkflowError(
-            f"{name!r} cannot be a study: begin with a letter and use a-z, 0-9 and _ alone."
-        )
-    for taken in (project / "conf" / name, project / "studies" / name):
-        if taken.exists():
-            raise WorkflowError(f"There is a {taken.relative_to(project)} already.")
-
-
-def _copied(project: Path, source: str) -> list[Path]:
-    folder = project / "conf" / check_study(project, source)
-    return [folder / GLOBALS] if source == BASE else sorted(folder.glob("*.y*ml"))
-
-
-def _renamed(text: str, name: str, source: str) -> str:
-    """Return the globals with the new study's own place."""
-    for key, value in OWN.items():
-        line = rf"(?m)^{key}:.*$"
-        if not re.search(line, text):
-            raise WorkflowError(f"conf/{source}/{GLOBALS} has no {key!r}: it shares its artifacts.")
-        text = re.sub(line, f"{key}: {value.format(name=name)}", text)
-    return text

@@ -5,11 +5,11 @@ import warnings
 from kedro_dvc.configuration import StudyConfigLoader
 from kedro_dvc.records import RunRecords
 from kedro_dvc.run_status import RunStatus
-from kedro_dvc.safety import Cleanliness, SharingCatalog
+from kedro_dvc.safety import SafeOutputs, SharingCatalog
 from seuf.determinism import torch_facts
 from seuf.hooks import StudyHooks, folders
 
-HOOKS = (StudyHooks(), Cleanliness(), RunStatus(), RunRecords(torch_facts))
+HOOKS = (StudyHooks(), SafeOutputs(), RunStatus(), RunRecords(torch_facts))
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")  # RunStatus is in its place
 
 DATA_CATALOG_CLASS = SharingCatalog

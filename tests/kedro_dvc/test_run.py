@@ -23,7 +23,7 @@ from dvc.exceptions import ReproductionError
 from dvc.repo import Repo
 from dvc.utils.serialize import modify_yaml
 
-from kedro_dvc.project import dvc_file, taken_up
+from kedro_dvc.project import dvc_file, synced_studies
 from kedro_dvc.run import (
     INTERVAL,
     InProcess,
@@ -198,7 +198,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return made
 
 
-@pytest.mark.parametrize("study", taken_up(ROOT))
+@pytest.mark.parametrize("study", synced_studies(ROOT))
 def test_every_command_of_a_dvc_yaml_is_run_here(study, calls):
     stages = yaml.safe_load((ROOT / dvc_file(study)).read_text())["stages"]
 

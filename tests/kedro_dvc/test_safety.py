@@ -11,7 +11,7 @@ from kedro.io import AbstractDataset, DataCatalog
 
 from kedro_dvc import safety as hooks
 from kedro_dvc.files import WorkflowError
-from kedro_dvc.safety import Cleanliness, SharingCatalog, sharing
+from kedro_dvc.safety import SafeOutputs, SharingCatalog, sharing
 from seuf.datasets.records import RecordsDataset
 
 
@@ -20,7 +20,7 @@ def saving(tmp_path):
     """The hook, and a file in DVC's cache that the data set's path is linked to."""
     cached, path = tmp_path / "cached", tmp_path / "data.jsonl"
     cached.write_text("of DVC")
-    hook = Cleanliness()
+    hook = SafeOutputs()
     hook.after_catalog_created(DataCatalog({"data": RecordsDataset(str(path))}))
     return hook, cached, path
 
@@ -60,7 +60,7 @@ def test_an_output_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch,
     monkeypatch.setattr(
         hooks.shutil, "disk_usage", lambda place: asked.append(place) or SimpleNamespace(free=free)
     )
-    hook = Cleanliness()
+    hook = SafeOutputs()
     hook.after_catalog_created(DataCatalog({"data": Large(str(tmp_path / "new/data.jsonl"))}))
 
     if enough:

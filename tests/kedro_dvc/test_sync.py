@@ -27,10 +27,11 @@ from kedro.io import AbstractDataset, CatalogProtocol
 from kedro.pipeline import Node
 
 from kedro_dvc import sync
-from kedro_dvc.project import dvc_file, load_study, study_names, taken_up
+from kedro_dvc.files import WorkflowError
+from kedro_dvc.project import dvc_file, load_study, study_names, synced_studies
 
 ROOT = Path(__file__).parents[2]
-STUDIES = taken_up(ROOT)
+STUDIES = synced_studies(ROOT)
 
 
 @pytest.fixture(params=STUDIES)
@@ -266,6 +267,15 @@ def test_a_new_cache_is_the_owners_alone_and_an_old_one_keeps_its_rights(tmp_pat
     assert stat.S_IMODE(cache.stat().st_mode) == 0o750
 
 
+def test_a_study_does_not_begin_as_one_that_has_no_place_of_its_own(tmp_path):
+    """The two would write the same files."""
+    (tmp_path / "conf/base").mkdir(parents=True)
+
+    with pytest.raises(WorkflowError, match=r"conf/base/globals.yml has no 'study'"):
+        sync.new_study(tmp_path, "mine", "base")
+    assert not (tmp_path / "conf/mine").exists()
+
+
 def test_without_dvc_there_is_no_cache(tmp_path):
     sync.private_cache(tmp_path)
 
@@ -282,4 +292,4 @@ def test_a_study_that_waits_to_be_run_can_be_taken_up(name, monkeypatch, tmp_pat
     made = sync.document(load_study(ROOT, name), tmp_path / "dvc.yaml")["stages"]
 
     assert {"in_sync", "prepare_data", "unlearn", "evaluate", "compare_methods"} <= set(made)
-    assert name not in taken_up(ROOT)
+    assert name not in synced_studies(ROOT)

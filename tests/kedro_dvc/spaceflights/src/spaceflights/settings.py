@@ -3,9 +3,9 @@
 from kedro_dvc.configuration import StudyConfigLoader
 from kedro_dvc.records import RunRecords
 from kedro_dvc.run_status import RunStatus
-from kedro_dvc.safety import Cleanliness, SharingCatalog
+from kedro_dvc.safety import SafeOutputs, SharingCatalog
 
-HOOKS = (Cleanliness(), RunStatus(), RunRecords())
+HOOKS = (SafeOutputs(), RunStatus(), RunRecords())
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)  # RunStatus is in its place
 DATA_CATALOG_CLASS = SharingCatalog
 CONFIG_LOADER_CLASS = StudyConfigLoader
