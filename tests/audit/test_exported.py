@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seuf.audit.audited import FAIL
+from seuf.audit import FAIL
 from seuf.audit.exported import check_files, open_checkpoint
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX

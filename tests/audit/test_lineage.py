@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from seuf.audit.audited import FAIL, PASS, recorded_stages, upstream
+from seuf.audit import FAIL, PASS
+from seuf.audit.audited import recorded_stages, upstream
 from seuf.audit.lineage import changed_values, declared_stages, difference, edges
 from seuf.inputs import InputError
 

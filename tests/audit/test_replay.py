@@ -15,7 +15,7 @@ from kedro.pipeline import Node, Pipeline
 
 from kedro_dvc import records
 from kedro_dvc.records import RunRecords, machine, record_path
-from seuf.audit.audited import FAIL, PASS
+from seuf.audit import FAIL, PASS
 from seuf.audit.replay import TOLERANCE, compare_deltas, relative_differences, same_arithmetic
 from seuf.moe.deltas import Delta
 from tests.audit.folders import EXPERT, unlearned

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
 
+from seuf.audit import FAIL, NOTE, PASS
 from seuf.audit.attest import make_keys, sign, statement
-from seuf.audit.audited import FAIL, NOTE, PASS
 from seuf.audit.cli import audit
 from seuf.audit.verify import verify
 from tests.audit.folders import unlearned
@@ -146,3 +148,25 @@ def test_a_statement_that_lacks_a_field_is_refused_in_one_line(
     assert isinstance(ended.exception, SystemExit)
     assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
     assert ended.output.startswith(f"error: {unsigned} is no statement of ")
+
+
+ELSEWHERE = """
+import sys
+import seuf.audit.attest, seuf.audit.weights
+from seuf.audit.cli import verify
+try:
+    verify()
+finally:
+    assert not {"kedro", "dvc"} & sys.modules.keys()
+"""
+
+
+def test_outside_a_project_a_verification_needs_no_kedro_and_prints_its_lines_alone(
+    unsigned, tmp_path
+):
+    command = [sys.executable, "-c", ELSEWHERE, str(unsigned)]
+
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stderr) == (2, "")
+    assert [line[:4] for line in ended.stdout.splitlines()] == ["NOTE", "NOTE", "NOTH"]

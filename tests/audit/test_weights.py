@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seuf.audit.audited import FAIL, PASS
+from seuf.audit import FAIL, PASS
 from seuf.audit.weights import check_weights, unlearned_digest
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX, Checkpoint, folder_digest, fused_keys

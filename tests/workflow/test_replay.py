@@ -8,7 +8,7 @@ from contextlib import chdir
 import pytest
 
 from kedro_dvc.project import load_study
-from seuf.audit.audited import FAIL, PASS
+from seuf.audit import FAIL, PASS
 from seuf.audit.replay import replay
 from seuf.inputs import InputError
 from tests.workflow.conftest import Project

@@ -1,16 +1,19 @@
 """Prove what a method changed, from what, and that nothing else was; and write down the proof.
 
-`report.audit` is where to begin. Formats of others (in-toto, CycloneDX, OpenLineage, Sigstore) need
-the packages of the extra `audit`; they are imported where they are used, as an audit needs none.
+`report.audit` is where to begin; each check gives a `Check`, one line. Formats of others (in-toto,
+CycloneDX, OpenLineage, Sigstore) need the packages of the extra `audit`; they are imported where
+they are used, as an audit needs none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from seuf.inputs import InputError
 
+PASS, FAIL, NOTE = "PASS", "FAIL", "NOTE"
 EXTRA = "audit"
 PACKAGES = {
     "OpenSSL",
@@ -23,6 +26,35 @@ PACKAGES = {
     "packageurl",
     "securesystemslib",
 }
+
+
+class Check(NamedTuple):
+    """One line of an audit.
+
+    Attributes:
+        name: What was looked at, one or two words.
+        result: `PASS`, `FAIL`, or `NOTE` for what could not be looked at and need not be.
+        text: What was found; of a failure its cause, with the file or tensor.
+    """
+
+    name: str
+    result: str
+    text: str
+
+
+def passed(name: str, text: str) -> Check:
+    """Return that something is as it should be."""
+    return Check(name, PASS, text)
+
+
+def failed(name: str, text: str) -> Check:
+    """Return that something is not as it should be."""
+    return Check(name, FAIL, text)
+
+
+def noted(name: str, text: str) -> Check:
+    """Return that something could not be looked at, though nothing says that it is wrong."""
+    return Check(name, NOTE, text)
 
 
 class MissingExtraError(InputError):

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from kedro_dvc.files import write_text
 from seuf.audit import needs_extra
-from seuf.audit.events import finished_on, run_id, started_on
-from seuf.audit.report import unlearn_run
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
@@ -125,6 +123,10 @@ def _dependencies(report: Report) -> Iterator[dict[str, Any]]:
 
 def _metadata(report: Report) -> dict[str, Any]:
     """Return when the delta was made, in whole seconds; nothing if no run was recorded."""
+    # here, as whoever verifies a statement needs no Kedro
+    from seuf.audit.events import finished_on, run_id, started_on
+    from seuf.audit.report import unlearn_run
+
     run = unlearn_run(report)
     if run is None:
         return {}

@@ -1,6 +1,6 @@
-"""What is audited, a method of a study that has run, and what each check of it gives: one line.
+"""What is audited: a method of a study that has run.
 
-The method is traced back through dvc.lock to all that its delta was made from; DVC's memory of what
+It is traced back through dvc.lock to all that its delta was made from; DVC's memory of what
 is in the workspace is not asked.
 """
 
@@ -24,38 +24,8 @@ from kedro_dvc.stages import GUARD, stamp
 from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError
 
-PASS, FAIL, NOTE = "PASS", "FAIL", "NOTE"
 CONFIDENTIAL = ("forget_set", "questions", "pretraining_texts", "passages", "reference_texts")
 REPORTS = ("comparison", "metrics", "report")
-
-
-class Check(NamedTuple):
-    """One line of an audit.
-
-    Attributes:
-        name: What was looked at, one or two words.
-        result: `PASS`, `FAIL`, or `NOTE` for what could not be looked at and need not be.
-        text: What was found; of a failure its cause, with the file or tensor.
-    """
-
-    name: str
-    result: str
-    text: str
-
-
-def passed(name: str, text: str) -> Check:
-    """Return that something is as it should be."""
-    return Check(name, PASS, text)
-
-
-def failed(name: str, text: str) -> Check:
-    """Return that something is not as it should be."""
-    return Check(name, FAIL, text)
-
-
-def noted(name: str, text: str) -> Check:
-    """Return that something could not be looked at, though nothing says that it is wrong."""
-    return Check(name, NOTE, text)
 
 
 class Stage(NamedTuple):

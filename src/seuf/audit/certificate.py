@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, Undefined
 from markupsafe import Markup
 
-from seuf.audit.audited import FAIL, NOTE, PASS
+from seuf.audit import FAIL, NOTE, PASS
 from seuf.audit.report import interval, known
 
 TITLE = "Unlearning certificate"

@@ -19,7 +19,8 @@ import click
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
-    from seuf.audit.audited import AuditedMethod, Check
+    from seuf.audit import Check
+    from seuf.audit.audited import AuditedMethod
 
 FILE = click.Path(path_type=Path)
 ENV = click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
@@ -81,7 +82,8 @@ def method(
     Example: kedro audit seuf_ga --env tofu --out evidence/audit --sign keys/seuf.key
     """
     from kedro_dvc.project import load_study
-    from seuf.audit.audited import AuditedMethod, Check
+    from seuf.audit import Check
+    from seuf.audit.audited import AuditedMethod
     from seuf.audit.report import audit, first_cause, with_checks, with_request, write_documents
 
     with exit_on_input_error():
@@ -106,7 +108,7 @@ def check_replay(audited: AuditedMethod) -> Check:
     """Return the check of a replay in a folder of its own; one that cannot be made has failed."""
     from tempfile import TemporaryDirectory
 
-    from seuf.audit.audited import failed
+    from seuf.audit import failed
     from seuf.audit.replay import NAME, replay
 
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from seuf.audit.audited import Check, failed, passed
+from seuf.audit import Check, failed, passed
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.hub import INDEX, SINGLE, SMALL_FILES

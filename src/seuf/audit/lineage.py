@@ -15,7 +15,8 @@ from kedro_dvc.project import dvc_file
 from kedro_dvc.records import DECIDING, EVIDENCE, commit_of, read_record
 from kedro_dvc.stages import paths_of, stamp
 from kedro_dvc.sync import sync
-from seuf.audit.audited import AuditedMethod, Check, Stage, failed, noted, passed, producers
+from seuf.audit import Check, failed, noted, passed
+from seuf.audit.audited import AuditedMethod, Stage, producers
 
 
 def commit(audited: AuditedMethod) -> Iterator[Check]:

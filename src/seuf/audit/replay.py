@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kedro_dvc.project import Study
 from kedro_dvc.records import machine, read_record
-from seuf.audit.audited import Check, failed, passed
+from seuf.audit import Check, failed, passed
 from seuf.determinism import set_deterministic
 from seuf.inputs import InputError
 from seuf.moe.deltas import Delta

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from kedro_dvc.files import write_text
 from kedro_dvc.records import commit_of, read_record
-from seuf.audit import lineage, results
-from seuf.audit.audited import FAIL, PASS, AuditedMethod, Check, failed, passed
+from seuf.audit import FAIL, PASS, Check, failed, lineage, passed, results
+from seuf.audit.audited import AuditedMethod
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:

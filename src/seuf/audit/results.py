@@ -9,7 +9,8 @@ from html import unescape
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from seuf.audit.audited import AuditedMethod, Check, failed, noted, passed
+from seuf.audit import Check, failed, noted, passed
+from seuf.audit.audited import AuditedMethod
 from seuf.moe.deltas import Delta
 
 if TYPE_CHECKING:

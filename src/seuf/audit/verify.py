@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kedro_dvc.hashing import digests
-from seuf.audit import MissingExtraError
-from seuf.audit.audited import FAIL, PASS, Check, failed, noted, passed
+from seuf.audit import FAIL, PASS, Check, MissingExtraError, failed, noted, passed
 from seuf.inputs import InputError
 
 BASE = "base_model"  # as a statement calls it among its dependencies

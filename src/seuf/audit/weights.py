@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from seuf.audit.audited import Check, failed, passed
+from seuf.audit import Check, failed, passed
 from seuf.audit.exported import open_checkpoint, printable
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys
