@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import io
+import sys
+import warnings
+from contextlib import nullcontext, redirect_stderr
 
 import pytest
 from lm_eval.api.instance import Instance
+from tqdm import tqdm
 
 from seuf.benchmarks import sandbox
 from seuf.benchmarks.choices import ChoiceScorer
-from seuf.benchmarks.harness import harness_model, score_questions
+from seuf.benchmarks.harness import WithoutBars, harness_model, score_questions
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.sandbox import SandboxSettings
 from seuf.benchmarks.settings import ScoringSettings
@@ -67,6 +71,38 @@ def test_the_standard_error_is_that_of_a_mean(knowing_model, questions):
         assert scores[subject]["accuracy"] == 0.5
         assert scores[subject]["questions"] == 4
         assert scores[subject]["standard_error"] == pytest.approx((1 / 12) ** 0.5)
+
+
+def test_warnings_are_kept_where_bars_are_not():
+    """Of a bar that is written between them nothing is left, not even the end of its line."""
+    kept = io.StringIO()
+
+    with redirect_stderr(WithoutBars(kept)):
+        sys.stderr.write("before\n")
+        for _ in tqdm(range(3), mininterval=0):
+            pass
+        sys.stderr.write("odd scores")
+        sys.stderr.write("\n")
+
+    assert kept.getvalue() == "before\nodd scores\n"
+
+
+def test_what_the_harness_warns_of_is_said_where_there_is_no_terminal(
+    knowing_model, questions, capfd, monkeypatch
+):
+    inner = type(knowing_model.model).forward
+
+    def warned(self, *args, **kwargs):
+        warnings.warn("the logits are odd", stacklevel=1)
+        return inner(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(knowing_model.model), "forward", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda message, *_: sys.stderr.write(f"{message}\n")
+        score_questions(knowing_model, questions[:2], ScoringSettings())
+
+    assert "the logits are odd" in capfd.readouterr().err
 
 
 def test_nothing_is_printed_where_there_is_no_terminal(knowing_model, questions, capfd):

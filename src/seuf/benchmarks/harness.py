@@ -6,8 +6,8 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
-from io import StringIO
-from typing import Any
+from io import TextIOBase
+from typing import Any, TextIO
 
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
@@ -51,7 +51,7 @@ def score_questions(
         model = harness_model(subject_model, settings.model_copy(update={"batch_size": batch_size}))
         tasks = {s: harness_task(s, asked[s], settings.metric) for s in subjects}
         # the harness's progress bars cannot be turned off: they are kept out of logs
-        bars = nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO())
+        bars = nullcontext() if sys.stderr.isatty() else redirect_stderr(WithoutBars(sys.stderr))
         # the standard error of a mean is exact; with 0 draws the harness would leave it out
         with bars:
             return evaluate(model, tasks, bootstrap_iters=1)
@@ -60,6 +60,27 @@ def score_questions(
     results = backoff.whole(settings.batch_size, evaluate_at_once)
     assert results is not None  # only processes other than the first get nothing
     return {s: _scores(results, s, asked[s], settings.metric) for s in subjects}
+
+
+class WithoutBars(TextIOBase):
+    """A stream to which all is written but progress bars, which begin with a carriage return."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.after_bar = stream, False
+
+    def write(self, text: str) -> int:
+        """Write text that is no bar, nor the end of its line."""
+        if text.startswith("\r"):
+            self.after_bar = not text.endswith("\n")
+        elif self.after_bar and text == "\n":
+            self.after_bar = False
+        else:
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self.stream.flush()
 
 
 def harness_model(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:
