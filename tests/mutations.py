@@ -54,7 +54,7 @@ MUTATIONS = [
         "seuf/unlearning/objectives.py",
         "return masked_mean((gates - target).square().sum(-1), mask)",
         "return (gates - target).square().sum(-1).mean()",
-        "unlearning/test_anchor.py",
+        "unlearning/test_objectives.py unlearning/test_forward_passes_anchor.py",
     ),
     Mutation(
         "the checkpoint of the highest utility is kept, whatever it forgot",
@@ -110,7 +110,7 @@ MUTATIONS = [
         "kedro_dvc/project.py",
         ".find_upstream_modules(module)",
         ".find_modules_directly_imported_by(module)",
-        "kedro_dvc",
+        "kedro_dvc/generation/test_sync.py",
     ),
     Mutation(
         "a file that was replaced between two stages is not noticed in the lock",
