@@ -95,7 +95,7 @@ def reproduce(
 
     Args:
         project: The project's root, which is also the working directory.
-        targets: Addresses as `dvc repro` takes them: `dvc.yaml`, `dvc.yaml:unlearn@seuf_ga`.
+        targets: Addresses as `dvc repro` takes them: `dvc.yaml`, `dvc.yaml:train@large`.
         watcher: Is told what happens.
         isolate: Run each stage in a process of its own, as `dvc repro` does.
         wait: Wait for another DVC command that is in the way instead of failing.
@@ -180,7 +180,7 @@ class _Run:
 def reading_order(stages: list[Stage], graph: Any) -> list[Stage]:
     """Return the stages, each after those that it depends on, as one reads their dvc.yaml.
 
-    But the stages of one item of a matrix, such as `unlearn@seuf_ga` and `evaluate@seuf_ga`, go one
+    But the stages of one item of a matrix, such as `train@large` and `evaluate@large`, go one
     after the other, item by item.
 
     Args:
