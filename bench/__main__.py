@@ -55,7 +55,7 @@ def main() -> None:
 def _drive(options: Any) -> Drive:
     """Return the drive through a study whose parameters, as Kedro merges them, are in a file."""
     from bench.drive import Drive  # with all that scores questions
-    from seuf.pipelines.parameters import StudyParameters
+    from seuf.parameters import StudyParameters
 
     read = json.loads(Path(options.parameters).read_text(encoding="utf-8"))
     parameters = StudyParameters.model_validate(read)

@@ -27,8 +27,8 @@ from seuf.moe.footprint import weight_bytes
 from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import capture_routing
 from seuf.moe.training import train_tokenizer
-from seuf.pipelines.parameters import StudyParameters
-from seuf.pipelines.plan import method_memory
+from seuf.parameters import StudyParameters
+from seuf.plan import method_memory
 from seuf.unlearning.algorithm import Evaluation, unlearn
 from seuf.unlearning.attribution import calibration_samples
 from seuf.unlearning.selection import select_experts

@@ -59,8 +59,8 @@ def plan(env: str, layer: int | None) -> None:
     from tabulate import tabulate
 
     from kedro_dvc.project import load_config
-    from seuf.pipelines.parameters import StudyParameters, check_parameters
-    from seuf.pipelines.plan import study_memory, table
+    from seuf.parameters import StudyParameters, check_parameters
+    from seuf.plan import study_memory, table
 
     with exit_on_input_error():
         parameters = load_config(Path.cwd(), env)["parameters"]
@@ -82,7 +82,7 @@ def export(method: str, folder: Path, env: str) -> None:
     Example: kedro export seuf_ga exported/seuf_ga
     """
     from kedro_dvc.project import load_study
-    from seuf.pipelines.export import export_method
+    from seuf.export import export_method
 
     with exit_on_input_error():
         export_method(load_study(Path.cwd(), env), method, folder)

@@ -27,7 +27,7 @@ class StudyHooks:
     def after_context_created(self, context: KedroContext) -> None:
         """Make the study known to the registry and check its parameters."""
         from kedro_dvc.project import check_study
-        from seuf.pipelines.parameters import check_parameters
+        from seuf.parameters import check_parameters
 
         sys.excepthook = _one_line_for_input_errors
         os.environ["KEDRO_ENV"] = check_study(context.project_path, context.env or "base")

@@ -19,9 +19,9 @@ from seuf.benchmarks.records import BenchmarkData, Question, Text
 from seuf.benchmarks.registry import BENCHMARKS, Benchmark, BenchmarkSettings, load_benchmark
 from seuf.datasets.records import RecordsDataset
 from seuf.inputs import InputError
+from seuf.parameters import check_parameters
 from seuf.pipelines.data_preparation import pipeline
 from seuf.pipelines.data_preparation.nodes import Records, preparation
-from seuf.pipelines.parameters import check_parameters
 from seuf.settings import CONFIG_LOADER_ARGS
 from tests.hub import mmlu, muse, rwku, tofu, wikitext, wmdp
 

@@ -11,12 +11,12 @@ import pytest
 from huggingface_hub import constants
 
 from seuf.datasets.checkpoint import CheckpointDataset
+from seuf.export import _base, export_method
 from seuf.inputs import InputError
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest
 from seuf.moe.loading import load_model
 from seuf.moe.settings import ExternalModelSettings
-from seuf.pipelines.export import _base, export_method
 from seuf.reporting.comparison import comparison_table
 from tests.local_hub import COMMIT, cached
 from tests.reporting.examples import numbers

@@ -13,8 +13,8 @@ from seuf.moe.architectures import moe_layers
 from seuf.moe.loading import load_model
 from seuf.moe.loss import batch_nll
 from seuf.moe.settings import ExternalModelSettings
-from seuf.pipelines.parameters import StudyParameters
-from seuf.pipelines.plan import (
+from seuf.parameters import StudyParameters
+from seuf.plan import (
     Memory,
     assumed_experts,
     method_memory,
@@ -27,7 +27,7 @@ from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import Method, UnlearningSettings
 from tests.tiny import tiny_batch, tiny_language_model, tiny_model
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 STEP = UnlearningSettings(batch_size=2, max_length=10)  # 20 tokens of each set
 LAYER = 20 * (2 * 3 * (32 + 16) * 4 + 20 * 32)  # what a layer keeps of them, see test_footprint
 LOSS = 2 * 20 * 97 * 4

@@ -16,7 +16,7 @@ from seuf.moe import footprint
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.loading import empty_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
-from seuf.pipelines.parameters import BaseModelSettings, StudyParameters
+from seuf.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning.objectives import arguments_of, is_steered
 from seuf.unlearning.scopes import part_of
 from seuf.unlearning.selection import ESFT, SelectionSettings, most_to_reach

@@ -13,9 +13,9 @@ from kedro.framework.startup import bootstrap_project
 
 from kedro_dvc.project import load_config, study_names
 from seuf.inputs import InputError
-from seuf.pipelines.parameters import check_parameters
+from seuf.parameters import check_parameters
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
