@@ -110,7 +110,7 @@ MUTATIONS = [
         "kedro_dvc/project.py",
         ".find_upstream_modules(module)",
         ".find_modules_directly_imported_by(module)",
-        "kedro_dvc/generation/test_sync.py",
+        "kedro_dvc/test_stages.py",
     ),
     Mutation(
         "a file that was replaced between two stages is not noticed in the lock",
