@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,11 @@ def test_the_script_of_the_page_runs_and_leaves_a_model_that_forgot(tmp_path, mo
 def test_every_name_is_there_and_documented(name):
     assert getattr(seuf, name).__doc__
     assert name in PAGE.read_text(encoding="utf-8") or name in ("Selection",)
+
+
+def test_no_module_hides_a_name():
+    """A module of that name would take its place once it is imported."""
+    assert [name for name in seuf.__all__ if find_spec(f"seuf.{name}") is not None] == []
 
 
 def test_a_name_that_is_not_there_is_said_so():

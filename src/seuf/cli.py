@@ -82,7 +82,7 @@ def export(method: str, folder: Path, env: str) -> None:
     Example: kedro export seuf_ga exported/seuf_ga
     """
     from kedro_dvc.project import load_study
-    from seuf.export import export_method
+    from seuf.method_export import export_method
 
     with exit_on_input_error():
         export_method(load_study(Path.cwd(), env), method, folder)

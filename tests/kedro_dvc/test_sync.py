@@ -109,13 +109,14 @@ def test_the_text_is_the_same_each_time(study):
 
 
 def test_a_frozen_stage_stays_frozen(tmp_path):
-    path = tmp_path / "dvc.yaml"
-    path.write_text("stages: {a: {cmd: x, frozen: true}, b: {cmd: y}}")
+    """Of the stages of smoke the one that the file at hand freezes."""
+    study, path = load_study(ROOT, "smoke"), tmp_path / "dvc.yaml"
+    path.write_text("stages: {prepare_data: {cmd: x, frozen: true}, gone: {frozen: true}}")
 
-    assert sync.keep_frozen({"a": {"cmd": "z"}, "b": {"cmd": "y"}}, path) == {
-        "a": {"cmd": "z", "frozen": True},
-        "b": {"cmd": "y"},
-    }
+    stages = sync.document(study, path)["stages"]
+
+    assert [name for name, stage in stages.items() if stage.get("frozen")] == ["prepare_data"]
+    assert stages["prepare_data"]["cmd"] != "x"
 
 
 def _document(study: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, Undefined
-from markupsafe import Markup
 
 from seuf.audit import FAIL, NOTE, PASS
 from seuf.audit.report import interval, known
@@ -117,7 +116,7 @@ def first_cause(report: Report) -> str | None:
 
 def shown(value: Any) -> Any:
     """Return what the page prints of a value: one line, with no character that hides."""
-    if isinstance(value, Markup):  # of a macro, whose values were printed so
+    if hasattr(value, "__html__"):  # of a macro, whose values were printed so
         return value
     if value is None or value == "" or isinstance(value, Undefined):
         return UNKNOWN

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import constants
 
 from seuf.datasets.checkpoint import CheckpointDataset
-from seuf.export import _base, export_method
 from seuf.inputs import InputError
+from seuf.method_export import _base, export_method
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest
 from seuf.moe.loading import load_model
