@@ -165,7 +165,6 @@ def test_a_bfloat16_model_is_unlearned_and_left_as_it_was(language_model):
 
 def copies_of(weight: torch.Tensor) -> int:
     """Return how many tensors of a weight's shape are alive that have their own memory."""
-    gc.collect()
     alive = (one for one in gc.get_objects() if type(one) in (torch.Tensor, nn.Parameter))
     return len({one.data_ptr() for one in alive if one.shape == weight.shape})
 
@@ -182,11 +181,12 @@ def test_a_full_run_keeps_the_original_once_and_the_best_once(language_model):
             counted.append(copies_of(weight))
             return super().__call__(model)
 
+    gc.collect()
     before = copies_of(weight)  # embeddings have the shape of the head
 
-    run(language_model, method("everything", "ga"), judge=Counts(), steps=6)
+    run(language_model, method("everything", "ga"), judge=Counts(), steps=4)
 
-    assert [count / before for count in counted] == [2, 4, 5, 5]
+    assert [count / before for count in counted] == [2, 4, 5]
 
 
 @pytest.mark.parametrize("layers", [[1], None])
