@@ -20,6 +20,8 @@ from seuf.hooks import StudyHooks
 from seuf.unlearning.settings import UnlearningSettings
 
 ROOT = Path(__file__).parents[1]
+# One of each source of the base model, and the replication study.
+QUICK = {"smoke", "sandbox_seeds", "tofu", "qwen_wmdp", "olmoe_muse"}
 TRAINING = {
     "pretrain_base_model",
     "finetune_base_model",
@@ -71,7 +73,13 @@ def test_the_switch_lets_sums_be_made_in_any_order(on_gpu, monkeypatch):
     assert not begin({"torch": {"deterministic": True}})
 
 
-@pytest.mark.parametrize("study", study_names(ROOT))
+@pytest.mark.parametrize(
+    "study",
+    [
+        pytest.param(study, marks=[] if study in QUICK else pytest.mark.slow)
+        for study in study_names(ROOT)
+    ],
+)
 def test_every_node_that_trains_is_deterministic(study, on_gpu, monkeypatch):
     """Of all studies: also the base model's, and those of the replication study."""
     monkeypatch.chdir(ROOT)

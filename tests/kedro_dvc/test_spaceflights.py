@@ -89,7 +89,7 @@ class Spaceflights:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Spaceflights:
-    """The project after a first `dvc repro`, committed."""
+    """The project after a first run, committed."""
     root = tmp_path_factory.mktemp("other") / "spaceflights"
     shutil.copytree(Path(__file__).parent / "spaceflights", root)
     project = Spaceflights(root)
@@ -97,7 +97,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Spaceflights:
     project.run("dvc", "init", "--quiet")
     project.run("kedro", "dvc", "sync")
     project.commit()
-    project.run("dvc", "repro")
+    project.run("kedro", "dvc", "run")
     project.commit()
     return project
 
@@ -132,9 +132,12 @@ def test_a_parameter_runs_exactly_the_stages_that_depend_on_it(project):
     assert project.ran() == {"in_sync", "create_model_input_table", "fit_prices"}
 
 
-def test_a_second_run_of_all_leaves_git_clean(project):
+@pytest.mark.parametrize(
+    "command", [("kedro", "dvc", "run"), pytest.param(("dvc", "repro"), marks=pytest.mark.slow)]
+)
+def test_a_second_run_of_all_leaves_git_clean(project, command):
     """Neither dvc.lock nor a record of a run is another one."""
-    project.run("dvc", "repro", "--force")
+    project.run(*command, "--force")
 
     assert project.run("git", "diff") == ""
     assert project.run("git", "status", "--porcelain") == ""
@@ -146,6 +149,7 @@ def test_code_that_no_stage_can_run_changes_nothing(project):
     assert "up to date" in project.run("dvc", "status")
 
 
+@pytest.mark.slow
 def test_an_import_stops_everything_until_a_sync(project):
     (project.root / "src/spaceflights/more.py").write_text('"""More."""\n')
     project.replace(COLUMNS, "\nPRICE", "\nimport spaceflights.more  # noqa: F401\n\nPRICE")
@@ -168,10 +172,15 @@ def test_a_new_pipeline_stops_everything_until_a_sync(project):
     assert "'again' is in memory" in project.run("dvc", "repro", fails=True)
 
 
-@pytest.mark.parametrize("command", [("dvc", "repro"), ("kedro", "dvc", "run")])
+@pytest.mark.parametrize(
+    "command", [("kedro", "dvc", "run"), pytest.param(("dvc", "repro"), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("file", "old", "new", "metric", "value"),
-    [(COLUMNS, '"price"', '"crew"', "slope", 1.2), (PARAMETERS, "digits: 6", "digits: 1", "r2", 1)],
+    [
+        (COLUMNS, '"price"', '"crew"', "slope", 1.2),
+        pytest.param(PARAMETERS, "digits: 6", "digits: 1", "r2", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_an_edit_while_a_stage_runs_fails_the_stage(
     project, command, file, old, new, metric, value
@@ -195,6 +204,7 @@ def test_an_edit_while_a_stage_runs_fails_the_stage(
     assert "up to date" in project.run("dvc", "status")
 
 
+@pytest.mark.slow
 def test_a_stage_whose_code_was_edited_during_an_earlier_one_runs_with_the_new_code(project):
     """One process has long imported the module: the stage gets a process of its own."""
     nodes = "src/spaceflights/pipelines/data_processing/nodes.py"

@@ -34,13 +34,18 @@ ROOT = Path(__file__).parents[2]
 STUDIES = synced_studies(ROOT)
 
 
-@pytest.fixture(params=STUDIES)
-def study(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each study of the project, made known to its pipelines."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("KEDRO_ENV", request.param)
-    bootstrap_project(ROOT)
-    return request.param
+# One of each benchmark and each source of the base model; `make test-all` takes all that wait.
+QUICK = {"qwen_wmdp", "deepseek_rwku", "olmoe_tofu", "olmoe_muse"}
+
+
+@pytest.fixture(params=STUDIES, scope="module")
+def study(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each study of the project, made known to its pipelines for all tests that take it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setenv("KEDRO_ENV", request.param)
+        bootstrap_project(ROOT)
+        yield request.param
 
 
 def test_every_node_is_a_stage_and_every_stage_a_node(study):
@@ -283,7 +288,13 @@ def test_without_dvc_there_is_no_cache(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", sorted(set(study_names(ROOT)) - set(STUDIES)))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in sorted(set(study_names(ROOT)) - set(STUDIES))
+    ],
+)
 def test_a_study_that_waits_to_be_run_can_be_taken_up(name, monkeypatch, tmp_path):
     """Its stages can be made, and a sync of all studies leaves it alone."""
     monkeypatch.chdir(ROOT)

@@ -32,6 +32,7 @@ from tests.moe.test_names import all_paths, by_key
 from tests.moe.test_routing import naive_affinity, router_outputs
 from tests.tiny import (
     ALL,
+    EIGHT,
     EXPERTS,
     TOP_K,
     bits,
@@ -44,7 +45,12 @@ from tests.tiny import (
     tiny_samples,
 )
 
-DTYPES = [torch.float32, torch.bfloat16]
+# In bfloat16 only the eight have the time; `make test-all` takes the others too.
+TYPED = [
+    pytest.param(name, dtype, marks=[] if name in EIGHT or not slow else pytest.mark.slow)
+    for dtype, slow in ((torch.float32, False), (torch.bfloat16, True))
+    for name in ALL
+]
 # Sparsemixer weighs by a softmax over what is close to the maximum.
 WEIGHS_OTHERWISE = {"phimoe"}
 
@@ -202,7 +208,7 @@ def test_what_is_written_by_key_is_read_by_key(model):
         assert all(torch.equal(now[key], new[key]) for key in new)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("model", "dtype"), TYPED, indirect=["model"])
 @torch.no_grad()
 def test_a_model_with_a_delta_has_exactly_the_new_values_and_is_then_what_it_was(model, dtype):
     model.to(dtype)
@@ -221,7 +227,7 @@ def test_a_model_with_a_delta_has_exactly_the_new_values_and_is_then_what_it_was
     assert torch.equal(logits(model), plain)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("model", "dtype"), TYPED, indirect=["model"])
 @torch.no_grad()
 def test_an_exported_checkpoint_is_the_base_with_the_delta_applied(model, dtype, tmp_path):
     """To the bit, loaded by plain transformers.
@@ -251,7 +257,7 @@ def test_an_exported_checkpoint_is_the_base_with_the_delta_applied(model, dtype,
     assert compared.model_digest == folder_digest(out, delta.dtypes)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("model", "dtype"), TYPED, indirect=["model"])
 def test_lora_is_on_all_linear_layers_and_experts_and_changes_nothing_at_first(model, dtype):
     """With B zero the logits are the model's to the bit. Routers and head are left alone."""
     layers, before = decoder(model.to(dtype)).layers, logits(model)
@@ -274,7 +280,7 @@ def test_lora_is_on_all_linear_layers_and_experts_and_changes_nothing_at_first(m
         assert not torch.equal(logits(model), before)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("model", "dtype"), TYPED, indirect=["model"])
 def test_gradients_reach_every_adapter_of_every_layer(model, dtype):
     """Experts among them, which could stay frozen without a word."""
     model.to(dtype)

@@ -150,6 +150,7 @@ def test_the_same_delta_gives_the_same_bytes_whatever_the_order_of_its_tensors(t
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes(tmp_path):
     root = Path(__file__).parents[2]
     some_delta(tiny_model("qwen2_moe")).save(tmp_path / "here")

@@ -182,8 +182,8 @@ BEHIND = {
 @pytest.mark.parametrize(
     ("change", "target"),
     [
-        ("input", ""),
         ("input", ":select_experts"),
+        pytest.param("input", "", marks=pytest.mark.slow),
         ("import", ""),
         *(
             pytest.param(c, "", marks=pytest.mark.slow)

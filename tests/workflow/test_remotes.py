@@ -173,6 +173,7 @@ def test_without_a_yes_nothing_is_erased(remotes):
     assert remotes.objects("forget")
 
 
+@pytest.mark.slow
 def test_stages_that_do_not_need_it_still_run(erased, tmp_path):
     project = erased[0].copy(tmp_path / "remotes").project
     project.replace(*TOP)
