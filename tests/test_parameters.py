@@ -18,11 +18,17 @@ from seuf.parameters import check_parameters
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def parameters() -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def of_smoke() -> dict[str, Any]:
     """The parameters of the smoke study."""
     bootstrap_project(ROOT)
-    return copy.deepcopy(load_config(ROOT, "smoke")["parameters"])
+    return load_config(ROOT, "smoke")["parameters"]
+
+
+@pytest.fixture
+def parameters(of_smoke: dict[str, Any]) -> dict[str, Any]:
+    """A copy of them, to be changed."""
+    return copy.deepcopy(of_smoke)
 
 
 @pytest.mark.parametrize("study", study_names(ROOT))

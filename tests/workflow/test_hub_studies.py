@@ -62,7 +62,7 @@ FASTER = {
 }
 FEW = ("_replace_", "original", "full_rmu", "seuf_npo")
 KEPT = (*FEW, "contrast_gdiff", "lora", "esft", "random")
-FEW_IN = ("olmoe_tofu", "olmoe_muse")  # the slowest
+FEW_IN = ("deepseek_rwku", "olmoe_tofu", "olmoe_muse")  # the slowest
 TAUGHT = {"steps": 2, "batch_size": 2, "length": 32, "rank": 2, "warmup": 1}
 
 pytestmark = pytest.mark.timeout(600)

@@ -43,6 +43,7 @@ def test_a_second_run_runs_nothing_and_a_third_does_not_even_look(project):
     assert project.done(*RUN) == f"{len(lines)} unchanged\n"
 
 
+@pytest.mark.slow
 def test_an_earlier_state_is_restored_from_the_run_cache(project):
     with _top(project, 2):
         assert "select_experts  ran" in _squeezed(project.done(*SELECT))
