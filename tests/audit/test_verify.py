@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -13,8 +14,9 @@ from click.testing import CliRunner
 from seuf.audit import FAIL, NOTE, PASS
 from seuf.audit.attest import make_keys, sign, statement
 from seuf.audit.cli import audit
-from seuf.audit.verify import verify
-from tests.audit.folders import unlearned
+from seuf.audit.verify import verdict, verify
+from seuf.moe.deltas import Delta
+from tests.audit.folders import EXPERTS, METHOD, unlearned
 from tests.audit.reports import report
 
 
@@ -38,7 +40,8 @@ def said(signed, key):
     """Return the second check, which is that of the checkpoint's signature."""
     file, folder = signed
     checks = verify(file, key, checkpoint=folder)
-    assert [check.name for check in checks] == ["signature", "signature", "delta"]
+    assert [check.name for check in checks[:-1]] == ["signature", "signature", "delta"]
+    assert checks[-1][:2] == ("checkpoint", FAIL)  # there is no delta to compare it with
     return checks[1].result, checks[1].text
 
 
@@ -67,7 +70,7 @@ def test_a_checkpoint_that_is_not_signed_has_no_line(signed, keys):
 
     checks = verify(signed[0], keys[1], checkpoint=signed[1])
 
-    assert [check.name for check in checks] == ["signature", "delta"]
+    assert [check.name for check in checks] == ["signature", "delta", "checkpoint"]
 
 
 def test_a_key_that_cannot_sign_is_told_in_one_line(signed, keys):
@@ -86,10 +89,110 @@ def unsigned(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("options", [[], ["--base", "nowhere"], ["--checkpoint", "nowhere"]])
-def test_a_statement_of_which_nothing_was_verified_does_not_pass(unsigned, options):
-    """It is not signed, and neither a key nor a delta is given: anyone can have written it."""
+@pytest.fixture
+def about_delta(unsigned, tmp_path):
+    """Its delta, and the statement changed to name that delta and its base."""
+    made, delta = unlearned("qwen2_moe", tmp_path), tmp_path / "delta.safetensors"
+    made.delta.about.update(method=METHOD.model_dump(), experts=EXPERTS)
+    made.delta.save(delta)
+    state(unsigned, delta, made.delta.base)
+    return delta
+
+
+def state(unsigned, delta, base):
+    """Let the statement name another delta and base."""
+    content = json.loads(unsigned.read_text())
+    content["subject"][0]["digest"]["sha256"] = hashlib.sha256(delta.read_bytes()).hexdigest()
+    content["predicate"]["buildDefinition"]["resolvedDependencies"] = [
+        {"name": "base_model", "digest": {"sha256": base}}
+    ]
+    unsigned.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("options", "lacking"),
+    [
+        (["--base", "base"], "base"),
+        (["--checkpoint", "nowhere"], "checkpoint"),
+        (["--base", "base", "--checkpoint", "out"], "base"),
+        (["--delta", "delta.safetensors", "--checkpoint", "nowhere"], "checkpoint"),
+        (["--delta", "delta.safetensors", "--checkpoint", "out"], "checkpoint"),
+        (["--delta", "delta.safetensors", "--base", "nowhere"], None),
+        (["--delta", "delta.safetensors", "--base", "base", "--checkpoint", "nowhere"], None),
+    ],
+)
+def test_what_is_given_and_cannot_be_checked_fails(
+    unsigned, about_delta, tmp_path, monkeypatch, options, lacking
+):
+    monkeypatch.chdir(tmp_path)
+
     ended = CliRunner().invoke(audit, ["verify", str(unsigned), *options])
+
+    assert (ended.exit_code, ended.stdout.splitlines()[-1][:6]) == (1, "FAIL: ")
+    assert lacking is None or f"FAIL  {lacking:10} " in ended.stdout
+
+
+def test_a_checkpoint_given_with_all_that_it_is_compared_with_passes(
+    unsigned, about_delta, tmp_path
+):
+    checks = verify(unsigned, None, about_delta, tmp_path / "base", tmp_path / "out")
+
+    assert [check.name for check in checks if check.result == FAIL] == []
+    assert verdict(checks) == (PASS, 0)
+
+
+def test_a_signer_key_does_not_make_up_for_a_checkpoint_that_nobody_looked_at(keys, tmp_path):
+    file = tmp_path / "statement.json"
+    file.write_text(json.dumps(sign(statement(report()), keys[0])))
+
+    assert verdict(verify(file, keys[1])) == (PASS, 0)
+    for given in ({"base": tmp_path}, {"checkpoint": tmp_path}):
+        assert verdict(verify(file, keys[1], **given))[1] == 1
+
+
+@pytest.mark.parametrize(
+    "about", [{}, {"method": 3}, {"method": METHOD.model_dump(), "experts": 3}]
+)
+def test_a_delta_that_does_not_say_what_made_it_fails_in_one_sentence(
+    unsigned, about_delta, tmp_path, about
+):
+    delta = dataclasses.replace(Delta.load(about_delta), about=about)
+    delta.save(about_delta)
+    state(unsigned, about_delta, delta.base)
+
+    line, code = verdict(verify(unsigned, None, about_delta, tmp_path / "base"))
+
+    assert (line, code) == (
+        f"FAIL: {about_delta} does not say which method made it, and of which experts",
+        1,
+    )
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"payload": ' + "[" * 200_000])
+def test_deeply_nested_json_is_refused_in_one_line(tmp_path, text):
+    file = tmp_path / "deep.json"
+    file.write_text(text)
+
+    ended = CliRunner().invoke(audit, ["verify", str(file)])
+
+    assert isinstance(ended.exception, SystemExit)
+    assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
+    assert ended.output.startswith(f"error: {file} cannot be read: ")
+
+
+def test_an_envelope_nested_more_deeply_than_it_can_be_copied_fails_in_one_line(tmp_path):
+    file = tmp_path / "deep.json"
+    file.write_text('{"payload": ' + "[" * 700 + "]" * 700 + "}")
+
+    ended = CliRunner().invoke(audit, ["verify", str(file)])
+
+    assert isinstance(ended.exception, SystemExit)
+    assert ended.output.splitlines()[-1].startswith("FAIL: This is not a DSSE envelope")
+
+
+def test_a_statement_of_which_nothing_was_verified_does_not_pass(unsigned):
+    """It is not signed, and neither a key nor a delta is given: anyone can have written it."""
+    ended = CliRunner().invoke(audit, ["verify", str(unsigned)])
 
     assert ended.exit_code == 2
     assert ended.output.splitlines()[-1].startswith("NOTHING VERIFIED: ")
@@ -122,6 +225,8 @@ def test_an_unsigned_statement_passes_with_its_delta_and_fails_with_another(unsi
         lambda content: content.pop("subject"),
         lambda content: content.update(subject=[]),
         lambda content: content.update(subject=[{"name": "delta"}]),
+        lambda content: content.update(subject=[{"digest": {}}]),
+        lambda content: content.update(subject=[{"digest": {"sha256": None}}]),
         lambda content: content.update(subject=3),
         lambda content: content.update(predicate=None),
         lambda content: content["predicate"].pop("buildDefinition"),

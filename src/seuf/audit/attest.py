@@ -215,7 +215,7 @@ def _parsed(content: Any) -> Envelope:
         for signature in copy["signatures"]:
             signature.setdefault("keyid", "")  # optional in DSSE
         return Envelope.from_dict(copy)
-    except (AttributeError, Error, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, Error, KeyError, RecursionError, TypeError, ValueError) as error:
         raise InputError(
             "This is not a DSSE envelope (payload, payloadType, signatures); give the signed file."
         ) from error

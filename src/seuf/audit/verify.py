@@ -2,12 +2,13 @@
 
 A statement names a delta and its base model by digest. Whoever has the signer's public key, the
 delta and the base model can check all three; what is not given is not checked, and said to be so.
+What is given and cannot be checked is a failure.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ BASE = "base_model"  # as a statement calls it among its dependencies
 class _StatedDigests(NamedTuple):
     """SHA-256 digests that a statement names, of deltas and of their base models."""
 
-    deltas: set[str | None]
+    deltas: set[str]
     bases: set[str]
 
 
@@ -66,10 +67,13 @@ def verify(
             signature = passed("signature", f"signed with the key of {key.name}")
     stated = _stated_digests(file, statement)
     checks = [signature, *_checkpoint_signature(checkpoint, key), _delta(stated, delta)]
+    checks += _unchecked(delta, base, checkpoint)
     if delta is not None and delta.is_file():
         try:
             checks += _weights(stated, delta, base, checkpoint)
-        except (ValueError, OSError, KeyError, TypeError) as error:  # InputError is a ValueError
+        except InputError as error:
+            checks.append(failed("weights", str(error)))
+        except (ValueError, OSError, KeyError, TypeError, RecursionError) as error:
             checks.append(failed("weights", f"{type(error).__name__}: {error}"))
     return checks
 
@@ -87,7 +91,7 @@ def verdict(checks: Sequence[Check]) -> tuple[str, int]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict) or not {"payload", "predicate"} & content.keys():
         raise InputError(f"{file} is no statement: it has neither a payload nor a predicate.")
@@ -98,8 +102,8 @@ def _stated_digests(file: Path, statement: dict[str, Any]) -> _StatedDigests:
     try:
         dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
         stated = _StatedDigests(
-            {one["digest"].get("sha256") for one in statement["subject"]},
-            {one["digest"]["sha256"] for one in dependencies if one.get("name") == BASE},
+            _sha256s(statement["subject"]),
+            _sha256s(one for one in dependencies if one.get("name") == BASE),
         )
     except (AttributeError, KeyError, TypeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else "a field has a wrong type"
@@ -108,6 +112,19 @@ def _stated_digests(file: Path, statement: dict[str, Any]) -> _StatedDigests:
         lacking = "subject" if not stated.deltas else f"dependency {BASE}"
         raise InputError(f"{file} is no statement of a delta and its base model: no {lacking}.")
     return stated
+
+
+def _sha256s(resources: Iterable[dict[str, Any]]) -> set[str]:
+    values = [one["digest"].get("sha256") for one in resources]
+    return {value for value in values if isinstance(value, str)}
+
+
+def _unchecked(delta: Path | None, base: Path | None, checkpoint: Path | None) -> Iterator[Check]:
+    """Yield a failure for each folder that is given without what it is to be compared with."""
+    if base is not None and delta is None:
+        yield failed("base", f"{base} was not looked at: that needs --delta")
+    if checkpoint is not None and (delta is None or base is None):
+        yield failed("checkpoint", f"{checkpoint} was not compared: that needs --delta and --base")
 
 
 def _checkpoint_signature(checkpoint: Path | None, key: Path | None) -> Iterator[Check]:
@@ -153,8 +170,13 @@ def _weights(
     if base is None:
         yield noted("weights", "not looked at: --base names the folder of the base model")
         return
-    method = Method.model_validate(delta.about["method"])
-    experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
+    try:
+        method = Method.model_validate(delta.about["method"])
+        experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not say which method made it, and of which experts"
+        ) from error
     yield from check_weights(base, delta, method, experts, checkpoint)[0]
     if checkpoint is not None:
         yield from check_files(base, checkpoint)
