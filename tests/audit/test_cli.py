@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from kedro.framework import project as _project  # noqa: F401 - prints a line when it is first imported
 
 from kedro_dvc.hashing import sha256s
-from seuf.audit.cli import exit_on_input_error, request
+from seuf.audit.cli import audit, exit_on_input_error, request
 from seuf.audit.ledger import read_ledger
 from seuf.datasets.checkpoint import CheckpointDataset
 from seuf.inputs import InputError
@@ -242,6 +242,13 @@ def test_with_the_data_gone_the_salt_still_tells_what_a_request_held(project):
     )
     assert lost[0] == 1
     assert lost[1].startswith("error: .salts/17 is not here: without its salt nobody can tell")
+
+
+def test_an_audit_that_is_to_sign_and_write_nothing_is_refused_in_one_line(project):
+    ended = CliRunner().invoke(audit, ["seuf_ga", "--sign", "seuf.key"])
+
+    line = "error: --sign needs --out, the folder for the signed statement.\n"
+    assert (ended.exit_code, ended.output) == (1, line)
 
 
 def test_an_input_error_is_a_line_on_stderr_and_the_exit_code(capsys):

@@ -87,6 +87,8 @@ def method(
     from seuf.audit.report import audit, first_cause, with_checks, with_request, write_documents
 
     with exit_on_input_error():
+        if key and not out:
+            raise InputError("--sign needs --out, the folder for the signed statement.")
         audited = AuditedMethod(load_study(Path.cwd(), env), name)
         report = audit(audited, checkpoint)
         if replay:
