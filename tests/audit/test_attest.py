@@ -3,6 +3,8 @@
 import base64
 import json
 import stat
+import subprocess
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -21,6 +23,7 @@ from seuf.audit.attest import (
     validated,
     verify_folder,
 )
+from seuf.audit.cli import audit
 from seuf.inputs import InputError
 from tests.audit.reports import (
     BASE,
@@ -210,6 +213,33 @@ def test_only_the_owner_can_read_the_private_key(tmp_path):
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert isinstance(load_pem_public_key(public.read_bytes()).curve, SECP256R1)
     assert b"PRIVATE" not in public.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("ignored", "warnings"), [("", 1), ("*.pub\n", 1), ("/keys/\n", 0), ("*.key\n", 0)]
+)
+def test_a_private_key_that_git_would_commit_is_warned_of_in_one_line(tmp_path, ignored, warnings):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_text(ignored)
+
+    ended = CliRunner().invoke(audit, ["keys", str(tmp_path / "keys")])
+
+    assert (ended.exit_code, ended.stderr.count("\n")) == (0, warnings)
+    assert ended.stderr.count(f"{tmp_path / 'keys/seuf.key'} is not ignored by git") == warnings
+
+
+def test_where_there_is_no_git_nothing_is_warned_of(tmp_path, monkeypatch):
+    outside = CliRunner().invoke(audit, ["keys", str(tmp_path / "outside")])
+    monkeypatch.setenv("PATH", "")
+    without = CliRunner().invoke(audit, ["keys", str(tmp_path / "without")])
+
+    assert [(ended.exit_code, ended.stderr) for ended in (outside, without)] == [(0, "")] * 2
+
+
+def test_the_folder_for_keys_of_the_docs_is_ignored_here():
+    root = Path(__file__).parents[2]
+
+    assert "/keys/" in (root / ".gitignore").read_text().splitlines()
 
 
 @pytest.mark.parametrize("name", ["seuf.key", "seuf.pub"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -172,6 +173,15 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
     return private, public
+
+
+def would_be_committed(path: Path) -> bool:
+    """Return whether a file lies in a git repository that does not ignore it."""
+    command = ["git", "check-ignore", "--quiet", path.name]
+    try:
+        return subprocess.run(command, cwd=path.parent, stderr=subprocess.DEVNULL).returncode == 1
+    except FileNotFoundError:  # git is not installed
+        return False
 
 
 @needs_extra()

@@ -150,11 +150,13 @@ def keys(folder: Path) -> None:
 
     Example: kedro audit keys keys
     """
-    from seuf.audit.attest import make_keys
+    from seuf.audit.attest import make_keys, would_be_committed
 
     with exit_on_input_error():
-        for path in make_keys(folder):
-            click.echo(f"wrote {path}")
+        private, public = make_keys(folder)
+    click.echo(f"wrote {private}\nwrote {public}")
+    if would_be_committed(private):
+        click.echo(f"warning: {private} is not ignored by git: keep it out of commits", err=True)
 
 
 @audit.command()
