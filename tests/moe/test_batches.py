@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seuf.inputs import InputError
 from seuf.moe.batches import IGNORED, Batch, as_batch, by_length, pack, pad, tokenize
 from seuf.moe.training import train_tokenizer
 
@@ -94,3 +95,8 @@ def test_tokenize_cuts_at_max_length(tokenizer):
 
 def test_tokenize_of_no_texts_is_no_samples(tokenizer):
     assert tokenize(tokenizer, [], 8) == []
+
+
+def test_one_text_in_the_place_of_a_list_is_refused(language_model):
+    with pytest.raises(InputError, match="Give a list of texts"):
+        tokenize(language_model.tokenizer, "hello world", 8)

@@ -344,3 +344,16 @@ def test_ten_lines_load_the_unlearned_model(model, tmp_path, monkeypatch):
 def _loader() -> str:
     blocks = PAGE.read_text(encoding="utf-8").split("```python")[1:]
     return next(b for block in blocks if "load_file" in (b := block.partition("```")[0]))
+
+
+def test_a_delta_of_which_a_tensor_does_not_fit_changes_nothing(language_model):
+    model = language_model.model
+    before, digest = bits(model), model_digest(model)
+    tensors = {"model.embed_tokens.weight": torch.zeros(300, 32)}
+    tensors["model.layers.1.mlp.gate.weight"] = torch.zeros(3, 32)
+
+    with pytest.raises(InputError, match="do not fit the model"):
+        Delta(tensors, digest).apply(model)
+
+    assert changed_names(model, before) == set()
+    Delta({}, digest).apply(model)

@@ -4,14 +4,18 @@ import hashlib
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from seuf.moe import digests
 from seuf.moe.digests import (
     check_unchanged,
     checkpoint_dtypes,
     checkpoint_tensors,
     digest_of,
     model_digest,
+    sum_of_bits,
     sums_of_bits,
 )
 from tests.tiny import tiny_model
@@ -116,7 +120,7 @@ def test_types_that_differ_from_most_are_told_by_key(name):
 
 @torch.no_grad()
 def test_a_write_shows_in_the_sums_of_bits():
-    """Float32 1.0 is 0x3f800000, 2.0 is 0x40000000; what is no eighth byte is added alone."""
+    """Float32 1.0 is 0x3f800000, 2.0 is 0x40000000; what is no eighth byte is filled up."""
     model = nn.Linear(2, 1)
     model.weight.copy_(torch.tensor([[1.0, 2.0]]))
     model.bias.zero_()
@@ -124,7 +128,7 @@ def test_a_write_shows_in_the_sums_of_bits():
     assert sums_of_bits(model) == {"weight": 0x400000003F800000, "bias": 0}
 
     model.bias.fill_(1.0)
-    assert sums_of_bits(model) == {"weight": 0x400000003F800000, "bias": 0x3F + 0x80}
+    assert sums_of_bits(model) == {"weight": 0x400000003F800000, "bias": 0x3F800000}
 
 
 @torch.no_grad()
@@ -139,12 +143,40 @@ def test_experts_that_change_places_show_in_the_sums_of_bits():
         check_unchanged(model, digest)
 
 
-def test_a_sum_of_bits_weighs_each_row_by_its_position():
-    """129 numbers of 1: 64 count once, 64 twice and the last, no whole row, once: 64 + 128 + 1."""
+def test_a_sum_of_bits_weighs_each_number_by_its_position(monkeypatch):
+    """Numbers 7, 0, 2 count once, three and five times: 7 + 10; in chunks of two the same."""
     model = nn.Module()
-    model.register_buffer("numbers", torch.ones(129, dtype=torch.int64))
+    model.register_buffer("numbers", torch.tensor([7, 0, 2]), persistent=False)
 
-    assert sums_of_bits(model) == {"numbers": 193}
+    assert sums_of_bits(model) == {"numbers": 17}
+    monkeypatch.setattr(digests, "CHUNK", 2)
+    assert sums_of_bits(model) == {"numbers": 17}
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=9), st.data())
+def test_two_numbers_that_change_places_show(numbers, data):
+    one, other = (data.draw(st.integers(0, len(numbers) - 1)) for _ in range(2))
+    swapped = list(numbers)
+    swapped[one], swapped[other] = swapped[other], swapped[one]
+
+    same = sum_of_bits(torch.tensor(numbers)) == sum_of_bits(torch.tensor(swapped))
+
+    # (a - b) * 2 (i - j) is 0 modulo 2**64 for a few far apart numbers alone
+    difference = 2 * (numbers[one] - numbers[other]) * (one - other) % 2**64
+    assert same == (difference == 0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["model.rotary_emb.inv_freq", "model.layers.0.mlp.gate.weight"])
+def test_rows_that_change_places_and_buffers_are_noticed(name):
+    model = tiny_model("qwen2_moe")
+    digest = model_digest(model)
+
+    tensor = dict([*model.named_buffers(), *model.named_parameters()])[name]
+    tensor.copy_(tensor.flip(0))
+
+    with pytest.raises(RuntimeError, match=name):
+        check_unchanged(model, digest)
 
 
 def test_what_is_offloaded_has_no_sum():

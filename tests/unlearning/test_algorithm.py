@@ -12,7 +12,7 @@ from seuf.inputs import InputError
 from seuf.moe.digests import model_digest
 from seuf.moe.loading import LanguageModel
 from seuf.moe.names import paths_of_keys
-from seuf.unlearning.algorithm import Evaluation, Unlearned
+from seuf.unlearning.algorithm import Evaluation, Unlearned, unlearn
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.selection import (
     SELECTIONS,
@@ -22,7 +22,7 @@ from seuf.unlearning.selection import (
 )
 from seuf.unlearning.settings import ObjectiveSettings
 from tests.tiny import bits, changed_names, hook_count, tiny_language_model, tiny_model
-from tests.unlearning.runs import FirstIsWorst, method, run
+from tests.unlearning.runs import EXPERTS, RETAIN, FirstIsWorst, method, run
 
 EXPERT_KEYS = {
     "model.layers.1.mlp.experts.2.gate_proj.weight",
@@ -228,3 +228,55 @@ def test_an_objective_and_a_rule_from_elsewhere_are_used_by_their_names(
     assert by_default.delta.tensors.keys() == heavier.delta.tensors.keys()
     with pytest.raises(ValidationError, match="no objective takes 'third_weight'"):
         ObjectiveSettings(third_weight=1.0)
+
+
+def write_to_the_trained_router(model: nn.Module) -> Evaluation:
+    """Judge, and write to what is in training, better each time."""
+    with torch.no_grad():
+        router = model.get_parameter(ROUTER_KEY)
+        router[0, 0] += 1.0
+    return Evaluation(1.0, float(router[0, 0]), 0.0)
+
+
+def leave_in_training_mode(model: nn.Module) -> Evaluation:
+    """Judge, and forget the way back."""
+    model.train()
+    return Evaluation(1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("judge", "error", "why"),
+    [
+        (
+            write_to_the_trained_router,
+            RuntimeError,
+            r"The judge wrote to model\.layers\.1\.mlp\.gate",
+        ),
+        (leave_in_training_mode, RuntimeError, "left the model in training mode"),
+        (lambda model: None, InputError, "The judge returned None; it must return an Evaluation"),
+    ],
+)
+def test_a_judge_that_does_more_or_less_than_judge_is_refused(language_model, judge, error, why):
+    with pytest.raises(error, match=why):
+        run(language_model, method(), judge=judge)
+
+
+@pytest.mark.parametrize(
+    ("loss", "returned"),
+    [
+        (lambda forget_nll: forget_nll.values, r"it returned \(2, \d+\)"),
+        (lambda forget_nll: forget_nll.mean().detach(), r"requires_grad=False"),
+    ],
+)
+def test_an_objective_that_is_no_loss_is_refused(language_model, monkeypatch, loss, returned):
+    monkeypatch.setitem(OBJECTIVES, "odd", loss)
+
+    with pytest.raises(InputError, match=f"Objective 'odd' must return one number .*{returned}"):
+        run(language_model, method(objective="odd"))
+
+
+def test_a_sample_of_one_token_and_an_expert_named_twice_are_refused(language_model):
+    with pytest.raises(InputError, match="The forget set has no sample, or one of fewer than two"):
+        unlearn(language_model, [[1, 2], [5]], RETAIN, method(), EXPERTS, FirstIsWorst())
+    with pytest.raises(InputError, match="An expert is named twice"):
+        run(language_model, method(), experts=[(1, 2), (1, 2)])

@@ -234,3 +234,19 @@ def test_top_overlap_is_the_share_of_the_best_in_common():
 
 def test_top_overlap_of_fewer_experts_than_asked_takes_them_all():
     assert top_overlap(torch.rand(1, 4), torch.rand(1, 4), count=6) == 1.0
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda forget, retain, seed: forget[0],
+        lambda forget, retain, seed: forget.T,
+        lambda forget, retain, seed: [0.5, 0.5],
+        lambda forget, retain, seed: forget * torch.nan,
+    ],
+)
+def test_a_rule_that_returns_no_score_for_each_expert_is_refused(rule, monkeypatch):
+    monkeypatch.setitem(SELECTIONS, "odd", rule)
+
+    with pytest.raises(InputError, match=r"'odd' must return finite scores of shape \(2, 3\)"):
+        select("odd")

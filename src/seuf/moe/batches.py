@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from seuf.inputs import InputError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -61,7 +63,13 @@ def as_batch(given: Batch | Mapping[str, Any]) -> Batch:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> list[list[int]]:
-    """Return each text's token ids, cut at `max_length`; texts without tokens are left out."""
+    """Return each text's token ids, cut at `max_length`; texts without tokens are left out.
+
+    Raises:
+        InputError: If the texts are one string, which would be taken letter by letter.
+    """
+    if isinstance(texts, str):
+        raise InputError("Give a list of texts: one string came.")
     if not texts:
         return []
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]

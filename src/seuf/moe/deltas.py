@@ -53,7 +53,7 @@ class Delta:
         }
         return cls(tensors, base, checkpoint_dtypes(model))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the delta as safetensors; the same delta gives the same bytes.
 
         Base and delta together are the model before and after, from which what was forgotten can
@@ -63,6 +63,7 @@ class Delta:
 
         # One metadata key: safetensors writes several in a random order.
         header = {"base": self.base, "dtypes": self.dtypes, "about": self.about}
+        path = Path(path)
         temporary = path.with_name(f"{path.name}.tmp")
         tensors = {key: self.tensors[key].contiguous() for key in sorted(self.tensors)}
         try:
@@ -73,7 +74,7 @@ class Delta:
             temporary.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: Path) -> Delta:
+    def load(cls, path: str | Path) -> Delta:
         """Return the delta that `save` wrote.
 
         Raises:
@@ -95,7 +96,7 @@ class Delta:
         """Give the model the delta's tensors.
 
         Raises:
-            InputError: If the model is not the delta's base, to the bit.
+            InputError: If the model is not the delta's base, to the bit, or a tensor does not fit.
         """
         if (digest := model_digest(model)) != self.base:
             raise InputError(
@@ -105,8 +106,12 @@ class Delta:
         on_device, paths = ExitStack(), paths_of_keys(model, self.tensors)
         on_device.enter_context(keep_on_device(model, {layer_of(model, path) for path in paths}))
         before = {path: tensor_at(model, path).clone() for path in paths}
-        for path in paths:
-            write(model, path, self.tensors)
+        try:
+            for path in paths:
+                write(model, path, self.tensors)
+        except (RuntimeError, IndexError) as error:
+            _Application(self, before, on_device).undo(model)
+            raise InputError(f"The delta's tensors do not fit the model: {error}") from error
         _applied.setdefault(model, []).append(_Application(self, before, on_device))
 
     def revert(self, model: nn.Module) -> None:
@@ -119,10 +124,7 @@ class Delta:
         stack = _applied.get(model, [])
         if not stack or stack[-1].delta is not self:
             raise InputError("This delta is not the last one that was applied to the model.")
-        application = stack.pop()
-        with application.on_device, torch.no_grad():
-            for path, before in application.before.items():
-                tensor_at(model, path).copy_(before)
+        stack.pop().undo(model)
         check_unchanged(model, self.base)
 
     @contextmanager
@@ -131,7 +133,7 @@ class Delta:
 
         Raises:
             InputError: If the model is not the delta's base, to the bit.
-            RuntimeError: If the model was written to inside the context.
+            RuntimeError: If more than the delta's tensors was written to inside the context.
         """
         self.apply(model)
         try:
@@ -152,11 +154,18 @@ class _Application(NamedTuple):
     before: dict[str, Tensor]
     on_device: ExitStack
 
+    @torch.no_grad()
+    def undo(self, model: nn.Module) -> None:
+        """Give the model back what was there before."""
+        with self.on_device:
+            for path, before in self.before.items():
+                tensor_at(model, path).copy_(before)
+
 
 _applied: WeakKeyDictionary[nn.Module, list[_Application]] = WeakKeyDictionary()
 
 
-def export(base: Path, delta: Delta, folder: Path) -> None:
+def export(base: str | Path, delta: Delta, folder: str | Path) -> None:
     """Write the checkpoint of a base with a delta applied, for plain transformers to load.
 
     Files that the delta does not touch are linked, see `write_changed`.
@@ -169,6 +178,7 @@ def export(base: Path, delta: Delta, folder: Path) -> None:
     Raises:
         InputError: If the base is another one, or the folder exists.
     """
+    base, folder = Path(base), Path(folder)
     if folder.exists():
         raise InputError(f"{folder} exists: name a folder that does not.")
     if (digest := folder_digest(base, delta.dtypes)) != delta.base:

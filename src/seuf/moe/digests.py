@@ -16,6 +16,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from seuf.moe.forward import is_offloaded, stored_tensor
 from seuf.moe.names import empty_checkpoint, to_checkpoint, weight_names
 
 QUEUE = 64  # tensors that may wait to be hashed
-ROW = 64  # numbers that are summed before they are weighted
+CHUNK = 1 << 22  # numbers that are weighted at once
 DEFAULT = "default"
 
 
@@ -132,28 +133,32 @@ def digest_of_lines(lines: Iterable[str]) -> str:
 
 
 def sums_of_bits(model: nn.Module) -> dict[str, int | None]:
-    """Return a sum of each tensor's bits by name; None if it is offloaded.
+    """Return the `sum_of_bits` of each tensor by name, buffers that no checkpoint holds included.
 
-    Eight bytes are a number, and each row of `ROW` numbers counts as often as its position says, so
-    that rows which change places show. Far cheaper than a digest. It tells of accidents, not of a
-    change made to go unnoticed.
+    None if a tensor is offloaded.
     """
     state = model.state_dict()
-    tensors = {name: state[name] for name in weight_names(model)}
-    sums = [_sum_of_bits(tensor) for tensor in tensors.values() if not tensor.is_meta]
+    tensors = {name: state[name] for name in weight_names(model)} | dict(model.named_buffers())
+    sums = [sum_of_bits(tensor) for tensor in tensors.values() if not tensor.is_meta]
     # the sums come over from their devices at once, not one by one
     numbers = iter(torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else [])
     return {name: None if tensor.is_meta else next(numbers) for name, tensor in tensors.items()}
 
 
-def _sum_of_bits(tensor: Tensor) -> Tensor:
-    data = tensor.contiguous().flatten().view(torch.uint8)
-    eights = len(data) - len(data) % 8
-    numbers = data[:eights].view(torch.int64)
-    whole = len(numbers) - len(numbers) % ROW
-    rows = numbers[:whole].view(-1, ROW).sum(1)
-    weights = torch.arange(1, len(rows) + 1, device=rows.device)
-    return (rows * weights).sum() + numbers[whole:].sum() + data[eights:].sum()
+def sum_of_bits(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor's bits, eight bytes a number, each times an odd weight of its own.
+
+    So numbers that change places show too. Far cheaper than a digest; it tells of accidents, not of
+    a change made to go unnoticed.
+    """
+    data = tensor.detach().contiguous().flatten().view(torch.uint8)
+    data = F.pad(data, (0, -len(data) % 8)) if len(data) % 8 else data
+    numbers, total = data.view(torch.int64), torch.zeros((), dtype=torch.int64, device=data.device)
+    for start in range(0, len(numbers), CHUNK):
+        part = numbers[start : start + CHUNK]
+        positions = torch.arange(start, start + len(part), device=part.device)
+        total += (part * (2 * positions + 1)).sum()
+    return total
 
 
 def _fingerprint(model: nn.Module) -> _Fingerprint:

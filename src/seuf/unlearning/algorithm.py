@@ -136,20 +136,22 @@ def unlearn(
         retain: Token ids of the samples to keep.
         method: Scope, objective, anchor, learning rates.
         experts: The selected experts, (layer, expert); other scopes do not use them.
-        judge: Scores a model on the selection questions; must not write to it.
+        judge: Scores a model on the selection questions; must not write to it, which is checked.
         settings: The budget.
         seed: Decides the order of the samples and RMU's direction.
 
     Raises:
-        InputError: If a set is empty, the model lacks what the method names, or memory is short.
+        InputError: If a set has no sample of two tokens, the model lacks what the method names, the
+            judge returns no `Evaluation`, or memory is short.
+        RuntimeError: If the judge wrote to the model.
     """
     settings, model = settings or UnlearningSettings(), base.model
     digest = model_digest(model)
     if method.scope == "nothing":
         return Unlearned(Delta({}, digest, checkpoint_dtypes(model)), [], 0.0)
     for name, samples in (("forget", forget), ("retain", retain)):
-        if not samples:
-            raise InputError(f"The {name} set has no sample of two tokens or more.")
+        if not samples or min(map(len, samples)) < 2:
+            raise InputError(f"The {name} set has no sample, or one of fewer than two tokens.")
     with ExitStack() as stack:
         stack.callback(check_unchanged, model, digest)
         stack.enter_context(threads(settings.threads))
@@ -203,6 +205,11 @@ def eq4_step(
         with anchor.watching(batch.forget_mask):
             inputs = passes.objective_inputs(batch)
         loss = objective(**inputs, **numbers)  # l_f + lambda l_r
+        if loss.dim() or not loss.requires_grad:
+            raise InputError(
+                f"Objective {method.objective!r} must return one number that depends on the model; "
+                f"it returned {tuple(loss.shape)}, requires_grad={loss.requires_grad}."
+            )
         anchoring = method.anchor_weight * anchor.loss(loss.device)  # alpha L_anchor, Eq. 3
         (loss + anchoring).backward()
         norm = nn.utils.clip_grad_norm_(scope.gradients_to_masters(), settings.gradient_clip)
@@ -317,7 +324,16 @@ def _evaluation(
     shared = SharedPrefix(base.model, scope.first_layer if settings.prefix_cache else 0)
 
     def evaluate() -> tuple[Evaluation, dict[str, float]]:
+        before = scope.sums_of_bits()
         with shared:
-            return judge(base.model), probe.overlap(base.model)
+            evaluation, overlap = judge(base.model), probe.overlap(base.model)
+        if not isinstance(evaluation, Evaluation):
+            raise InputError(f"The judge returned {evaluation!r}; it must return an Evaluation.")
+        after = scope.sums_of_bits()
+        if changed := [path for path in before if before[path] != after[path]]:
+            raise RuntimeError(f"The judge wrote to {changed[0]}; it must not write to the model.")
+        if base.model.training:
+            raise RuntimeError("The judge left the model in training mode; call model.eval().")
+        return evaluation, overlap
 
     return evaluate

@@ -43,7 +43,7 @@ def capture(
     texts: Sequence[str],
     settings: RoutingSettings | None = None,
     seed: int = 0,
-    what: str = "forget",
+    what: str = "given",
 ) -> Routing:
     """Return how a random part of the texts is routed: steps 1 and 2 of Algorithm 1.
 
@@ -52,7 +52,7 @@ def capture(
         texts: Of one set.
         settings: Which part, and how many samples pass at once; by default all.
         seed: Decides the part.
-        what: Name of the set, for messages.
+        what: Which set it is, for messages.
 
     Raises:
         InputError: If there are too few tokens, or a sample is longer than the model allows.

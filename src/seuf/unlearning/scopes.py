@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, decoder_layer, moe_layers
+from seuf.moe.digests import sum_of_bits
 from seuf.moe.experts import ExpertSlice
 from seuf.moe.forward import is_offloaded
 from seuf.moe.lora import Adapter, adapted, merged, parameters_of
@@ -102,6 +103,10 @@ class Scope:
         """Drop all gradients."""
         for tensor in (*self.whole.values(), *self.masters.values()):
             tensor.grad = None
+
+    def sums_of_bits(self) -> dict[str, int]:
+        """Return the sum of bits of each trained tensor, see `seuf.moe.digests.sum_of_bits`."""
+        return {path: int(sum_of_bits(tensor)) for path, tensor in self.trained.items()}
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of the trained tensors."""
@@ -194,6 +199,8 @@ def selected_experts(model: nn.Module, experts: Experts, router: str = "layer") 
     names = {module: name for name, module in model.named_modules()}
     if not experts:
         raise InputError("Scope 'experts' needs at least one (layer, expert) pair; none was given.")
+    if len(set(experts)) < len(experts):
+        raise InputError(f"An expert is named twice: {experts}.")
     if missing := [index for index, _ in experts if index not in layers]:
         raise InputError(f"Layer {missing[0]} is not a MoE layer; MoE layers are {sorted(layers)}.")
     slices = [

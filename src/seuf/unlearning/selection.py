@@ -210,6 +210,12 @@ def _ranked(
             f"{rank * top}; the model has {total}. Name a lower rank."
         )
     scores = rule(forget.affinity, retain.affinity, seed)
+    shape = getattr(scores, "shape", None)
+    if shape != forget.affinity.shape or not bool(scores.isfinite().all()):
+        raise InputError(
+            f"expert_selection.rules: {ranking!r} must return finite scores of shape "
+            f"{tuple(forget.affinity.shape)}; they are {shape and tuple(shape)}, or not all finite."
+        )
     even, odd = (rule(f, r, seed) for f, r in zip(forget.halves, retain.halves, strict=True))
     # Stable: of equals the first comes first whatever the rank, so no two ranks share an expert.
     falling = scores.flatten().sort(descending=True, stable=True)

@@ -89,8 +89,10 @@ class ObjectiveSettings(Settings):
 
     @model_validator(mode="after")
     def _numbers_are_of_some_objective(self) -> Self:
+        if not self.model_extra:
+            return self
         of_objectives = set().union(*(arguments_of(name)[1] for name in OBJECTIVES))
-        for name in self.model_extra or {}:
+        for name in self.model_extra:
             if name not in of_objectives:
                 known = sorted(of_objectives | {*type(self).model_fields})
                 raise ValueError(f"no objective takes {name!r}; numbers are {', '.join(known)}")
