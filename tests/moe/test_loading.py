@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from seuf.inputs import InputError
-from seuf.moe.loading import LanguageModel, empty_model, free_bytes, load_model
+from seuf.moe.loading import LanguageModel, empty_model, free_bytes, load, load_model
 from seuf.moe.settings import ExternalModelSettings
 from tests.tiny import bits, changed_names, tiny_language_model
 
@@ -278,3 +278,10 @@ def test_on_its_way_to_a_gpu_a_model_passes_the_cpus_memory(monkeypatch):
     free = free_bytes(torch.device("cuda", 0))
 
     assert free == {"cuda:0's memory": 25, "the CPU's memory": 7}
+
+
+def test_no_bar_is_drawn_where_there_is_no_terminal(tmp_path, capfd):
+    tiny_language_model().save(tmp_path)
+    load(str(tmp_path))
+
+    assert "%|" not in capfd.readouterr().err

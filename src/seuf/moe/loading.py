@@ -7,6 +7,7 @@ routers are understood, that the weights fit into memory, that there is a tokeni
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,17 @@ class LanguageModel:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint that plain transformers loads; the same model gives the same bytes."""
+        keep_bars_out_of_logs()
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def keep_bars_out_of_logs() -> None:
+    """Turn transformers' own progress bars off where there is no terminal to draw them on."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging as of_transformers
+
+        of_transformers.disable_progress_bar()
 
 
 def load(path: str, revision: str | None = None, **options: Any) -> LanguageModel:
@@ -214,6 +224,7 @@ def _with_weights(source: ExternalModelSettings, folder: Path, device: torch.dev
             "max_memory": memory or None,
             "offload_folder": source.offload_folder,
         }
+    keep_bars_out_of_logs()
     with clear_errors(_reference(source)):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -49,9 +49,9 @@ SMALLER = "lower unlearning.batch_size or unlearning.max_length, to which packed
 LOG_COLUMNS = [
     "learning_rate",
     "step",
-    "loss",
-    "anchor",
-    "gradient_norm",
+    "loss",  # l_f + lambda l_r
+    "anchor",  # alpha L_anchor, which is minimised too
+    "gradient_norm",  # before it is clipped
     "forget_efficacy",
     "utility",
     "chance",
