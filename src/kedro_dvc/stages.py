@@ -90,7 +90,7 @@ def _stages_of(study: Study, name: str, nodes: list[Node]) -> dict[str, Stage]:
     groups: list[tuple[Stage, list[str]]] = []  # a stage, and the items that it is the same for
     for node in nodes:
         item = str(node.namespace).rpartition(".")[2]
-        stage = _with_placeholder(_stage(study, node), item, variable)
+        stage = _sorted(_with_placeholder(_stage(study, node), item, variable))
         items = next((items for other, items in groups if other == stage), None)
         if items is None:
             groups.append((stage, items := []))
@@ -122,6 +122,17 @@ def _with_placeholder(value: Any, item: str, variable: str) -> Any:
     if isinstance(value, str) and not value.startswith("src/"):
         return re.sub(rf"(?<![\w-]){item}(?![\w-])", f"${{item.{variable}}}", value)
     return value
+
+
+def _sorted(stage: Stage) -> Stage:
+    """Return a stage with its files and keys in an order that no item's name decides."""
+    return {
+        **stage,
+        "deps": sorted(stage["deps"], key=lambda path: (path.startswith("src/"), path)),
+        "params": [
+            {file: keys and sorted(keys) for file, keys in one.items()} for one in stage["params"]
+        ],
+    }
 
 
 def _in_order_of_table(items: list[str], study: Study) -> list[str]:

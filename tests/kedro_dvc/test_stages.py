@@ -36,6 +36,7 @@ _ways:
 again: {type: seuf.datasets.documents.JSONDataset, filepath: data/chosen.json}
 picked: "${_ways[${globals:way}]}"
 _log: {type: seuf.datasets.tables.CSVDataset, filepath: "root/{method}/log"}
+between: {type: seuf.datasets.tables.CSVDataset, filepath: root/m}
 "{method}.log": ${_log}
 "{method}.delta": {type: seuf.datasets.tables.CSVDataset, filepath: "root/{method}/delta"}
 """
@@ -208,6 +209,27 @@ def test_nodes_of_namespaces_are_one_stage_with_a_matrix(study):
     assert stage["cmd"].endswith("--nodes ${item.method}.select")
     assert stage["outs"] == ["root/${item.method}/delta"]
     assert stage["params"][-1] == {"conf/base/parameters.yml": ["methods.${item.method}"]}
+
+
+def test_the_order_of_names_does_not_divide_a_stage(study):
+    """`root/m` and `methods.npo` come after those of `ga` and before those of `rmu`."""
+    both = sum(
+        (
+            _pipeline(
+                *("between", f"{m}.delta", f"params:methods.{m}", "params:methods.npo"),
+                output=f"{m}.log",
+                namespace=m,
+            )
+            for m in ("ga", "rmu")
+        ),
+        Pipeline([]),
+    )
+
+    made = stages(study(both))
+
+    assert list(made) == ["select", "in_sync"]
+    assert made["select"]["matrix"] == {"method": ["ga", "rmu"]}
+    assert made["select"]["deps"][:3] == [".in_sync/base", "root/${item.method}/delta", "root/m"]
 
 
 def test_the_items_of_a_matrix_have_the_order_of_the_table_of_parameters(study):
