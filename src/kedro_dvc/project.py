@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grimp
+import yaml
 from kedro.framework import project as kedro_project
 from kedro.framework.project import pipelines, settings
 from kedro.framework.session import KedroSession
@@ -100,17 +101,34 @@ def synced_studies(project: Path) -> list[str]:
 
 
 def check_study(project: Path, name: str) -> str:
-    """Return the name of a study if it exists.
+    """Return the name of a study if it exists and does not share the artifacts of base.
 
     Raises:
-        WorkflowError: If it does not; with those that do.
+        WorkflowError: If it does not exist, with those that do; or if its `data_root` is that of
+            base, which it also is where the study gives none.
     """
     if name not in (known := study_names(project)):
         raise WorkflowError(
             f"There is no study {name!r}: conf/{name}/globals.yml is missing. "
             f"Studies: {', '.join(known)}."
         )
+    base, own = _data_root(project, BASE), _data_root(project, name)
+    if name != BASE and base is not None and own in (None, base):
+        raise WorkflowError(
+            f"conf/{name}/globals.yml has no data_root of its own: the study would write over the "
+            f"artifacts of {BASE}. Add `data_root: studies/{name}/data`."
+        )
     return name
+
+
+def _data_root(project: Path, study: str) -> str | None:
+    """Return where a study's own globals put its artifacts; None if they do not say."""
+    path = project / "conf" / study / "globals.yml"
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    except (FileNotFoundError, yaml.YAMLError):  # what is no YAML, `check_yaml` refuses
+        return None
+    return content.get("data_root") if isinstance(content, dict) else None
 
 
 def dvc_file(study: str) -> str:

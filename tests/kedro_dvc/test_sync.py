@@ -28,7 +28,7 @@ from kedro.pipeline import Node
 
 from kedro_dvc import sync
 from kedro_dvc.files import WorkflowError
-from kedro_dvc.project import dvc_file, load_study, study_names, synced_studies
+from kedro_dvc.project import check_study, dvc_file, load_study, study_names, synced_studies
 
 ROOT = Path(__file__).parents[2]
 STUDIES = synced_studies(ROOT)
@@ -276,6 +276,35 @@ def test_a_study_does_not_begin_as_one_that_has_no_place_of_its_own(tmp_path):
     with pytest.raises(WorkflowError, match=r"conf/base/globals.yml has no 'study'"):
         sync.new_study(tmp_path, "mine", "base")
     assert not (tmp_path / "conf/mine").exists()
+
+
+@pytest.mark.parametrize("text", ["study: mine\n", "data_root: data\n", ""])
+def test_a_study_that_shares_the_artifacts_of_base_is_refused(text, tmp_path):
+    _write_globals(tmp_path, base="data_root: data\n", mine=text)
+
+    with pytest.raises(WorkflowError, match=r"Add `data_root: studies/mine/data`") as caught:
+        check_study(tmp_path, "mine")
+    assert str(caught.value).startswith("conf/mine/globals.yml has no data_root of its own: ")
+
+
+def test_a_study_with_artifacts_of_its_own_is_one(tmp_path):
+    """So is any study where base has no `data_root`, as in other projects."""
+    _write_globals(tmp_path, base="data_root: data\n", mine="data_root: studies/mine/data\n")
+    assert [check_study(tmp_path, name) for name in ("base", "mine")] == ["base", "mine"]
+
+    _write_globals(tmp_path, base="", mine="")
+    assert check_study(tmp_path, "mine") == "mine"
+
+
+def test_all_studies_have_artifacts_of_their_own():
+    for name in study_names(ROOT):
+        check_study(ROOT, name)
+
+
+def _write_globals(project: Path, **texts: str) -> None:
+    for study, text in texts.items():
+        (project / "conf" / study).mkdir(parents=True, exist_ok=True)
+        (project / "conf" / study / "globals.yml").write_text(text)
 
 
 def test_without_dvc_there_is_no_cache(tmp_path):
