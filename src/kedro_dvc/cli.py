@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ COLOURS = {"ok": "green", "warning": "yellow", "ERROR": "red"}
 @click.group()
 def dvc() -> None:
     """Write DVC's stages from the Kedro project, run them and check what they wrote."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as with `2>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def env_option(meaning: str, **settings: Any) -> Callable[[Command], Command]:
@@ -77,7 +81,6 @@ def viz(env: str, arguments: tuple[str, ...]) -> None:
     ARGUMENTS go to `kedro viz run`, such as --port 4142 or --no-browser.
     """
     import importlib.util
-    import os
 
     from kedro_dvc.files import WorkflowError
     from kedro_dvc.project import check_study
@@ -137,11 +140,16 @@ def run(
 def _cause_alone() -> Iterator[None]:
     """Raise what made DVC fail, which its own error only wraps."""
     from dvc.exceptions import DvcException
+    from dvc.stage.exceptions import StageNotFound
 
     from kedro_dvc.files import WorkflowError
+    from kedro_dvc.sync import nearest_stages
 
     try:
         yield
+    except StageNotFound as error:
+        nearest = ", ".join(nearest_stages(Path(error.file), error.name))
+        raise WorkflowError(f"{error}{nearest and f'; nearest: {nearest}'}") from None
     except DvcException as error:
         cause = error.__cause__
         if cause is None or isinstance(cause, DvcException | FileNotFoundError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from kedro_dvc.configuration import BASE
 from kedro_dvc.files import WorkflowError, write_text
 from kedro_dvc.project import Study, check_study, dvc_file, for_dvc, load_study
-from kedro_dvc.stages import stages
+from kedro_dvc.stages import expanded, stages
 
 HEADER = """\
 # Generated from the Kedro project by `kedro dvc sync`.
@@ -81,6 +82,16 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}
+
+
+def nearest_stages(path: Path, name: str) -> list[str]:
+    """Return the stages of a dvc.yaml with the names most like this one, the nearest first.
+
+    A study that overrides a part of some methods has `unlearn-2@mine` where one looks for
+    `unlearn@mine`.
+    """
+    made = _read(path).get("stages", {})
+    return get_close_matches(name, {*made, *(stage for stage, _ in expanded(made))})
 
 
 class _Dumper(yaml.SafeDumper):

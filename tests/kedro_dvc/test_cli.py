@@ -1,10 +1,29 @@
-"""What a command says when DVC fails."""
+"""What a command says when DVC fails, and to whom it says nothing."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 from dvc.exceptions import DvcException
+from dvc.stage.exceptions import StageNotFound
 
 from kedro_dvc.cli import _cause_alone
 from kedro_dvc.files import WorkflowError
+
+WATCHING = """
+import sys
+from kedro_dvc.cli import dvc
+from kedro_dvc.watch import watching
+
+@dvc.command()
+def watch():
+    with watching() as lines:
+        lines.waits("x")
+    sys.stderr.write("y")
+
+dvc(["watch"])
+"""
 
 
 def test_what_made_dvc_fail_is_raised_with_its_own_cause():
@@ -22,3 +41,20 @@ def test_what_made_dvc_fail_is_raised_with_its_own_cause():
 def test_where_dvc_itself_is_the_cause_its_words_are_enough():
     with pytest.raises(WorkflowError, match="is locked"), _cause_alone():
         raise DvcException("failed to reproduce") from DvcException("the file is locked")
+
+
+def test_a_stage_that_is_not_there_is_told_with_those_of_like_names(tmp_path):
+    file = SimpleNamespace(relpath=str(tmp_path / "dvc.yaml"))
+    (tmp_path / "dvc.yaml").write_text("stages: {unlearn-2: {matrix: {m: [mine]}, cmd: x}}")
+
+    with pytest.raises(WorkflowError, match="nearest: unlearn-2@mine"), _cause_alone():
+        raise StageNotFound(file, "unlearn@mine")
+    with pytest.raises(WorkflowError, match=r"not found inside '.*' file$"), _cause_alone():
+        raise StageNotFound(file, "zzz")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_goes_on_where_no_one_can_read_it(closed):
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, WATCHING]
+
+    assert subprocess.run(shell, capture_output=True, check=False).returncode == 0
