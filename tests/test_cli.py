@@ -1,5 +1,6 @@
 """The project's own commands."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -44,10 +45,11 @@ def test_without_a_table_one_line_says_what_to_do(study: Path):
 
 
 def test_repro_ends_with_the_table():
-    """What `make` would run, without running it."""
+    """What `make` would run, without running it, also where `make` runs the tests."""
     planned = subprocess.run(
-        ["make", "--dry-run", "repro", "STUDY=smoke"],
+        ["make", "--dry-run", "--no-print-directory", "repro", "STUDY=smoke"],
         cwd=Path(__file__).parents[1],
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
         capture_output=True,
         text=True,
         check=True,
