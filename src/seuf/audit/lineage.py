@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import yaml
 from kedro_dvc.disk import counted, gigabytes, listed
 from kedro_dvc.project import dvc_file
 from kedro_dvc.records import DECIDING, EVIDENCE, commit_of, read_record
-from kedro_dvc.stages import paths_of, stamp
+from kedro_dvc.stages import expanded, paths_of, stamp
 from kedro_dvc.sync import sync
 from seuf.audit import Check, failed, noted, passed
 from seuf.audit.audited import AuditedMethod, Stage, producers
@@ -166,32 +165,17 @@ CHECKS: tuple[Callable[[AuditedMethod], Iterator[Check]], ...] = (
 def declared_stages(file: Path) -> dict[str, Stage]:
     """Return the stages that a generated dvc.yaml declares, each item of a matrix by itself."""
     declared = {}
-    stages = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]
-    for name, stage in stages.items():
-        matrix = stage.get("matrix", {})
-        for values in product(*matrix.values()):
-            full = f"{name}@{'-'.join(values)}" if values else name
-            declared[full] = _declared(full, stage, dict(zip(matrix, values, strict=True)))
+    content = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    for name, stage in expanded(content["stages"]):
+        params: dict[str, dict[str, Any]] = {}
+        for entry in stage.get("params", []):
+            for path, keys in entry.items():
+                params.setdefault(path, {}).update(dict.fromkeys(keys or []))
+        inputs, outputs = stage.get("deps", []), paths_of(stage)
+        declared[name] = Stage(
+            name, stage["cmd"], dict.fromkeys(inputs), dict.fromkeys(outputs), params
+        )
     return declared
-
-
-def _declared(name: str, stage: Mapping[str, Any], item: Mapping[str, str]) -> Stage:
-    def filled(text: str) -> str:
-        for key, value in item.items():
-            text = text.replace(f"${{item.{key}}}", value)
-        return text
-
-    params: dict[str, dict[str, Any]] = {}
-    for entry in stage.get("params", []):
-        for file, keys in entry.items():
-            params.setdefault(file, {}).update(dict.fromkeys(map(filled, keys or [])))
-    return Stage(
-        name,
-        filled(stage["cmd"]),
-        dict.fromkeys(map(filled, stage.get("deps", []))),
-        dict.fromkeys(map(filled, paths_of(dict(stage)))),
-        params,
-    )
 
 
 def difference(stage: Stage, declared: Mapping[str, Stage]) -> str | None:
