@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Measure = Literal["rouge_l_recall", "rouge_l_f1", "rouge_l_recall_pltrdy"]
-Subject = Literal["forget", "retain"]
+Subject = Literal["forget", "retain", "unseen"]
 Part = Literal["selection", "test"]
 Group = Literal["forget", "retain", "holdout"]
 
@@ -79,7 +79,8 @@ class Question(NamedTuple):
         choices: Answers to choose from; none if it can only be answered freely.
         answer: Position of the right choice; -1 if there are none.
         topic: What it is about: a person, an author, a school subject.
-        subject: Whether it asks for what is to be forgotten or for what must stay.
+        subject: Whether it asks for what is to be forgotten (`forget`) or for what must stay: what
+            the retain set shows (`retain`), or what no loss ever shows (`unseen`).
         part: Whether it chooses the checkpoint (`selection`) or is reported (`test`).
         reference: The answer in words; empty if free answers are not scored.
         kind: A key of `ANSWER_KINDS`.
