@@ -145,14 +145,14 @@ def assumed_experts(
 ) -> Experts:
     """Return the experts that a method's selection is assumed to choose, (layer, expert) pairs.
 
-    A ranking's lie in one layer; of ESFT these are the most that it can take, those of tokens that
-    are spread evenly.
+    A ranking's lie in one layer; of ESFT these are the most that it can take: by token those of
+    tokens that are spread evenly, by gate all.
     """
     if method.selection is None:
         return []
     layers = {one.index: one.num_experts for one in moe_layers(model)}
     if method.selection == ESFT:
-        most = {i: most_to_reach(number, settings.esft_threshold) for i, number in layers.items()}
+        most = {i: most_to_reach(number, settings) for i, number in layers.items()}
         return [(index, expert) for index, count in most.items() for expert in range(count)]
     fixed = settings.fixed.get(method.selection)
     chosen = fixed.layer if fixed else min(layers) if layer is None else layer

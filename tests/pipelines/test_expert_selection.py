@@ -23,7 +23,7 @@ TABLE = pd.DataFrame(
 
 def select(score: str) -> dict:
     """Return what `affinity_2` and `esft` choose."""
-    settings = SelectionSettings(rules=["affinity_2", "esft"], esft_threshold=0.5, esft_score=score)
+    settings = SelectionSettings(rules=["affinity_2", "esft"], esft_threshold=0.3, esft_score=score)
     return select_experts(TABLE, TABLE, settings, seed=0)
 
 

@@ -189,12 +189,12 @@ def test_esft_takes_experts_of_every_layer_until_they_have_the_share_of_tokens()
     assert (chosen.margin, chosen.runner_up, chosen.stability) == (None, None, None)
 
 
-def test_esft_by_gate_takes_shares_of_each_layers_affinity():
-    """Layer 1: .50 of .65 is .77. Layer 3: .40 of .60 is .67, too little; .15 makes it .92."""
-    chosen = select("esft", esft_threshold=0.75, esft_score="gate")
+def test_esft_by_gate_adds_the_affinities_as_they_are():
+    """At .45: .50 in layer 1. Layer 3: .40 is too little; .15 makes it .55."""
+    chosen = select("esft", esft_threshold=0.45, esft_score="gate")
 
     assert chosen.experts == [(1, 0), (3, 2), (3, 0)]
-    assert chosen.scores == pytest.approx([0.50 / 0.65, 0.40 / 0.60, 0.15 / 0.60])
+    assert chosen.scores == pytest.approx([0.50, 0.40, 0.15])
 
 
 def test_stability_of_esft_by_gate_is_what_both_halves_choose_of_what_one_does():

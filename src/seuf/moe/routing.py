@@ -30,7 +30,8 @@ class Routing:
         layers: Decoder index of each MoE layer, length L.
         affinity: Gate affinity by Eq. 2, (L, E) of float64.
         halves: Affinity of the even and of the odd samples alone, (2, L, E): how much it varies.
-        token_share: Share of all top-k slots that went to each expert, (L, E); rows sum to 1.
+        token_share: Share of the tokens that went to each expert, (L, E), as in the paper's Fig. 2:
+            rows sum to k, since each token goes to k experts, and an even share is k / E.
         samples: Number of samples, Z.
         tokens: Number of tokens, padding excluded.
         top_k_sets: On request, the experts that each token chose, (L, tokens, E) of bool.
@@ -91,7 +92,7 @@ def capture_routing(
         layers=[layer.index for layer in layers],
         affinity=total[:2].sum(0) / samples.sum(),
         halves=total[:2] / samples[:, None, None],
-        token_share=total[2] / total[2].sum(1, keepdim=True),
+        token_share=total[2] / tokens,
         samples=int(samples.sum()),
         tokens=tokens,
         top_k_sets=torch.stack([torch.cat(chosen) for chosen in sets]) if top_k_sets else None,

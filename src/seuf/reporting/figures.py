@@ -308,7 +308,7 @@ def ranked_shares(forget: pd.DataFrame, retain: pd.DataFrame, layer: int) -> pd.
 
 
 def _draw_layer(figure: go.Figure, row: int, shares: pd.DataFrame) -> None:
-    """Draw two bars an expert, and an even share as a dotted line."""
+    """Draw two bars an expert, and the even share k / E, their mean, as a dotted line."""
     experts = [str(expert) for expert in shares.index]
     for name, colour in SET_COLOURS.items():
         bars = go.Bar(

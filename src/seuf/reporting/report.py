@@ -43,8 +43,8 @@ CAPTIONS = {
     "tokens_per_expert": (
         "Which experts handle the forget set",
         "Share of the tokens that go to each expert of the original model, in layers where a rule "
-        "chose an expert; arrows name the rule. The dotted line is an even share. A high dark "
-        "bar beside a low light one is a specialist of the forget set; two high bars are a "
+        "chose an expert; arrows name the rule. The dotted line is an even share: k of E. A high "
+        "dark bar beside a low light one is a specialist of the forget set; two high bars are a "
         "generalist, which all knowledge needs.",
     ),
     "overlap_over_steps": (
@@ -68,8 +68,8 @@ GLOSSARY = {
     "weights trained": "Share of the model's parameters that were in training.",
     "score, margin": "What a rule gave the expert it chose, and how much less the runner-up got. "
     "Affinity: mean gate probability on the forget set. Contrast: minus that on the retain set. "
-    "ESFT: share of a layer's tokens or affinity, so nobody is next. A number at a rule's name is "
-    "a rank: affinity_2 takes the second best.",
+    "ESFT: share of a layer's top-k slots, or affinity; nobody is next. A number at a rule's name "
+    "is a rank: affinity_2 takes the second best.",
     "stability": "Share of the rule's six best experts on which both halves of the samples agree; "
     "of ESFT by affinity, of all that a half chooses.",
     "± ": "One standard error of the mean over questions. It does not tell how much another "

@@ -5,8 +5,10 @@ asked for a rank, as in `affinity_2`. `esft` chooses of every layer as many expe
 Wang et al. 2024, https://arxiv.org/abs/2407.01906, `scripts/expert/generate_expert_config.py` of
 deepseek-ai/ESFT at 579a771. Where we depart from that script:
 
-1. A layer's scores are shares of that layer: each row sums to 1. The script divides by the sums
-   over layers (axis 0), with which its own published scores and choices cannot be made again.
+1. Scores are as published in its `results/expert_scores`: the mean gate of the tokens (`gate`, here
+   Eq. 2's affinity) as it is, so that a layer's sum to less than 1, and the share of the layer's
+   top-k slots (`token`), which sum to 1. The script divides both by the sums over layers (axis 0),
+   with which its own published scores cannot be made again.
 2. A sum of floats that misses the threshold by its last bits has reached it.
 
 Settings read the table in stages that never compute, so nothing here imports torch before it is
@@ -43,7 +45,7 @@ class RoutingTable:
         layers: Decoder index of each MoE layer.
         affinity: Gate affinity of all samples, Eq. 2 (L, E).
         halves: That of two halves of them (2, L, E); NaN where a half has no sample.
-        token_share: Share of a layer's top-k slots that went to each expert (L, E).
+        token_share: Share of the tokens that went to each expert (L, E); rows sum to k.
     """
 
     layers: list[int]
@@ -136,8 +138,8 @@ class SelectionSettings(Settings):
             the next `top` after the best, `random_3` the third draw.
         top: Experts each ranking chooses, M; the paper finds 1 best.
         fixed: Experts named by hand; the name is used like a rule.
-        esft_threshold: Share of a layer's score that the experts of `esft` reach together, p.
-        esft_score: `token`, share of the top-k slots, or `gate`, affinity, both by layer.
+        esft_threshold: Sum of scores that the experts of `esft` reach together in a layer, p.
+        esft_score: `token`, share of the layer's top-k slots, or `gate`, affinity.
     """
 
     rules: list[Annotated[str, AfterValidator(_check_rule)]] = ["affinity", "contrast", "random"]
@@ -243,41 +245,47 @@ def top_overlap(one: Tensor, other: Tensor, count: int = STABILITY_TOP) -> float
 
 def _esft(forget: RoutingTable | Routing, settings: SelectionSettings) -> Selection:
     by_gate = settings.esft_score == "gate"
-    scores = forget.affinity if by_gate else forget.token_share
+    scores = forget.affinity if by_gate else slot_shares(forget.token_share)
     halves = list(forget.halves) if by_gate and not forget.halves.isnan().any() else []
     chosen, *by_half = (fewest_to_reach(s, settings.esft_threshold) for s in (scores, *halves))
-    shares = shares_by_layer(scores).tolist()
+    values = scores.tolist()
     positions = [(row, expert) for row, experts in enumerate(chosen) for expert in experts]
     return Selection(
         experts=[(forget.layers[row], expert) for row, expert in positions],
-        scores=[shares[row][expert] for row, expert in positions],
+        scores=[values[row][expert] for row, expert in positions],
         stability=choice_overlap(*by_half) if by_half else None,
     )
 
 
-def shares_by_layer(scores: Tensor) -> Tensor:
-    """Return scores (L, E) as shares of their layer: rows sum to 1."""
-    return scores / scores.sum(1, keepdim=True)
+def slot_shares(token_share: Tensor) -> Tensor:
+    """Return shares of tokens (L, E), which sum to k in a layer, as shares of its top-k slots."""
+    return token_share / token_share.sum(1, keepdim=True)
 
 
 def fewest_to_reach(scores: Tensor, threshold: float) -> list[list[int]]:
-    """Return for each layer its experts by falling score, until their shares reach a threshold.
+    """Return for each layer its experts by falling score, until their sum reaches a threshold.
 
-    An expert is taken while those before it have not reached the threshold: the first one always.
+    An expert is taken while those before it have not reached the threshold: the first one always,
+    and all of a layer that sums to less.
 
     Args:
         scores: (L, E), not negative.
         threshold: p, 0 < p <= 1.
     """
-    falling = shares_by_layer(scores).sort(dim=1, descending=True, stable=True)
+    falling = scores.sort(dim=1, descending=True, stable=True)
     before = falling.values.cumsum(1) - falling.values
     counts = (before < threshold - ESFT_ROUNDING).sum(1).clamp(min=1).tolist()
     return [order[:count] for order, count in zip(falling.indices.tolist(), counts, strict=True)]
 
 
-def most_to_reach(experts: int, threshold: float) -> int:
-    """Return the most experts that a layer of so many can need: where all have equal shares."""
-    return max(1, math.ceil(experts * (threshold - ESFT_ROUNDING)))
+def most_to_reach(experts: int, settings: SelectionSettings) -> int:
+    """Return the most experts that `esft` can take of a layer of so many.
+
+    By `token` those of equal shares; by `gate` all, since a layer may sum to less than p.
+    """
+    if settings.esft_score == "gate":
+        return experts
+    return max(1, math.ceil(experts * (settings.esft_threshold - ESFT_ROUNDING)))
 
 
 def choice_overlap(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
