@@ -59,8 +59,8 @@ MUTATIONS = [
     Mutation(
         "the checkpoint of the highest utility is kept, whatever it forgot",
         "seuf/unlearning/algorithm.py",
-        "if evaluation.balance > best.balance:",
-        "if evaluation.utility > best.balance:",
+        "preferred = preference(forgotten, evaluation.utility, self.target)",
+        "preferred = preference(1.0, evaluation.utility, self.target)",
         "unlearning/test_algorithm.py unlearning/test_algorithm_training.py",
     ),
     Mutation(

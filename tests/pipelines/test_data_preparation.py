@@ -88,7 +88,7 @@ def test_wmdp_is_prepared_from_folders(domain, retain, catalog, monkeypatch, tmp
     settings = {"name": "wmdp", "domain": domain, "retain": retain, "selection_questions": 8}
     entries = {argument: catalog[name] for argument, name in inputs(settings).items()}
 
-    forget, kept, questions, pretraining = prepared(settings, entries)
+    forget, kept, questions, pretraining, _ = prepared(settings, entries)
 
     corpus = "wikitext" if retain == "wikitext" else f"{domain}-retain-corpus"
     assert {row["topic"] for row in forget} == {f"{domain}-forget-corpus"}
@@ -108,7 +108,7 @@ def test_muse_is_prepared_from_a_folder_with_its_passages(catalog, monkeypatch, 
     *sets, passages = prepared(settings, entries)
 
     assert load_benchmark("muse").has_passages
-    assert [len(rows) for rows in sets] == [12, 12, 36, 36]
+    assert [len(rows) for rows in sets] == [12, 12, 36, 36, 0]
     assert [row["group"] for row in passages] == ["forget"] * 8 + ["retain"] * 8 + ["holdout"] * 8
     for entry in entries.values():
         assert entry["metadata"]["dvc"]["deps"] == [str(tmp_path / "muse")]
@@ -125,7 +125,7 @@ def test_tofu_is_prepared_from_a_folder(metrics, monkeypatch, tmp_path):
     settings = {"name": "tofu", "metrics": metrics, "forget_authors": 2, "retain_authors": 3}
     entries = {argument: loader["catalog"][name] for argument, name in inputs(settings).items()}
 
-    _, _, questions, pretraining = prepared(settings, entries)
+    _, _, questions, pretraining, _ = prepared(settings, entries)
 
     assert len(questions) == 100 + (50 + 2 * 11 if metrics == "full" else 0)
     assert len(pretraining) == 100
@@ -138,7 +138,7 @@ def test_rwku_is_prepared_from_folders(retain, catalog, monkeypatch, tmp_path):
     settings = {"name": "rwku", "people": 2, "retain": retain, "selection_questions": 8}
     entries = {argument: catalog[name] for argument, name in inputs(settings).items()}
 
-    forget, kept, questions, _, passages = prepared(settings, entries)
+    forget, kept, questions, _, _, passages = prepared(settings, entries)
 
     assert {row["topic"] for row in forget} == set(rwku.PEOPLE[:2])
     assert {row["topic"] for row in kept} == (

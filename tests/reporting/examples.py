@@ -8,7 +8,7 @@ import pandas as pd
 
 from seuf.reporting.comparison import comparison_table
 
-LOG = ["learning_rate", "step", "balance", "chance", "overlap_forget", "overlap_retain", "stopped"]
+LOG = ["learning_rate", "step", "utility", "chance", "overlap_forget", "overlap_retain", "kept"]
 SELECTED: dict[str, Any] = {
     "affinity": {
         "experts": [[1, 3]],
@@ -52,8 +52,16 @@ def generation(forget: float, retain: float) -> dict[str, Any]:
 
 
 def log(*looks: tuple[float, int, float | None, float | None, float | None]) -> pd.DataFrame:
-    """Return a training log of looks (learning rate, step, balance, both overlaps)."""
-    rows = [[*look[:3], 0.25, *look[3:], None] for look in looks]
+    """Return a training log of looks (learning rate, step, utility, both overlaps).
+
+    Each learning rate begins with the original; the look of most utility was kept.
+    """
+    most = max((look[2] for look in looks if look[2] is not None), default=None)
+    kept = next((look for look in looks if look[2] == most), None) if most is not None else None
+    rows = []
+    for rate in dict.fromkeys(look[0] for look in looks):
+        rows.append([rate, 0, 1.0, 0.25, 1.0, 1.0, False])
+        rows += [[*of[:3], 0.25, *of[3:], of is kept] for of in looks if of[0] == rate]
     return pd.DataFrame(rows, columns=LOG)
 
 

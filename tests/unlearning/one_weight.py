@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seuf.unlearning.algorithm import Checkpoint, Evaluation, eq4_step, train_at
+from seuf.unlearning.algorithm import Evaluation, EvaluationPath, eq4_step, train_at
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.recording import RecordedStep
 from seuf.unlearning.scopes import Scope, everything
@@ -18,6 +18,11 @@ from seuf.unlearning.settings import Method, UnlearningSettings
 OVERLAP = {"forget": 0.9, "retain": 1.0}
 SETTINGS = UnlearningSettings(steps=6, evaluate_every=2, gradient_clip=1.0)
 Loss = Callable[[int], Tensor]
+
+
+def from_half() -> EvaluationPath:
+    """Return the path of an original with forget efficacy .75 and chance .25; half is enough."""
+    return EvaluationPath(Evaluation(0.75, 0.9, 0.25), target=0.5)
 
 
 class OneWeightPasses:
@@ -65,7 +70,7 @@ def train(
     scope: Scope,
     evaluate: Callable,
     loss: Loss,
-    best: Checkpoint,
+    path: EvaluationPath,
     anchor: Callable[[], Tensor] = lambda: torch.zeros(()),
     learning_rate: float = 0.1,
     **changes: object,
@@ -79,14 +84,14 @@ def train(
         passes = OneWeightPasses()
         update = eq4_step(scope, passes, AnchorOf(anchor), anchored, settings, learning_rate)
         with RecordedStep(update, scope) as step:
-            train_at(learning_rate, step, passes.batch, evaluate, scope, settings, best)
+            train_at(learning_rate, step, passes.batch, evaluate, scope, settings, path)
 
 
 def run(
     evaluate: Callable, loss: Callable[[Scope], Loss] = upwards, **changes: Any
-) -> tuple[Scope, Checkpoint]:
-    """Return the scope and the best checkpoint after training; the original has balance .25."""
-    scope, best = one_weight(), Checkpoint(balance=0.25)
+) -> tuple[Scope, EvaluationPath]:
+    """Return the scope and the path after training."""
+    scope, path = one_weight(), from_half()
     with scope:
-        train(scope, evaluate, loss(scope), best, **changes)
-    return scope, best
+        train(scope, evaluate, loss(scope), path, **changes)
+    return scope, path

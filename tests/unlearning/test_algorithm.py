@@ -122,14 +122,12 @@ def test_the_original_changes_nothing_and_is_not_even_judged(language_model):
     assert judge.seen == 0
 
 
-def test_nothing_better_is_an_empty_delta(language_model):
-    def indifferent(model: nn.Module) -> Evaluation:
-        return Evaluation(1.0, 1.0, 0.0)
+def test_a_model_that_knows_nothing_has_no_share_forgotten_and_says_so(language_model, caplog):
+    done = run(language_model, method(), judge=lambda model: Evaluation(0.2, 0.5, chance=0.25))
 
-    done = run(language_model, method(), judge=indifferent)
-
-    assert done.delta.tensors == {}
-    assert len(done.log) == 2
+    assert [row["forgotten"] for row in done.log] == [None] * 3
+    assert done.delta.tensors
+    assert "no better than by guessing" in caplog.text
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -224,7 +222,7 @@ def test_an_objective_and_a_rule_from_elsewhere_are_used_by_their_names(
     )
 
     assert experts == [(0, 1)]
-    assert by_default.log[0]["loss"] == pytest.approx(heavier.log[0]["loss"] / 2)
+    assert by_default.log[1]["loss"] == pytest.approx(heavier.log[1]["loss"] / 2)
     assert by_default.delta.tensors.keys() == heavier.delta.tensors.keys()
     with pytest.raises(ValidationError, match="no objective takes 'third_weight'"):
         ObjectiveSettings(third_weight=1.0)

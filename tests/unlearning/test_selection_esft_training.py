@@ -54,7 +54,7 @@ def test_the_delta_holds_exactly_the_chosen_experts_and_no_router(model_type, ob
     assert len(experts) < 4 * len(LAYERS[model_type])
     assert done.delta.tensors.keys() == keys(experts)
     assert changed_names(base.model, before) == set()
-    assert {entry["anchor"] for entry in done.log} == {0.0}
+    assert {entry["anchor"] for entry in done.log[1:]} == {0.0}
 
 
 @pytest.mark.parametrize("model_type", LAYERS)
@@ -76,7 +76,7 @@ def test_routing_of_the_first_layer_stays_where_it_was():
 
     done = run(base, frozen, experts=chosen_experts(base))
 
-    assert all(0.5 <= entry["overlap_forget"] < 1.0 for entry in done.log)
+    assert all(0.5 <= entry["overlap_forget"] < 1.0 for entry in done.log[1:])
 
 
 @pytest.mark.parametrize("model_type", LAYERS)

@@ -136,6 +136,7 @@ class BenchmarkData:
         questions: About both.
         pretraining: What a model is taught before it forgets a part of it.
         passages: What membership inference is tried on; none where a benchmark has no such part.
+        general: Texts that no loss of unlearning shows, for the general loss; maybe none.
     """
 
     forget: list[Text]
@@ -143,3 +144,4 @@ class BenchmarkData:
     questions: list[Question]
     pretraining: list[Text] = field(default_factory=list)
     passages: list[Passage] = field(default_factory=list)
+    general: list[Text] = field(default_factory=list)

@@ -33,6 +33,7 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
         hub: Read from the Hugging Face hub, or a folder laid out like one of its data sets, instead
             of a file: `repo` (an id or a folder) and the arguments of `datasets.load_dataset`
             (`name`, `split`, `revision`). Read-only.
+        may_be_empty: Whether there may be no record at all.
         metadata: For kedro-viz and DVC.
     """
 
@@ -41,10 +42,12 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
         filepath: str | None = None,
         fields: list[str] | None = None,
         hub: dict[str, str] | None = None,
+        may_be_empty: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._filepath = Path(filepath) if filepath and not hub else None
         self._fields, self._hub, self.metadata = fields or [], hub, metadata
+        self._may_be_empty = may_be_empty
 
     def load(self) -> list[Record]:
         """Return the records.
@@ -60,6 +63,8 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
                 lacks, has = (", ".join(map(repr, names)) for names in (missing, record))
                 raise InputError(f"{where}: missing {lacks}; it has {has}.")
             records.append(record)
+        if not records and not self._may_be_empty and not self._hub:
+            raise InputError(f"{self._filepath} is empty: it needs one JSON object a line.")
         return records
 
     def save(self, data: list[Record]) -> None:
@@ -94,7 +99,6 @@ def _lines(path: Path) -> Iterator[tuple[str, Record]]:
     """Yield the records of a file, each with where it is."""
     if not path.is_file():
         raise InputError(f"{path} does not exist.")
-    is_empty = True
     # not splitlines: it also breaks at U+2028 and the like, which JSON allows inside a text
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -106,10 +110,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Record]]:
             raise InputError(f"{where}: not JSON ({error}).") from error
         if not isinstance(record, dict):
             raise InputError(f"{where}: a JSON object is needed, not {line[:40]}.")
-        is_empty = False
         yield where, record
-    if is_empty:
-        raise InputError(f"{path} is empty: it needs one JSON object a line.")
 
 
 def _hub_rows(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Record]]:

@@ -200,20 +200,20 @@ def kept_curve(log: pd.DataFrame) -> pd.DataFrame:
     """Return the overlaps of the learning rate that was kept, from step 0, where all overlap is 1.
 
     Returns:
-        Columns `step`, `forget`, `retain` and `kept`, which is true at the evaluation with the best
-        balance of all; no row if the log has no evaluation.
+        Columns `step`, `forget`, `retain` and `kept`, true at the checkpoint that was kept;
+        no row if the log has none.
     """
-    evaluated = log.dropna(subset=["balance", "overlap_forget", "overlap_retain"])
-    if evaluated.empty:
+    evaluated = log.dropna(subset=["overlap_forget", "overlap_retain"])
+    kept = evaluated[evaluated["kept"]]
+    if kept.empty:
         return pd.DataFrame(columns=["step", *SETS, "kept"])
-    best = evaluated.sort_values("balance", ascending=False, kind="stable").iloc[0]
-    rate = evaluated[evaluated["learning_rate"] == best["learning_rate"]]
+    rate = evaluated[evaluated["learning_rate"] == kept["learning_rate"].iloc[0]]
     return pd.DataFrame(
         {
-            "step": [0, *rate["step"].astype(int)],
-            "forget": [1.0, *rate["overlap_forget"].astype(float)],
-            "retain": [1.0, *rate["overlap_retain"].astype(float)],
-            "kept": [False, *(rate["step"] == best["step"])],
+            "step": rate["step"].astype(int).tolist(),
+            "forget": rate["overlap_forget"].astype(float).tolist(),
+            "retain": rate["overlap_retain"].astype(float).tolist(),
+            "kept": rate["kept"].tolist(),
         }
     )
 

@@ -10,23 +10,26 @@ Steps 1 to 3 happen once a study. `unlearn` is steps 4 and 5 for one method; bas
 it too and differ only in their scope. Where we depart from the paper:
 
 1. The anchor is on the full softmax by default; with g of Eq. 3 it hardly moves the router.
-2. The checkpoint is chosen by balance on the selection questions, not by hand.
+2. The checkpoint is chosen by a rule on the selection questions, not by hand: of those that have
+   forgotten enough the one of most utility. The untouched model is no candidate.
 3. Every learning rate of the method is tried with the same budget.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from seuf.forgetting import ROUNDING, preference, share_forgotten
 from seuf.inputs import InputError
 from seuf.moe.activations import SharedPrefix
 from seuf.moe.architectures import check_positions, decoder_layer
@@ -44,63 +47,126 @@ from seuf.unlearning.recording import RecordedStep
 from seuf.unlearning.scopes import Scope, open_scope
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, check_steered_layer
 
+log = logging.getLogger(__name__)
+# What an evaluation may tell beside; it is logged and chooses nothing.
+BESIDE = [
+    "test_forget_efficacy",
+    "test_utility",
+    "test_chance",
+    "test_forgotten",
+    "test_retain",
+    "general_loss",
+    "test_forget_right",
+    "test_utility_right",
+]
 # Not split by itself: which samples stand in a step together is part of the method.
 SMALLER = "lower unlearning.batch_size or unlearning.max_length, to which packed samples are joined"
+UNMOVED = {"forget": 1.0, "retain": 1.0}  # routing of the original beside itself
+STEP_COLUMNS = ["learning_rate", "step", "loss", "anchor", "gradient_norm"]
+STEP_NUMBERS = STEP_COLUMNS[2:]  # l_f + lambda l_r; alpha L_anchor; before it is clipped
 LOG_COLUMNS = [
-    "learning_rate",
-    "step",
-    "loss",  # l_f + lambda l_r
-    "anchor",  # alpha L_anchor, which is minimised too
-    "gradient_norm",  # before it is clipped
+    *STEP_COLUMNS,
     "forget_efficacy",
     "utility",
     "chance",
-    "balance",
+    "forgotten",
+    *BESIDE,
     "overlap_forget",
     "overlap_retain",
+    "kept",
     "stopped",
 ]
-STEP_NUMBERS = LOG_COLUMNS[2:5]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model answers the selection questions.
+    """How a model answers the selection questions, and what is told beside.
 
     Attributes:
-        forget_efficacy: Accuracy on questions about what is to be forgotten, or where these have
-            no choices how well free answers hold their references; lower is better.
+        forget_efficacy: Share of right answers about what is to be forgotten, or how well free
+            answers agree with their references; lower is better.
         utility: The same of the others; higher is better.
-        chance: Accuracy of guessing on the forget questions, 0 without choices: the ideal of
+        chance: What guessing gives on the forget questions, 0 without choices: the ideal of
             forget efficacy.
+        beside: By names of `BESIDE`: the same of the test questions, the general loss (nats a
+            token), the utility on what is kept, and which test questions were answered rightly,
+            see `seuf.forgetting.pack_right`. It is logged and chooses nothing.
     """
 
     forget_efficacy: float
     utility: float
     chance: float
-
-    @property
-    def balance(self) -> float:
-        """Utility minus the knowledge left; below chance there is nothing more to forget."""
-        return self.utility - max(self.forget_efficacy - self.chance, 0.0)
+    beside: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
 Judge = Callable[[nn.Module], Evaluation]
 
 
-@dataclass
-class Checkpoint:
-    """The best state of the trained tensors so far, and the log of all evaluations.
+class EvaluationPath:
+    """The evaluations of a method in their order, and its best checkpoint so far.
+
+    Args:
+        original: The evaluation of the untouched model, which is no candidate.
+        target: Share forgotten that a checkpoint must reach to be chosen by its utility.
 
     Attributes:
-        balance: The best one; at first the original's.
-        tensors: None while nothing is better than the original.
+        tensors: Of the best checkpoint; None while nothing was evaluated.
         log: One row an evaluation, with the keys `LOG_COLUMNS`.
     """
 
-    balance: float
-    tensors: dict[str, Tensor] | None = None
-    log: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, original: Evaluation, target: float) -> None:
+        self.original, self.target = original, target
+        self.tensors: dict[str, Tensor] | None = None
+        self.log: list[dict[str, Any]] = []
+        self._best: tuple[float, ...] = ()
+
+    def add(
+        self,
+        step_numbers: Mapping[str, float],
+        evaluation: Evaluation,
+        overlap: Mapping[str, float],
+        scope: Scope | None = None,
+    ) -> float | None:
+        """Log an evaluation, keep its tensors if it is the best, and return the share forgotten.
+
+        Args:
+            step_numbers: By names of `STEP_COLUMNS`.
+            evaluation: Of the model as it is.
+            overlap: Of routing with the original's, on `forget` and on `retain`.
+            scope: What is trained; None for the original.
+        """
+        beside, original = dict[str, Any](evaluation.beside), self.original
+        forgotten = share_forgotten(
+            evaluation.forget_efficacy, original.forget_efficacy, original.chance
+        )
+        if "test_forget_efficacy" in beside:
+            before: Any = original.beside["test_forget_efficacy"]
+            beside["test_forgotten"] = share_forgotten(
+                beside["test_forget_efficacy"], before, beside["test_chance"]
+            )
+        row = dict.fromkeys(LOG_COLUMNS) | {
+            **step_numbers,
+            "forget_efficacy": evaluation.forget_efficacy,
+            "utility": evaluation.utility,
+            "chance": evaluation.chance,
+            "forgotten": forgotten,
+            **beside,
+            **{f"overlap_{name}": value for name, value in overlap.items()},
+            "kept": False,
+        }
+        preferred = preference(forgotten, evaluation.utility, self.target)
+        if scope is not None and preferred > self._best:
+            for earlier in self.log:
+                earlier["kept"] = False
+            self.tensors, self._best, row["kept"] = scope.snapshot(), preferred, True
+        self.log.append(row)
+        return forgotten
+
+    def stop(self, why: str, step_numbers: Mapping[str, float] | None = None) -> None:
+        """Log why training ended: in the last row, or in one of a step that was not evaluated."""
+        if step_numbers is not None:
+            self.log.append(dict.fromkeys(LOG_COLUMNS) | {**step_numbers, "kept": False})
+        self.log[-1]["stopped"] = why
 
 
 @dataclass(frozen=True)
@@ -162,7 +228,9 @@ def unlearn(
         stack.callback(scope.restore, original)
         steered = _steered_layer(model, method, experts, settings, scope)
         evaluate = _evaluation(base, judge, forget, retain, settings, scope)
-        best = Checkpoint(evaluate()[0].balance)
+        path = EvaluationPath(evaluate()[0], settings.forget_target)
+        if path.original.forget_efficacy <= path.original.chance:
+            log.warning("The model answers forget questions no better than by guessing.")
         passes = ForwardPasses(
             base, forget, retain, method, settings, scope.first_layer, steered, seed
         )
@@ -172,12 +240,14 @@ def unlearn(
             for learning_rate in method.learning_rates:
                 update = eq4_step(scope, passes, anchor, method, settings, learning_rate)
                 with RecordedStep(update, scope, settings.cuda_graph) as step:
-                    train_at(learning_rate, step, passes.batch, evaluate, scope, settings, best)
+                    train_at(learning_rate, step, passes.batch, evaluate, scope, settings, path)
                 scope.restore(original)
-        scope.restore(best.tensors or original)
-        best.tensors = None  # a copy of all that is trained
+        if path.tensors is None:
+            log.warning("No checkpoint: training broke before the first evaluation.")
+        scope.restore(path.tensors or original)
+        path.tensors = None  # a copy of all that is trained
         changed = scope.changed(original)
-    return Unlearned(Delta.of(model, changed, digest), best.log, share)
+    return Unlearned(Delta.of(model, changed, digest), path.log, share)
 
 
 def eq4_step(
@@ -229,16 +299,18 @@ def train_at(
     evaluate: Callable[[], tuple[Evaluation, dict[str, float]]],
     scope: Scope,
     settings: UnlearningSettings,
-    best: Checkpoint,
+    path: EvaluationPath,
 ) -> None:
-    """Train with one learning rate, and keep the best checkpoint and the log in `best`.
+    """Train with one learning rate, and add its evaluations to the path.
 
     Between two evaluations nothing is asked of the device, so that a GPU need not wait. A step
     whose loss or gradient is not finite is noticed at the next evaluation, which is then not made:
-    training ends, and the log says why. It ends too once the knowledge is forgotten.
+    training ends, and the log says why. It ends too once two evaluations in a row have forgotten
+    what `stop_at` says.
     """
     pending: list[Tensor] = []  # numbers of the steps since the last evaluation
-    steps = range(1, settings.steps + 1)
+    path.add({"learning_rate": learning_rate, "step": 0}, path.original, UNMOVED)
+    steps, reached = range(1, settings.steps + 1), 0
     for number in tqdm(steps, desc=f"lr {learning_rate:g}", disable=None):
         with must_fit(SMALLER):
             pending.append(step(batch_at(number - 1)))
@@ -248,31 +320,21 @@ def train_at(
         rows = torch.stack(pending).tolist()
         broken = [i for i, row in enumerate(rows) if not math.isfinite(sum(row))]
         row = broken[0] if broken else len(rows) - 1
-        entry = {
+        numbers = {
             "learning_rate": learning_rate,
             "step": number - len(rows) + 1 + row,
             **dict(zip(STEP_NUMBERS, rows[row], strict=True)),
         }
         pending.clear()
         if broken:
-            best.log.append({**entry, "stopped": "loss or gradient is not finite"})
-            scope.restore(best.tensors or {})
+            path.stop("loss or gradient is not finite", numbers)
+            scope.restore(path.tensors or {})
             return
-        evaluation, overlap = evaluate()
-        if evaluation.balance > best.balance:
-            best.tensors, best.balance = scope.snapshot(), evaluation.balance
-        goal = evaluation.chance if settings.forget_until is None else settings.forget_until
-        forgotten = evaluation.forget_efficacy <= goal
-        best.log.append(
-            {
-                **entry,
-                **asdict(evaluation),
-                "balance": evaluation.balance,
-                **{f"overlap_{name}": value for name, value in overlap.items()},
-                "stopped": "forgotten" if forgotten else None,
-            }
-        )
-        if forgotten:
+        forgotten = path.add(numbers, *evaluate(), scope)
+        is_there = forgotten is not None and forgotten >= settings.stop_at - ROUNDING
+        reached = reached + 1 if is_there else 0
+        if reached == 2:
+            path.stop("forgotten")
             return
 
 

@@ -62,8 +62,7 @@ def replicate(
     runs: Iterable[Run],
     experts_of: Callable[[Method, int], Experts],
     settings: UnlearningSettings,
-    selection_judge: Judge,
-    test_judge: Judge,
+    judge: Judge,
 ) -> pd.DataFrame:
     """Return one row a run: judged by selection and by test questions, and its seconds.
 
@@ -74,26 +73,25 @@ def replicate(
         runs: See `runs_of`.
         experts_of: Returns the experts that a method trains, given a seed.
         settings: The budget.
-        selection_judge: Judges by the selection questions.
-        test_judge: Judges by the test questions.
+        judge: Judges by the selection questions and tells of the test questions.
     """
     rows = []
     for name, method, seed in tqdm(list(runs), desc="runs", disable=None):
         start = time.perf_counter()
         experts = experts_of(method, seed)
-        done = unlearn(base, forget, retain, method, experts, selection_judge, settings, seed)
+        done = unlearn(base, forget, retain, method, experts, judge, settings, seed)
         seconds = time.perf_counter() - start
         with done.delta.applied_to(base.model) as model:
-            selection, test = selection_judge(model), test_judge(model)
+            evaluation = judge(model)
         rows.append(
             {
                 "method": name,
                 "seed": seed,
                 "learning_rate": method.learning_rates[0],
                 "experts": " ".join(f"{layer}:{expert}" for layer, expert in experts),
-                "balance": selection.balance,
-                "forget_efficacy": test.forget_efficacy,
-                "utility": test.utility,
+                "balance": evaluation.utility - evaluation.forget_efficacy,
+                "forget_efficacy": evaluation.beside["test_forget_efficacy"],
+                "utility": evaluation.beside["test_utility"],
                 "trained_share": done.trained_share,
                 "seconds": round(seconds, 2),
             }

@@ -123,8 +123,9 @@ class UnlearningSettings(Settings):
         max_length: Tokens in a sample.
         pack: Join short texts into samples of `max_length` tokens.
         evaluate_every: Steps between two evaluations on the selection questions.
-        forget_until: Stop once the forget questions are answered this well; null means chance,
-            which is 0 where answers are free.
+        forget_target: Share forgotten, see `seuf.forgetting`, that a checkpoint must reach on the
+            selection questions to be chosen by its utility.
+        stop_at: Share forgotten at which training stops, once two evaluations in a row reach it.
         gradient_clip: Largest norm of the gradient over the trained tensors.
         probe_tokens: Tokens of each set on which routing overlap is watched.
         prefix_cache: Compute what lies below the trained layer once for each sample and keep it;
@@ -139,13 +140,23 @@ class UnlearningSettings(Settings):
     max_length: Annotated[int, Field(gt=1)] = 512
     pack: bool = False
     evaluate_every: Annotated[int, Field(gt=0)] = 10
-    forget_until: Annotated[float, Field(ge=0, le=1)] | None = None
+    forget_target: Annotated[float, Field(gt=0, le=1)] = 0.9
+    stop_at: Annotated[float, Field(gt=0)] = 1.0
     gradient_clip: Positive = 1.0
     probe_tokens: Annotated[int, Field(gt=0)] = 2048
     prefix_cache: bool = True
     cuda_graph: bool = True
     threads: Annotated[int, Field(gt=0)] = 2
     objectives: ObjectiveSettings = ObjectiveSettings()
+
+    @model_validator(mode="after")
+    def _stops_beyond_the_target(self) -> Self:
+        if self.stop_at < self.forget_target:
+            raise ValueError(
+                f"stop_at is {self.stop_at}: no checkpoint would reach forget_target, "
+                f"{self.forget_target}; set it to that or more"
+            )
+        return self
 
 
 class ReplicationSettings(Settings):

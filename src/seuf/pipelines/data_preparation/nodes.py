@@ -20,14 +20,20 @@ def preparation(benchmark: Benchmark) -> Callable[..., tuple[Records, ...]]:
 
     Returns:
         A function of the arguments of `prepare`, by their names. It returns the texts to forget,
-        those to keep, the questions, the pretraining texts and, where the benchmark has some, the
-        passages.
+        those to keep, the questions, the pretraining texts, the general texts and, where the
+        benchmark has some, the passages.
     """
 
     @wraps(benchmark.prepare, assigned=("__doc__", "__annotations__"))
     def prepare_data(**inputs: Any) -> tuple[Records, ...]:
         data = benchmark.prepare(**inputs)
-        sets: list[list[Any]] = [data.forget, data.retain, data.questions, data.pretraining]
+        sets: list[list[Any]] = [
+            data.forget,
+            data.retain,
+            data.questions,
+            data.pretraining,
+            data.general,
+        ]
         if benchmark.has_passages:
             sets.append(data.passages)
         return tuple([row._asdict() for row in rows] for rows in sets)

@@ -6,7 +6,7 @@ from seuf.benchmarks.registry import load_benchmark
 from seuf.pipelines.data_preparation.nodes import preparation
 from seuf.pipelines.study import study_parameters
 
-SETS = ["forget_set", "retain_set", "questions", "pretraining_texts"]
+SETS = ["forget_set", "retain_set", "questions", "pretraining_texts", "general_texts"]
 
 
 def create_pipeline(**_: object) -> Pipeline:

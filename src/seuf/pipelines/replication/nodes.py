@@ -22,6 +22,7 @@ def run_methods(
     forget_set: Records,
     retain_set: Records,
     questions: Records,
+    general_texts: Records,
     methods: dict[str, Any],
     expert_selection: SelectionSettings,
     unlearning: UnlearningSettings,
@@ -31,7 +32,7 @@ def run_methods(
 ) -> pd.DataFrame:
     """Run every method: the grid with the first seed, or with chosen rates the other seeds."""
     from seuf.pipelines.expert_selection.nodes import select_experts
-    from seuf.pipelines.unlearning.nodes import experts_of, judge_by
+    from seuf.pipelines.unlearning.nodes import experts_of, judge_of
     from seuf.unlearning.algorithm import samples_of
     from seuf.unlearning.replication import replicate, runs_of
 
@@ -51,8 +52,7 @@ def run_methods(
         runs_of(table, replication, chosen_learning_rates),
         experts,
         unlearning,
-        selection_judge=judge_by("selection", base_model, questions, evaluation),
-        test_judge=judge_by("test", base_model, questions, evaluation),
+        judge_of(base_model, questions, general_texts, evaluation),
     )
 
 

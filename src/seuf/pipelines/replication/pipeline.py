@@ -17,6 +17,7 @@ MODEL_AND_DATA = [
     "forget_set",
     "retain_set",
     "questions",
+    "general_texts",
 ]
 SETTINGS = [
     "params:methods",

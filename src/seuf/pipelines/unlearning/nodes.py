@@ -27,6 +27,7 @@ def unlearn(
     forget_set: Records,
     retain_set: Records,
     questions: Records,
+    general_texts: Records,
     method: Method,
     unlearning: UnlearningSettings,
     evaluation: ScoringSettings,
@@ -41,7 +42,7 @@ def unlearn(
         for records in (forget_set, retain_set)
     )
     experts = experts_of(selected_experts, method)
-    judge = judge_by("selection", base_model, questions, evaluation)
+    judge = judge_of(base_model, questions, general_texts, evaluation)
     done = algorithm.unlearn(base_model, forget, retain, method, experts, judge, unlearning, seed)
     about = {
         "experts": experts,
@@ -56,21 +57,29 @@ def unlearn(
     )
 
 
-def judge_by(
-    part: str, base: LanguageModel, questions: Records, settings: ScoringSettings
+def judge_of(
+    base: LanguageModel, questions: Records, general_texts: Records, settings: ScoringSettings
 ) -> Judge:
-    """Return what judges a model by one part of the questions: `selection` or `test`."""
+    """Return what judges a model by the selection questions and tells of the test questions."""
     from seuf.benchmarks.choices import chance
     from seuf.benchmarks.headline import HeadlineScorer
     from seuf.benchmarks.records import Question
     from seuf.unlearning.algorithm import Evaluation
 
-    asked = [Question(**record) for record in questions if record["part"] == part]
-    scorer, guessing = HeadlineScorer(base, asked, settings), chance(asked)
+    asked = [Question(**record) for record in questions]
+    parts = {part: [q for q in asked if q.part == part] for part in ("selection", "test")}
+    scorers = {part: HeadlineScorer(base, of, settings) for part, of in parts.items()}
+    guessing = {part: chance(of) for part, of in parts.items()}
 
     def judge(model: nn.Module) -> Evaluation:
-        results = scorer.score(model)
-        return Evaluation(results["forget"], results["retain"], guessing)
+        selection, test = (scorers[part].score(model) for part in parts)
+        beside = {
+            "test_forget_efficacy": test["forget"],
+            "test_utility": test["retain"],
+            "test_chance": guessing["test"],
+            "test_retain": test["retain"],
+        }
+        return Evaluation(selection["forget"], selection["retain"], guessing["selection"], beside)
 
     return judge
 

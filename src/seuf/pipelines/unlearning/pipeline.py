@@ -5,7 +5,14 @@ from kedro.pipeline import Node, Pipeline
 from seuf.pipelines.study import in_one_box, methods
 from seuf.pipelines.unlearning.nodes import unlearn
 
-SHARED = {"base_model", "selected_experts", "forget_set", "retain_set", "questions"}
+SHARED = {
+    "base_model",
+    "selected_experts",
+    "forget_set",
+    "retain_set",
+    "questions",
+    "general_texts",
+}
 
 
 def create_pipeline(**_: object) -> Pipeline:
@@ -22,6 +29,7 @@ def _of(method: str) -> Pipeline:
             "forget_set",
             "retain_set",
             "questions",
+            "general_texts",
             "params:method",
             "params:unlearning",
             "params:evaluation",
