@@ -6,21 +6,53 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.inputs import InputError
-from seuf.moe.batches import IGNORED, Batch, as_batch, by_length, pack, pad, tokenize
+from seuf.moe.batches import (
+    IGNORED,
+    Batch,
+    Sample,
+    Span,
+    as_batch,
+    by_length,
+    pack,
+    pad,
+    spans_of,
+    text_samples,
+    tokenize,
+)
 from seuf.moe.training import train_tokenizer
 
-END, CPU = 99, torch.device("cpu")
+CPU = torch.device("cpu")
 SAMPLES = st.lists(st.lists(st.integers(0, 98), min_size=1, max_size=9), min_size=1, max_size=12)
 
 
-@given(SAMPLES, st.integers(1, 7))
-def test_pack_keeps_every_token_in_order_and_closes_each_sample(samples, length):
-    blocks = pack(samples, length, END)
+@given(SAMPLES, st.integers(9, 20))
+def test_pack_keeps_every_token_and_splits_no_sample(samples, length):
+    packed = pack(samples, length)
 
-    stream = [token for block in blocks for token in block]
-    assert stream == [token for sample in samples for token in [*sample, END]]
-    assert all(len(block) == length for block in blocks[:-1])
-    assert 1 <= len(blocks[-1]) <= length
+    held = [block[span.start : span.stop] for block in packed for span in spans_of(block)]
+    assert sorted(held) == sorted(samples)
+    for block in packed:
+        spans = spans_of(block)
+        assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
+        assert len(block) == spans[-1].stop <= length
+
+
+def test_pack_puts_a_sample_where_the_least_room_is_left():
+    """6 and 4 open two blocks of 8 with room 2 and 4: 2 goes to the first, 3 to the second."""
+    samples = [[n] * n for n in (6, 4, 2, 3)]
+
+    assert [[span.stop - span.start for span in spans_of(b)] for b in pack(samples, 8)] == [
+        [6, 2],
+        [4, 3],
+    ]
+
+
+def test_pack_keeps_what_counts_of_each_sample():
+    """Of 3 tokens the last counts, of 2 both; in a block these are tokens 2 to 3 and 3 to 5."""
+    (block,) = pack([Sample([7, 8, 9], [Span(0, 2, 3)]), [5, 6]], 5)
+
+    assert block == [7, 8, 9, 5, 6]
+    assert spans_of(block) == [Span(0, 2, 3), Span(3, 3, 5)]
 
 
 @given(SAMPLES, st.integers(0, 98))
@@ -100,3 +132,33 @@ def test_tokenize_of_no_texts_is_no_samples(tokenizer):
 def test_one_text_in_the_place_of_a_list_is_refused(language_model):
     with pytest.raises(InputError, match="Give a list of texts"):
         tokenize(language_model.tokenizer, "hello world", 8)
+
+
+def test_a_text_is_closed_unless_it_is_cut(tokenizer):
+    ids, end = tokenizer("zebra quilt")["input_ids"], tokenizer.eos_token_id
+    length = len(ids)
+
+    for most, expected in ((length + 1, [*ids, end]), (length, ids), (3, ids[:3])):
+        assert text_samples(tokenizer, ["zebra quilt"], most) == [expected]
+
+
+def test_of_a_text_with_a_prompt_only_what_follows_counts(tokenizer):
+    """`Who?` are 4 tokens, ` Ada` begins with the space; the end of text counts too."""
+    text, prompt = "Who? Ada", "Who?"
+    length = len(tokenizer(text)["input_ids"])
+    assert len(tokenizer(prompt)["input_ids"]) == 4
+
+    asked, plain = text_samples(tokenizer, [text, text], 100, [prompt, ""])
+
+    assert asked == plain
+    assert asked.texts == [Span(0, 4, length + 1)]
+    assert plain.texts == [Span(0, 0, length + 1)]
+
+
+def test_a_text_that_is_cut_before_its_answer_is_left_out(tokenizer):
+    assert text_samples(tokenizer, ["Who? Ada", ""], 4, ["Who?", ""]) == []
+
+
+def test_prompts_must_go_with_the_texts(tokenizer):
+    with pytest.raises(InputError, match="prompt for each text: 1 and 2 came"):
+        text_samples(tokenizer, ["Who? Ada", "Who? Bo"], 100, ["Who?"])

@@ -68,19 +68,22 @@ def test_a_method_may_steer_further_than_the_study(language_model):
 
 
 def test_texts_become_samples_cut_or_packed(language_model):
+    """A text that is not cut is closed by the end of text, as it is where others follow it."""
     texts = ["Ada lives in Oslo."] * 6
-    single = language_model.tokenizer(texts[0])["input_ids"]
+    tokenizer = language_model.tokenizer
+    single = [*tokenizer(texts[0])["input_ids"], tokenizer.eos_token_id]
     cut = SETTINGS.model_copy(update={"max_length": 4})
-    packed = SETTINGS.model_copy(update={"max_length": 10, "pack": True})
+    packed = SETTINGS.model_copy(update={"max_length": 2 * len(single) + 1, "pack": True})
 
     assert samples_of(language_model, texts, cut) == [single[:4]] * 6
-    blocks = samples_of(language_model, texts, packed)
-    assert all(len(block) == 10 for block in blocks[:-1])
-    assert sum(map(len, blocks)) == 6 * (len(single) + 1)
+    assert samples_of(language_model, texts, SETTINGS) == [single] * 6
+    assert samples_of(language_model, texts, packed) == [single * 2] * 3
 
 
 def test_a_sample_of_one_token_is_left_out(language_model):
     """Nothing is predicted from it, and a batch of such would have no loss."""
+    one = SETTINGS.model_copy(update={"max_length": 2})
+    language_model.tokenizer.eos_token = None
     assert len(language_model.tokenizer("A")["input_ids"]) == 1
 
-    assert len(samples_of(language_model, ["A", "Ada lives"], SETTINGS)) == 1
+    assert len(samples_of(language_model, ["A", "Ada lives"], one)) == 1

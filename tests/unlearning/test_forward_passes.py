@@ -9,11 +9,18 @@ from hypothesis import strategies as st
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, moe_layers
-from seuf.moe.batches import Batch
+from seuf.moe.batches import Batch, Sample, Span, pack
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import batch_nll
 from seuf.unlearning.algorithm import unlearn
-from seuf.unlearning.forward_passes import Anchor, ForwardPasses, draw_batches, steering_vector
+from seuf.unlearning.forward_passes import (
+    Anchor,
+    ForwardPasses,
+    counted_tokens,
+    draw_batches,
+    steering_vector,
+    text_numbers,
+)
 from seuf.unlearning.objectives import OBJECTIVES
 from tests.tiny import hook_count, last_layer, little_memory, tiny_samples
 from tests.unlearning.runs import SETTINGS, FirstIsWorst, method
@@ -31,13 +38,19 @@ def base(model, language_model) -> LanguageModel:
 def asking(monkeypatch):
     """Return the passes of an objective that asks for the named inputs."""
 
-    def passes(base: LanguageModel, *names: str, first: int = 0, **settings: Any) -> ForwardPasses:
+    def passes(
+        base: LanguageModel,
+        *names: str,
+        first: int = 0,
+        sets: Any = (FORGET, RETAIN),
+        **settings: Any,
+    ) -> ForwardPasses:
         namespace: dict[str, Any] = {}
         exec(f"def asked({', '.join(names)}): ...", namespace)
         monkeypatch.setitem(OBJECTIVES, "asked", namespace["asked"])
         shared = SETTINGS.model_copy(update={"steps": 3, **settings})
         of = method("everything", "asked")
-        return ForwardPasses(base, FORGET, RETAIN, of, shared, first, steered_layer=first, seed=0)
+        return ForwardPasses(base, *sets, of, shared, first, steered_layer=first, seed=0)
 
     return passes
 
@@ -56,11 +69,64 @@ def test_references_are_of_the_original_model(language_model, asking):
     torch.testing.assert_close(now["forget_nll"].sums(), predicted * torch.tensor(300.0).log())
 
 
+PACKED = Sample([5, 6, 7, 8, 9, 4], [Span(0, 1, 4), Span(4, 4, 6)])
+
+
+def test_of_a_text_the_first_token_and_the_prompt_have_no_loss():
+    """Texts 5 6 7 8, of which 5 is the prompt, and 9 4: the losses of 6 7 8 and of 4 count.
+
+    As if the texts stood alone: the first token of each is told by nothing, or by another text.
+    """
+    assert text_numbers(PACKED).tolist() == [-1, 0, 0, 0, -1, 1]
+    assert counted_tokens(PACKED).tolist() == [False, *[True] * 5]
+    assert text_numbers([5, 6, 7]).tolist() == [-1, 0, 0]
+    assert counted_tokens([5, 6]).tolist() == [True] * 2
+
+
+@torch.no_grad()
+def test_losses_of_packed_texts_are_sums_over_each_text(language_model, asking):
+    """Those of one pass over the block: attention is not told where a text begins."""
+    passes = asking(language_model, "forget_nll", "forget_reference_nll", sets=([PACKED], RETAIN))
+    ids = torch.tensor([PACKED])
+    values, _ = batch_nll(language_model.model, Batch(ids, torch.ones_like(ids)))
+
+    given = passes.objective_inputs(passes.batch(0))
+
+    expected = torch.stack([values[0, :3].sum(), values[0, 4]]).repeat(2)
+    torch.testing.assert_close(given["forget_nll"].sums(), expected)
+    torch.testing.assert_close(given["forget_reference_nll"], expected)
+    assert given["forget_nll"].lengths().tolist() == [3, 1] * 2
+
+
+@torch.no_grad()
+def test_a_prompt_is_no_part_of_losses_and_activations_but_of_the_anchor(language_model, asking):
+    asked = Sample([5, 6, 7, 8], [Span(0, 2, 4)])
+    passes = asking(language_model, "forget_nll", "forget_hidden", sets=([asked], [asked]))
+    batch = passes.batch(0)
+
+    given = passes.objective_inputs(batch)
+
+    assert given["forget_nll"].mask.tolist() == [[False, True, True]] * 2
+    assert given["forget_hidden"].mask.tolist() == [[False, False, True, True]] * 2
+    assert batch.forget_mask.all()
+
+
+def test_batches_of_packed_samples_have_one_shape(language_model, asking):
+    """So that a recorded step can take them all."""
+    packed = pack(tiny_samples(9), 12)
+    passes = asking(language_model, "forget_nll", sets=(packed, RETAIN))
+
+    longest = max(map(len, [*packed, *RETAIN]))
+    most = max(len(sample.texts) for sample in packed)
+    for step in range(3):
+        assert passes.batch(step).texts.shape == (2, most, longest)
+
+
 @torch.no_grad()
 def test_reference_activations_are_of_the_original_model(language_model, asking):
     """Those of padding are zero; it does not count."""
     passes = asking(language_model, "forget_hidden", "retain_hidden", "retain_reference_hidden")
-    hidden, mask = passes.objective_inputs(passes.batch(2))["retain_hidden"]
+    hidden, mask, _ = passes.objective_inputs(passes.batch(2))["retain_hidden"]
 
     language_model.model.get_input_embeddings().weight.mul_(2)
 
@@ -210,7 +276,7 @@ def test_reference_sums_are_of_each_sample_alone(base, asking):
     for position, sample in enumerate(FORGET):
         ids = torch.tensor([sample])
         nll, _ = batch_nll(base.model, Batch(ids, torch.ones_like(ids)))
-        torch.testing.assert_close(sums[position], nll.sum(), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(sums[position], nll.sum()[None], rtol=1e-5, atol=1e-4)
 
 
 def test_nothing_is_cached_below_the_first_layer(language_model, asking):

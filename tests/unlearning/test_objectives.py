@@ -78,6 +78,44 @@ def test_npo_sums_over_a_sequence_before_the_sigmoid():
     assert loss.item() == pytest.approx(expected)
 
 
+def npo_weights(forget: TokenNLL) -> list[float]:
+    """Return how NPO of beta .1 weighs each token, of a model that knew all by heart."""
+    forget.values.requires_grad_()
+    reference = torch.zeros_like(forget.sums())
+    loss = npo(forget, reference, nll([[0.0]]), npo_beta=0.1, retain_weight=0)
+    (gradient,) = torch.autograd.grad(loss, forget.values)
+    return (-gradient).flatten().tolist()
+
+
+def test_npo_weighs_each_of_five_texts_in_a_sample_as_if_it_stood_alone():
+    """A text of 10 nats: 2 sigmoid(-.1 * 10) = 2 / (1 + e) = .538, a fifth of it in a mean of five.
+
+    Their sum of 50 nats, taken for one text, would have 2 sigmoid(-5) = .0134: the five would
+    hardly be forgotten further.
+    """
+    alone, together = nll([[10.0]]), nll([[10.0] * 5])
+    told_apart = together._replace(texts=torch.eye(5).bool()[None])
+    five_rows = nll([[10.0]] * 5)
+
+    assert npo_weights(alone) == pytest.approx([0.5379], abs=1e-4)
+    assert npo_weights(together) == pytest.approx([0.0134] * 5, abs=1e-4)
+    assert npo_weights(told_apart) == pytest.approx([0.5379 / 5] * 5, abs=1e-4)
+    assert npo_weights(told_apart) == npo_weights(five_rows)
+
+
+def test_texts_that_are_not_there_do_not_count():
+    """Two samples with room for two texts: 1 + 2 and 4; then 8 and none. The mean is 15 / 3."""
+    texts = torch.zeros(2, 2, 3).bool()
+    texts[0, 0, :2] = texts[0, 1, 2] = texts[1, 0, 0] = True
+    losses = nll([[1.0, 2, 4], [8, 9, 9]], [[1, 1, 1], [1, 0, 0]])._replace(texts=texts)
+
+    assert losses.sums().tolist() == [3, 4, 8, 0]
+    assert losses.lengths().tolist() == [2, 1, 1, 0]
+    assert losses.text_means().tolist() == [1.5, 4, 8, 0]
+    assert losses.mean_over_texts(losses.sums()) == 5
+    assert losses.mean() == 15 / 4
+
+
 @given(
     st.lists(st.lists(VALUES, min_size=3, max_size=3), min_size=2, max_size=2),
     st.lists(VALUES, min_size=2, max_size=2),

@@ -51,11 +51,12 @@ def test_a_model_on_several_devices_is_not_recorded():
 
 
 def test_a_batch_is_copied_with_all_its_tensors():
-    batch = StepBatch(torch.ones(2), torch.zeros(1), torch.tensor(5), None, torch.tensor(3))
+    one, two = torch.ones(2), torch.zeros(1)
+    batch = StepBatch(one, two, torch.tensor(5), torch.tensor(6), None, torch.tensor(3))
 
     copied = _copied(batch)
 
-    assert [t.tolist() for t in _tensors(copied)] == [[1, 1], [0], 5, 3]
+    assert [t.tolist() for t in _tensors(copied)] == [[1, 1], [0], 5, 6, 3]
     for one, other in zip(_tensors(copied), _tensors(batch), strict=True):
         assert one.data_ptr() != other.data_ptr()
 

@@ -1,8 +1,13 @@
-"""Turn texts into padded batches of token ids."""
+"""Turn texts into samples, and samples into padded batches of token ids.
+
+A sample is a list of token ids. One made by `text_samples` or `pack` is a `Sample`, which also
+knows where its texts lie and which of their tokens a loss counts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -60,6 +65,27 @@ def as_batch(given: Batch | Mapping[str, Any]) -> Batch:
     return Batch(ids, torch.ones_like(ids) if mask is None else torch.as_tensor(mask))
 
 
+class Span(NamedTuple):
+    """Where a text lies in a sample, `start` to `stop`; losses count its tokens from `counted`."""
+
+    start: int
+    counted: int
+    stop: int
+
+
+class Sample(list[int]):
+    """Token ids of one text, or of several one after the other, and the span of each."""
+
+    def __init__(self, ids: Iterable[int], texts: Iterable[Span]) -> None:
+        super().__init__(ids)
+        self.texts = list(texts)
+
+
+def spans_of(sample: Sequence[int]) -> list[Span]:
+    """Return where a sample's texts lie; plain token ids are one text, of which all counts."""
+    return sample.texts if isinstance(sample, Sample) else [Span(0, 0, len(sample))]
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> list[list[int]]:
@@ -68,21 +94,78 @@ def tokenize(
     Raises:
         InputError: If the texts are one string, which would be taken letter by letter.
     """
+    return [ids for ids in _encode(tokenizer, texts, max_length) if ids]
+
+
+def text_samples(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+    prompts: Sequence[str] = (),
+) -> list[Sample]:
+    """Return a sample of each text: its token ids, closed by the tokenizer's end of text.
+
+    A text of `max_length` tokens or more is cut there and not closed; one that is empty, or cut
+    before anything counts, is left out. So TOFU's own code makes its samples (locuslab/tofu
+    bdc209e, data_module.py).
+
+    Args:
+        tokenizer: One without an end of text closes nothing.
+        texts: The texts.
+        max_length: Tokens of a sample at most.
+        prompts: How each text begins, of which no loss is taken; none of them has such a beginning
+            by default. A token that reaches beyond the prompt counts.
+
+    Raises:
+        InputError: If the texts are one string, or prompts do not go with them one by one.
+    """
+    prompts = prompts or [""] * len(texts)
+    if len(prompts) != len(texts):
+        raise InputError(f"Give a prompt for each text: {len(prompts)} and {len(texts)} came.")
+    end, samples = tokenizer.eos_token_id, []
+    encoded = _encode(tokenizer, texts, max_length)
+    openings = _encode(tokenizer, prompts, max_length) if any(prompts) else [[]] * len(prompts)
+    for text, ids, opening in zip(texts, encoded, openings, strict=True):
+        if not text:
+            continue
+        shared = takewhile(lambda pair: pair[0] == pair[1], zip(ids, opening, strict=False))
+        counted = sum(1 for _ in shared)
+        if end is not None and len(ids) < max_length and ids[-1:] != [end]:
+            ids = [*ids, end]
+        if counted < len(ids):
+            samples.append(Sample(ids, [Span(0, counted, len(ids))]))
+    return samples
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> list[list[int]]:
     if isinstance(texts, str):
         raise InputError("Give a list of texts: one string came.")
     if not texts:
         return []
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    return [ids for ids in encoded if ids]
+    return tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
 
 
-def pack(samples: Iterable[Sequence[int]], length: int, end: int) -> list[list[int]]:
-    """Return blocks of `length` ids: the samples one after the other, each closed by `end`.
+def pack(samples: Iterable[Sequence[int]], length: int) -> list[Sample]:
+    """Return samples of at most `length` tokens that hold the given ones, none of them split.
 
-    The last block may be shorter; no token is dropped.
+    Each goes where the least room is left that it fits in. No token is dropped.
     """
-    stream = [token for sample in samples for token in (*sample, end)]
-    return [stream[start : start + length] for start in range(0, len(stream), length)]
+    packed: list[Sample] = []
+    with_room: dict[int, list[Sample]] = {}  # what is packed so far, by the tokens it has room for
+    for sample in samples:
+        fitting = (room for room in range(len(sample), length + 1) if with_room.get(room))
+        room = next(fitting, None)
+        if room is None:
+            packed.append(block := Sample([], []))
+        else:
+            block = with_room[room].pop()
+        at = len(block)
+        block.texts += [Span(*(at + place for place in span)) for span in spans_of(sample)]
+        block += sample
+        with_room.setdefault(length - len(block), []).append(block)
+    return packed
 
 
 def pad(

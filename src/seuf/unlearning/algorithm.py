@@ -34,7 +34,7 @@ from seuf.inputs import InputError
 from seuf.moe.activations import SharedPrefix
 from seuf.moe.architectures import check_positions, decoder_layer
 from seuf.moe.backoff import must_fit
-from seuf.moe.batches import pack, tokenize
+from seuf.moe.batches import Sample, pack, text_samples
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
@@ -339,20 +339,31 @@ def train_at(
 
 
 def samples_of(
-    base: LanguageModel, texts: Sequence[str], settings: UnlearningSettings | None = None
-) -> list[list[int]]:
-    """Return the token ids of texts, packed into full samples where the settings say so.
+    base: LanguageModel,
+    texts: Sequence[str],
+    settings: UnlearningSettings | None = None,
+    prompts: Sequence[str] = (),
+) -> list[Sample]:
+    """Return samples of texts, packed into full ones where the settings say so.
+
+    Args:
+        base: Its tokenizer is used.
+        texts: The texts.
+        settings: Length, and whether to pack.
+        prompts: How each text begins, of which no loss is taken; see `text_samples`.
 
     Raises:
-        InputError: If a sample is longer than the model allows.
+        InputError: If a sample is longer than the model allows, or texts and prompts differ in
+            number.
     """
     settings = settings or UnlearningSettings()
-    samples = tokenize(base.tokenizer, texts, settings.max_length)
+    samples = text_samples(base.tokenizer, texts, settings.max_length, prompts)
+    samples = [sample for sample in samples if len(sample) > 1]  # a single token predicts nothing
     if settings.pack:
         random.Random(0).shuffle(samples)  # neighbours in a file are about the same thing
-        samples = pack(samples, settings.max_length, base.tokenizer.eos_token_id)
+        samples = pack(samples, settings.max_length)
     check_positions(base.model, samples, "set unlearning.max_length to {} or less")
-    return [ids for ids in samples if len(ids) > 1]  # a single token predicts nothing
+    return samples
 
 
 def _steered_layer(

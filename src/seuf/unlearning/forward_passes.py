@@ -5,7 +5,8 @@ The original model is never held beside the one in training either: what objecti
 references, is computed before the first step, while the weights are still its own.
 
 Both sets pass together where the objective needs both. Padding is on the right, where no token sees
-it: no mask is needed, and nothing is asked of a GPU.
+it: no mask is needed, and nothing is asked of a GPU. Texts that share a sample are told apart by
+losses, not by attention: a later one sees the earlier.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -29,7 +31,7 @@ from seuf.moe.architectures import (
     moe_layers,
 )
 from seuf.moe.backoff import Backoff
-from seuf.moe.batches import IGNORED
+from seuf.moe.batches import IGNORED, spans_of
 from seuf.moe.forward import frozen_prefix, hidden_before, stop_after
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import next_token_nll, output_head
@@ -44,16 +46,19 @@ class StepBatch(NamedTuple):
     Attributes:
         input_ids: The samples to forget and then, where the objective has a retain term, as many
             to keep, right-padded, (B, T).
-        mask: Which are no padding, (B, T), bool.
+        mask: Which count for a loss: no padding and no prompt, (B, T), bool.
         forget_mask: Which are no padding and are to be forgotten, (B, T), bool.
+        texts: Whose NLL counts, by the text of the sample: those of `mask` before which a token of
+            the same text stands, (B, S, T), bool.
         prefix: What enters the first trained layer, (B, T, d); None if it is not kept.
-        forget_reference_nll: The original model's NLL sum of each sample to forget, (B_f,).
+        forget_reference_nll: The original model's NLL sum of each text to forget, (B_f, S).
         retain_reference_hidden: The original model's activations of those to keep, (B_r, T, d).
     """
 
     input_ids: Tensor
     mask: Tensor
     forget_mask: Tensor
+    texts: Tensor
     prefix: Tensor | None
     forget_reference_nll: Tensor | None = None
     retain_reference_hidden: Tensor | None = None
@@ -64,7 +69,7 @@ class ForwardPasses:
 
     Args:
         base: The model, in its original state.
-        forget: Token ids of the samples to forget.
+        forget: Token ids of the samples to forget; a `Sample` also says what of it counts.
         retain: The same of the samples to keep.
         method: Its objective says what is computed, its batch size how many samples a step takes.
         settings: Steps, and whether what lies below the trained layers is kept.
@@ -88,7 +93,13 @@ class ForwardPasses:
         seed: int,
     ) -> None:
         self.model, self.padding = base.model, base.padding
-        self.samples = [torch.tensor(ids) for ids in (*forget, *retain)]
+        samples = [*forget, *retain]
+        self.samples = [torch.tensor(ids) for ids in samples]
+        self.counted = [counted_tokens(sample) for sample in samples]
+        self.text_numbers = [text_numbers(sample) for sample in samples]
+        self.texts = max(len(spans_of(sample)) for sample in samples)
+        # Of packed samples all passes have one shape, so that a step can be recorded.
+        self.width = max(map(len, samples)) if self.texts > 1 else 0
         self.device, self.head = input_device(self.model), output_head(self.model)
         self.first_layer, self.steered_layer = first_layer, steered_layer
         self.size = method.batch_size or settings.batch_size
@@ -140,10 +151,12 @@ class ForwardPasses:
         for kind, compute in (("nll", self.nll), ("hidden", self.hidden)):
             if {f"forget_{kind}", f"retain_{kind}"} & self.names:
                 both = compute(batch)
-                values[f"forget_{kind}"] = type(both)(*(part[forget] for part in both))
-                values[f"retain_{kind}"] = type(both)(*(part[retain] for part in both))
+                for name, rows in (("forget", forget), ("retain", retain)):
+                    parts = (None if part is None else part[rows] for part in both)
+                    values[f"{name}_{kind}"] = type(both)._make(parts)
                 device = both.values.device  # of a model on several devices not the input's
-        values["forget_reference_nll"] = batch.forget_reference_nll
+        if batch.forget_reference_nll is not None:
+            values["forget_reference_nll"] = batch.forget_reference_nll.flatten()
         values["retain_reference_hidden"] = batch.retain_reference_hidden
         values["steering"] = self.steering
         return {
@@ -153,22 +166,32 @@ class ForwardPasses:
 
     def samples_at(self, positions: Sequence[int], forget: int = 0) -> StepBatch:
         """Return samples, ready to pass; the first `forget` of them are to be forgotten."""
-        ids = [self.samples[position] for position in positions]
-        padded = pad_sequence(ids, batch_first=True, padding_value=self.padding)
-        width = padded.shape[1]
-        mask = torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None]
-        of_forget = mask & (torch.arange(len(ids)) < forget)[:, None]
-        prefix = None if self.prefix is None else self.prefix.batch(positions, width)
+        lengths = torch.tensor([len(self.samples[position]) for position in positions])
+        width = max(self.width, int(lengths.max()))
+
+        def padded(rows: Sequence[Tensor], value: int) -> Tensor:
+            chosen = pad_sequence([rows[p] for p in positions], True, value)
+            return F.pad(chosen, (0, width - chosen.shape[1]), value=value)
+
+        tokens = torch.arange(width) < lengths[:, None]
+        numbers = padded(self.text_numbers, -1)
+        of_forget = tokens & (torch.arange(len(positions)) < forget)[:, None]
+        texts = numbers[:, None] == torch.arange(self.texts)[:, None]
         return StepBatch(
-            padded.to(self.device), mask.to(self.device), of_forget.to(self.device), prefix
+            padded(self.samples, self.padding).to(self.device),
+            padded(self.counted, False).to(self.device),
+            of_forget.to(self.device),
+            texts.to(self.device),
+            None if self.prefix is None else self.prefix.batch(positions, width),
         )
 
     def nll(self, batch: StepBatch) -> TokenNLL:
         """Return the token losses of samples (B, T-1)."""
         with self._from_first_layer(batch), skip_packed_sequence_check():
             hidden = decoder(self.model)(**_inputs(batch), use_cache=False).last_hidden_state
-        labels = batch.input_ids.masked_fill(~batch.mask, IGNORED)
-        return TokenNLL(*next_token_nll(hidden, self.head, labels.to(hidden.device)))
+        labels = batch.input_ids.masked_fill(~batch.texts.any(1), IGNORED)
+        values, mask = next_token_nll(hidden, self.head, labels.to(hidden.device))
+        return TokenNLL(values, mask, batch.texts[..., 1:].to(hidden.device))
 
     def hidden(self, batch: StepBatch) -> Hidden:
         """Return what leaves the steered layer (B, T, d), in float32; no layer above it runs."""
@@ -183,9 +206,11 @@ class ForwardPasses:
 
     @torch.no_grad()
     def nll_sums(self, positions: Sequence[int]) -> dict[int, Tensor]:
-        """Return each sample's NLL as the model is now, summed over its tokens."""
+        """Return the NLL of each sample's texts as the model is now, summed over tokens, (S,)."""
         sums: dict[int, Tensor] = {}
-        passed = self._in_groups(positions, "reference losses", lambda b: self.nll(b).sums())
+        passed = self._in_groups(
+            positions, "reference losses", lambda b: self.nll(b).sums().view(-1, self.texts)
+        )
         for group, values in passed:
             sums |= zip(group, values, strict=True)
         return sums
@@ -260,6 +285,25 @@ class Anchor:
         if not losses:
             return torch.zeros((), device=device)
         return torch.stack([loss.to(losses[0].device) for loss in losses]).mean().to(device)
+
+
+def counted_tokens(sample: Sequence[int]) -> Tensor:
+    """Return which of a sample's tokens a loss counts, all but those of prompts, (T,), bool."""
+    counted = torch.zeros(len(sample), dtype=torch.bool)
+    for span in spans_of(sample):
+        counted[span.counted : span.stop] = True
+    return counted
+
+
+def text_numbers(sample: Sequence[int]) -> Tensor:
+    """Return for which of a sample's texts each token's NLL counts, -1 if for none, (T,).
+
+    Not for the first of a text: it would be told from another text, or from nothing.
+    """
+    numbers = torch.full((len(sample),), -1)
+    for number, span in enumerate(spans_of(sample)):
+        numbers[max(span.counted, span.start + 1) : span.stop] = number
+    return numbers
 
 
 def draw_batches(

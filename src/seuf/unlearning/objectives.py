@@ -25,41 +25,82 @@ OBJECTIVE_INPUTS = (
     "retain_nll",  # TokenNLL of the retain batch
     "forget_hidden",  # Hidden: what leaves the steered layer on the forget batch
     "retain_hidden",  # the same on the retain batch
-    "forget_reference_nll",  # the original model's NLL sum of each forget sequence, (B,)
+    "forget_reference_nll",  # the original model's `TokenNLL.sums` of the forget batch, (B * S,)
     "retain_reference_hidden",  # the original model's activations on the retain batch, (B, T, d)
     "steering",  # RMU's target, c * u, (d,)
 )
 
 
+class Counts(NamedTuple):
+    """How many tokens and texts of a step count in all, (): what means divide by."""
+
+    tokens: Tensor
+    texts: Tensor
+
+
 class TokenNLL(NamedTuple):
-    """Negative log-likelihoods in nats (B, T), and which of them count (B, T), bool."""
+    """Negative log-likelihoods of a batch's tokens.
+
+    Attributes:
+        values: In nats, (B, T).
+        mask: Which of them count, (B, T), bool.
+        texts: Which of those belong to each of a sample's S texts, (B, S, T), bool; nothing in
+            places that no text fills. None where each sample is one text.
+        whole: Counts of the step that the batch is a part of; None if it is all of it.
+    """
 
     values: Tensor
     mask: Tensor
+    texts: Tensor | None = None
+    whole: Counts | None = None
 
-    def mean(self) -> Tensor:
-        """Return the mean over all tokens of the batch."""
-        return masked_mean(self.values, self.mask)
+    def mean(self, values: Tensor | None = None) -> Tensor:
+        """Return the mean over all tokens of the step: of the NLL, or of other values (B, T)."""
+        total = self.whole and self.whole.tokens
+        return masked_mean(self.values if values is None else values, self.mask, total)
 
     def sums(self) -> Tensor:
-        """Return the sum over each sequence's tokens (B,)."""
-        return (self.values * self.mask).sum(-1)
+        """Return the NLL summed over each text, (B * S,); 0 where there is none."""
+        if self.texts is None:
+            return (self.values * self.mask).sum(-1)
+        return (self.values[:, None] * self.texts).sum(-1).flatten()
+
+    def lengths(self) -> Tensor:
+        """Return how many tokens of each text count, (B * S,)."""
+        return self._texts().sum(-1).flatten()
+
+    def text_means(self) -> Tensor:
+        """Return each text's mean NLL, (B * S,); 0 where there is no text."""
+        return self.sums() / self.lengths().clamp(min=1)
+
+    def mean_over_texts(self, values: Tensor) -> Tensor:
+        """Return the mean over all texts of the step of values (B * S,), such as `sums`."""
+        total = self.whole and self.whole.texts
+        return masked_mean(values, self._texts().any(-1).flatten(), total)
+
+    def _texts(self) -> Tensor:
+        return self.mask[:, None] if self.texts is None else self.texts
 
 
 class Hidden(NamedTuple):
-    """Activations (B, T, d), and which of the tokens count (B, T), bool."""
+    """Activations (B, T, d), which of the tokens count (B, T), and of how many in the step."""
 
     values: Tensor
     mask: Tensor
+    whole: Counts | None = None
 
     def distance(self, target: Tensor) -> Tensor:
         """Return the mean squared distance of all tokens' activations to a target."""
-        return masked_mean((self.values - target).square().mean(-1), self.mask)
+        distances = (self.values - target).square().mean(-1)
+        return masked_mean(distances, self.mask, self.whole and self.whole.tokens)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the values that count, without a GPU being asked how many these are."""
-    return (values * mask).sum() / mask.sum()
+def masked_mean(values: Tensor, mask: Tensor, total: Tensor | None = None) -> Tensor:
+    """Return the mean of the values that count, without a GPU being asked how many these are.
+
+    With a `total`, their part of a mean over so many values: parts of a whole add up to its mean.
+    """
+    return (values * mask).sum() / (mask.sum() if total is None else total)
 
 
 def ga(forget_nll: TokenNLL) -> Tensor:
@@ -86,13 +127,14 @@ def npo(
     npo_beta: float,
     retain_weight: float,
 ) -> Tensor:
-    """Return the negative-preference loss, with log-likelihoods summed over each sequence.
+    """Return the negative-preference loss, with log-likelihoods summed over each text.
 
-    As open-unlearning d3d7cf9, utils.py (`compute_dpo_loss`) and unlearn/npo.py.
+    As open-unlearning d3d7cf9, utils.py (`compute_dpo_loss`) and unlearn/npo.py. Texts that share
+    a sample are texts nevertheless: the loss bends with the likelihood of each.
 
     Args:
         forget_nll: Of the model in training.
-        forget_reference_nll: Each forget sequence's NLL sum under the original model (B,).
+        forget_reference_nll: `TokenNLL.sums` of the forget batch under the original model.
         retain_nll: Of the model in training.
         npo_beta: Inverse temperature; small values approach gradient ascent.
         retain_weight: Weight of the retain NLL.
@@ -100,7 +142,7 @@ def npo(
     import torch.nn.functional as F
 
     log_ratio = forget_nll.sums() - forget_reference_nll
-    forget = -2 / npo_beta * F.logsigmoid(npo_beta * log_ratio).mean()
+    forget = forget_nll.mean_over_texts(-2 / npo_beta * F.logsigmoid(npo_beta * log_ratio))
     return forget + retain_weight * retain_nll.mean()
 
 
@@ -128,7 +170,7 @@ def rmu(
     return forget + rmu_retain_weight * retain_hidden.distance(retain_reference_hidden)
 
 
-def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor, total: Tensor | None = None) -> Tensor:
     """Return ||g - a||^2, averaged over tokens (Zhuang et al. 2025, Eq. 3).
 
     Args:
@@ -137,8 +179,9 @@ def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor) -> Tensor:
             router little gradient, or none.
         target: a of Eq. 3 (E,): 1/M on each of the M selected experts of the layer, 0 elsewhere.
         mask: Which of the N tokens count, bool.
+        total: How many count in the step, where these are a part of it; see `masked_mean`.
     """
-    return masked_mean((gates - target).square().sum(-1), mask)
+    return masked_mean((gates - target).square().sum(-1), mask, total)
 
 
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {"ga": ga, "gdiff": gdiff, "npo": npo, "rmu": rmu}

@@ -72,7 +72,7 @@ class ObjectiveSettings(Settings):
 
     Attributes:
         retain_weight: lambda of Eq. 4, for GDiff and NPO.
-        npo_beta: Inverse temperature of NPO, for log-likelihoods summed over a sequence.
+        npo_beta: Inverse temperature of NPO, for log-likelihoods summed over a text.
         rmu_retain_weight: Weight of RMU's retain term.
         rmu_steering_coefficient: Length of RMU's target for forget activations.
         rmu_layer: Layer RMU steers where everything is trained; with selected experts it is
@@ -121,7 +121,8 @@ class UnlearningSettings(Settings):
         steps: Updates tried with each learning rate.
         batch_size: Samples of the forget set, and as many of the retain set, in a step.
         max_length: Tokens in a sample.
-        pack: Join short texts into samples of `max_length` tokens.
+        pack: Join short texts into samples of up to `max_length` tokens; none is split, and losses
+            tell them apart.
         evaluate_every: Steps between two evaluations on the selection questions.
         forget_target: Share forgotten, see `seuf.forgetting`, that a checkpoint must reach on the
             selection questions to be chosen by its utility.
