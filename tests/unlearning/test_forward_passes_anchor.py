@@ -13,10 +13,9 @@ ALL = torch.tensor([True, True])
 CPU = torch.device("cpu")
 
 
-def anchor_target(experts: list[int], num_experts: int = 4) -> torch.Tensor:
+def anchor_target(experts: list[int], **target: str) -> torch.Tensor:
     """Return the target of an anchor on experts of layer 0: a of Eq. 3."""
-    model = tiny_model("mixtral", num_local_experts=num_experts)
-    return Anchor(model, [(0, expert) for expert in experts], "softmax").targets[0]
+    return Anchor(tiny_model("mixtral"), [(0, expert) for expert in experts], **target).targets[0]
 
 
 def test_the_loss_is_the_squared_distance_to_the_target():
@@ -26,16 +25,24 @@ def test_the_loss_is_the_squared_distance_to_the_target():
     assert anchor_loss(gates, torch.tensor([1.0, 0.0, 0.0]), ALL).item() == pytest.approx(0.13)
 
 
-def test_several_targets_share_the_weight():
-    """Two targets have 1/2 each: (.6 .3 .1) from (.5 .5 0): .01 + .04 + .01 = .06."""
-    gates = torch.tensor([[0.6, 0.3, 0.1]])
-
-    assert anchor_loss(gates, torch.tensor([0.5, 0.5, 0.0]), ALL[:1]).item() == pytest.approx(0.06)
-
-
-def test_the_target_of_several_experts_shares_the_weight_among_them():
+def test_the_target_of_several_experts_is_one_on_each_of_them_as_in_eq_3():
     assert anchor_target([2]).tolist() == [0, 0, 1, 0]
-    assert anchor_target([3, 0]).tolist() == [0.5, 0, 0, 0.5]
+    assert anchor_target([3, 0]).tolist() == [1, 0, 0, 1]
+
+
+def test_or_they_share_the_one():
+    assert anchor_target([2], target="share").tolist() == [0, 0, 1, 0]
+    assert anchor_target([3, 0], target="share").tolist() == [0.5, 0, 0, 0.5]
+
+
+@pytest.mark.parametrize(("target", "expected"), [("one", 0.94), ("share", 0.14)])
+def test_the_anchor_of_two_experts(target, expected):
+    """Let g be (.5 .2 .2 .1). From (1 1 0 0): .25 + .64 + .04 + .01; from (.5 .5 0 0) .09 + .05."""
+    gates = torch.tensor([[0.5, 0.2, 0.2, 0.1]])
+
+    loss = anchor_loss(gates, anchor_target([0, 1], target=target), ALL[:1])
+
+    assert loss.item() == pytest.approx(expected)
 
 
 def test_without_experts_there_is_no_anchor():

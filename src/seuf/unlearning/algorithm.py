@@ -235,7 +235,7 @@ def unlearn(
             base, forget, retain, method, settings, scope.first_layer, steered, seed
         )
         anchored = experts if method.scope == "experts" and method.anchor_weight else []
-        anchor = Anchor(model, anchored, method.anchor_on)
+        anchor = Anchor(model, anchored, method.anchor_on, method.anchor_target)
         with scope:
             for learning_rate in method.learning_rates:
                 update = eq4_step(scope, passes, anchor, method, settings, learning_rate)

@@ -249,17 +249,20 @@ class Anchor:
         model: The model.
         experts: (layer, expert) pairs; without any there is no anchor.
         on: `softmax` anchors all probabilities, `topk` those of the chosen experts only.
+        target: a of Eq. 3 is `one` on each selected expert of a layer, or they `share` the one.
     """
 
-    def __init__(self, model: nn.Module, experts: Experts, on: str) -> None:
+    def __init__(
+        self, model: nn.Module, experts: Experts, on: str = "softmax", target: str = "one"
+    ) -> None:
         self.on, anchored = on, {index for index, _ in experts}
         self.layers = [layer for layer in moe_layers(model) if layer.index in anchored]
         self.targets: list[Tensor] = []  # a of Eq. 3, of each layer (E,)
         for layer in self.layers:
             selected = [expert for index, expert in experts if index == layer.index]
-            target = torch.zeros(layer.num_experts)
-            target[selected] = 1 / len(selected)
-            self.targets.append(target.to(next(layer.router.parameters()).device))
+            gates = torch.zeros(layer.num_experts)
+            gates[selected] = 1 / len(selected) if target == "share" else 1.0
+            self.targets.append(gates.to(next(layer.router.parameters()).device))
         self._losses: list[Tensor] = []
 
     @contextmanager

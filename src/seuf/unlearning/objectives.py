@@ -177,7 +177,7 @@ def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor, total: Tensor | Non
         gates: Gate probabilities of the layer (N, E): the full softmax, or zero outside the
             top-k as in Eq. 1. With the latter a token that is not routed to the target gives the
             router little gradient, or none.
-        target: a of Eq. 3 (E,): 1/M on each of the M selected experts of the layer, 0 elsewhere.
+        target: a of Eq. 3 (E,): 1 on each of the selected experts of the layer, 0 elsewhere.
         mask: Which of the N tokens count, bool.
         total: How many count in the step, where these are a part of it; see `masked_mean`.
     """

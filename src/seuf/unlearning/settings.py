@@ -24,6 +24,7 @@ class Method(Settings):
         objective: What is minimised, a row of `seuf.unlearning.objectives.OBJECTIVES`.
         anchor_weight: alpha of Eq. 4; scope `experts` only.
         anchor_on: Anchor the full softmax, or g of Eq. 1, which is zero outside the top-k.
+        anchor_target: With several experts in a layer a of Eq. 3 is 1 on each, or they share it.
         router: Train the router's whole matrix, only the expert's row, or nothing of it.
         only: Of everything, the experts, the routers, or both and nothing else.
         layers: Of everything, these decoder layers and nothing else.
@@ -38,6 +39,7 @@ class Method(Settings):
     objective: str | None = None
     anchor_weight: Annotated[float, Field(ge=0)] = 0.0
     anchor_on: Literal["softmax", "topk"] = "softmax"
+    anchor_target: Literal["one", "share"] = "one"
     router: Literal["layer", "row", "none"] = "layer"
     only: Literal["experts", "routers", "experts_and_routers"] | None = None
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
