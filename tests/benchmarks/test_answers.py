@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -17,6 +19,7 @@ from seuf.benchmarks.answers import (
     rouge_l_recall,
     rouge_l_recall_pltrdy,
     score_answers,
+    token_ids,
 )
 from seuf.benchmarks.records import ANSWER_KINDS
 from seuf.benchmarks.settings import ScoringSettings
@@ -34,7 +37,7 @@ def said(monkeypatch):
     asked = []
 
     def answer(text):
-        def greedy(subject_model, prompts, settings, tokens):
+        def greedy(subject_model, prompts, settings, tokens, stop_tokens):
             asked.extend((prompt, tokens) for prompt in prompts)
             return [text] * len(prompts)
 
@@ -112,8 +115,8 @@ def test_a_chat_model_is_asked_in_its_template(knowing_model, questions, said, m
 @pytest.mark.parametrize(
     ("kind", "text", "kept"),
     [
-        ("question", " Paris\nQuestion: and", "Paris"),
-        ("question", "\nParis", ""),  # RWKU's answers end with the line
+        ("question", " Paris\nQuestion: and", "Paris\nQuestion: and"),
+        ("question", "\nParis", "Paris"),  # RWKU's answers end at a token, not at a text
         ("knowledge", " Paris\nin France\n\nQuestion", "Paris\nin France"),
         ("knowledge", "Paris Question: what", "Paris"),
         ("answer", " Paris\n\nQuestion: ", "Paris\n\nQuestion:"),
@@ -123,6 +126,49 @@ def test_an_answer_ends_where_its_kind_says(knowing_model, questions, said, kind
     said(text)
 
     assert free_answers(knowing_model, questions[:1], ANSWER_KINDS[kind], SETTINGS) == [kept]
+
+
+@pytest.fixture
+def named_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of whole words, one of them the newline, which byte-level ones lack."""
+    vocabulary = {word: n for n, word in enumerate(["?", "\n", "Paris", "in", "France"])}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="?")), unk_token="?"
+    )
+
+
+def test_a_newline_stops_only_where_a_token_is_called_so(knowing_model, named_tokenizer):
+    """The id of an unknown name is none, or that of the unknown token: neither stops."""
+    stops = ANSWER_KINDS["question"].stop_tokens
+
+    assert token_ids(named_tokenizer, stops) == {1}
+    assert token_ids(knowing_model.tokenizer, stops) == set()
+
+
+def test_an_answer_ends_before_its_stop_token(knowing_model):
+    """`a deep green`: named by its own second token, the answer keeps the first alone."""
+    tokens = knowing_model.tokenizer.tokenize(" a deep green")
+
+    (answer,) = greedy_answers(
+        knowing_model, [prompt(next(iter(KNOWN)))], SETTINGS, stop_tokens=[tokens[1]]
+    )
+
+    first = knowing_model.tokenizer.convert_tokens_to_string(tokens[:1])
+    assert answer == first != " a deep green"
+
+
+def test_both_numbers_are_told_where_the_first_line_scores_otherwise(
+    knowing_model, questions, said
+):
+    """Cut at the first newline nothing is left of an answer that begins with one: 0, not 1."""
+    asked = [questions[0]._replace(kind="question"), questions[1]._replace(kind="fill_blank")]
+    said("\na deep green")
+
+    scores = score_answers(knowing_model, asked, SETTINGS)["forget"]
+
+    assert scores["question"]["value"] == 1.0
+    assert scores["question"]["first_line"] == {"value": 0.0, "standard_error": 0.0}
+    assert "first_line" not in scores["fill_blank"]  # `black` is in neither
 
 
 def test_what_is_learned_by_heart_is_held_against_no_more_than_an_answer_can_say(
@@ -181,6 +227,20 @@ def test_a_long_prompt_loses_its_beginning(knowing_model):
     (answer,) = greedy_answers(knowing_model, [prompt("Who? ") + prompt(question)], settings)
 
     assert answer.strip() == KNOWN[question]
+
+
+def test_one_warning_tells_how_many_prompts_are_cut(knowing_model, caplog):
+    """Of three the two longer ones, though every look of a run asks them again."""
+    prompts = ["Who?", prompt("Who lives in a hive?"), prompt("Who lives in a den?")]
+    length = len(knowing_model.tokenizer("Who?")["input_ids"])
+    settings = SETTINGS.model_copy(update={"max_length": length})
+
+    for _ in range(2):
+        greedy_answers(knowing_model, prompts, settings, 1)
+
+    (record,) = caplog.records
+    assert f"2 of 3 questions have more than {length} tokens" in record.message
+    assert "raise evaluation.max_length" in record.message
 
 
 def test_a_probe_may_ask_for_fewer_tokens_than_the_study(knowing_model):

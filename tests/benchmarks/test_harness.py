@@ -111,6 +111,18 @@ def test_nothing_is_printed_where_there_is_no_terminal(knowing_model, questions,
     assert capfd.readouterr() == ("", "")
 
 
+def test_one_warning_tells_how_many_questions_are_cut(knowing_model, questions, caplog):
+    """A last token is not read: the first question just fits, the other three are longer."""
+    short, *longer = [q._replace(question=q.question * (n + 1)) for n, q in enumerate(questions)]
+    texts = [f"{short.question} {choice}" for choice in short.choices]
+    length = max(map(len, knowing_model.tokenizer(texts)["input_ids"])) - 1
+
+    score_questions(knowing_model, [short, *longer], ScoringSettings(max_length=length))
+
+    (record,) = caplog.records
+    assert f"3 of 4 questions have more than {length} tokens" in record.message
+
+
 def likelihoods(base: LanguageModel, below: int | None = None) -> list[float]:
     """Return what the harness makes of some choices; with layers below one shared, if asked."""
     requests = [
