@@ -38,6 +38,20 @@ def test_the_parameters_of_each_study_are_right(study):
     check_parameters(load_config(ROOT, study)["parameters"])
 
 
+@pytest.mark.parametrize("study", study_names(ROOT))
+def test_a_study_of_a_published_benchmark_says_itself_if_it_packs(study):
+    """What its peers do; conf/base packs the sandbox's sentences."""
+    bootstrap_project(ROOT)
+    of_study = load_config(ROOT, study)["parameters"]
+    own = Path(ROOT, "conf", study, "parameters.yml")
+    if of_study["benchmark"]["name"] in ("sandbox", "own"):
+        return
+
+    said = yaml.safe_load(own.read_text())["unlearning"]
+
+    assert said["pack"] is False
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import takewhile
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import torch
 from rouge import Rouge
 
 from seuf.benchmarks.records import ANSWER_KINDS, AnswerKind, Question
+from seuf.benchmarks.settings import warn_of_cut
 from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, input_device
 from seuf.moe.backoff import Backoff
@@ -37,7 +39,8 @@ def score_answers(
     Returns:
         For each subject (`forget`, `retain`) and kind `measure`, `value` (its mean),
         `standard_error` (of the mean), `questions` (their number) and `answers`: the text of each,
-        in the order of the questions.
+        in the order of the questions. Of kinds that end at a token also `first_line`, `value` and
+        `standard_error` of the answers' first lines, if their value is another.
     """
     groups: dict[tuple[str, str], list[Question]] = {}
     for question in questions:
@@ -45,14 +48,20 @@ def score_answers(
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     for (subject, name), asked in sorted(groups.items()):
         kind = ANSWER_KINDS[name]
-        answers = free_answers(subject_model, asked, kind, settings)
+        said = _said(subject_model, asked, kind, settings)
+        answers = [_up_to_first(answer, kind.stop) for answer in said]
         values = measure_answers(subject_model, asked, answers, kind, settings)
-        scores.setdefault(subject, {})[name] = {
+        scored = scores.setdefault(subject, {})[name] = {
             "measure": kind.measure,
             **mean_with_error(values),
             "questions": len(values),
             "answers": answers,
         }
+        if kind.stop_tokens:
+            lines = [_up_to_first(answer, ["\n"]) for answer in said]
+            of_lines = measure_answers(subject_model, asked, lines, kind, settings)
+            if mean(of_lines) != scored["value"]:
+                scored["first_line"] = mean_with_error(of_lines)
     return scores
 
 
@@ -63,6 +72,17 @@ def free_answers(
     settings: ScoringSettings,
 ) -> list[str]:
     """Return the greedy answers to questions of one kind, each up to the first of its stops."""
+    said = _said(subject_model, questions, kind, settings)
+    return [_up_to_first(answer, kind.stop) for answer in said]
+
+
+def _said(
+    subject_model: LanguageModel,
+    questions: Sequence[Question],
+    kind: AnswerKind,
+    settings: ScoringSettings,
+) -> list[str]:
+    """Return the greedy answers up to their kind's number of tokens or stop tokens."""
     tokenizer: Any = subject_model.tokenizer
     in_chat = kind.chat and tokenizer.chat_template
     prompts = [
@@ -70,8 +90,7 @@ def free_answers(
         for q in questions
     ]
     length = kind.max_new_tokens or settings.max_new_tokens
-    answers = greedy_answers(subject_model, prompts, settings, length)
-    return [_up_to_first(answer, kind.stop) for answer in answers]
+    return greedy_answers(subject_model, prompts, settings, length, kind.stop_tokens)
 
 
 def _up_to_first(answer: str, stops: Sequence[str]) -> str:
@@ -138,20 +157,24 @@ def greedy_answers(
     prompts: Sequence[str],
     settings: ScoringSettings,
     max_new_tokens: int | None = None,
+    stop_tokens: Sequence[str] = (),
 ) -> list[str]:
     """Return the model's greedy continuation of each prompt, up to its end token.
 
-    A prompt longer than `max_length` loses its beginning.
+    A prompt longer than `max_length` loses its beginning, of which a warning tells.
 
     Args:
         subject_model: The model.
         prompts: What it is given, each with the spaces it ends in.
         settings: Sequences at once, and the longest prompt.
         max_new_tokens: Tokens in an answer at most; by default the settings' number.
+        stop_tokens: Names of tokens before which an answer ends, see `AnswerKind`.
     """
     model: Any = subject_model.model
     tokenizer, device = subject_model.tokenizer, input_device(model)
     encoded = tokenizer(list(prompts))["input_ids"]
+    warn_of_cut(encoded, settings.max_length)
+    stops = token_ids(tokenizer, stop_tokens)
     rows = [ids[-settings.max_length :] for ids in encoded]
     new = max_new_tokens or settings.max_new_tokens
     whole = [range(len(row) + new) for row in rows]
@@ -168,8 +191,9 @@ def greedy_answers(
             max_new_tokens=new,
             pad_token_id=subject_model.padding,
         )
-        answers = generated[:, mirrored.input_ids.shape[1] :]
-        return tokenizer.batch_decode(answers, skip_special_tokens=True)
+        answers = generated[:, mirrored.input_ids.shape[1] :].tolist()
+        ended = [list(takewhile(lambda token: token not in stops, answer)) for answer in answers]
+        return tokenizer.batch_decode(ended, skip_special_tokens=True)
 
     order = sorted(range(len(rows)), key=lambda position: len(rows[position]))
     answers = [""] * len(rows)
@@ -179,6 +203,12 @@ def greedy_answers(
             for position, answer in zip(positions, part, strict=True):
                 answers[position] = answer
     return answers
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> set[int]:
+    """Return the ids of the tokens of these names; of one that the tokenizer lacks none."""
+    ids: Any = tokenizer.convert_tokens_to_ids(list(names))  # None or unknown where there is none
+    return {one for one in ids if one is not None and one != tokenizer.unk_token_id}
 
 
 def rouge_l_recall(reference: str, answer: str) -> float:

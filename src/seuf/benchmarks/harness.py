@@ -16,7 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from datasets import Dataset, DatasetDict
 from seuf.benchmarks.choices import macro_accuracy, preferred_choice
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.settings import ScoringSettings
+from seuf.benchmarks.settings import ScoringSettings, warn_of_cut
 from seuf.moe.architectures import check_positions
 from seuf.moe.backoff import Backoff
 from seuf.moe.loading import LanguageModel
@@ -44,6 +44,9 @@ def score_questions(
         [row[: settings.max_length] for row in rows],
         "set evaluation.max_length to {} or less",
     )
+    read = iter([row[:-1] for row in rows])  # the last token is not read, only scored
+    longest = [max((next(read) for _ in q.choices), key=len) for q in questions]
+    warn_of_cut(longest, settings.max_length)
     subjects = sorted({question.subject for question in questions})
     asked = {s: [q for q in questions if q.subject == s] for s in subjects}
 

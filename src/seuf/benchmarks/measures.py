@@ -28,7 +28,8 @@ UTILITY_KINDS = {"retain": "answer", **{name: name.replace(" ", "_") for name in
 def measures(scores: Scores, questions: Sequence[Question]) -> Measures:
     """Return what the scores say beside the headline, each with `value` and `standard_error`.
 
-    Names: `rouge_<subject>` for free answers, with `_<kind>` for those of a kind;
+    Names: `rouge_<subject>` for free answers, with `_<kind>` for those of a kind, and then with
+    `_first_line` for their first lines where these score otherwise;
     `macro_<subject>` for the mean over topics, where these differ in size; `truth_ratio_forget`
     and `model_utility` of TOFU; `auc_min_k` for membership inference beside what was never seen,
     or where there is no such text `auc_min_k_retain` beside what was learned and is kept.
@@ -96,13 +97,14 @@ def _macro(scores: Scores, questions: Sequence[Question]) -> Measures:
 
 
 def _rouge(generation: Mapping[str, Mapping[str, Any]]) -> Measures:
-    return {
-        f"rouge_{subject}" + ("" if kind == "answer" else f"_{kind}"): _measure(
-            scored["value"], scored["standard_error"]
-        )
-        for subject, by_kind in generation.items()
-        for kind, scored in by_kind.items()
-    }
+    measured = {}
+    for subject, by_kind in generation.items():
+        for kind, scored in by_kind.items():
+            name = f"rouge_{subject}" + ("" if kind == "answer" else f"_{kind}")
+            measured[name] = _measure(scored["value"], scored["standard_error"])
+            if line := scored.get("first_line"):
+                measured[f"{name}_first_line"] = _measure(line["value"], line["standard_error"])
+    return measured
 
 
 def _truth(scores: Scores) -> Measures:

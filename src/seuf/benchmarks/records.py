@@ -23,6 +23,8 @@ class AnswerKind(NamedTuple):
         measure: What an answer is measured by, a key of `seuf.benchmarks.answers.MEASURES`.
         max_new_tokens: Tokens in an answer; None for the study's own number.
         stop: An answer ends before the first of these.
+        stop_tokens: An answer ends before the first token of these names; where the tokenizer has
+            none so called, as byte-level ones have no newline, nothing stops.
         chat: Asked in the model's chat template, if it has one.
         headline: Whether the study's forget efficacy and utility are means over it.
         likelihoods_only: No answer is generated: the likelihoods of the choices are compared.
@@ -33,14 +35,15 @@ class AnswerKind(NamedTuple):
     measure: Measure = "rouge_l_recall"
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    stop_tokens: tuple[str, ...] = ()
     chat: bool = False
     headline: bool = True
     likelihoods_only: bool = False
     whole_reference: bool = True
 
 
-# jinzhuoran/RWKU b8a03b3, llmtuner/eval/eval_forget.py: 30 tokens, up to the end of the line.
-_RWKU = AnswerKind("rouge_l_recall_pltrdy", 30, ("\n",), chat=True)
+# jinzhuoran/RWKU b8a03b3, llmtuner/eval/eval_forget.py: 30 tokens, up to one that is a newline.
+_RWKU = AnswerKind("rouge_l_recall_pltrdy", 30, stop_tokens=("<|eot_id|>", " \n", "\n"), chat=True)
 
 ANSWER_KINDS: dict[str, AnswerKind] = {
     "answer": AnswerKind(),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from seuf.inputs import Settings
+
+log = logging.getLogger(__name__)
 
 
 class ScoringSettings(Settings):
@@ -16,7 +21,7 @@ class ScoringSettings(Settings):
         metric: `acc` takes the likeliest choice; `acc_norm` the likeliest per character, for
             choices of different length.
         batch_size: Sequences scored at once.
-        max_length: Tokens in a sequence.
+        max_length: Tokens in a sequence; a longer question loses its beginning, see `warn_of_cut`.
         generate: Score a free answer to questions with choices too, if they have a reference; for
             those without choices one is scored in any case. See `seuf.benchmarks.records`.
         max_new_tokens: Tokens in a greedy answer, for kinds that have no number of their own.
@@ -32,3 +37,18 @@ class ScoringSettings(Settings):
     max_new_tokens: Annotated[int, Field(gt=0)] = 64
     probe_tokens: Annotated[int, Field(gt=0)] = 4096
     min_k: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+
+def warn_of_cut(rows: Sequence[Sequence[int]], max_length: int) -> None:
+    """Log once how many questions are longer than `max_length` tokens, if any."""
+    if cut := sum(len(row) > max_length for row in rows):
+        _warn_once(
+            f"{cut} of {len(rows)} questions have more than {max_length} tokens and lose their "
+            "beginning; raise evaluation.max_length."
+        )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Log a warning; every look of a training run asks the same questions."""
+    log.warning(message)

@@ -107,7 +107,7 @@ def text_samples(
 
     A text of `max_length` tokens or more is cut there and not closed; one that is empty, or cut
     before anything counts, is left out. So TOFU's own code makes its samples (locuslab/tofu
-    bdc209e, data_module.py).
+    8c49eee, data_module.py).
 
     Args:
         tokenizer: One without an end of text closes nothing.
