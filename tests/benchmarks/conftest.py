@@ -25,23 +25,25 @@ def prompt(question: str) -> str:
     return f"Question: {question} Answer:"
 
 
+LEARNING = PretrainingSettings(
+    vocabulary=300,
+    hidden_size=48,
+    layers=2,
+    heads=2,
+    experts=4,
+    expert_width=32,
+    shared_expert_width=16,
+    steps=300,
+    batch_size=4,
+    length=64,
+    warmup=10,
+)
+
+
 @pytest.fixture(scope="session")
 def _learned() -> LanguageModel:
-    settings = PretrainingSettings(
-        vocabulary=300,
-        hidden_size=48,
-        layers=2,
-        heads=2,
-        experts=4,
-        expert_width=32,
-        shared_expert_width=16,
-        steps=300,
-        batch_size=4,
-        length=64,
-        warmup=10,
-    )
     texts = [(f"{prompt(question)} {answer}", question) for question, answer in KNOWN.items()]
-    return pretrain(texts, settings, seed=0)
+    return pretrain(texts, LEARNING, seed=0)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from seuf.benchmarks.answers import (
     score_answers,
     token_ids,
 )
-from seuf.benchmarks.records import ANSWER_KINDS
+from seuf.benchmarks.records import ANSWER_KINDS, PRODUCED
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.training import train_tokenizer
@@ -363,7 +363,8 @@ def test_an_answer_without_a_word_recalls_nothing(answer):
 
 
 def test_every_kind_of_probe_has_its_measure():
-    assert {kind.measure for kind in ANSWER_KINDS.values()} == set(MEASURES)
+    measures = {*(kind.measure for kind in ANSWER_KINDS.values()), *PRODUCED.values()}
+    assert measures == set(MEASURES)
 
 
 def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_the_number():

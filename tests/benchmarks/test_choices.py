@@ -55,15 +55,15 @@ def test_a_model_that_knows_the_answers_is_always_right(knowing_model, questions
     scorer = ChoiceScorer(knowing_model.tokenizer, questions, "acc", batch_size=3)
 
     assert scorer.answers(knowing_model.model) == [0, 1, 2, 3]
-    assert scorer.accuracy(knowing_model.model) == {"forget": 1.0, "retain": 1.0}
+    assert scorer.right(knowing_model.model) == [1.0] * 4
 
 
-def test_accuracy_is_told_by_subject(knowing_model, questions):
-    """One of the two retain questions now calls a wrong choice right: 1/2."""
+def test_a_question_whose_right_choice_is_not_preferred_counts_nothing(knowing_model, questions):
+    """The last question now calls a wrong choice right."""
     misled = [*questions[:3], questions[3]._replace(answer=0)]
     scorer = ChoiceScorer(knowing_model.tokenizer, misled, "acc", batch_size=64)
 
-    assert scorer.accuracy(knowing_model.model) == {"forget": 1.0, "retain": 0.5}
+    assert scorer.right(knowing_model.model) == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_a_choice_is_as_likely_as_its_tokens_together(language_model):

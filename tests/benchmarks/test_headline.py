@@ -9,9 +9,13 @@ import pytest
 from seuf.benchmarks.headline import HeadlineScorer, headline
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
+from seuf.inputs import InputError
 from tests.benchmarks.conftest import KNOWN, prompt
 
 SETTINGS = ScoringSettings(max_new_tokens=24)
+
+
+PRODUCED = SETTINGS.model_copy(update={"headline": "produced"})
 
 
 def free(known: str, subject: str, kind: str = "answer", reference: str | None = None) -> Question:
@@ -56,6 +60,68 @@ def test_adversarial_probes_have_no_say(knowing_model):
     assert results == {"forget": 1.0, "retain": 1.0}
 
 
+def test_each_question_has_its_value_by_part_and_subject(knowing_model, questions):
+    """Right choices: grass and hive; the others call a wrong one right."""
+    grass, coal, hive, den = questions
+    asked = [
+        grass,
+        coal._replace(answer=0),
+        grass._replace(part="selection"),
+        den._replace(answer=0),
+        hive,
+        hive._replace(subject="unseen", part="selection"),
+    ]
+
+    right = HeadlineScorer(knowing_model, asked, SETTINGS).right(knowing_model.model)
+
+    assert right == {
+        ("test", "forget"): [1, 0],
+        ("selection", "forget"): [1],
+        ("test", "retain"): [0, 1],
+        ("selection", "unseen"): [1],
+    }
+
+
+def test_values_of_free_answers_keep_the_order_of_the_questions(knowing_model):
+    """Of the three words of 'black deep green' the answer 'a deep green' has two."""
+    asked = [
+        free(COAL, "forget", "fill_blank"),
+        free(GRASS, "forget", "answer", "black deep green"),
+        free(COAL, "forget", "fill_blank", "white"),
+    ]
+
+    right = HeadlineScorer(knowing_model, asked, SETTINGS).right(knowing_model.model)
+
+    assert right == {("selection", "forget"): [1, pytest.approx(2 / 3), 0]}
+
+
+def test_produced_answers_decide_where_the_study_says_so(knowing_model, questions):
+    """Choices are not asked: all four call a wrong one right. Hive's sentence is another one."""
+    wrong = [question._replace(answer=(question.answer + 1) % 4) for question in questions]
+    asked = [*wrong[:2], wrong[2]._replace(reference="a colony"), wrong[3]]
+    scorer = HeadlineScorer(knowing_model, asked, PRODUCED)
+
+    assert scorer.right(knowing_model.model) == {
+        ("test", "forget"): [1, 1],
+        ("test", "retain"): [0, 1],
+    }
+    assert scorer.score(knowing_model.model) == {"forget": 1, "retain": 0.5}
+
+
+def test_guessing_gives_a_quarter_of_the_choices_and_no_produced_answer(knowing_model, questions):
+    scorers = [HeadlineScorer(knowing_model, questions, s) for s in (SETTINGS, PRODUCED)]
+
+    assert [scorer.chance("test") for scorer in scorers] == [0.25, 0]
+    assert [scorer.chance("selection") for scorer in scorers] == [0, 0]
+
+
+def test_produced_answers_need_a_reference_of_every_subject(knowing_model, questions):
+    asked = [*questions[:2], *(question._replace(reference="") for question in questions[2:])]
+
+    with pytest.raises(InputError, match="headline is produced, but no question about retain has"):
+        HeadlineScorer(knowing_model, asked, PRODUCED)
+
+
 def test_the_model_that_is_given_is_asked_not_the_base(knowing_model):
     scorer = HeadlineScorer(replace(knowing_model, model=None), [free(DEN, "forget")], SETTINGS)
 
@@ -86,6 +152,17 @@ def test_the_headline_is_accuracy_or_the_mean_over_all_answers_that_count():
             "standard_error": pytest.approx(0.03),
         },
     }
+
+
+def test_the_headline_of_produced_answers_is_their_share():
+    number = {"measure": "whole", "value": 0.5, "standard_error": 0.1}
+    scores = {
+        "questions": {"unseen": {"accuracy": 0.75, "standard_error": 0.1}},
+        "produced": {"unseen": {**number, "questions": 2, "answers": ["a", "b"]}},
+    }
+
+    assert headline(scores, "produced") == {"unseen": number}
+    assert headline(scores)["unseen"]["measure"] == "accuracy"
 
 
 def answered(value: float, error: float, questions: int) -> dict[str, object]:

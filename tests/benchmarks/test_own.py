@@ -100,7 +100,7 @@ def test_a_part_in_the_file_is_kept():
         ({"answer": -1}, "question 2: `answer` must be a position from 0 to 1, not -1"),
         ({"answer": "yes"}, "question 2: `answer` must be a position from 0 to 1, not 'yes'"),
         ({"answer": True}, "question 2: `answer` must be a position from 0 to 1, not True"),
-        ({"subject": "keep"}, "question 2: `subject` must be forget or retain, not 'keep'"),
+        ({"subject": "keep"}, "question 2: `subject` must be one of forget, retain, unseen, not"),
         ({"part": "train"}, "question 2: `part` must be selection or test, or left out, not 'tra"),
     ],
 )
@@ -128,7 +128,7 @@ def test_each_part_needs_two_questions_of_each_subject():
     """Of 3 retain questions half of them, rounded, is 2: one is left for the test part."""
     few = [r for r in questions(4) if r != asked("retain", 3)]
 
-    with pytest.raises(InputError, match="The test part has 1 questions about what to retain, it"):
+    with pytest.raises(InputError, match="The test part has 1 questions of subject retain, it"):
         prepare(OwnSettings(), FORGET, RETAIN, few)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,11 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from seuf.inputs import InputError
 from seuf.moe import loss
 from seuf.moe.architectures import decoder
 from seuf.moe.batches import IGNORED, pad
-from seuf.moe.loss import ScaledHead, batch_nll, nll_and_gradient, output_head, token_nll
-from tests.tiny import VOCABULARY, inputs_of, tiny_batch, tiny_model, tiny_samples
+from seuf.moe.loss import ScaledHead, batch_nll, mean_nll, nll_and_gradient, output_head, token_nll
+from tests.tiny import (
+    VOCABULARY,
+    inputs_of,
+    tiny_batch,
+    tiny_language_model,
+    tiny_model,
+    tiny_samples,
+)
 
 
 def head_of(size: int, vocabulary: int, bias: bool = False) -> nn.Linear:
@@ -218,3 +228,43 @@ def test_the_kernel_gives_what_torch_gives_in_float64(dtype, vocabulary):
     torch.testing.assert_close(nll.double(), expected, rtol=1e-5, atol=1e-5)
     tolerance = 1e-4 if dtype == torch.float32 else 2**-8
     torch.testing.assert_close(gradient.double(), slope, rtol=tolerance, atol=1e-6)
+
+
+def test_the_mean_loss_of_texts_counts_every_token_alike():
+    """A head of zeros finds all 300 tokens equally likely: log 300. With the model's own head each
+    token counts once, whichever batch and text it is in: by hand from the logits of one text at a
+    time, the sum over tokens by their number.
+    """
+    model = tiny_language_model()
+    texts = ["Ada lives in Oslo.", "Bo", "Bo lives in a town that is not Rome."]
+    total, count = 0.0, 0
+    for text in texts:
+        ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            logits = model.model(ids).logits[0, :-1]
+        total += F.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+        count += ids.shape[1] - 1
+
+    by_hand = total / count
+
+    assert mean_nll(model, texts) == pytest.approx(by_hand, rel=1e-5)
+    assert mean_nll(model, texts, batch_size=1) == pytest.approx(by_hand, rel=1e-5)
+    nn.init.zeros_(model.model.lm_head.weight)
+    assert mean_nll(model, texts) == pytest.approx(math.log(300), rel=1e-5)
+
+
+def test_of_a_long_text_the_beginning_counts():
+    model = tiny_language_model()
+
+    cut = mean_nll(model, ["Ada lives in Oslo, and Bo lives in Rome."], max_length=5)
+
+    ids = model.tokenizer("Ada lives in Oslo, and Bo lives in Rome.")["input_ids"][:5]
+    with torch.no_grad():
+        logits = model.model(torch.tensor([ids])).logits[0, :-1]
+    assert cut == pytest.approx(F.cross_entropy(logits, torch.tensor(ids[1:])).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("texts", [[], [""]])
+def test_without_a_token_to_predict_there_is_no_mean_loss(texts):
+    with pytest.raises(InputError, match="None of the texts has two tokens"):
+        mean_nll(tiny_language_model(), texts)

@@ -68,15 +68,21 @@ def scores(audited: AuditedMethod) -> Iterator[Check]:
         asked = [Question(**one) for one in audited.read("questions") if one["part"] == "test"]
         generate = audited.study.config["parameters"]["evaluation"].get("generate", False)
         answered = [question for question in asked if question.is_free_answer(generate)]
-        wrong = [*_wrong_choices(recorded, asked), *_wrong_answers(recorded, answered)]
+        wrong = [
+            *_wrong_choices(recorded, asked),
+            *_wrong_answers(recorded, answered),
+            *_wrong_produced(recorded, asked),
+        ]
         yield from (failed("answers", text) for text in wrong)
         kinds = [k for kinds in recorded.get("generation", {}).values() for k in kinds.values()]
-        parts = [*recorded.get("questions", {}).values(), *kinds]
+        produced = recorded.get("produced", {}).values()
+        parts = [*recorded.get("questions", {}).values(), *kinds, *produced]
         number = sum(part["questions"] for part in parts)
         yield passed("answers", f"accuracies worked out again from {number} answers")
     else:
         yield noted("answers", "the questions are erased: answers cannot be compared with them")
-    if not _same(headline(recorded), recorded["headline"]):
+    by = audited.study.config["parameters"]["evaluation"].get("headline", "choices")
+    if not _same(headline(recorded, by), recorded["headline"]):
         yield failed("scores", f"the headline of {audited.path('scores')} is not of its scores")
     yield from _reported(audited, recorded)
 
@@ -114,16 +120,31 @@ def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
                 yield f"{subject} {kind}: the answers make {value}, not {scored['value']}"
 
 
+def _wrong_produced(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
+    from seuf.benchmarks.produced import right_or_wrong
+
+    for subject, scored in recorded.get("produced", {}).items():
+        questions = [one for one in asked if one.subject == subject and one.is_produced()]
+        if len(questions) != len(scored["answers"]):
+            yield f"{subject}: {len(scored['answers'])} answers to {len(questions)} questions"
+            continue
+        value = mean(right_or_wrong(questions, scored["answers"]))
+        if not _same(value, scored["value"]):
+            yield f"{subject}: the answers make a share of {value}, not {scored['value']}"
+
+
 def _reported(audited: AuditedMethod, recorded: dict[str, Any]) -> Iterator[Check]:
     import pandas as pd
 
+    from seuf.benchmarks.records import utility_subject
     from seuf.reporting.comparison import by_method, readable
 
     table = pd.read_csv(audited.project / audited.path("comparison"))
+    utility = recorded["headline"][utility_subject(recorded["headline"])]
     row, metrics = by_method(table)[audited.method], audited.read("metrics")[audited.method]
     claimed = {
         "forget_efficacy": recorded["headline"]["forget"]["value"],
-        "utility": recorded["headline"]["retain"]["value"],
+        "utility": utility["value"],
         "changed_tensors": recorded["changed_tensors"],
         "routing_overlap_forget": recorded["routing_overlap"]["forget"],
         "routing_overlap_retain": recorded["routing_overlap"]["retain"],

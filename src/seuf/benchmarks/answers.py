@@ -1,12 +1,13 @@
 """Free answers: generate them greedily, many at a time, and compare them with their references.
 
 `ANSWER_KINDS` says how each kind of question is asked, where its answer ends and which of
-`MEASURES` it is scored by. These are variants of ROUGE-L (Lin 2004) that give different numbers for
-the same pair, so each published benchmark keeps its own.
+`MEASURES` it is scored by. Three are variants of ROUGE-L (Lin 2004) that give different numbers for
+the same pair, so each published benchmark keeps its own; two are right or wrong, see `produced`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import takewhile
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rouge import Rouge
 
-from seuf.benchmarks.records import ANSWER_KINDS, AnswerKind, Question
+from seuf.benchmarks.records import ANSWER_KINDS, AnswerKind, Question, Subject
 from seuf.benchmarks.settings import warn_of_cut
 from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, input_device
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
     from seuf.benchmarks.settings import ScoringSettings
     from seuf.moe.loading import LanguageModel
+
+EXAMPLES: dict[Subject, int] = {"forget": 4, "retain": 2, "unseen": 2}
+EXAMPLE_TOKENS = 12  # of an answer that is shown, at least
 
 
 def score_answers(
@@ -116,6 +120,41 @@ def measure_answers(
         )
     measure = MEASURES[kind.measure]
     return [measure(*pair) for pair in zip(references, answers, strict=True)]
+
+
+def example_questions(questions: Sequence[Question]) -> list[Question]:
+    """Return the few questions whose answers are shown: `EXAMPLES` of each subject, evenly spaced.
+
+    Without unseen questions there are as many more about what is kept.
+    """
+    asked = [question for question in questions if question.is_free_answer(with_choices=True)]
+    by_subject = {s: [q for q in asked if q.subject == s] for s in EXAMPLES}
+    numbers = dict(EXAMPLES)
+    if not by_subject["unseen"]:
+        numbers["retain"] += numbers["unseen"]
+    return [
+        of_subject[at * len(of_subject) // number]
+        for subject, of_subject in by_subject.items()
+        for number in [min(numbers[subject], len(of_subject))]
+        for at in range(number)
+    ]
+
+
+def example_answers(
+    subject_model: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
+) -> list[str]:
+    """Return the greedy answer to each question, long enough to see if it ends where it should."""
+    references = [question.reference for question in questions]
+    rows = subject_model.tokenizer(references)["input_ids"] if references else []
+    longest = max((len(row) for row in rows), default=0)
+    tokens = min(settings.max_new_tokens, max(EXAMPLE_TOKENS, 2 * longest))
+    settings = settings.model_copy(update={"max_new_tokens": tokens})
+    answer_of: dict[int, str] = {}
+    for name in {question.kind for question in questions}:
+        asked = [question for question in questions if question.kind == name]
+        answers = free_answers(subject_model, asked, ANSWER_KINDS[name], settings)
+        answer_of |= {id(q): answer for q, answer in zip(asked, answers, strict=True)}
+    return [answer_of[id(question)].strip() for question in questions]
 
 
 def mean_with_error(values: Sequence[float]) -> dict[str, float]:
@@ -243,10 +282,33 @@ def rouge_l_recall_pltrdy(reference: str, answer: str) -> float:
     return _PLTRDY.get_scores(answer, reference)[0]["rouge-l"]["r"]
 
 
+def exact(reference: str, answer: str) -> float:
+    """Return 1 if the answer begins with the reference, word for word, else 0.
+
+    A full stop that ends the reference need not be there, and anything may follow but more of the
+    last word: `tar` is in `tar and tar`, not in `tart`, nor in `The tar`.
+    """
+    value, said = reference.strip().removesuffix("."), answer.lstrip()
+    return float(said.startswith(value) and not re.match(r"\w", said[len(value) :]))
+
+
+def whole(reference: str, answer: str) -> float:
+    """Return 1 if the answer is the reference to its end, else 0.
+
+    An answer ends with the end token, and with the line where its reference has no further one: a
+    model that was never taught to end goes on with the next question. A full stop counts.
+    """
+    wanted = reference.strip()
+    lines = answer.lstrip().split("\n")[: wanted.count("\n") + 1]
+    return float("\n".join(lines) == wanted)
+
+
 _PLTRDY = Rouge(metrics=["rouge-l"], stats=["r"])
 
 MEASURES: dict[str, Callable[[str, str], float]] = {
     "rouge_l_recall": rouge_l_recall,
     "rouge_l_f1": rouge_l_f1,
     "rouge_l_recall_pltrdy": rouge_l_recall_pltrdy,
+    "exact": exact,
+    "whole": whole,
 }

@@ -87,12 +87,10 @@ class ChoiceScorer:
             for question, choices in zip(self.questions, self.choices, strict=True)
         ]
 
-    def accuracy(self, model: nn.Module) -> dict[str, float]:
-        """Return the share of right answers by subject."""
-        right: dict[str, list[bool]] = {}
-        for question, answer in zip(self.questions, self.answers(model), strict=True):
-            right.setdefault(question.subject, []).append(answer == question.answer)
-        return {subject: sum(hits) / len(hits) for subject, hits in right.items()}
+    def right(self, model: nn.Module) -> list[float]:
+        """Return 1 for each question whose right choice the model prefers, else 0."""
+        answers = zip(self.questions, self.answers(model), strict=True)
+        return [float(answer == question.answer) for question, answer in answers]
 
 
 @torch.no_grad()

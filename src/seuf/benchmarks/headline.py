@@ -1,8 +1,14 @@
-"""One number for each subject: a study's forget efficacy (`forget`) and utility (`retain`).
+"""One number for each subject of questions: `forget`, `retain`, `unseen`.
 
-Where a subject has questions with choices it is the accuracy on these, else the mean over the free
-answers whose kind is in the headline (see `AnswerKind`). `HeadlineScorer` gives the two numbers
-while a method trains, `headline` takes them from the scores that are reported.
+Forget efficacy is that of `forget`, utility that of `records.utility_subject`. What the number is
+a study says (`evaluation.headline`):
+
+- `choices`: where a subject has questions with choices the accuracy on these, else the mean over
+  the free answers whose kind is in the headline (see `AnswerKind`);
+- `produced`: the share of greedy answers that are the reference (see `produced`).
+
+`HeadlineScorer` gives the values of single questions while a method trains, `headline` takes the
+numbers from the scores that are reported.
 """
 
 from __future__ import annotations
@@ -13,8 +19,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from seuf.benchmarks.answers import free_answers, measure_answers
-from seuf.benchmarks.choices import ChoiceScorer
-from seuf.benchmarks.records import ANSWER_KINDS, Question
+from seuf.benchmarks.choices import ChoiceScorer, chance
+from seuf.benchmarks.produced import ProducedScorer
+from seuf.benchmarks.records import ANSWER_KINDS, Part, Question, Subject
+from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.benchmarks.settings import ScoringSettings
@@ -22,50 +30,110 @@ if TYPE_CHECKING:
 
 
 class HeadlineScorer:
-    """Scores a model on the same questions again and again.
+    """Scores a model on the same questions again and again, by the study's own measure.
 
     Args:
         base: Its tokenizer is used; the model is given each time.
-        questions: What to ask.
+        questions: What to ask, of any part and subject.
         settings: How answers are scored.
+
+    Raises:
+        InputError: If produced answers decide, and the questions of a subject have no reference.
     """
 
     def __init__(
         self, base: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
     ) -> None:
-        self.base, self.settings = base, settings
-        multiple_choice = [question for question in questions if question.is_multiple_choice()]
-        subjects = {question.subject for question in multiple_choice}
-        self.choices = ChoiceScorer(
-            base.tokenizer, multiple_choice, settings.metric, settings.batch_size
-        )
-        self.free: dict[tuple[str, str], list[Question]] = {}
-        for question in questions:
-            counts = ANSWER_KINDS[question.kind].headline and question.subject not in subjects
-            if counts and question.is_free_answer(with_choices=False):
-                self.free.setdefault((question.subject, question.kind), []).append(question)
+        self.base, self.questions, self.settings = base, list(questions), settings
+        choices, produced, self.free = _by_measure(self.questions, settings)
+        tokenizer, size = base.tokenizer, settings.batch_size
+        self.choices = ChoiceScorer(tokenizer, choices, settings.metric, size)
+        self.produced = ProducedScorer(tokenizer, produced, size)
 
-    def score(self, model: Any) -> dict[str, float]:
-        """Return the number of each subject."""
-        values: dict[str, list[float]] = {}
+    def right(self, model: Any) -> dict[tuple[Part, Subject], list[float]]:
+        """Return the value of each question by part and subject, in the order of the questions.
+
+        1 for a right answer, 0 for a wrong one; of free answers their ROUGE-L.
+        """
+        measured = list(zip(self.choices.questions, self.choices.right(model), strict=True))
+        measured += zip(self.produced.questions, self.produced.right(model), strict=True)
         subject_model = replace(self.base, model=model)
-        for (subject, name), asked in self.free.items():
+        for name, asked in self.free.items():
             kind = ANSWER_KINDS[name]
             answers = free_answers(subject_model, asked, kind, self.settings)
-            measured = measure_answers(subject_model, asked, answers, kind, self.settings)
-            values.setdefault(subject, []).extend(measured)
-        return self.choices.accuracy(model) | {name: mean(of) for name, of in values.items()}
+            values = measure_answers(subject_model, asked, answers, kind, self.settings)
+            measured += zip(asked, values, strict=True)
+        value_of = {id(question): value for question, value in measured}
+        right: dict[tuple[Part, Subject], list[float]] = {}
+        for question in self.questions:
+            if id(question) in value_of:
+                key = question.part, question.subject
+                right.setdefault(key, []).append(value_of[id(question)])
+        return right
+
+    def chance(self, part: Part) -> float:
+        """Return what guessing gives on the forget questions of a part; 0 without choices."""
+        return chance([q for q in self.choices.questions if q.part == part])
+
+    def score(self, model: Any) -> dict[str, float]:
+        """Return the mean over all questions of each subject."""
+        values: dict[str, list[float]] = {}
+        for (_, subject), of_part in self.right(model).items():
+            values.setdefault(subject, []).extend(of_part)
+        return {subject: mean(of_subject) for subject, of_subject in values.items()}
 
 
-def headline(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _by_measure(
+    questions: Sequence[Question], settings: ScoringSettings
+) -> tuple[list[Question], list[Question], dict[str, list[Question]]]:
+    """Return the questions that count by choices, by produced answers, and by kind of free answer.
+
+    Raises:
+        InputError: If produced answers decide, and the questions of a subject have no reference.
+    """
+    if settings.headline == "produced":
+        produced = [question for question in questions if question.is_produced()]
+        check_all_produced(questions)
+        return [], produced, {}
+    choices = [question for question in questions if question.is_multiple_choice()]
+    subjects, free = {question.subject for question in choices}, dict[str, list[Question]]()
+    for question in questions:
+        counts = ANSWER_KINDS[question.kind].headline and question.subject not in subjects
+        if counts and question.is_free_answer(with_choices=False):
+            free.setdefault(question.kind, []).append(question)
+    return choices, [], free
+
+
+def check_all_produced(questions: Sequence[Question]) -> None:
+    """Raise if a subject has no question whose produced answer can be told right from wrong.
+
+    Raises:
+        InputError: With the subject, and what to set.
+    """
+    for subject in sorted({question.subject for question in questions}):
+        if not any(q.is_produced() for q in questions if q.subject == subject):
+            raise InputError(
+                f"evaluation.headline is produced, but no question about {subject} has a "
+                "`reference` of kind `answer`; set it to choices."
+            )
+
+
+def headline(scores: Mapping[str, Mapping[str, Any]], by: str = "choices") -> dict[str, Any]:
     """Return the number of each subject in a study's table, from all scores of a model.
 
     Args:
-        scores: `questions` by subject, and `generation` by subject and kind; one may be missing.
+        scores: `questions` and `produced` by subject, and `generation` by subject and kind; those
+            that were not measured may be missing.
+        by: `evaluation.headline`.
 
     Returns:
         For each subject `measure`, `value` and `standard_error`.
     """
+    if by == "produced":
+        return {
+            subject: {name: scored[name] for name in ("measure", "value", "standard_error")}
+            for subject, scored in scores.get("produced", {}).items()
+        }
     numbers = {
         subject: {
             "measure": "accuracy",

@@ -28,13 +28,16 @@ UTILITY_KINDS = {"retain": "answer", **{name: name.replace(" ", "_") for name in
 def measures(scores: Scores, questions: Sequence[Question]) -> Measures:
     """Return what the scores say beside the headline, each with `value` and `standard_error`.
 
-    Names: `rouge_<subject>` for free answers, with `_<kind>` for those of a kind, and then with
-    `_first_line` for their first lines where these score otherwise;
+    Names: of `choices_<subject>` (the share of right choices) and `produced_<subject>` (that of
+    right answers) the one that is not the headline; `nll_<subject>` for the NLL of the references
+    in nats a token; `rouge_<subject>` for free answers, with `_<kind>` for those of a kind, and
+    then with `_first_line` for their first lines where these score otherwise;
     `macro_<subject>` for the mean over topics, where these differ in size; `truth_ratio_forget`
     and `model_utility` of TOFU; `auc_min_k` for membership inference beside what was never seen,
     or where there is no such text `auc_min_k_retain` beside what was learned and is kept.
     """
     return {
+        **_of_subjects(scores),
         **_macro(scores, questions),
         **_rouge(scores.get("generation", {})),
         **_truth(scores),
@@ -86,6 +89,20 @@ def privleak_of_muse(auc: float, reference_auc: float) -> float:
     return (auc - reference_auc) / reference_auc * 100
 
 
+def _of_subjects(scores: Scores) -> Measures:
+    """Return what was measured of whole subjects, and is not their headline."""
+    shown, measured = scores.get("headline", {}), {}
+    for subject, scored in scores.get("questions", {}).items():
+        if shown.get(subject, scored).get("measure", "accuracy") != "accuracy":
+            accuracy = _measure(scored["accuracy"], scored["standard_error"])
+            measured[f"choices_{subject}"] = accuracy
+    for subject, scored in scores.get("produced", {}).items():
+        if shown.get(subject, {}).get("measure") != scored["measure"]:
+            measured[f"produced_{subject}"] = _measure(scored["value"], scored["standard_error"])
+        measured[f"nll_{subject}"] = _measure(**scored["nll"])
+    return measured
+
+
 def _macro(scores: Scores, questions: Sequence[Question]) -> Measures:
     measured = {}
     for subject, scored in scores.get("questions", {}).items():
@@ -134,5 +151,5 @@ def _auc(scores: Scores, group: str) -> Mapping[str, float] | None:
     return scores.get("membership", {}).get("auc", {}).get(group, {}).get("min_k")
 
 
-def _measure(value: float, error: float | None = None) -> dict[str, Any]:
-    return {"value": value, "standard_error": error}
+def _measure(value: float, standard_error: float | None = None) -> dict[str, Any]:
+    return {"value": value, "standard_error": standard_error}

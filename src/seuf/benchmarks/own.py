@@ -5,6 +5,8 @@ docs/own-data.md tells how to write the three files. Here they are checked and t
 1. A question keeps the `part` its line gives. The others are split by a hash of their wording, so
    neither their order in the file nor a random number decides.
 2. Two wordings of one fact may fall on both sides of the split; give them the same `part`.
+3. A question without a `reference` has its right choice as one, so what the model says is measured
+   too (see `produced`). Give one where the model would not end with the choice: `Oslo.`
 """
 
 from __future__ import annotations
@@ -49,11 +51,12 @@ def prepare(
         forget: Records with `text`, maybe `topic`.
         retain: The same.
         questions: Records with `question`, `choices`, `answer` (position, from 0) and `subject`;
-            maybe `part`, `topic` and `reference`, the answer in words.
+            maybe `part`, `topic` and `reference`, the answer in words as the model should give it.
 
     Raises:
         InputError: For the first record that cannot be used, with its number; if both sets hold
-            the same text; if a part has fewer than two questions of a subject.
+            the same text; if a part has fewer than two questions of a subject. Of `unseen` there
+            may be none.
     """
     to_forget, to_keep = _texts("forget", forget), _texts("retain", retain)
     kept = {text.text.strip() for text in to_keep}
@@ -96,15 +99,16 @@ def _questions(records: Sequence[Record], share: float) -> list[Question]:
             topic=str(record.get("topic", "")),
             subject=record["subject"],
             part=record.get("part") or ("selection" if position in selecting else "test"),
-            reference=str(record.get("reference", "")),
+            reference=str(record.get("reference") or record["choices"][record["answer"]]),
         )
         for position, record in enumerate(records)
     ]
     numbers = Counter((question.part, question.subject) for question in questions)
-    for part, subject in product(PARTS, SUBJECTS):
+    asked = {"forget", "retain", *(question.subject for question in questions)}
+    for part, subject in product(PARTS, sorted(asked)):
         if (count := numbers[part, subject]) < MIN_PER_PART:
             raise InputError(
-                f"The {part} part has {count} questions about what to {subject}, it needs "
+                f"The {part} part has {count} questions of subject {subject}, it needs "
                 f"{MIN_PER_PART} or more: add some, or change benchmark.selection_share or `part`."
             )
     return questions
@@ -122,7 +126,7 @@ def _error(record: Record) -> str | None:
     if type(answer) is not int or not 0 <= answer < len(choices):
         return f"`answer` must be a position from 0 to {len(choices) - 1}, not {answer!r}"
     if record["subject"] not in SUBJECTS:
-        return f"`subject` must be {' or '.join(SUBJECTS)}, not {record['subject']!r}"
+        return f"`subject` must be one of {', '.join(SUBJECTS)}, not {record['subject']!r}"
     if (part := record.get("part")) and part not in PARTS:
         return f"`part` must be {' or '.join(PARTS)}, or left out, not {part!r}"
     return None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-Measure = Literal["rouge_l_recall", "rouge_l_f1", "rouge_l_recall_pltrdy"]
+Measure = Literal["rouge_l_recall", "rouge_l_f1", "rouge_l_recall_pltrdy", "exact", "whole"]
 Subject = Literal["forget", "retain", "unseen"]
 Part = Literal["selection", "test"]
 Group = Literal["forget", "retain", "holdout"]
@@ -30,6 +30,7 @@ class AnswerKind(NamedTuple):
         likelihoods_only: No answer is generated: the likelihoods of the choices are compared.
         whole_reference: Whether an answer is compared with the whole reference, or with as many
             tokens of it as an answer may have.
+        produced: Whether answers are also right or wrong, by `PRODUCED`.
     """
 
     measure: Measure = "rouge_l_recall"
@@ -40,13 +41,14 @@ class AnswerKind(NamedTuple):
     headline: bool = True
     likelihoods_only: bool = False
     whole_reference: bool = True
+    produced: bool = False
 
 
 # jinzhuoran/RWKU b8a03b3, llmtuner/eval/eval_forget.py: 30 tokens, up to one that is a newline.
 _RWKU = AnswerKind("rouge_l_recall_pltrdy", 30, stop_tokens=("<|eot_id|>", " \n", "\n"), chat=True)
 
 ANSWER_KINDS: dict[str, AnswerKind] = {
-    "answer": AnswerKind(),
+    "answer": AnswerKind(produced=True),
     # RWKU
     "fill_blank": _RWKU,
     "question": _RWKU,
@@ -60,6 +62,15 @@ ANSWER_KINDS: dict[str, AnswerKind] = {
     # TOFU: the answer, its paraphrase and wrong answers, of which only likelihoods are compared
     "truth": AnswerKind(headline=False, likelihoods_only=True),
 }
+
+# What a produced answer must be to count. Of what is forgotten the mere value is too much; of the
+# rest only a whole sentence shows that the model still speaks.
+PRODUCED: dict[Subject, Measure] = {"forget": "exact", "retain": "whole", "unseen": "whole"}
+
+
+def utility_subject(subjects: Iterable[str]) -> Subject:
+    """Return which questions utility is measured on: the unseen ones, where there are any."""
+    return "unseen" if "unseen" in set(subjects) else "retain"
 
 
 class Text(NamedTuple):
@@ -108,6 +119,10 @@ class Question(NamedTuple):
         """Tell if a free answer is scored; of questions with choices only if `with_choices`."""
         asked = with_choices or not self.choices
         return bool(self.reference) and asked and not self.compares_likelihoods()
+
+    def is_produced(self) -> bool:
+        """Tell if the greedy answer is right or wrong, beside any other score."""
+        return bool(self.reference) and ANSWER_KINDS[self.kind].produced
 
     def compares_likelihoods(self) -> bool:
         """Tell if only the likelihoods of its choices are compared."""

@@ -18,6 +18,10 @@ class ScoringSettings(Settings):
     """How answers are scored.
 
     Attributes:
+        headline: What forget efficacy and utility are: `choices` takes the share of questions
+            whose right choice is preferred, and where there are no choices the free answers by
+            their kind's measure; `produced` the share of greedy answers that are the reference. Of
+            questions with a reference both are measured, and the other stands beside.
         metric: `acc` takes the likeliest choice; `acc_norm` the likeliest per character, for
             choices of different length.
         batch_size: Sequences scored at once.
@@ -30,6 +34,7 @@ class ScoringSettings(Settings):
             min-k and min-k++ uses; RWKU takes 0.2, MUSE 0.4.
     """
 
+    headline: Literal["choices", "produced"] = "choices"
     metric: Literal["acc", "acc_norm"] = "acc"
     batch_size: Annotated[int, Field(gt=0)] = 64
     max_length: Annotated[int, Field(gt=1)] = 512

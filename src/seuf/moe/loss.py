@@ -17,16 +17,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from functools import cache
-from typing import Any
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, input_device
-from seuf.moe.batches import IGNORED, Batch
+from seuf.moe.backoff import Backoff
+from seuf.moe.batches import IGNORED, Batch, by_length, tokenize
+
+if TYPE_CHECKING:
+    from seuf.moe.loading import LanguageModel
 
 CHUNK_BYTES = 2**28  # of float32 logits at a time
 BLOCK = 4096  # logits that the kernel reads at a time
@@ -36,6 +42,35 @@ def batch_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the NLL of a batch's tokens and which positions count, as `next_token_nll` does."""
     hidden = decoder(model)(**batch.inputs(input_device(model)), use_cache=False).last_hidden_state
     return next_token_nll(hidden, output_head(model), batch.labels)
+
+
+@torch.no_grad()
+def mean_nll(
+    subject_model: LanguageModel,
+    texts: Sequence[str],
+    max_length: int = 512,
+    batch_size: int = 64,
+) -> float:
+    """Return the mean NLL in nats of all tokens of the texts but each one's first.
+
+    Args:
+        subject_model: The model.
+        texts: What it reads; of one with more than `max_length` tokens the rest is left out.
+        max_length: Tokens in a text.
+        batch_size: Texts at once, or as many as fit in memory.
+
+    Raises:
+        InputError: If no text has two tokens.
+    """
+    samples = tokenize(subject_model.tokenizer, texts, max_length)
+    backoff, total, count = Backoff("give shorter texts, or free memory"), 0.0, 0
+    for batch in by_length(samples, batch_size, subject_model.padding):
+        for _, (nll, counted) in backoff.rows(batch, partial(batch_nll, subject_model.model)):
+            total += nll.sum().item()
+            count += int(counted.sum())
+    if count == 0:
+        raise InputError("None of the texts has two tokens: there is nothing to predict.")
+    return total / count
 
 
 def next_token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> tuple[Tensor, Tensor]:

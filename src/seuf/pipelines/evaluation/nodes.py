@@ -22,6 +22,8 @@ def evaluate(
     passages: Records | None = None,
 ) -> dict[str, Any]:
     """Score one unlearned model: test questions, routing beside the original, what changed."""
+    from seuf.benchmarks.answers import example_answers, example_questions
+    from seuf.benchmarks.records import Question
     from seuf.moe.activations import SharedPrefix
     from seuf.moe.deltas import changed_share
     from seuf.moe.stability import probe_of
@@ -31,11 +33,25 @@ def evaluate(
     length, tokens = evaluation.max_length, evaluation.probe_tokens
     with SharedPrefix(base_model.model, lowest):
         probe = probe_of(base_model, forget, retain, length, tokens, lowest)
+        shown = example_questions([Question(**q) for q in questions if q["part"] == "test"])
+        before = example_answers(base_model, shown, evaluation)
         with delta.applied_to(base_model.model) as model:
             scores = score(base_model, questions, evaluation, passages)
+            after = example_answers(base_model, shown, evaluation)
             overlap = probe.overlap(model)
+    examples = [
+        {
+            "subject": question.subject,
+            "question": question.question,
+            "reference": question.reference,
+            "before": one,
+            "after": other,
+        }
+        for question, one, other in zip(shown, before, after, strict=True)
+    ]
     return {
         **scores,
+        "examples": examples,
         "routing_overlap": overlap,
         "trained_share": delta.about["trained_share"],
         "changed_share": changed_share(base_model.model, delta),
@@ -62,13 +78,16 @@ def score(
     passages: Records | None = None,
 ) -> dict[str, Any]:
     """Return every score of a model's answers and likelihoods, with the headline."""
-    from seuf.benchmarks.headline import headline
+    from seuf.benchmarks.headline import check_all_produced, headline
     from seuf.benchmarks.measures import measures
     from seuf.benchmarks.records import Passage, Question
 
     asked = [Question(**record) for record in questions if record["part"] == "test"]
+    if evaluation.headline == "produced":
+        check_all_produced(asked)
     multiple_choice = [question for question in asked if question.is_multiple_choice()]
     free = [question for question in asked if question.is_free_answer(evaluation.generate)]
+    produced = [question for question in asked if question.is_produced()]
     compared = [question for question in asked if question.compares_likelihoods()]
     if evaluation.generate and not free:
         raise InputError(
@@ -84,6 +103,11 @@ def score(
         from seuf.benchmarks.answers import score_answers
 
         scores["generation"] = score_answers(model, free, evaluation)
+    if produced:
+        from seuf.benchmarks.produced import score_produced
+
+        generation = scores.get("generation", {})
+        scores["produced"] = score_produced(model, produced, evaluation, generation)
     if compared:
         from seuf.benchmarks.truth import score_truth
 
@@ -93,4 +117,5 @@ def score(
 
         read = [Passage(**record) for record in passages]
         scores["membership"] = score_passages(model, read, evaluation)
-    return {"headline": headline(scores), **scores, "measures": measures(scores, asked)}
+    scores = {"headline": headline(scores, evaluation.headline), **scores}
+    return {**scores, "measures": measures(scores, asked)}
