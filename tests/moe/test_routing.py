@@ -168,6 +168,29 @@ def test_a_half_without_samples_is_not_a_number(model):
     assert not routing.affinity.isnan().any()
 
 
+def test_subsets_are_told_apart_from_the_whole(model):
+    samples = tiny_samples(7)
+
+    routing = capture_routing(model, by_length(samples, 3, 0), subsets=[[0, 3], [6, 1, 2]])
+
+    for affinity, positions in zip(routing.subsets, ([0, 3], [6, 1, 2]), strict=True):
+        alone = naive_affinity(model, [samples[p] for p in positions]).detach()
+        torch.testing.assert_close(affinity, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_the_error_of_an_affinity_is_that_of_a_mean_over_samples():
+    """Samples [0], [1] and [0, 1]: expert 0 gets .6, 0 and .3, whose variance is .09, so the
+    error is .3 / sqrt(3); expert 1 gets 0, .9 and .45: variance .2025, .45 / sqrt(3).
+    """
+    model = OneRouter([[0.6, 0.4], [0.1, 0.9]])
+
+    routing = capture_routing(model, [pad([[0], [1], [0, 1]], 0)])
+
+    errors = torch.tensor([[0.3, 0.45]]).double() / 3**0.5
+    torch.testing.assert_close(routing.errors, errors, rtol=1e-6, atol=0)
+    assert capture_routing(model, [pad([[0]], 0)]).errors.isnan().all()
+
+
 def test_affinity_of_a_bfloat16_model_is_summed_in_float64():
     model = tiny_model("qwen2_moe").bfloat16()
 
@@ -305,6 +328,7 @@ def test_a_batch_that_does_not_fit_passes_in_parts_and_nothing_counts_twice():
     assert torch.equal(parts.top_k_sets, whole.top_k_sets)
     torch.testing.assert_close(parts.affinity, whole.affinity, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(parts.halves, whole.halves, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parts.errors, whole.errors, rtol=1e-5, atol=1e-6)
 
 
 def test_a_sample_that_does_not_fit_is_too_long():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.inputs import InputError
-from seuf.unlearning.attribution import calibration_samples
+from seuf.unlearning.attribution import calibration_samples, two_subsets
 
 
 def samples(count: int, length: int = 100) -> list[list[int]]:
@@ -62,3 +62,20 @@ def test_another_seed_draws_other_samples():
     draws = {str(calibration_samples(samples(40), 1000, seed, "forget")) for seed in range(5)}
 
     assert len(draws) == 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_subsets_share_nothing_and_each_has_its_tokens(seed):
+    """Of samples of 100 tokens 250 need three; which of the 20 depends on the seed."""
+    one, other = two_subsets(samples(20), 250, seed)
+
+    assert len(one) == len(other) == 3
+    assert not {*one} & {*other}
+    assert [one, other] == two_subsets(samples(20), 250, seed)
+    assert [one, other] != two_subsets(samples(20), 250, seed + 1)
+
+
+def test_a_set_of_less_than_two_subsets_has_none():
+    """5 of 100 tokens make two subsets of 200, but of 250 only one and a half."""
+    assert len(two_subsets(samples(5), 200, seed=0)) == 2
+    assert two_subsets(samples(5), 250, seed=0) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from seuf.moe.batches import Batch, as_batch
 from seuf.moe.forward import stop_at
 
 Observer = Callable[[int, tuple[Tensor, ...]], None]
+PARITIES = (0, 1)  # of a sample's position: the two halves
 SHORTER = "lower max_length, of routing_capture or of unlearning"
 
 
@@ -30,6 +31,9 @@ class Routing:
         layers: Decoder index of each MoE layer, length L.
         affinity: Gate affinity by Eq. 2, (L, E) of float64.
         halves: Affinity of the even and of the odd samples alone, (2, L, E): how much it varies.
+        errors: Standard error of the affinity, from how much it varies between samples, (L, E);
+            NaN of a single one.
+        subsets: Affinity of each subset asked for, (S, L, E).
         token_share: Share of the tokens that went to each expert, (L, E), as in the paper's Fig. 2:
             rows sum to k, since each token goes to k experts, and an even share is k / E.
         samples: Number of samples, Z.
@@ -40,6 +44,8 @@ class Routing:
     layers: list[int]
     affinity: Tensor
     halves: Tensor
+    errors: Tensor
+    subsets: Tensor
     token_share: Tensor
     samples: int
     tokens: int
@@ -50,6 +56,7 @@ def capture_routing(
     model: nn.Module,
     batches: Iterable[Batch | Mapping[str, Any]],
     *,
+    subsets: Sequence[Sequence[int]] = (),
     top_k_sets: bool = False,
     first_layer: int = 0,
 ) -> Routing:
@@ -58,13 +65,14 @@ def capture_routing(
     Eq. 2 to the letter: s is the router's softmax over all experts, g is s inside the top-k and 0
     outside, averaged over the tokens of a sample first and over samples second. The order
     matters: a plain token mean can choose another expert. The pass ends at the last router; what
-    is summed lies beside it, (3, E) of float64 a layer, and moves once, at the end. A batch that
-    does not fit in memory passes in parts.
+    is summed lies beside it, (4 + S, E) of float64 a layer, and moves once, at the end. A batch
+    that does not fit in memory passes in parts.
 
     Args:
         model: A causal language model with MoE layers.
         batches: `Batch`es, or mappings with `input_ids` and `attention_mask`, each (B, T).
             Padding is not counted. A sample belongs to the half of its position's parity.
+        subsets: Positions of the samples of each of S subsets, of which affinity is told apart.
         top_k_sets: Keep every token's choice too.
         first_layer: Decoder layer from which on routers are observed.
 
@@ -72,28 +80,36 @@ def capture_routing(
         InputError: If there is no token, or the layers differ in their number of experts.
     """
     layers = [layer for layer in moe_layers(model) if layer.index >= first_layer]
-    sums = [torch.zeros(3, layer.num_experts, dtype=torch.float64) for layer in layers]
+    rows = len(PARITIES) + len(subsets) + 2  # g by part, its squares, tokens
+    sums = [torch.zeros(rows, layer.num_experts, dtype=torch.float64) for layer in layers]
     sets: list[list[Tensor]] = [[] for _ in layers]
-    samples, tokens = torch.zeros(2, dtype=torch.float64), 0
-    backoff, count = Backoff(SHORTER), partial(_count, model, layers, top_k_sets)
+    samples, tokens = torch.zeros(rows - 2, dtype=torch.float64), 0
+    parts_of = partial(_parts_of, subsets=[frozenset(subset) for subset in subsets])
+    backoff, count = Backoff(SHORTER), partial(_count, model, layers, top_k_sets, parts_of)
     for batch in _numbered(map(as_batch, batches)):
         for part, counts in backoff.rows(batch, count):
             for position, (added, chosen) in enumerate(counts):
                 sums[position] = sums[position].to(added.device) + added
                 sets[position] += [] if chosen is None else [chosen]
-            samples += torch.bincount(_halves(part), minlength=2)
+            samples += parts_of(part).sum(1)
             tokens += int(part.attention_mask.sum())
     if not tokens:
         raise InputError("There is no token to capture the routing of.")
     if len({layer.num_experts for layer in layers}) > 1:
         raise InputError("The MoE layers differ in their number of experts; affinities would not.")
     total = torch.stack([of_layer.cpu() for of_layer in sums], dim=1)
+    *by_part, squares, chosen_by = total
+    halves, number = torch.stack(by_part[:2]), samples[:2].sum()
+    affinity, by_part_means = halves.sum(0) / number, total[:-2] / samples[:, None, None]
+    variance = (squares - number * affinity**2).clamp(min=0) / (number - 1)
     return Routing(
         layers=[layer.index for layer in layers],
-        affinity=total[:2].sum(0) / samples.sum(),
-        halves=total[:2] / samples[:, None, None],
-        token_share=total[2] / tokens,
-        samples=int(samples.sum()),
+        affinity=affinity,
+        halves=by_part_means[:2],
+        errors=(variance / number).sqrt() if number > 1 else torch.full_like(affinity, torch.nan),
+        subsets=by_part_means[2:],
+        token_share=chosen_by / tokens,
+        samples=int(number),
         tokens=tokens,
         top_k_sets=torch.stack([torch.cat(chosen) for chosen in sets]) if top_k_sets else None,
     )
@@ -101,24 +117,30 @@ def capture_routing(
 
 @torch.no_grad()
 def _count(
-    model: nn.Module, layers: list[MoELayer], top_k_sets: bool, batch: Batch
+    model: nn.Module,
+    layers: list[MoELayer],
+    top_k_sets: bool,
+    parts_of: Callable[[Batch], Tensor],
+    batch: Batch,
 ) -> list[tuple[Tensor, Tensor | None]]:
     """Pass a batch, and return for each layer what it adds: sums and, if asked for, choices.
 
     Returns:
-        g summed by half and the slots given out, (3, E), and the chosen experts, (tokens, E).
+        Of the samples' means of g the sum of each part and that of their squares, and how many
+        tokens chose each expert, (4 + S, E); and the chosen experts, (tokens, E).
     """
-    mask, halves, device = batch.attention_mask.cpu(), _halves(batch), input_device(model)
-    counted = mask.double()
-    means = counted / counted.sum(1, keepdim=True).clamp(min=1)
-    by_half = [means * (halves == parity)[:, None] for parity in (0, 1)]
-    weights = torch.stack([*by_half, counted]).flatten(1).to(device)  # of each token, (3, N)
+    mask, device = batch.attention_mask.cpu(), input_device(model)
+    counted = mask.double().to(device)
+    weights = counted / counted.sum(1, keepdim=True).clamp(min=1)  # of each token, (B, T)
+    parts = parts_of(batch).to(device)
     counts: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def observe(position: int, output: tuple[Tensor, ...]) -> None:
         gates, choice = chosen_gates(layers[position], output)
-        of_tokens = weights.to(gates.device)
-        sums = torch.cat([of_tokens[:2] @ gates.double(), of_tokens[2:] @ choice.double()])
+        of_tokens, tokens = (t.to(gates.device) for t in (weights, counted.view(1, -1)))
+        of_samples = (of_tokens[:, None] @ gates.double().view(*mask.shape, -1))[:, 0]  # (B, E)
+        by_part = parts.to(gates.device) @ of_samples
+        sums = torch.cat([by_part, of_samples.square().sum(0)[None], tokens @ choice.double()])
         sets = choice.cpu().bool()[mask.flatten().bool()] if top_k_sets else None
         counts[position] = sums, sets
 
@@ -140,8 +162,12 @@ def _numbered(batches: Iterable[Batch]) -> Iterator[Batch]:
         seen += count
 
 
-def _halves(batch: Batch) -> Tensor:
-    return torch.tensor(batch.positions) % 2
+def _parts_of(batch: Batch, subsets: Sequence[frozenset[int]]) -> Tensor:
+    """Return 1 where a row of a batch is in a half or a subset, (2 + S, B) of float64."""
+    positions = batch.positions or []
+    halves = [[position % 2 == parity for position in positions] for parity in PARITIES]
+    chosen = [[position in subset for position in positions] for subset in subsets]
+    return torch.tensor(halves + chosen, dtype=torch.float64)
 
 
 @contextmanager

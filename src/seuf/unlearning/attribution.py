@@ -31,11 +31,14 @@ class RoutingSettings(Settings):
         max_tokens: Take a random part of the set with at least this many tokens; null takes all.
         max_length: Tokens in a sample.
         batch_size: Samples that pass the model at once.
+        subset_tokens: Tokens in each of two random subsets whose affinities are told apart, to see
+            how stable these are (Table 8); a set with less than twice as many has halves alone.
     """
 
     max_tokens: Annotated[int, Field(gt=0)] | None = None
     max_length: Annotated[int, Field(gt=1)] = 512
     batch_size: Annotated[int, Field(gt=0)] = 16
+    subset_tokens: Annotated[int, Field(gt=0)] = ENOUGH_TOKENS
 
 
 def capture(
@@ -65,7 +68,31 @@ def capture(
     tokens = tokenize(base.tokenizer, texts, settings.max_length)
     check_positions(base.model, tokens, "set routing_capture.max_length to {} or less")
     samples = calibration_samples(tokens, settings.max_tokens, seed, what)
-    return capture_routing(base.model, by_length(samples, settings.batch_size, base.padding))
+    return capture_routing(
+        base.model,
+        by_length(samples, settings.batch_size, base.padding),
+        subsets=two_subsets(samples, settings.subset_tokens, seed),
+    )
+
+
+def two_subsets(samples: list[list[int]], tokens: int, seed: int) -> list[list[int]]:
+    """Return the positions of two random subsets of at least so many tokens, which share no sample.
+
+    Zhuang et al. 2025, Table 8: subsets of 100,000 tokens beside the full set and each other. A set
+    with less than twice as many has none: they would be most of it, and alike for that reason.
+    """
+    order = list(range(len(samples)))
+    random.Random(seed).shuffle(order)
+    subsets: list[list[int]] = []
+    for _ in range(2):
+        subset, total = [], 0
+        while order and total < tokens:
+            subset.append(order.pop())
+            total += len(samples[subset[-1]])
+        if total < tokens:
+            return []
+        subsets.append(subset)
+    return subsets
 
 
 def calibration_samples(

@@ -32,6 +32,7 @@ def capture_routing(
 
 def _table(routing: Routing) -> pd.DataFrame:
     layers, experts = routing.affinity.shape
+    subsets = dict(zip(["subset_1", "subset_2"], routing.subsets, strict=False))
     return pd.DataFrame(
         {
             "layer": [layer for layer in routing.layers for _ in range(experts)],
@@ -39,6 +40,8 @@ def _table(routing: Routing) -> pd.DataFrame:
             "affinity": routing.affinity.flatten().tolist(),
             "affinity_even": routing.halves[0].flatten().tolist(),
             "affinity_odd": routing.halves[1].flatten().tolist(),
+            "affinity_error": routing.errors.flatten().tolist(),
+            **{f"affinity_{name}": of.flatten().tolist() for name, of in subsets.items()},
             "token_share": routing.token_share.flatten().tolist(),
         }
     )
