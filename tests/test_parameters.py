@@ -52,6 +52,35 @@ def test_a_study_of_a_published_benchmark_says_itself_if_it_packs(study):
     assert said["pack"] is False
 
 
+@pytest.mark.parametrize("study", study_names(ROOT))
+def test_a_study_of_a_published_model_takes_no_steering_from_the_sandbox(study):
+    """conf/base has 10 for its toy; published are 300 to 32,000: each row of RMU says its own."""
+    bootstrap_project(ROOT)
+    of_study = load_config(ROOT, study)["parameters"]
+    if of_study["base_model"]["source"] == "pretrain" or of_study["benchmark"]["name"] == "own":
+        return
+
+    said = yaml.safe_load(Path(ROOT, "conf", study, "parameters.yml").read_text())
+
+    rows = [
+        row
+        for row in said["methods"].values()
+        if isinstance(row, dict) and row.get("objective") == "rmu"
+    ]
+    assert rows
+    assert all("steering_coefficient" in row for row in rows)
+    assert "rmu_retain_weight" in said["unlearning"]["objectives"]
+
+
+@pytest.mark.parametrize("study", study_names(ROOT))
+def test_a_study_of_a_published_model_cuts_no_question(study):
+    """8,192 tokens, or what the model has: OLMoE's 4,096, which no question of TOFU needs."""
+    bootstrap_project(ROOT)
+    of_study = load_config(ROOT, study)["parameters"]
+    if of_study["base_model"]["source"] == "external" and of_study["benchmark"]["name"] != "own":
+        assert of_study["evaluation"]["max_length"] >= 8192
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
