@@ -15,7 +15,15 @@ from seuf.inputs import InputError
 from seuf.moe import loss
 from seuf.moe.architectures import decoder
 from seuf.moe.batches import IGNORED, pad
-from seuf.moe.loss import ScaledHead, batch_nll, mean_nll, nll_and_gradient, output_head, token_nll
+from seuf.moe.loss import (
+    Logits,
+    ScaledHead,
+    batch_nll,
+    mean_nll,
+    nll_and_gradient,
+    output_head,
+    token_nll,
+)
 from tests.tiny import (
     VOCABULARY,
     inputs_of,
@@ -268,3 +276,46 @@ def test_of_a_long_text_the_beginning_counts():
 def test_without_a_token_to_predict_there_is_no_mean_loss(texts):
     with pytest.raises(InputError, match="None of the texts has two tokens"):
         mean_nll(tiny_language_model(), texts)
+
+
+def coin(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """Return a soft target: half of what was predicted, half the next token."""
+    return (logits.softmax(-1) + F.one_hot(token, logits.shape[-1])) / 2
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+@pytest.mark.parametrize("trained", [False, True])
+def test_cross_entropy_with_a_soft_target_is_that_of_the_whole_logits(monkeypatch, rows, trained):
+    """Values, and gradients of hidden states and of a head in training, in parts of any size."""
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 11 * rows)
+    head = head_of(5, 11).requires_grad_(trained)
+    hidden, teacher = torch.randn(2, 3, 9, 5).requires_grad_()
+    labels = torch.randint(0, 11, (3, 9)).masked_fill(torch.rand(3, 9) < 0.2, IGNORED)
+    wanted = [hidden, head.weight] if trained else [hidden]
+
+    ours, mask = Logits(hidden, head, labels).cross_entropy(coin, Logits(teacher, head, labels))
+
+    q = coin(head(teacher[:, :-1]), labels[:, 1:].clamp(min=0)).detach()
+    theirs = -(q * head(hidden[:, :-1]).log_softmax(-1)).sum(-1) * (labels[:, 1:] != IGNORED)
+    assert torch.equal(mask, labels[:, 1:] != IGNORED)
+    torch.testing.assert_close(ours, theirs)
+    for one, other in zip(
+        *(torch.autograd.grad(made.sin().sum(), wanted) for made in (ours, theirs)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_divergence_is_from_the_original_to_what_is_predicted_now():
+    """KL of (3/4, 1/4) from (1/2, 1/2): 3/4 log 3/2 + 1/4 log 1/2; from itself none."""
+    head = nn.Linear(2, 2, bias=False).requires_grad_(False)
+    head.weight.data = torch.eye(2)
+    labels = torch.tensor([[0, 1]])
+    now, original = (
+        Logits(torch.tensor([[p, p]]).log(), head, labels) for p in ([0.5, 0.5], [0.75, 0.25])
+    )
+
+    values, mask = now.divergence(original)
+
+    assert mask.tolist() == [[True]]
+    assert values.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert original.divergence(original)[0].item() == pytest.approx(0, abs=1e-7)

@@ -21,11 +21,12 @@ from seuf.unlearning.forward_passes import (
     steering_vector,
     text_numbers,
 )
-from seuf.unlearning.objectives import OBJECTIVES
+from seuf.unlearning.objectives import OBJECTIVES, arguments_of
 from tests.tiny import hook_count, last_layer, little_memory, tiny_samples
 from tests.unlearning.runs import SETTINGS, FirstIsWorst, method
 
 FORGET, RETAIN = tiny_samples(5), tiny_samples(7, seed=1)
+WITH_REFERENCE = {n for n in OBJECTIVES if any("reference" in i for i in arguments_of(n)[0])}
 
 
 @pytest.fixture
@@ -147,6 +148,66 @@ def test_reference_activations_of_a_bfloat16_model_are_kept_in_it(language_model
     assert now["retain_hidden"].distance(now["retain_reference_hidden"]) < 1e-3
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reference_predictions_are_of_the_original_model(language_model, asking, dtype):
+    """All layers are set to zero afterwards; the head stays. At first nothing diverges."""
+    model = language_model.model.to(dtype)
+    names = [f"{s}{k}_predictions" for s in ("forget", "retain") for k in ("", "_reference")]
+    passes = asking(language_model, *names)
+    before = passes.objective_inputs(passes.batch(1))
+
+    for parameter in decoder(model).layers.parameters():
+        parameter.zero_()
+
+    after = passes.objective_inputs(passes.batch(1))
+    assert passes.forget_last.rows.dtype == dtype
+    for s in ("forget", "retain"):
+        original = after[f"{s}_reference_predictions"]
+        at_first, now = (i[f"{s}_predictions"].divergence(original) for i in (before, after))
+        rounding = 1e-6 if dtype == torch.float32 else 1e-4
+        assert at_first.values[at_first.mask].abs().max() < rounding
+        assert now.mean() > 0.01
+
+
+@torch.no_grad()
+def test_a_head_in_training_is_copied_for_the_reference_alone(language_model, asking):
+    """The head is set to zero afterwards: every token is then as likely, but not before."""
+    head = language_model.model.get_output_embeddings()
+    passes = asking(language_model, "forget_predictions", "forget_reference_predictions")
+
+    head.weight.zero_()
+
+    now = passes.objective_inputs(passes.batch(0))
+    own, original = (now[f"forget{k}_predictions"].logits for k in ("", "_reference"))
+    assert own.head is head
+    assert original.head is not head
+    assert original.head(original.hidden[0]).std() > 0.01
+    assert asking(language_model, "forget_predictions").reference_head is None
+
+
+def test_a_frozen_head_is_the_original_s_own(language_model):
+    of = method("experts", "undial", retain_loss="kl")
+
+    passes = ForwardPasses(language_model, FORGET, RETAIN, of, SETTINGS, 1, 1, seed=0)
+
+    assert passes.reference_head is passes.head
+
+
+@torch.no_grad()
+def test_the_retain_loss_is_the_row_s_own(language_model):
+    """The NLL of tokens, or their divergence from the original, which is none at first."""
+    losses = {}
+    for which in ("nll", "kl"):
+        of = method("experts", "gdiff", retain_loss=which)
+        passes = ForwardPasses(language_model, FORGET, RETAIN, of, SETTINGS, 1, 1, seed=0)
+        losses[which] = passes.objective_inputs(passes.batch(0))["retain_loss"].mean()
+        nll = passes.nll(passes.samples_at(passes.positions[0][1])).mean()
+
+    torch.testing.assert_close(losses["nll"], nll)
+    assert losses["kl"].abs() < 1e-6
+
+
 def test_nothing_is_computed_that_no_objective_asks_for(language_model, asking):
     passes = asking(language_model, "forget_nll", "steering")
 
@@ -157,11 +218,11 @@ def test_nothing_is_computed_that_no_objective_asks_for(language_model, asking):
 
 
 def test_both_sets_pass_the_model_together_and_once_a_step(language_model, asking, monkeypatch):
-    sizes, inner = [], ForwardPasses.nll
+    sizes, inner = [], ForwardPasses.predictions
     monkeypatch.setattr(
-        ForwardPasses, "nll", lambda self, b: (sizes.append(len(b[0])), inner(self, b))[1]
+        ForwardPasses, "predictions", lambda self, b: (sizes.append(len(b[0])), inner(self, b))[1]
     )
-    passes = asking(language_model, "forget_nll", "retain_nll")
+    passes = asking(language_model, "forget_nll", "forget_predictions", "retain_loss")
 
     passes.objective_inputs(passes.batch(0))
 
@@ -315,13 +376,13 @@ def _same_with_and_without_the_cache(base: LanguageModel, objective: str) -> Non
         assert close.float().mean() > 0.98
 
 
-@pytest.mark.parametrize("objective", sorted({*OBJECTIVES} - {"npo", "rmu"}))
+@pytest.mark.parametrize("objective", sorted({*OBJECTIVES} - WITH_REFERENCE))
 def test_where_the_arithmetic_is_the_same_the_weights_are_the_same_to_the_bit(
     language_model, objective
 ):
     """Samples of one length, as many as a step takes: each pass holds the same rows.
 
-    Not so with NPO and RMU: a reference pass holds one sample alone, a step's pass two.
+    Not so with a reference: its pass holds one sample alone, a step's pass two.
     """
     rows, common = tiny_samples(4, longest=3), {"batch_size": 1, "steps": 20}
 

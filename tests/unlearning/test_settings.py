@@ -33,6 +33,15 @@ def test_every_objective_asks_for_what_there_is(objective):
             {"scope": "everything", "objective": "sga"},
             "no objective 'sga'; objectives are ga, gdiff, npo, rmu",
         ),
+        (
+            {"scope": "everything", "objective": "gdiff", "retain_loss": "mse"},
+            "retain_loss 'mse' is none of nll, kl",
+        ),
+        (
+            {"scope": "everything", "objective": "rmu", "retain_loss": "kl"},
+            "objective 'rmu' has no `retain_loss`",
+        ),
+        ({"scope": "nothing", "retain_loss": "kl"}, "objective None has no `retain_loss`"),
         ({"scope": "everything", "objective": "ga", "learning_rates": []}, "at least 1 item"),
         ({"scope": "everything", "objective": "ga", "learning_rates": [0]}, "greater than 0"),
         ({"scope": "everything", "objective": "ga", "rate": 1}, "Extra inputs"),
@@ -53,6 +62,19 @@ def test_a_row_that_makes_no_sense_is_refused(row, why):
 )
 def test_a_row_that_is_whole_is_taken(row):
     assert Method(**row).model_dump(exclude_unset=True) == row
+
+
+def test_a_number_of_an_objective_is_the_study_s_or_the_function_s():
+    settings = ObjectiveSettings(simnpo_beta=2)
+
+    assert settings.numbers_for("simnpo") == {
+        "simnpo_beta": 2,
+        "simnpo_delta": 0.0,
+        "simnpo_gamma": 0.125,
+        "retain_weight": 1.0,
+    }
+    with pytest.raises(ValidationError, match="simnpo_beta"):
+        ObjectiveSettings(simnpo_beta="high")
 
 
 @pytest.mark.parametrize(

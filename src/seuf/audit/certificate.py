@@ -60,6 +60,16 @@ OBJECTIVES = {
     "the texts to keep likelier (negative preference optimisation).",
     "rmu": "Training led what the model computes inside for the texts to be forgotten in a random "
     "direction, and held it where it was for the texts to keep (RMU).",
+    "simnpo": "Training made the texts to be forgotten less likely, each until it is unlikely "
+    "enough, and the texts to keep likelier (SimNPO).",
+    "wga": "Training made the texts to be forgotten less likely, most of all those of their words "
+    "that the model still expected, and the texts to keep likelier (weighted gradient ascent).",
+    "satimp": "Training made the texts to be forgotten less likely, most of all those of their "
+    "words that the model expected without being certain, and the texts to keep likelier (SatImp).",
+    "undial": "Training taught the model its own predictions for the texts to be forgotten with "
+    "the true words made unlikely, and made the texts to keep likelier (UNDIAL).",
+    "ceu": "Training taught the model its own predictions for the texts to be forgotten without "
+    "the true words (CE-U).",
 }
 MEASURES = {"accuracy": "share of right answers"}
 ROUGE = "how much a written answer has in common with the true one (ROUGE-L, 0 to 1)"

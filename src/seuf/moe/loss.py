@@ -9,6 +9,9 @@ The softmax and its gradient take torch seven passes over the logits, through fl
 large vocabulary that is half of a training step. On a GPU a Triton kernel takes two. Triton comes
 with torch on Linux; where it or a C compiler is missing, torch does it.
 
+`Logits` does the same for losses that need the whole distribution: of a token's prediction with a
+soft target, or with what the original model predicts.
+
 With a device map the head may lie on another GPU than the hidden states: what is computed from
 logits is computed on their device, and what is returned lies where the hidden states do.
 """
@@ -17,9 +20,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +39,11 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 2**28  # of float32 logits at a time
 BLOCK = 4096  # logits that the kernel reads at a time
+
+# Of logits (n, V) in float32 and the token that comes next (n,): probabilities (n, V).
+SoftTarget = Callable[[Tensor, Tensor], Tensor]
+# Of some rows of logits (n, V), and which these are: each one's loss (n,), and its gradient (n, V).
+LossOfLogits = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 
 
 def batch_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -84,10 +92,16 @@ def next_token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> tuple[Ten
     Returns:
         NLL (B, T-1) in float32, 0 where nothing is predicted, and a mask (B, T-1) of bool.
     """
-    # The labels are shifted, not the hidden states: a slice of those would be copied as a whole.
-    targets = F.pad(labels.to(hidden.device)[:, 1:], (0, 1), value=IGNORED)
-    nll = token_nll(hidden, head, targets)
-    return nll[:, :-1], targets[:, :-1] != IGNORED
+    targets = next_tokens(labels.to(hidden.device))
+    return token_nll(hidden, head, targets)[:, :-1], targets[:, :-1] != IGNORED
+
+
+def next_tokens(labels: Tensor) -> Tensor:
+    """Return the token that each position should predict (B, T), `IGNORED` at the end.
+
+    The labels are shifted, not the hidden states: a slice of those would be copied as a whole.
+    """
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
@@ -106,11 +120,82 @@ def token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
         Of the shape of `labels`, in float32; 0 where nothing is predicted.
     """
     rows, targets = hidden.flatten(0, -2), labels.flatten().to(hidden.device)
-    if any(parameter.requires_grad for parameter in head.parameters()):
+    if is_trained(head):
         nll = _trained_head_nll(rows, head, targets)
     else:
-        nll = _FrozenHeadNLL.apply(rows, head, targets)
+
+        def loss(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+            return nll_and_gradient(logits, targets[part].clamp(min=0).to(logits.device))
+
+        nll = _FrozenHeadLoss.apply(rows, head, targets != IGNORED, loss)
     return nll.view(labels.shape)
+
+
+class Logits(NamedTuple):
+    """The next-token logits of a batch, made of hidden states a few tokens at a time.
+
+    Attributes:
+        hidden: What the head is given, (B, T, d).
+        head: Makes logits (n, V) of hidden states (n, d), see `output_head`.
+        labels: The tokens themselves, `IGNORED` where one is not to be predicted, (B, T).
+    """
+
+    hidden: Tensor
+    head: nn.Module
+    labels: Tensor
+
+    def rows(self, part: slice) -> Logits:
+        """Return those of some samples of the batch."""
+        return Logits(self.hidden[part], self.head, self.labels[part])
+
+    def nll(self) -> tuple[Tensor, Tensor]:
+        """Return each token's NLL (B, T-1), and where one counts, see `next_token_nll`."""
+        return next_token_nll(*self)
+
+    def cross_entropy(
+        self, target: SoftTarget, of: Logits | None = None, less_entropy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return -sum_v q_v log p_v in nats for each token, q a soft target, and where one counts.
+
+        Args:
+            target: Makes q, through which no gradient passes, of logits and the next token.
+            of: The logits that it is made of, of the same tokens; by default these.
+            less_entropy: Return sum_v q_v (log q_v - log p_v) instead.
+
+        Returns:
+            Values (B, T-1) in float32, 0 where nothing is predicted, and a mask (B, T-1) of bool.
+        """
+        tokens = next_tokens(self.labels.to(self.hidden.device))
+        rows, flat, source = self.hidden.flatten(0, -2), tokens.flatten(), of or self
+        seen = source.hidden.flatten(0, -2)
+
+        def loss(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+            log_p = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+            with torch.no_grad():
+                before = logits if source is self else source.head(seen[part]).to(logits.device)
+                q = target(before.to(log_p.dtype), flat[part].clamp(min=0).to(logits.device))
+            values = -(q * log_p).sum(-1)
+            if less_entropy:
+                values = values - torch.special.entr(q).sum(-1)
+            return values, (log_p.detach().exp() - q).to(logits.dtype)
+
+        if is_trained(self.head):
+
+            def of_rows(rows: Tensor, part: slice) -> Tensor:
+                return loss(self.head(rows), part)[0].to(rows.device)
+
+            values = _in_parts(of_rows, rows, self.head) * (flat != IGNORED)
+        else:
+            values = _FrozenHeadLoss.apply(rows, self.head, flat != IGNORED, loss)
+        return values.view(tokens.shape)[:, :-1], tokens[:, :-1] != IGNORED
+
+    def divergence(self, original: Logits) -> tuple[Tensor, Tensor]:
+        """Return KL(original || these) in nats for each token, and where one counts.
+
+        Returns:
+            As `cross_entropy`; 0 where both predict the same.
+        """
+        return self.cross_entropy(lambda logits, token: logits.softmax(-1), original, True)
 
 
 def output_head(model: Any) -> nn.Module:
@@ -139,25 +224,30 @@ def row_parts(rows: Tensor, head: nn.Module) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(rows), size)]
 
 
-class _FrozenHeadNLL(torch.autograd.Function):
-    """NLL whose gradient of the hidden states is made beside it, a few rows of logits at a time.
+def is_trained(head: nn.Module) -> bool:
+    """Tell if a head's own weights get gradients."""
+    return any(parameter.requires_grad for parameter in head.parameters())
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    """A loss of logits whose gradient of the hidden states is made beside it, a few rows at a time.
 
     The backward pass scales it by each token's own upstream gradient, so that any function of the
-    NLLs may follow.
+    losses may follow. What does not count is 0, and has none.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, head: nn.Module, counts: Tensor, loss: LossOfLogits
+    ) -> Tensor:
         gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        counts = targets != IGNORED
         parts = []
         for part in row_parts(rows, head):
             with torch.set_grad_enabled(gradient is not None):
                 hidden = rows[part].detach().requires_grad_(gradient is not None)
                 logits = head(hidden)
-            valid = targets[part].clamp(min=0).to(logits.device)
-            nll, of_logits = nll_and_gradient(logits.detach(), valid)
-            parts.append(nll.float().to(rows.device))
+            values, of_logits = loss(logits.detach(), part)
+            parts.append(values.float().to(rows.device))
             if gradient is not None:
                 gradient[part] = torch.autograd.grad(logits, hidden, of_logits)[0]
         if gradient is not None:
@@ -165,23 +255,28 @@ class _FrozenHeadNLL(torch.autograd.Function):
         return torch.cat(parts) * counts
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[:, None].to(gradient.dtype), None, None
+        return gradient * upstream[:, None].to(gradient.dtype), None, None, None
 
 
 def _trained_head_nll(rows: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
-    def nll(rows: Tensor, targets: Tensor) -> Tensor:
+    def nll(rows: Tensor, part: slice) -> Tensor:
         logits = head(rows)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        targets = targets.to(logits.device)
-        values = F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
+        tokens = targets[part].to(logits.device)
+        values = F.cross_entropy(logits, tokens, reduction="none", ignore_index=IGNORED)
         return values.to(rows.device)
 
+    return _in_parts(nll, rows, head)
+
+
+def _in_parts(loss: Callable[[Tensor, slice], Tensor], rows: Tensor, head: nn.Module) -> Tensor:
+    """Return the losses of rows (n,), whose logits are made again in the backward pass."""
     parts = row_parts(rows, head)
     if len(parts) == 1:  # what is that small may as well be kept
-        return nll(rows, targets)
-    return torch.cat([checkpoint(nll, rows[p], targets[p], use_reentrant=False) for p in parts])
+        return loss(rows, parts[0])
+    return torch.cat([checkpoint(loss, rows[p], p, use_reentrant=False) for p in parts])
 
 
 def nll_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

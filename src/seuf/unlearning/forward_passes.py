@@ -11,6 +11,7 @@ losses, not by attention: a later one sees the earlier.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,9 +35,16 @@ from seuf.moe.backoff import Backoff
 from seuf.moe.batches import IGNORED, spans_of
 from seuf.moe.forward import frozen_prefix, hidden_before, stop_after
 from seuf.moe.loading import LanguageModel
-from seuf.moe.loss import next_token_nll, output_head
+from seuf.moe.loss import Logits, output_head
 from seuf.moe.routing import observed_routers, skip_packed_sequence_check
-from seuf.unlearning.objectives import Hidden, TokenNLL, anchor_loss, arguments_of
+from seuf.unlearning.objectives import (
+    Hidden,
+    Predictions,
+    TokenNLL,
+    anchor_loss,
+    arguments_of,
+    inputs_of,
+)
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings
 
 
@@ -53,6 +61,8 @@ class StepBatch(NamedTuple):
         prefix: What enters the first trained layer, (B, T, d); None if it is not kept.
         forget_reference_nll: The original model's NLL sum of each text to forget, (B_f, S).
         retain_reference_hidden: The original model's activations of those to keep, (B_r, T, d).
+        forget_reference_last: What the original's head is given of those to forget, (B_f, T, d).
+        retain_reference_last: The same of those to keep, (B_r, T, d).
     """
 
     input_ids: Tensor
@@ -62,6 +72,8 @@ class StepBatch(NamedTuple):
     prefix: Tensor | None
     forget_reference_nll: Tensor | None = None
     retain_reference_hidden: Tensor | None = None
+    forget_reference_last: Tensor | None = None
+    retain_reference_last: Tensor | None = None
 
 
 class ForwardPasses:
@@ -103,7 +115,9 @@ class ForwardPasses:
         self.device, self.head = input_device(self.model), output_head(self.model)
         self.first_layer, self.steered_layer = first_layer, steered_layer
         self.size = method.batch_size or settings.batch_size
-        self.names = arguments_of(str(method.objective))[0]
+        self.asked = arguments_of(str(method.objective))[0]
+        self.retain_loss = method.retain_loss
+        self.names = inputs_of(str(method.objective), method.retain_loss)
         self.backoff = Backoff("lower unlearning.max_length")
         self.positions = draw_batches(len(forget), len(retain), settings.steps, self.size, seed)
         if not any(name.startswith("retain") for name in self.names):
@@ -126,6 +140,12 @@ class ForwardPasses:
             self.reference_hidden = self._hidden_states(
                 to_keep, "reference activations", lambda batch: self.hidden(batch).values
             )
+        self.reference_head: nn.Module | None = None
+        self.forget_last = self._last_states(to_forget, "forget_reference_predictions")
+        self.retain_last = self._last_states(to_keep, "retain_reference_predictions")
+        if self.forget_last or self.retain_last:
+            trained = method.scope == "everything" and not (method.only or method.layers)
+            self.reference_head = frozen_copy(self.head) if trained else self.head
         self.steering: Tensor | None = None
         if "steering" in self.names:
             length = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
@@ -142,27 +162,56 @@ class ForwardPasses:
         if self.reference_hidden is not None:
             hidden = self.reference_hidden.batch(retain, batch.input_ids.shape[1])
             batch = batch._replace(retain_reference_hidden=hidden)
+        width = batch.input_ids.shape[1]
+        if self.forget_last is not None:
+            batch = batch._replace(forget_reference_last=self.forget_last.batch(forget, width))
+        if self.retain_last is not None:
+            batch = batch._replace(retain_reference_last=self.retain_last.batch(retain, width))
         return batch
 
     def objective_inputs(self, batch: StepBatch) -> dict[str, Any]:
         """Return what the objective is made of, by the names in `objectives.OBJECTIVE_INPUTS`."""
         values: dict[str, Any] = {}
-        forget, retain, device = slice(self.size), slice(self.size, None), self.device
-        for kind, compute in (("nll", self.nll), ("hidden", self.hidden)):
-            if {f"forget_{kind}", f"retain_{kind}"} & self.names:
-                both = compute(batch)
-                for name, rows in (("forget", forget), ("retain", retain)):
-                    parts = (None if part is None else part[rows] for part in both)
-                    values[f"{name}_{kind}"] = type(both)._make(parts)
-                device = both.values.device  # of a model on several devices not the input's
+        sets = {"forget": slice(self.size), "retain": slice(self.size, None)}
+        device = self.device
+        if self._asks_for("hidden"):
+            both = self.hidden(batch)
+            device = both.values.device  # of a model on several devices not the input's
+            for name, part in sets.items():
+                values[f"{name}_hidden"] = Hidden(both.values[part], both.mask[part])
+        if self._asks_for("nll", "predictions"):
+            predictions = self.predictions(batch)
+            device = predictions.logits.hidden.device
+            for name, part in sets.items():
+                values |= self._losses(name, predictions.rows(part), batch)
         if batch.forget_reference_nll is not None:
             values["forget_reference_nll"] = batch.forget_reference_nll.flatten()
         values["retain_reference_hidden"] = batch.retain_reference_hidden
         values["steering"] = self.steering
         return {
             name: values[name].to(device) if isinstance(values[name], Tensor) else values[name]
-            for name in self.names
+            for name in self.asked
         }
+
+    def _losses(self, of: str, predictions: Predictions, batch: StepBatch) -> dict[str, Any]:
+        """Return what is made of the predictions of one set, `forget` or `retain`, by name."""
+        values: dict[str, Any] = {f"{of}_predictions": predictions}
+        if f"{of}_nll" in self.names:
+            values[f"{of}_nll"] = values[f"{of}_loss"] = predictions.nll()
+        last = batch.forget_reference_last if of == "forget" else batch.retain_reference_last
+        if last is not None and self.reference_head is not None:
+            now = predictions.logits
+            logits = Logits(last.to(now.hidden.device), self.reference_head, now.labels)
+            values[f"{of}_reference_predictions"] = original = Predictions(logits)
+            if of == "retain" and self.retain_loss == "kl":
+                values[f"{of}_loss"] = predictions.divergence(original)
+        return values
+
+    def _asks_for(self, *kinds: str) -> bool:
+        """Tell if a pass of one of these kinds is needed, of either set."""
+        return any(
+            f"{name}_{kind}" in self.names for name in ("forget", "retain") for kind in kinds
+        )
 
     def samples_at(self, positions: Sequence[int], forget: int = 0) -> StepBatch:
         """Return samples, ready to pass; the first `forget` of them are to be forgotten."""
@@ -185,13 +234,17 @@ class ForwardPasses:
             None if self.prefix is None else self.prefix.batch(positions, width),
         )
 
-    def nll(self, batch: StepBatch) -> TokenNLL:
-        """Return the token losses of samples (B, T-1)."""
+    def predictions(self, batch: StepBatch) -> Predictions:
+        """Return what is predicted for each token of samples that counts."""
         with self._from_first_layer(batch), skip_packed_sequence_check():
             hidden = decoder(self.model)(**_inputs(batch), use_cache=False).last_hidden_state
         labels = batch.input_ids.masked_fill(~batch.texts.any(1), IGNORED)
-        values, mask = next_token_nll(hidden, self.head, labels.to(hidden.device))
-        return TokenNLL(values, mask, batch.texts[..., 1:].to(hidden.device))
+        texts = batch.texts[..., 1:].to(hidden.device)
+        return Predictions(Logits(hidden, self.head, labels.to(hidden.device)), texts)
+
+    def nll(self, batch: StepBatch) -> TokenNLL:
+        """Return the token losses of samples (B, T-1)."""
+        return self.predictions(batch).nll()
 
     def hidden(self, batch: StepBatch) -> Hidden:
         """Return what leaves the steered layer (B, T, d), in float32; no layer above it runs."""
@@ -214,6 +267,18 @@ class ForwardPasses:
         for group, values in passed:
             sums |= zip(group, values, strict=True)
         return sums
+
+    def _last_states(self, positions: Sequence[int], name: str) -> HiddenStates | None:
+        """Return what the head is given now, if an input of that name is asked for.
+
+        A vocabulary is many times as wide as a hidden state, so these are kept and not logits: the
+        original's head makes the same of them, to rounding, as when the original itself passed.
+        """
+        if name not in self.names:
+            return None
+        return self._hidden_states(
+            positions, "reference predictions", lambda batch: self.predictions(batch).logits.hidden
+        )
 
     @torch.no_grad()
     def _hidden_states(
@@ -332,6 +397,11 @@ def draw_batches(
         )
         for _ in range(steps)
     ]
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """Return a copy of a module with weights of its own, without gradients."""
+    return copy.deepcopy(module).requires_grad_(False)
 
 
 def steering_vector(size: int, length: float, seed: int) -> Tensor:

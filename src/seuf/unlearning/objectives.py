@@ -19,16 +19,29 @@ from seuf.inputs import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seuf.moe.loss import Logits, SoftTarget
+
 # What an objective may ask for, by name: see `seuf.unlearning.forward_passes`, which computes it.
 OBJECTIVE_INPUTS = (
     "forget_nll",  # TokenNLL of the forget batch
+    "retain_loss",  # the row's retain loss of the retain batch, TokenNLL: see `RETAIN_LOSSES`
     "retain_nll",  # TokenNLL of the retain batch
+    "forget_predictions",  # Predictions of the forget batch
+    "retain_predictions",  # the same of the retain batch
+    "forget_reference_predictions",  # the original model's Predictions of the forget batch
+    "retain_reference_predictions",  # the same of the retain batch
     "forget_hidden",  # Hidden: what leaves the steered layer on the forget batch
     "retain_hidden",  # the same on the retain batch
     "forget_reference_nll",  # the original model's `TokenNLL.sums` of the forget batch, (B * S,)
     "retain_reference_hidden",  # the original model's activations on the retain batch, (B, T, d)
     "steering",  # RMU's target, c * u, (d,)
 )
+# What l_r of Eq. 4 is, the `retain_loss` of a method, and the inputs that each is made of: the
+# token NLL, or KL(original || now) of the predictions of each token.
+RETAIN_LOSSES = {
+    "nll": ("retain_nll",),
+    "kl": ("retain_predictions", "retain_reference_predictions"),
+}
 
 
 class Counts(NamedTuple):
@@ -78,8 +91,57 @@ class TokenNLL(NamedTuple):
         total = self.whole and self.whole.texts
         return masked_mean(values, self._texts().any(-1).flatten(), total)
 
+    def after_prompt(self) -> Tensor:
+        """Return which tokens are the first after a prompt of two tokens or more, (B, T), bool.
+
+        Before the first that counts of a text without a prompt stands one that does not, its own
+        first; it is predicted from another text, or from nothing.
+        """
+        import torch.nn.functional as F
+
+        own = F.pad(self.mask, (1, 0), value=False)  # no sample's own first token counts
+        before, two_before = own[:, :-1], F.pad(own, (1, 0), value=True)[:, :-2]
+        return self.mask & ~before & ~two_before
+
     def _texts(self) -> Tensor:
         return self.mask[:, None] if self.texts is None else self.texts
+
+
+class Predictions(NamedTuple):
+    """What is predicted for each token of a batch.
+
+    Attributes:
+        logits: The distributions.
+        texts: As in `TokenNLL`.
+        whole: As there.
+    """
+
+    logits: Logits
+    texts: Tensor | None = None
+    whole: Counts | None = None
+
+    def rows(self, part: slice) -> Predictions:
+        """Return those of some samples of the batch."""
+        texts = None if self.texts is None else self.texts[part]
+        return Predictions(self.logits.rows(part), texts, self.whole)
+
+    def nll(self) -> TokenNLL:
+        """Return the negative log-likelihoods of the tokens."""
+        return TokenNLL(*self.logits.nll(), self.texts, self.whole)
+
+    def cross_entropy(self, target: SoftTarget, of: Predictions | None = None) -> TokenNLL:
+        """Return the cross-entropy of each token's prediction with a soft target.
+
+        Args:
+            target: Makes it of logits (n, V) and the next token (n,).
+            of: The predictions whose logits these are; by default these themselves.
+        """
+        made = self.logits.cross_entropy(target, None if of is None else of.logits)
+        return TokenNLL(*made, self.texts, self.whole)
+
+    def divergence(self, original: Predictions) -> TokenNLL:
+        """Return KL(original || these) of each token's prediction."""
+        return TokenNLL(*self.logits.divergence(original.logits), self.texts, self.whole)
 
 
 class Hidden(NamedTuple):
@@ -111,18 +173,18 @@ def ga(forget_nll: TokenNLL) -> Tensor:
     return -forget_nll.mean()
 
 
-def gdiff(forget_nll: TokenNLL, retain_nll: TokenNLL, *, retain_weight: float) -> Tensor:
+def gdiff(forget_nll: TokenNLL, retain_loss: TokenNLL, *, retain_weight: float) -> Tensor:
     """Return the gradient-difference loss: ascent on forget, descent on retain.
 
-    As open-unlearning d3d7cf9, unlearn/grad_diff.py, with retain loss NLL.
+    As open-unlearning d3d7cf9, unlearn/grad_diff.py, with gamma 1.
     """
-    return -forget_nll.mean() + retain_weight * retain_nll.mean()
+    return -forget_nll.mean() + retain_weight * retain_loss.mean()
 
 
 def npo(
     forget_nll: TokenNLL,
     forget_reference_nll: Tensor,
-    retain_nll: TokenNLL,
+    retain_loss: TokenNLL,
     *,
     npo_beta: float,
     retain_weight: float,
@@ -135,15 +197,124 @@ def npo(
     Args:
         forget_nll: Of the model in training.
         forget_reference_nll: `TokenNLL.sums` of the forget batch under the original model.
-        retain_nll: Of the model in training.
+        retain_loss: Of the model in training.
         npo_beta: Inverse temperature; small values approach gradient ascent.
-        retain_weight: Weight of the retain NLL.
+        retain_weight: Weight of the retain loss.
     """
-    import torch.nn.functional as F
-
     log_ratio = forget_nll.sums() - forget_reference_nll
-    forget = forget_nll.mean_over_texts(-2 / npo_beta * F.logsigmoid(npo_beta * log_ratio))
-    return forget + retain_weight * retain_nll.mean()
+    forget = forget_nll.mean_over_texts(preference(log_ratio, npo_beta))
+    return forget + retain_weight * retain_loss.mean()
+
+
+def simnpo(
+    forget_nll: TokenNLL,
+    retain_loss: TokenNLL,
+    *,
+    simnpo_beta: float = 4.5,
+    simnpo_delta: float = 0.0,
+    simnpo_gamma: float = 0.125,
+    retain_weight: float,
+) -> Tensor:
+    """Return NPO without a reference: the mean NLL of each text against a margin.
+
+    Fan et al. 2024, https://arxiv.org/abs/2410.07163; as open-unlearning d3d7cf9,
+    unlearn/simnpo.py.
+
+    Args:
+        forget_nll: Of the model in training.
+        retain_loss: Of the model in training.
+        simnpo_beta: Inverse temperature, of nats a token.
+        simnpo_delta: The margin, in nats a token.
+        simnpo_gamma: Weight of the forget term.
+        retain_weight: Weight of the retain loss.
+    """
+    log_ratio = forget_nll.text_means() - simnpo_delta
+    forget = forget_nll.mean_over_texts(preference(log_ratio, simnpo_beta))
+    return simnpo_gamma * forget + retain_weight * retain_loss.mean()
+
+
+def wga(
+    forget_nll: TokenNLL,
+    retain_loss: TokenNLL,
+    *,
+    wga_beta: float = 1.0,
+    retain_weight: float,
+) -> Tensor:
+    """Return gradient ascent in which each token counts p^beta, p its probability now.
+
+    What is forgotten already pushes no more. Wang et al. 2025, https://arxiv.org/abs/2502.19301; as
+    open-unlearning d3d7cf9, utils.py (`compute_wga_loss`): no gradient passes through the weight,
+    and the sum is over the number of tokens, not over their weights.
+    """
+    weight = (-forget_nll.values).exp().detach() ** wga_beta
+    return -forget_nll.mean(weight * forget_nll.values) + retain_weight * retain_loss.mean()
+
+
+def satimp(
+    forget_nll: TokenNLL,
+    retain_loss: TokenNLL,
+    *,
+    satimp_beta1: float = 5.0,
+    satimp_beta2: float = 1.0,
+    satimp_gamma: float = 0.1,
+    retain_weight: float,
+) -> Tensor:
+    """Return gradient ascent in which each token counts p^beta1 (1 - p)^beta2.
+
+    Yang et al. 2025, https://arxiv.org/abs/2505.11953; as open-unlearning d3d7cf9, utils.py
+    (`compute_satimp_loss`), and its weight gamma of the forget term. A token that the model is sure
+    of, p near 1, counts as little as one that is forgotten: with beta 5 and 1 most at p = 5/6.
+    """
+    probability = (-forget_nll.values).exp().detach()
+    weight = probability**satimp_beta1 * (1 - probability) ** satimp_beta2
+    forget = -forget_nll.mean(weight * forget_nll.values)
+    return satimp_gamma * forget + retain_weight * retain_loss.mean()
+
+
+def undial(
+    forget_predictions: Predictions,
+    forget_reference_predictions: Predictions,
+    retain_loss: TokenNLL,
+    *,
+    undial_beta: float = 10.0,
+    retain_weight: float,
+) -> Tensor:
+    """Return the cross-entropy with what the original predicts, less beta at the true token.
+
+    Self-distillation with adjusted logits, Dong et al. 2024, https://arxiv.org/abs/2402.10052. As
+    open-unlearning d3d7cf9, utils.py (`compute_undial_loss`), but of the tokens that are to be
+    forgotten alone: there a token that is not takes part in the mean, and its label -100 lowers
+    entry V - 100 instead. Its alpha, the weight of the retain loss, is 0.
+
+    Args:
+        forget_predictions: Of the model in training.
+        forget_reference_predictions: Of the original model, the teacher.
+        retain_loss: Of the model in training.
+        undial_beta: What is taken from the teacher's logit of the true token.
+        retain_weight: Weight of the retain loss.
+    """
+
+    def adjusted(logits: Tensor, token: Tensor) -> Tensor:
+        minus = logits.new_full((len(token), 1), -undial_beta)
+        return logits.scatter_add(-1, token[:, None], minus).softmax(-1)
+
+    forget = forget_predictions.cross_entropy(adjusted, forget_reference_predictions)
+    return forget.mean() + retain_weight * retain_loss.mean()
+
+
+def ceu(forget_predictions: Predictions) -> Tensor:
+    """Return the cross-entropy with the model's own prediction without the true token.
+
+    Yang 2025, https://arxiv.org/abs/2503.01224; as open-unlearning d3d7cf9, unlearn/ceu.py: no
+    gradient passes through the target, there is no retain term, and the first token after a prompt
+    does not count. Here it is 0 in the mean over all tokens, there it is left out.
+    """
+
+    def without(logits: Tensor, token: Tensor) -> Tensor:
+        return logits.scatter(-1, token[:, None], float("-inf")).softmax(-1)
+
+    forget = forget_predictions.cross_entropy(without)
+    return forget.mean(forget.values * ~forget.after_prompt())
 
 
 def rmu(
@@ -170,6 +341,13 @@ def rmu(
     return forget + rmu_retain_weight * retain_hidden.distance(retain_reference_hidden)
 
 
+def preference(log_ratio: Tensor, beta: float) -> Tensor:
+    """Return -2/beta log sigmoid(beta r) of each text's log ratio r, (n,)."""
+    import torch.nn.functional as F
+
+    return -2 / beta * F.logsigmoid(beta * log_ratio)
+
+
 def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor, total: Tensor | None = None) -> Tensor:
     """Return ||g - a||^2, averaged over tokens (Zhuang et al. 2025, Eq. 3).
 
@@ -184,7 +362,17 @@ def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor, total: Tensor | Non
     return masked_mean((gates - target).square().sum(-1), mask, total)
 
 
-OBJECTIVES: dict[str, Callable[..., Tensor]] = {"ga": ga, "gdiff": gdiff, "npo": npo, "rmu": rmu}
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {
+    "ga": ga,
+    "gdiff": gdiff,
+    "npo": npo,
+    "rmu": rmu,
+    "simnpo": simnpo,
+    "wga": wga,
+    "satimp": satimp,
+    "undial": undial,
+    "ceu": ceu,
+}
 
 
 def arguments_of(objective: str) -> tuple[set[str], set[str]]:
@@ -206,6 +394,14 @@ def arguments_of(objective: str) -> tuple[set[str], set[str]]:
             f"{', '.join(OBJECTIVE_INPUTS)}, and numbers are keyword-only parameters"
         )
     return inputs, numbers
+
+
+def inputs_of(objective: str, retain_loss: str) -> set[str]:
+    """Return the names of what is computed for an objective, with a retain loss for its parts."""
+    inputs = arguments_of(objective)[0]
+    return inputs - {"retain_loss"} | (
+        {*RETAIN_LOSSES[retain_loss]} if "retain_loss" in inputs else set()
+    )
 
 
 def is_steered(objective: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from seuf.inputs import InputError, Settings
-from seuf.unlearning.objectives import OBJECTIVES, arguments_of, is_steered
+from seuf.unlearning.objectives import OBJECTIVES, RETAIN_LOSSES, arguments_of, is_steered
 
 Positive = Annotated[float, Field(gt=0)]
 LORA_RANK = 8
@@ -22,6 +22,8 @@ class Method(Settings):
         scope: What may change: nothing, everything, everything by LoRA, or the selected experts.
         selection: Rule (or name of a fixed expert) that says which experts; scope `experts` only.
         objective: What is minimised, a row of `seuf.unlearning.objectives.OBJECTIVES`.
+        retain_loss: l_r of Eq. 4, a key of `RETAIN_LOSSES` there, if the objective has one: the NLL
+            of the retain set, or how far what is predicted there is from the original (KL).
         anchor_weight: alpha of Eq. 4; scope `experts` only.
         anchor_on: Anchor the full softmax, or g of Eq. 1, which is zero outside the top-k.
         anchor_target: With several experts in a layer a of Eq. 3 is 1 on each, or they share it.
@@ -37,6 +39,7 @@ class Method(Settings):
     scope: Literal["nothing", "everything", "lora", "experts"]
     selection: str | None = None
     objective: str | None = None
+    retain_loss: str = "nll"
     anchor_weight: Annotated[float, Field(ge=0)] = 0.0
     anchor_on: Literal["softmax", "topk"] = "softmax"
     anchor_target: Literal["one", "share"] = "one"
@@ -56,6 +59,14 @@ class Method(Settings):
             )
         if self.objective is not None:
             arguments_of(self.objective)
+        if self.retain_loss not in RETAIN_LOSSES:
+            raise ValueError(
+                f"retain_loss {self.retain_loss!r} is none of {', '.join(RETAIN_LOSSES)}"
+            )
+        if self.retain_loss != "nll" and (
+            self.objective is None or "retain_loss" not in arguments_of(self.objective)[0]
+        ):
+            raise ValueError(f"objective {self.objective!r} has no `retain_loss` to choose")
         if (self.selection is None) != (self.scope != "experts"):
             raise ValueError("scope 'experts', and no other, needs a selection")
         if self.anchor_weight and self.scope != "experts":
@@ -73,7 +84,7 @@ class ObjectiveSettings(Settings):
     A number of an objective from elsewhere needs no attribute here: its default is the function's.
 
     Attributes:
-        retain_weight: lambda of Eq. 4, for GDiff and NPO.
+        retain_weight: lambda of Eq. 4, for all objectives with a retain loss but RMU.
         npo_beta: Inverse temperature of NPO, for log-likelihoods summed over a text.
         rmu_retain_weight: Weight of RMU's retain term.
         rmu_steering_coefficient: Length of RMU's target for forget activations.
@@ -82,6 +93,7 @@ class ObjectiveSettings(Settings):
     """
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
 
     retain_weight: Annotated[float, Field(ge=0)] = 1.0
     npo_beta: Positive = 0.1
