@@ -65,7 +65,7 @@ MUTATIONS = [
     ),
     Mutation(
         "contrast selects what serves the retain set",
-        "seuf/unlearning/selection.py",
+        "seuf/unlearning/rankings.py",
         "return forget - retain\n",
         "return retain - forget\n",
         "unlearning/test_selection.py",

@@ -96,6 +96,11 @@ def test_a_study_of_a_published_model_cuts_no_question(study):
             r"expert_selection.rules.0: .*'best' is no rule; rules",
         ),
         ("methods.seuf_gdiff.selection", "esft", r"'esft' is unknown; expert_selection knows"),
+        (
+            "expert_selection.rules",
+            ["affinity", "contrast", "random_in:gradient_2"],
+            r"'random_in:gradient_2' reads gradient: add it to routing_capture.columns",
+        ),
         ("methods", {}, r"methods: .*at least 1"),
         (
             "benchmark.name",

@@ -19,6 +19,7 @@ from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 from seuf.unlearning.attribution import RoutingSettings
+from seuf.unlearning.rankings import columns_of
 from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import (
     Method,
@@ -63,6 +64,12 @@ class StudyParameters(BaseModel):
                 raise ValueError(
                     f"methods.{name}.selection {method.selection!r} is unknown; "
                     f"expert_selection knows {', '.join(known)}"
+                )
+        for rule in self.expert_selection.rules:
+            if missing := columns_of(rule) - {*self.routing_capture.columns}:
+                raise ValueError(
+                    f"expert_selection.rules: {rule!r} reads {', '.join(sorted(missing))}: add "
+                    "it to routing_capture.columns"
                 )
         return self
 

@@ -338,6 +338,14 @@ def test_a_run_is_told_with_its_machine_in_universal_time():
         ({"scope": "lora", "objective": "ga"}, "(LoRA)"),
         ({"scope": "experts", "selection": "mine", "objective": "ga"}, "by hand, as mine"),
         ({"scope": "experts", "selection": "random_3", "objective": "ga"}, "by lot (rule random_3"),
+        (
+            {"scope": "experts", "selection": "layer_affinity_2", "objective": "ga"},
+            "order of that use (rule layer_affinity_2; number 2 of that order)",
+        ),
+        (
+            {"scope": "experts", "selection": "random_in:contrast", "objective": "ga"},
+            "by lot, in the layers that contrast chooses (rule random_in:contrast)",
+        ),
         ({"scope": "experts", "router": "none", "selection": "a"}, "the routers were held"),
         ({"scope": "nothing"}, "the base model as it was"),
     ],

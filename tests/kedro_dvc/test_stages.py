@@ -79,6 +79,7 @@ def test_a_stage_depends_on_its_inputs_its_code_and_its_wiring(study):
         "src/seuf/inputs.py",
         "src/seuf/pipelines/expert_selection/nodes.py",
         "src/seuf/pipelines/expert_selection/pipeline.py",
+        "src/seuf/unlearning/rankings.py",
         "src/seuf/unlearning/selection.py",
     ]
 
@@ -290,7 +291,7 @@ def _select(data: str, output: str, *parameters: str) -> Pipeline:
 def _pipeline(
     *inputs: str, output: str, namespace: str | None = None, name: str = "select"
 ) -> Pipeline:
-    filled = [inputs[place % len(inputs)] for place in range(4)]
+    filled = [inputs[place % len(inputs)] for place in range(5)]
     return Pipeline([Node(select_experts, filled, output, name=name, namespace=namespace)])
 
 

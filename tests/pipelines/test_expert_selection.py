@@ -24,7 +24,7 @@ TABLE = pd.DataFrame(
 def select(score: str) -> dict:
     """Return what `affinity_2` and `esft` choose."""
     settings = SelectionSettings(rules=["affinity_2", "esft"], esft_threshold=0.3, esft_score=score)
-    return select_experts(TABLE, TABLE, settings, seed=0)
+    return select_experts(TABLE, TABLE, settings, base_seed=0, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,34 @@ def test_the_order_of_a_tables_rows_does_not_matter():
 
     mixed = TABLE.sample(frac=1, random_state=1)
 
-    assert select_experts(mixed, mixed, settings, 0) == select_experts(TABLE, TABLE, settings, 0)
+    assert select_experts(mixed, mixed, settings, 0, 0) == select_experts(
+        TABLE, TABLE, settings, 0, 0
+    )
+
+
+def test_a_random_expert_is_drawn_anew_for_each_base_and_each_seed():
+    """Six experts, sixteen pairs of seeds: with the seed alone the four bases would agree."""
+    settings = SelectionSettings(rules=["random"])
+
+    drawn = [
+        [
+            select_experts(TABLE, TABLE, settings, base, seed)["random"]["experts"]
+            for base in range(4)
+        ]
+        for seed in range(4)
+    ]
+
+    assert all(len({str(choice) for choice in of_seed}) > 1 for of_seed in drawn)
+    assert select_experts(TABLE, TABLE, settings, 2, 1)["random"]["experts"] == drawn[1][2]
+
+
+def test_a_rule_reads_its_own_column():
+    """Shares .4 and .6 of layer 1, .9 and .1 of layer 2."""
+    table = TABLE.assign(reap=[2.0, 0.0, 3.0, 9.0, 1.0, 0.0])
+
+    chosen = select_experts(table, table, SelectionSettings(rules=["reap"]), 0, 0)["reap"]
+
+    assert (chosen["experts"], chosen["scores"]) == ([(2, 0)], [0.9])
 
 
 def test_every_choice_is_told_in_the_same_words():

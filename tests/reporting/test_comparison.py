@@ -205,6 +205,7 @@ DRAWN = {
     "seuf_rmu": scored("affinity"),
     "one": scored("random"),
     "two": scored("random_2"),
+    "in_its_layer": scored("random_in:affinity"),
     "lonely": scored("random", "ga"),
 }
 

@@ -14,12 +14,8 @@ from seuf.moe.loading import LanguageModel
 from seuf.moe.names import paths_of_keys
 from seuf.unlearning.algorithm import Evaluation, Unlearned, unlearn
 from seuf.unlearning.objectives import OBJECTIVES
-from seuf.unlearning.selection import (
-    SELECTIONS,
-    RoutingTable,
-    SelectionSettings,
-    select_experts,
-)
+from seuf.unlearning.rankings import SELECTIONS
+from seuf.unlearning.selection import RoutingTable, SelectionSettings, select_experts
 from seuf.unlearning.settings import ObjectiveSettings
 from tests.tiny import bits, changed_names, hook_count, tiny_language_model, tiny_model
 from tests.unlearning.runs import EXPERTS, RETAIN, FirstIsWorst, method, run

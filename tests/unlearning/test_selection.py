@@ -1,16 +1,20 @@
 """Which experts each rule chooses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.inputs import InputError
+from seuf.unlearning.rankings import SELECTIONS
 from seuf.unlearning.selection import (
-    SELECTIONS,
     FixedExpert,
     RoutingTable,
+    Selection,
     SelectionSettings,
+    seed_of_draw,
     select_experts,
     top_overlap,
 )
@@ -29,10 +33,23 @@ def affinities(scores: torch.Tensor, halves: torch.Tensor | None = None) -> Rout
     return RoutingTable([1, 3], scores, halves, token_share=SHARE)
 
 
-def select(rule: str, top: int = 1, seed: int = 0, forget: RoutingTable | None = None, **settings):
+def measured(scores: torch.Tensor) -> RoutingTable:
+    """Return tables whose affinities, gradients and weighted norms are the same numbers."""
+    return replace(affinities(scores), gradient=scores, reap=scores)
+
+
+def select(
+    rule: str,
+    top: int = 1,
+    seed: int = 0,
+    forget: RoutingTable | None = None,
+    retain: RoutingTable | None = None,
+    **settings: object,
+) -> Selection:
     """Return what one rule chooses."""
     settings = SelectionSettings(rules=[rule], top=top, **settings)
-    return select_experts(forget or affinities(FORGET), affinities(RETAIN), settings, seed)[rule]
+    tables = forget or measured(FORGET), retain or measured(RETAIN)
+    return select_experts(*tables, settings, seed)[rule]
 
 
 def test_affinity_takes_the_expert_most_engaged_by_the_forget_set():
@@ -91,9 +108,11 @@ def test_stability_is_unknown_where_a_half_has_no_sample():
 
 
 def test_every_rule_of_the_settings_is_applied():
-    chosen = select_experts(affinities(FORGET), affinities(RETAIN), SelectionSettings(), 0)
+    rules = [*SELECTIONS, "esft", "random_in:contrast"]
 
-    assert chosen.keys() == SELECTIONS.keys()
+    chosen = select_experts(measured(FORGET), measured(RETAIN), SelectionSettings(rules=rules), 0)
+
+    assert list(chosen) == rules
 
 
 def test_an_expert_named_by_hand_is_used_like_a_rule():
@@ -157,11 +176,14 @@ def test_a_rank_beyond_the_experts_is_refused(rule, top, ranks):
     with pytest.raises(InputError) as error:
         select(rule, top=top)
 
-    assert f"rules: '{rule}' takes the experts ranked {ranks}; the model has 6." in str(error.value)
+    ranking = rule.partition("_")[0]
+    assert f"rules: '{rule}' takes the experts ranked {ranks}; {ranking!r} ranks 6." in str(
+        error.value
+    )
 
 
 @given(
-    st.sampled_from(sorted(SELECTIONS)),
+    st.sampled_from(["affinity", "contrast", "random"]),
     st.integers(1, 3),
     st.lists(st.sampled_from([0.0, 0.25, 0.5]), min_size=6, max_size=6),
     st.integers(0, 99),
@@ -243,6 +265,7 @@ def test_top_overlap_of_fewer_experts_than_asked_takes_them_all():
         lambda forget, retain, seed: forget.T,
         lambda forget, retain, seed: [0.5, 0.5],
         lambda forget, retain, seed: forget * torch.nan,
+        lambda forget, retain, seed: forget / 0,
     ],
 )
 def test_a_rule_that_returns_no_score_for_each_expert_is_refused(rule, monkeypatch):
@@ -250,3 +273,145 @@ def test_a_rule_that_returns_no_score_for_each_expert_is_refused(rule, monkeypat
 
     with pytest.raises(InputError, match=r"'odd' must return finite scores of shape \(2, 3\)"):
         select("odd")
+
+
+def test_layers_are_ranked_by_their_best_expert():
+    """[[.9, .8], [.3, .2]]: the second is (1, 0) with .3, not (0, 1) with .8."""
+    forget = RoutingTable(
+        [0, 1], table := torch.tensor([[0.9, 0.8], [0.3, 0.2]]), torch.stack([table, table]), table
+    )
+
+    first, second = (
+        select_experts(forget, forget, SelectionSettings(rules=[rule]), 0)[rule]
+        for rule in ("layer_affinity", "layer_affinity_2")
+    )
+
+    assert (first.experts, first.runner_up) == ([(0, 0)], (1, 0))
+    assert first.margin == pytest.approx(0.6)
+    assert (second.experts, second.margin, second.runner_up) == ([(1, 0)], None, None)
+    assert second.scores == pytest.approx([0.3])
+
+
+def test_layers_by_contrast_are_ranked_by_their_best_contrast():
+    """Layer 3 has .35 at (3, 2), layer 1 has .05 at (1, 0)."""
+    assert select("layer_contrast").experts == [(3, 2)]
+    assert select("layer_contrast_2").experts == [(1, 0)]
+
+
+def test_a_layer_has_one_rank_only():
+    with pytest.raises(InputError, match=r"'layer_affinity' ranks 2\. Name a lower rank"):
+        select("layer_affinity_3")
+
+
+def test_stability_of_a_rank_of_layers_is_the_share_of_layers_that_both_halves_choose_alike():
+    """Both take (1, 0); of layer 3 the one takes (3, 2), the other (3, 0)."""
+    halves = torch.tensor([[[5.0, 1, 1], [1, 1, 5]], [[5, 1, 1], [5, 1, 1]]])
+
+    assert select("layer_affinity", forget=affinities(FORGET, halves)).stability == 0.5
+
+
+def test_contrast_within_takes_the_best_contrast_of_the_middle_layers():
+    """Of four layers the middles lie at 1/8, 3/8, 5/8, 7/8: layer 1 is within .25 to .75, 3 not."""
+    assert select("contrast_within").experts == [(1, 0)]
+    assert select("contrast_within", depths=(0.25, 0.875)).experts == [(3, 2)]
+    assert select("contrast_within", depths=(0.375, 0.375)).experts == [(1, 0)]
+
+
+def test_a_range_without_a_layer_ranks_nothing():
+    with pytest.raises(InputError, match="'contrast_within' ranks 0"):
+        select("contrast_within", depths=(0.9, 1.0))
+
+
+def test_the_gradient_rule_takes_away_what_the_retain_loss_asks_of_an_expert_too():
+    """Shares of forget .3, .1 | .4, .2, of retain .1, .2 | .5, .2: .2, -.1 | -.1, .0.
+
+    In the sizes themselves (3 of 10, 10 of 100) retain is larger everywhere.
+    """
+    forget = two_by_two(gradient=[[3.0, 1.0], [4.0, 2.0]])
+    retain = two_by_two(gradient=[[10.0, 20.0], [50.0, 20.0]])
+
+    chosen, second = (
+        select(rule, forget=forget, retain=retain) for rule in ("gradient", "gradient_2")
+    )
+
+    assert (chosen.experts, second.experts) == ([(0, 0)], [(1, 1)])
+    assert [*chosen.scores, *second.scores] == pytest.approx([0.2, 0.0])
+    assert chosen.stability is None
+
+
+def test_reap_compares_an_expert_with_its_layer():
+    """3 of 4 against 50 of 100: outputs grow with the depth, 50 alone says nothing."""
+    chosen = select("reap", forget=two_by_two(reap=[[3.0, 1.0], [50.0, 50.0]]))
+
+    assert (chosen.experts, chosen.scores) == ([(0, 0)], [0.75])
+
+
+def two_by_two(**columns: list[list[float]]) -> RoutingTable:
+    """Return tables of layers 0 and 1 with two experts each."""
+    even = torch.full((2, 2), 0.25)
+    tensors = {name: torch.tensor(column) for name, column in columns.items()}
+    return RoutingTable([0, 1], even, torch.stack([even, even]), even, **tensors)
+
+
+@pytest.mark.parametrize("rule", ["gradient", "reap_2"])
+def test_a_rule_whose_column_was_not_captured_is_refused(rule):
+    with pytest.raises(InputError, match=r"was not captured: add it to routing_capture.columns"):
+        select(rule, forget=affinities(FORGET))
+
+
+def test_a_rule_that_asks_for_what_nobody_has_is_refused(monkeypatch):
+    monkeypatch.setitem(SELECTIONS, "odd", lambda forget, mood: forget)
+
+    with pytest.raises(InputError, match=r"'odd' asks for mood; inputs are forget, retain, "):
+        select("odd")
+
+
+@given(
+    st.sampled_from(["affinity", "affinity_3", "contrast", "layer_affinity_2", "mine", "esft"]),
+    st.integers(0, 99),
+)
+def test_a_random_control_is_of_the_same_layers_and_none_of_the_chosen(rule, seed):
+    settings = SelectionSettings(
+        rules=["affinity", f"random_in:{rule}"],
+        fixed={"mine": FixedExpert(layer=3, expert=1)},
+    )
+    tables = measured(FORGET), measured(RETAIN)
+
+    drawn = select_experts(*tables, settings, seed)
+    chosen = select_experts(*tables, settings.model_copy(update={"rules": [rule]}), seed)[rule]
+
+    experts = drawn[f"random_in:{rule}"].experts
+    assert sorted(layer for layer, _ in experts) == sorted(layer for layer, _ in chosen.experts)
+    assert not {*experts} & {*chosen.experts}
+    assert drawn.keys() == {"affinity", f"random_in:{rule}", "mine"}
+
+
+def test_a_random_control_takes_every_other_expert_of_the_layer_in_turn():
+    drawn = {select("random_in:contrast", seed=seed).experts[0] for seed in range(20)}
+
+    assert drawn == {(3, 0), (3, 1)}
+
+
+def test_a_control_of_more_experts_than_are_left_is_refused():
+    with pytest.raises(InputError, match="Layer 1 has 1 other experts, too few for a random contr"):
+        select("random_in:esft", esft_threshold=0.75)
+
+
+@pytest.mark.parametrize("rule", ["random_in:affinty", "random_in:random_in:affinity"])
+def test_a_control_of_no_rule_is_refused(rule):
+    with pytest.raises(ValueError, match="is neither a rule nor in `fixed`"):
+        SelectionSettings(rules=[rule])
+
+
+def test_random_experts_differ_between_bases_and_between_seeds():
+    """Nine draws of one among 1000: with the seed alone each base would draw the same three."""
+    table = torch.zeros(10, 100)
+    many = RoutingTable(list(range(10)), table, torch.stack([table, table]), table)
+
+    drawn = {
+        tuple(select("random", seed=seed_of_draw(base, seed), forget=many, retain=many).experts)
+        for base in range(3)
+        for seed in range(3)
+    }
+
+    assert len(drawn) == 9

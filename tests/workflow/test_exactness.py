@@ -31,7 +31,7 @@ A_NODE = """
     return Pipeline(
         [
             Node(select_experts, ["routing_retain", "routing_forget", "params:expert_selection",
-                 "params:seed"], "again", name="select_again"),"""
+                 "params:base_seed", "params:seed"], "again", name="select_again"),"""
 ITS_OUTPUT = """
 again: {type: seuf.datasets.documents.JSONDataset, filepath: again.json}
 selected_experts:"""
@@ -49,7 +49,7 @@ VALUES = [
     ),
     (f"{CONF}_expert_selection.yml", "top: 1", "top: 2", "expert_selection", ["select_experts"]),
     (f"{CONF}_evaluation.yml", "max_length: 128", "max_length: 64", "evaluation", RUN_METHODS),
-    (f"{CONF}.yml", "base_seed: 0", "base_seed: 1", "base_seed", FIRST[:2]),
+    (f"{CONF}.yml", "base_seed: 0", "base_seed: 1", "base_seed", [*FIRST[:2], FIRST[3]]),
     (MINE, "entities: 24", "entities: 25", "benchmark", ["prepare_data"]),
     (MINE, "evaluate_every: 2", "evaluate_every: 1", "unlearning", UNLEARN),
     (MINE, "scope: nothing", "scope: everything", "methods.original", ["unlearn@original"]),
@@ -121,7 +121,7 @@ def test_each_change_reaches_exactly_the_stages_that_it_concerns(project):
 @pytest.mark.parametrize(
     ("path", "old", "new", "stages"),
     [
-        (f"{CONF}.yml", "base_seed: 0", "base_seed: 1", FIRST[:2]),
+        (f"{CONF}.yml", "base_seed: 0", "base_seed: 1", [*FIRST[:2], FIRST[3]]),
         (MINE, "scope: nothing", "scope: everything", ["unlearn@original"]),
         (SELECTION, SWAP, SWAPPED, ["select_experts"]),
         ("conf/tofu/parameters.yml", "steps: 1300", "steps: 1301", []),

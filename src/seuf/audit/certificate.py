@@ -18,6 +18,8 @@ from jinja2 import ChainableUndefined, Environment, Undefined
 
 from seuf.audit import FAIL, NOTE, PASS
 from seuf.audit.report import interval, known
+from seuf.unlearning.rankings import RANDOM_IN, ranking_and_rank
+from seuf.unlearning.selection import ESFT
 
 TITLE = "Unlearning certificate"
 NO_CERTIFICATE = "Audit failed: no certificate"
@@ -49,6 +51,14 @@ PARTS = {
 SELECTIONS = {
     "affinity": "those that the texts to be forgotten use most",
     "contrast": "those that the texts to be forgotten use more than all other texts do",
+    "layer_affinity": "the best of each layer by use, the layers in the order of that use",
+    "layer_contrast": "those of each layer that the texts to be forgotten use more than all other "
+    "texts do, the layers in the order of that difference",
+    "contrast_within": "those of the middle layers that the texts to be forgotten use more than "
+    "all other texts do",
+    "gradient": "those that learning the texts to be forgotten would change more than learning all "
+    "other texts would",
+    "reap": "those whose answers to the texts to be forgotten weigh most in their layer",
     "random": "by lot",
     "esft": "the fewest that together handle a set share of the texts to be forgotten",
 }
@@ -186,10 +196,12 @@ def scope(settings: Any) -> str | None:
 
 def selection(rule: str) -> str:
     """Return by which rule the experts were chosen."""
-    name, _, rank = rule.partition("_")
-    if name not in SELECTIONS or not (rank.isdigit() or not rank):
+    if rule.startswith(RANDOM_IN):
+        return f"by lot, in the layers that {rule.removeprefix(RANDOM_IN)} chooses (rule {rule})"
+    name, rank = (rule, 1) if rule == ESFT else ranking_and_rank(rule) or ("", 1)
+    if name not in SELECTIONS:
         return f"by hand, as {rule} in the settings"
-    ranked = f"; number {rank} of that order" if rank and name != "random" else ""
+    ranked = f"; number {rank} of that order" if rule != name and name != "random" else ""
     return f"{SELECTIONS[name]} (rule {rule}{ranked})"
 
 

@@ -49,7 +49,8 @@ def _selection(audited: AuditedMethod, rule: str, experts: Any) -> Check:
     paths = [audited.project / audited.path(f"routing_{name}") for name in ("forget", "retain")]
     forget, retain = (pd.read_csv(path) for path in paths)
     settings = SelectionSettings.model_validate(parameters["expert_selection"])
-    again = select_experts(forget, retain, settings, parameters["seed"])[rule]["experts"]
+    seeds = parameters["base_seed"], parameters["seed"]
+    again = select_experts(forget, retain, settings, *seeds)[rule]["experts"]
     if experts != chosen:
         return failed("expert", f"the delta's experts {experts} are not those of {rule}: {chosen}")
     if [list(one) for one in again] != chosen:

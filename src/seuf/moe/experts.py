@@ -41,13 +41,7 @@ class ExpertSlice:
         if experts.get_parameter("down_proj").is_meta:
             raise InputError("The layer's experts are offloaded: see seuf.moe.forward.")
         self.experts, self.index = experts, index
-        # .detach() shares the version counter (.data does not): autograd then notices an
-        # optimizer step between forward and backward.
-        self.views = {
-            name: tensor.detach()[index]
-            for name, tensor in experts.named_parameters(recurse=False)
-            if tensor.dim() >= 2 and tensor.shape[0] == count
-        }
+        self.views = rows_of_expert(experts, index)
         self.tensors = {
             name: nn.Parameter(view.float() if view.dtype.itemsize < 4 else view)
             for name, view in self.views.items()
@@ -86,7 +80,7 @@ class ExpertSlice:
         tokens, weights = self._routed_here(chosen, weights.detach())
         tensors = {name: tensor.to(self.views[name].dtype) for name, tensor in self.tensors.items()}
         rows = hidden.detach() if tokens is None else hidden.detach()[tokens]
-        rows = (_expert_output(module, rows, tensors) * weights[:, None]).to(out.dtype)
+        rows = (expert_output(module, rows, tensors) * weights[:, None]).to(out.dtype)
         return _SideChannel.apply(out, rows, tokens)
 
     def _routed_here(self, chosen: Tensor, weights: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -116,7 +110,19 @@ class _SideChannel(torch.autograd.Function):
         return grad, grad if tokens is None else grad.index_select(0, tokens), None
 
 
-def _expert_output(module: Any, hidden: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+def rows_of_expert(experts: nn.Module, index: int) -> dict[str, Tensor]:
+    """Return an expert's rows of the fused tensors, by name: views without a gradient."""
+    count = len(experts.get_parameter("down_proj"))
+    # .detach() shares the version counter (.data does not): autograd then notices an
+    # optimizer step between forward and backward.
+    return {
+        name: tensor.detach()[index]
+        for name, tensor in experts.named_parameters(recurse=False)
+        if tensor.dim() >= 2 and tensor.shape[0] == count
+    }
+
+
+def expert_output(module: Any, hidden: Tensor, tensors: dict[str, Tensor]) -> Tensor:
     """Return one expert's output (n, d) with the module's own layout and activation."""
     gate_up = _linear(module, hidden, tensors, "gate_up_proj")
     return _linear(module, module._apply_gate(gate_up), tensors, "down_proj")

@@ -39,6 +39,8 @@ class Routing:
         samples: Number of samples, Z.
         tokens: Number of tokens, padding excluded.
         top_k_sets: On request, the experts that each token chose, (L, tokens, E) of bool.
+        gradient: On request, the size of the loss's gradient on each expert, (L, E) of float64.
+        reap: On request, the norm of its outputs times their weights, (L, E) of float64.
     """
 
     layers: list[int]
@@ -50,6 +52,8 @@ class Routing:
     samples: int
     tokens: int
     top_k_sets: Tensor | None = None
+    gradient: Tensor | None = None
+    reap: Tensor | None = None
 
 
 def capture_routing(

@@ -7,6 +7,7 @@ the same cells as HTML.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -164,7 +165,7 @@ def random_draws(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     groups: dict[str, list[str]] = {}
     for name, scored in scores.items():
         method = dict(scored.get("method") or {})
-        if str(method.pop("selection", None)).partition("_")[0] == "random":
+        if re.fullmatch(r"random(_\d+)?", str(method.pop("selection", None))):
             groups.setdefault(json.dumps(method, sort_keys=True), []).append(name)
     return {name: names[0] for names in groups.values() if len(names) > 1 for name in names}
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -33,12 +34,15 @@ class RoutingSettings(Settings):
         batch_size: Samples that pass the model at once.
         subset_tokens: Tokens in each of two random subsets whose affinities are told apart, to see
             how stable these are (Table 8); a set with less than twice as many has halves alone.
+        columns: What is measured beside affinity and token share, for the rules that read it:
+            `gradient` and `reap`, each a pass of its own (see `seuf.moe.importance`).
     """
 
     max_tokens: Annotated[int, Field(gt=0)] | None = None
     max_length: Annotated[int, Field(gt=1)] = 512
     batch_size: Annotated[int, Field(gt=0)] = 16
     subset_tokens: Annotated[int, Field(gt=0)] = ENOUGH_TOKENS
+    columns: tuple[Literal["gradient", "reap"], ...] = ()
 
 
 def capture(
@@ -62,16 +66,21 @@ def capture(
     """
     from seuf.moe.architectures import check_positions
     from seuf.moe.batches import by_length, tokenize
+    from seuf.moe.importance import gradient_sizes, weighted_norms
     from seuf.moe.routing import capture_routing
 
     settings = settings or RoutingSettings()
     tokens = tokenize(base.tokenizer, texts, settings.max_length)
     check_positions(base.model, tokens, "set routing_capture.max_length to {} or less")
     samples = calibration_samples(tokens, settings.max_tokens, seed, what)
-    return capture_routing(
-        base.model,
-        by_length(samples, settings.batch_size, base.padding),
-        subsets=two_subsets(samples, settings.subset_tokens, seed),
+    batches = list(by_length(samples, settings.batch_size, base.padding))
+    subsets = two_subsets(samples, settings.subset_tokens, seed)
+    return replace(
+        capture_routing(base.model, batches, subsets=subsets),
+        gradient=gradient_sizes(base.model, samples, base.padding)
+        if "gradient" in settings.columns
+        else None,
+        reap=weighted_norms(base.model, batches) if "reap" in settings.columns else None,
     )
 
 

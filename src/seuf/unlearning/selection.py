@@ -1,7 +1,8 @@
 """Step 3 of Algorithm 1: rules that choose experts from how the two sets are routed.
 
-A rule that ranks all experts of the model is one function and one row of `SELECTIONS`; it may be
-asked for a rank, as in `affinity_2`. `esft` chooses of every layer as many experts as it takes:
+A rule that ranks experts is a row of `SELECTIONS` in `rankings.py`, and may be asked for a rank, as
+in `affinity_2`. `random_in:<rule>` is the control of any rule: as many experts, of the same layers,
+drawn from the others. `esft` chooses of every layer as many experts as it takes:
 Wang et al. 2024, https://arxiv.org/abs/2407.01906, `scripts/expert/generate_expert_config.py` of
 deepseek-ai/ESFT at 579a771. Where we depart from that script:
 
@@ -17,15 +18,26 @@ needed.
 
 from __future__ import annotations
 
+import hashlib
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from seuf.inputs import InputError, Settings
+from seuf.unlearning.rankings import (
+    COLUMNS,
+    NEVER,
+    RANDOM_IN,
+    RULE_INPUTS,
+    SELECTIONS,
+    columns_of,
+    inputs_of,
+    random_expert,
+    ranking_and_rank,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,12 +58,16 @@ class RoutingTable:
         affinity: Gate affinity of all samples, Eq. 2 (L, E).
         halves: That of two halves of them (2, L, E); NaN where a half has no sample.
         token_share: Share of the tokens that went to each expert (L, E); rows sum to k.
+        gradient: Size of the loss's gradient on each expert (L, E); None if not captured.
+        reap: Norm of its outputs times their weights (L, E); None if not captured.
     """
 
     layers: list[int]
     affinity: Tensor
     halves: Tensor
     token_share: Tensor
+    gradient: Tensor | None = None
+    reap: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,53 +90,21 @@ class Selection:
     stability: float | None = None
 
 
-def affinity(forget: Tensor, retain: Tensor, seed: int) -> Tensor:
-    """Return the affinity on the forget set (L, E): the paper's rule."""
-    return forget
-
-
-def contrast(forget: Tensor, retain: Tensor, seed: int) -> Tensor:
-    """Return the affinity on the forget set minus that on the retain set (L, E).
-
-    An expert that serves everything has a high affinity on both; this rule passes it over.
-    """
-    return forget - retain
-
-
-def random_expert(forget: Tensor, retain: Tensor, seed: int) -> Tensor:
-    """Return random scores (L, E): the paper's control."""
-    import torch
-
-    return torch.rand(forget.shape, generator=torch.Generator().manual_seed(seed))
-
-
-SELECTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "affinity": affinity,
-    "contrast": contrast,
-    "random": random_expert,
-}
-
-
-def ranking_and_rank(rule: str) -> tuple[str, int] | None:
-    """Return `affinity`, 2 of `affinity_2` and `affinity`, 1 of `affinity`; None of other names."""
-    name, rank = rule, 1
-    if (ranked := re.fullmatch("(.+)_([1-9][0-9]*)", rule)) and rule not in SELECTIONS:
-        name, rank = ranked[1], int(ranked[2])
-    return (name, rank) if name in SELECTIONS else None
-
-
 def is_rule(name: str) -> bool:
     """Tell a rule from what an expert named by hand may be called."""
-    return name == ESFT or ranking_and_rank(name) is not None
+    return name == ESFT or name.startswith(RANDOM_IN) or ranking_and_rank(name) is not None
 
 
 def _check_rule(name: str) -> str:
     if not is_rule(name):
         raise InputError(
             f"{name!r} is no rule; rules are {', '.join(SELECTIONS)}, each with or without a rank "
-            f"as in affinity_2, and {ESFT}"
+            f"as in affinity_2, {ESFT}, and {RANDOM_IN}<rule>"
         )
     return name
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class FixedExpert(Settings):
@@ -134,10 +118,11 @@ class SelectionSettings(Settings):
     """Which rules choose experts, and how many each.
 
     Attributes:
-        rules: Rankings of `SELECTIONS`, and `esft`. A ranking may carry a rank: `affinity_2` takes
-            the next `top` after the best, `random_3` the third draw.
+        rules: Rankings of `SELECTIONS`, `esft`, and `random_in:<rule>`. A ranking may carry a rank:
+            `affinity_2` takes the next `top` after the best, `random_3` the third draw.
         top: Experts each ranking chooses, M; the paper finds 1 best.
         fixed: Experts named by hand; the name is used like a rule.
+        depths: Where the middle of a layer may lie for `contrast_within`, 0 the first, 1 the last.
         esft_threshold: Sum of scores that the experts of `esft` reach together in a layer, p.
         esft_score: `token`, share of the layer's top-k slots, or `gate`, affinity.
     """
@@ -145,14 +130,21 @@ class SelectionSettings(Settings):
     rules: list[Annotated[str, AfterValidator(_check_rule)]] = ["affinity", "contrast", "random"]
     top: Annotated[int, Field(gt=0)] = 1
     fixed: dict[str, FixedExpert] = {}
+    depths: tuple[Share, Share] = (0.25, 0.75)
     esft_threshold: Annotated[float, Field(gt=0, le=1)] = 0.15
     esft_score: Literal["token", "gate"] = "token"
 
     @model_validator(mode="after")
-    def _fixed_have_names_of_their_own(self) -> Self:
+    def _names_are_told_apart(self) -> Self:
         for name in self.fixed:
             if is_rule(name):
                 raise ValueError(f"fixed.{name} is the name of a rule; call this expert otherwise")
+        for name in self.rules:
+            controlled = name.removeprefix(RANDOM_IN)
+            if controlled == name or controlled in self.fixed:
+                continue
+            if controlled.startswith(RANDOM_IN) or not is_rule(controlled):
+                raise ValueError(f"{name!r}: {controlled!r} is neither a rule nor in `fixed`")
         return self
 
 
@@ -164,24 +156,28 @@ def select_experts(
 ) -> dict[str, Selection]:
     """Return what each rule chooses, and the experts named by hand, by the rule's name.
 
+    Args:
+        forget: How the forget set is routed.
+        retain: How the retain set is routed.
+        settings: The rules.
+        seed: Decides random experts; of a study see `seed_of_draw`.
+
     Raises:
-        InputError: If an expert named by hand is not in the model, or a rank is beyond its experts.
+        InputError: If an expert named by hand is not in the model, a rank is beyond the experts of
+            its rule, or a rule asks for a column that was not captured.
     """
-    chosen: dict[str, Selection] = {}
-    for name in settings.rules:
-        if name == ESFT:
-            chosen[name] = _esft(forget, settings)
-        else:
-            chosen[name] = _ranked(name, forget, retain, settings.top, seed)
-    experts = forget.affinity.shape[1]
-    for name, fixed in settings.fixed.items():
-        if fixed.layer not in forget.layers or fixed.expert >= experts:
-            raise InputError(
-                f"expert_selection.fixed.{name}: there is no expert {fixed.expert} in layer "
-                f"{fixed.layer}; MoE layers are {forget.layers}, experts 0 to {experts - 1}."
+    chosen = {name: _fixed(name, settings, forget) for name in settings.fixed}
+    for name in sorted(settings.rules, key=lambda name: name.startswith(RANDOM_IN)):
+        controlled = name.removeprefix(RANDOM_IN)
+        if controlled not in chosen:
+            chosen[controlled] = (
+                _esft(forget, settings)
+                if controlled == ESFT
+                else _ranked(controlled, forget, retain, settings, seed)
             )
-        chosen[name] = Selection([(fixed.layer, fixed.expert)])
-    return chosen
+        if controlled != name:
+            chosen[name] = random_beside(chosen[controlled].experts, forget, seed)
+    return {name: chosen[name] for name in (*settings.rules, *settings.fixed)}
 
 
 def select(
@@ -194,31 +190,73 @@ def select(
     return select_experts(forget, retain, SelectionSettings(rules=[rule]), seed)[rule]
 
 
+def seed_of_draw(base_seed: int, seed: int) -> int:
+    """Return the seed of random experts: another for each base model and each seed of a study."""
+    digest = hashlib.blake2b(f"{base_seed} {seed}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest)
+
+
+def random_beside(
+    experts: Sequence[tuple[int, int]], forget: RoutingTable | Routing, seed: int
+) -> Selection:
+    """Return as many random experts of the same layers, none of which is among those given.
+
+    The control that tells the choice of an expert from the choice of its layer.
+
+    Raises:
+        InputError: If a layer has too few others.
+    """
+    drawn: list[tuple[int, int]] = []
+    scores = random_expert(forget.affinity, seed)
+    for layer in dict.fromkeys(layer for layer, _ in experts):
+        taken = {expert for index, expert in experts if index == layer}
+        falling = scores[forget.layers.index(layer)].argsort(descending=True, stable=True).tolist()
+        others = [(layer, expert) for expert in falling if expert not in taken]
+        if len(others) < len(taken):
+            raise InputError(
+                f"Layer {layer} has {len(others)} other experts, too few for a random control of "
+                f"{len(taken)}."
+            )
+        drawn += others[: len(taken)]
+    return Selection(drawn)
+
+
+def _fixed(name: str, settings: SelectionSettings, forget: RoutingTable | Routing) -> Selection:
+    fixed, experts = settings.fixed[name], forget.affinity.shape[1]
+    if fixed.layer not in forget.layers or fixed.expert >= experts:
+        raise InputError(
+            f"expert_selection.fixed.{name}: there is no expert {fixed.expert} in layer "
+            f"{fixed.layer}; MoE layers are {forget.layers}, experts 0 to {experts - 1}."
+        )
+    return Selection([(fixed.layer, fixed.expert)])
+
+
 def _ranked(
     name: str,
     forget: RoutingTable | Routing,
     retain: RoutingTable | Routing,
-    top: int,
+    settings: SelectionSettings,
     seed: int,
 ) -> Selection:
     """Return the rank-th `top` experts of a ranking over all layers."""
-    ranking, rank = ranking_and_rank(_check_rule(name)) or ("", 0)
-    total, rule = forget.affinity.numel(), SELECTIONS[ranking]
-    if top >= total:
-        raise InputError(f"expert_selection.top is {top}; the model has {total} experts.")
+    (ranking, rank), top = ranking_and_rank(_check_rule(name)) or ("", 0), settings.top
+    inputs = rule_inputs(ranking, forget, retain, settings, seed)
+    scores = SELECTIONS[ranking](**inputs)
+    shape = getattr(scores, "shape", None)
+    if shape != forget.affinity.shape or not bool((scores.isfinite() | (scores == NEVER)).all()):
+        raise InputError(
+            f"expert_selection.rules: {ranking!r} must return finite scores of shape "
+            f"{tuple(forget.affinity.shape)}, -inf for experts that it never chooses; they are "
+            f"{shape and tuple(shape)}, or not all finite."
+        )
+    total = int((scores != NEVER).sum())
+    if top >= forget.affinity.numel():
+        raise InputError(f"expert_selection.top is {top}; the model has {scores.numel()} experts.")
     if rank * top > total:
         raise InputError(
             f"expert_selection.rules: {name!r} takes the experts ranked {(rank - 1) * top + 1} to "
-            f"{rank * top}; the model has {total}. Name a lower rank."
+            f"{rank * top}; {ranking!r} ranks {total}. Name a lower rank."
         )
-    scores = rule(forget.affinity, retain.affinity, seed)
-    shape = getattr(scores, "shape", None)
-    if shape != forget.affinity.shape or not bool(scores.isfinite().all()):
-        raise InputError(
-            f"expert_selection.rules: {ranking!r} must return finite scores of shape "
-            f"{tuple(forget.affinity.shape)}; they are {shape and tuple(shape)}, or not all finite."
-        )
-    even, odd = (rule(f, r, seed) for f, r in zip(forget.halves, retain.halves, strict=True))
     # Stable: of equals the first comes first whatever the rank, so no two ranks share an expert.
     falling = scores.flatten().sort(descending=True, stable=True)
     values, experts = falling.values.tolist(), scores.shape[1]
@@ -229,8 +267,65 @@ def _ranked(
         scores=values[end - top : end],
         margin=values[end - 1] - values[end] if end < total else None,
         runner_up=order[end] if end < total else None,
-        stability=None if (even + odd).isnan().any() else top_overlap(even, odd),
+        stability=_stability(ranking, forget, retain, inputs, min(STABILITY_TOP, total)),
     )
+
+
+def rule_inputs(
+    ranking: str,
+    forget: RoutingTable | Routing,
+    retain: RoutingTable | Routing,
+    settings: SelectionSettings,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what a rule takes, by the names of its parameters.
+
+    Raises:
+        InputError: If there is no such input, or it was not captured.
+    """
+    import torch
+
+    names = inputs_of(ranking)
+    if unknown := sorted(names - {*RULE_INPUTS}):
+        raise InputError(
+            f"rule {ranking!r} asks for {', '.join(unknown)}; inputs are {', '.join(RULE_INPUTS)}"
+        )
+    layers = torch.tensor(forget.layers)[:, None]
+    values: dict[str, Any] = {
+        "forget": forget.affinity,
+        "retain": retain.affinity,
+        "depth": (layers + 0.5) / (layers.max() + 1),
+        "depths": settings.depths,
+        "seed": seed,
+    }
+    for column in COLUMNS:
+        values[f"forget_{column}"] = getattr(forget, column)
+        values[f"retain_{column}"] = getattr(retain, column)
+        if f"forget_{column}" in names and getattr(forget, column) is None:
+            raise InputError(
+                f"rule {ranking!r} reads {column!r}, which was not captured: add it to "
+                "routing_capture.columns."
+            )
+    return {name: values[name] for name in names}
+
+
+def _stability(
+    ranking: str,
+    forget: RoutingTable | Routing,
+    retain: RoutingTable | Routing,
+    inputs: dict[str, Any],
+    count: int,
+) -> float | None:
+    """Return how far both halves of the samples rank the same experts best, None if unknown."""
+    if columns_of(ranking) or (forget.halves + retain.halves).isnan().any():
+        return None
+    even, odd = (
+        SELECTIONS[ranking](**inputs | {n: v for n, v in half.items() if n in inputs})
+        for half in (
+            {"forget": f, "retain": r} for f, r in zip(forget.halves, retain.halves, strict=True)
+        )
+    )
+    return top_overlap(even, odd, count)
 
 
 def top_overlap(one: Tensor, other: Tensor, count: int = STABILITY_TOP) -> float:

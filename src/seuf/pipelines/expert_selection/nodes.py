@@ -15,11 +15,13 @@ def select_experts(
     routing_forget: pd.DataFrame,
     routing_retain: pd.DataFrame,
     expert_selection: SelectionSettings,
+    base_seed: int,
     seed: int,
 ) -> dict[str, Any]:
     """Apply each rule to how both sets are routed."""
     forget, retain = _routing_table(routing_forget), _routing_table(routing_retain)
-    chosen = selection.select_experts(forget, retain, expert_selection, seed)
+    drawing = selection.seed_of_draw(base_seed, seed)
+    chosen = selection.select_experts(forget, retain, expert_selection, drawing)
     return {rule: asdict(choice) for rule, choice in chosen.items()}
 
 
@@ -35,4 +37,5 @@ def _routing_table(table: pd.DataFrame) -> RoutingTable:
         affinity=matrix("affinity"),
         halves=torch.stack([matrix("affinity_even"), matrix("affinity_odd")]),
         token_share=matrix("token_share"),
+        **{name: matrix(name) for name in selection.COLUMNS if name in table},
     )

@@ -15,6 +15,7 @@ def create_pipeline(**_: object) -> Pipeline:
                     "routing_forget",
                     "routing_retain",
                     "params:expert_selection",
+                    "params:base_seed",
                     "params:seed",
                 ],
                 outputs="selected_experts",

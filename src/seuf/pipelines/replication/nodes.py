@@ -28,6 +28,7 @@ def run_methods(
     unlearning: UnlearningSettings,
     evaluation: ScoringSettings,
     replication: ReplicationSettings,
+    base_seed: int,
     chosen_learning_rates: dict[str, float] | None = None,
 ) -> pd.DataFrame:
     """Run every method: the grid with the first seed, or with chosen rates the other seeds."""
@@ -37,7 +38,7 @@ def run_methods(
     from seuf.unlearning.replication import replicate, runs_of
 
     def experts(method: Method, seed: int) -> list[tuple[int, int]]:
-        selected = select_experts(routing_forget, routing_retain, expert_selection, seed)
+        selected = select_experts(routing_forget, routing_retain, expert_selection, base_seed, seed)
         return experts_of(selected, method)
 
     table = {name: Method.model_validate(row) for name, row in methods.items()}

@@ -10,7 +10,8 @@ from seuf.pipelines.replication.nodes import (
 )
 from seuf.pipelines.study import study_parameters
 
-MODEL_AND_DATA = [
+OF_BASE = [
+    "params:base_seed",
     "base_model",
     "routing_forget",
     "routing_retain",
@@ -55,10 +56,10 @@ def _pipeline(bases: list[str]) -> Pipeline:
 
 
 def _of(base: str) -> Pipeline:
-    grid = Node(run_methods, inputs=MODEL_AND_DATA + SETTINGS, outputs="grid_runs", name="try_grid")
+    grid = Node(run_methods, inputs=OF_BASE + SETTINGS, outputs="grid_runs", name="try_grid")
     seeds = Node(
         run_methods,
-        inputs=[*MODEL_AND_DATA, *SETTINGS, "chosen_learning_rates"],
+        inputs=[*OF_BASE, *SETTINGS, "chosen_learning_rates"],
         outputs="seed_runs",
         name="run_other_seeds",
     )

@@ -33,6 +33,7 @@ def capture_routing(
 def _table(routing: Routing) -> pd.DataFrame:
     layers, experts = routing.affinity.shape
     subsets = dict(zip(["subset_1", "subset_2"], routing.subsets, strict=False))
+    on_request = {"gradient": routing.gradient, "reap": routing.reap}
     return pd.DataFrame(
         {
             "layer": [layer for layer in routing.layers for _ in range(experts)],
@@ -43,5 +44,6 @@ def _table(routing: Routing) -> pd.DataFrame:
             "affinity_error": routing.errors.flatten().tolist(),
             **{f"affinity_{name}": of.flatten().tolist() for name, of in subsets.items()},
             "token_share": routing.token_share.flatten().tolist(),
+            **{name: of.flatten().tolist() for name, of in on_request.items() if of is not None},
         }
     )
