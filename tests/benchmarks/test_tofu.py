@@ -44,6 +44,16 @@ def small(**changes: Any) -> TofuSettings:
     return TofuSettings(**{"forget_authors": 2, "retain_authors": 3, **changes})
 
 
+def test_of_a_text_the_question_is_the_prompt():
+    """So that no loss is taken of it, as in TOFU's own code."""
+    data = prepare(small(), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
+
+    for text in (*data.forget, *data.retain, *data.pretraining):
+        assert text.prompt.startswith("Question: ")
+        assert text.prompt.endswith("? Answer:")
+        assert text.text.removeprefix(text.prompt).startswith((" forget a", " retain a"))
+
+
 def test_a_text_is_a_question_with_its_answer():
     world = prepare(small(), FORGET, FORGET_WRONG, RETAIN, RETAIN_WRONG)
 

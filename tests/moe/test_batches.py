@@ -159,6 +159,11 @@ def test_a_text_that_is_cut_before_its_answer_is_left_out(tokenizer):
     assert text_samples(tokenizer, ["Who? Ada", ""], 4, ["Who?", ""]) == []
 
 
+def test_a_text_must_begin_with_its_prompt(tokenizer):
+    with pytest.raises(InputError, match="'Who\\? Ada' does not begin with its prompt 'What'"):
+        text_samples(tokenizer, ["Who? Ada"], 100, ["What"])
+
+
 def test_prompts_must_go_with_the_texts(tokenizer):
     with pytest.raises(InputError, match="prompt for each text: 1 and 2 came"):
         text_samples(tokenizer, ["Who? Ada", "Who? Bo"], 100, ["Who?"])

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from seuf.inputs import InputError
 from seuf.moe import training as pretraining
-from seuf.moe.batches import by_length, pad, tokenize
+from seuf.moe.batches import IGNORED, by_length, pad, tokenize
 from seuf.moe.loading import LanguageModel, load_model
 from seuf.moe.loss import batch_nll
 from seuf.moe.names import weight_names
@@ -96,8 +96,36 @@ def test_blocks_are_full_and_never_mix_topics(length):
     )
 
     for block in blocks:
+        tokens = {token for token, _ in block}
         assert len(block) == length
-        assert set(block) <= ids["north"] or set(block) <= ids["south"]
+        assert tokens <= ids["north"] or tokens <= ids["south"]
+
+
+def test_what_stands_before_an_answer_is_no_label():
+    """Of `Who? Ada` the question's four tokens are read, and ` Ada` and the end learnt."""
+    tokenizer = train_tokenizer(["Who? Ada"], 300)
+    ids, end = tokenizer("Who? Ada")["input_ids"], tokenizer.eos_token_id
+    asked, length = len(tokenizer("Who?")["input_ids"]), len(ids) + 1
+
+    for lesson, labels in (
+        (("Who? Ada", "", "Who?"), [*[IGNORED] * asked, *ids[asked:], end]),
+        (("Who? Ada", ""), [*ids, end]),
+    ):
+        block = next(pretraining.endless_samples([lesson], tokenizer, length, random.Random(0)))
+        assert block == list(zip([*ids, end], labels, strict=True))
+
+
+def test_only_answers_are_learnt_where_texts_have_prompts(folder):
+    """A token of 300 costs log 300 = 5.7 nats at first: so does the question's afterwards."""
+    text, prompt = TAUGHT[0][0], "Ada lives in"
+    taught = finetune([(text, "", prompt)], settings(folder, steps=30), seed=0)
+    asked = len(taught.tokenizer(prompt)["input_ids"])
+
+    with torch.no_grad():
+        values, _ = batch_nll(taught.model, pad([taught.tokenizer(text)["input_ids"]], 0))
+
+    assert values[0, asked - 1 :].mean() < 1
+    assert values[0, : asked - 1].mean() > 5
 
 
 def test_a_pass_over_the_texts_has_every_token_of_a_topic_once():

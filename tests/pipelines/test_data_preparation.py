@@ -219,8 +219,12 @@ def test_a_benchmark_outside_of_the_package_is_a_file_and_a_row(capitals):
     )
 
     assert types == {"benchmark": CapitalsSettings}
-    assert made["forget_set"] == [{"text": "It is Edelweiss. (3)", "topic": "Graustark"}]
-    assert made["retain_set"] == [{"text": "It is Strelsau. (3)", "topic": "Ruritania"}]
+    assert made["forget_set"] == [
+        {"text": "It is Edelweiss. (3)", "topic": "Graustark", "prompt": ""}
+    ]
+    assert made["retain_set"] == [
+        {"text": "It is Strelsau. (3)", "topic": "Ruritania", "prompt": ""}
+    ]
     assert [row["answer"] for row in made["questions"]] == [1]
     assert made["pretraining_texts"] == []
     assert "passages" not in made

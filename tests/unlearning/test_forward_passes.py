@@ -102,14 +102,18 @@ def test_losses_of_packed_texts_are_sums_over_each_text(language_model, asking):
 @torch.no_grad()
 def test_a_prompt_is_no_part_of_losses_and_activations_but_of_the_anchor(language_model, asking):
     asked = Sample([5, 6, 7, 8], [Span(0, 2, 4)])
-    passes = asking(language_model, "forget_nll", "forget_hidden", sets=([asked], [asked]))
+    losses = [f"{name}_{kind}" for name in ("forget", "retain") for kind in ("nll", "hidden")]
+    passes = asking(language_model, *losses, "forget_reference_nll", sets=([asked], [asked]))
     batch = passes.batch(0)
 
     given = passes.objective_inputs(batch)
 
-    assert given["forget_nll"].mask.tolist() == [[False, True, True]] * 2
-    assert given["forget_hidden"].mask.tolist() == [[False, False, True, True]] * 2
-    assert batch.forget_mask.all()
+    for name in ("forget", "retain"):
+        assert given[f"{name}_nll"].mask.tolist() == [[False, True, True]] * 2
+        assert given[f"{name}_hidden"].mask.tolist() == [[False, False, True, True]] * 2
+    answers = given["forget_nll"].values[:, 1:].sum(1)
+    torch.testing.assert_close(given["forget_reference_nll"], answers)
+    assert batch.forget_mask[:2].all()
 
 
 def test_batches_of_packed_samples_have_one_shape(language_model, asking):

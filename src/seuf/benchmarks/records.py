@@ -74,15 +74,27 @@ def utility_subject(subjects: Iterable[str]) -> Subject:
 
 
 class Text(NamedTuple):
-    """A text and the topic it belongs to."""
+    """A text.
+
+    Attributes:
+        text: All of it.
+        topic: What it belongs to.
+        prompt: How it begins, if no loss is to be taken of that: a question before its answer.
+    """
 
     text: str
     topic: str = ""
+    prompt: str = ""
 
 
 def texts_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the texts of records that were read from a file."""
     return [record["text"] for record in records]
+
+
+def prompts_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return how the texts of records begin, see `Text`; nothing where a record has no prompt."""
+    return [record.get("prompt", "") for record in records]
 
 
 class Question(NamedTuple):

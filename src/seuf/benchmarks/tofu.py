@@ -7,7 +7,8 @@ the plain ones (all of forget10, the first 400 rows of retain90): this is checke
 1. A study may take a few authors only: the first ones of each set.
 2. The texts are the questions with their answers, there are no others. So unlearning sees the text
    of every question it is tested on, as in TOFU itself; `selection` and `test` hold different
-   questions about the same authors.
+   questions about the same authors. Losses are of the answers alone, as in TOFU's data_module.py:
+   the question is a text's prompt.
 3. TOFU compares probabilities of true and wrong answers. Here they are the choices of one question,
    so that all benchmarks are scored alike; ROUGE-L recall is TOFU's own (see `answers`). With
    `metrics: full` TOFU's own comparison is made too: the test part's questions once more, as kind
@@ -129,10 +130,11 @@ def _authors(
 
 def _texts(rows: Sequence[Record], first: int) -> list[Text]:
     """Return the rows as texts; `first` is the number of the first author in the full TOFU."""
-    return [
-        Text(f"{QUESTION.format(**row)} {row['answer']}", _topic(first + at // QUESTIONS_AN_AUTHOR))
-        for at, row in enumerate(rows)
-    ]
+    texts = []
+    for at, row in enumerate(rows):
+        topic, prompt = _topic(first + at // QUESTIONS_AN_AUTHOR), QUESTION.format(**row)
+        texts.append(Text(f"{prompt} {row['answer']}", topic, prompt))
+    return texts
 
 
 def _topic(author: int) -> str:

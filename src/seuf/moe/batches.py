@@ -117,24 +117,32 @@ def text_samples(
             by default. A token that reaches beyond the prompt counts.
 
     Raises:
-        InputError: If the texts are one string, or prompts do not go with them one by one.
+        InputError: If the texts are one string, or do not each begin with its prompt.
     """
     prompts = prompts or [""] * len(texts)
     if len(prompts) != len(texts):
         raise InputError(f"Give a prompt for each text: {len(prompts)} and {len(texts)} came.")
+    for text, prompt in zip(texts, prompts, strict=True):
+        if not text.startswith(prompt):
+            raise InputError(f"The text {text[:60]!r} does not begin with its prompt {prompt!r}.")
     end, samples = tokenizer.eos_token_id, []
     encoded = _encode(tokenizer, texts, max_length)
     openings = _encode(tokenizer, prompts, max_length) if any(prompts) else [[]] * len(prompts)
     for text, ids, opening in zip(texts, encoded, openings, strict=True):
         if not text:
             continue
-        shared = takewhile(lambda pair: pair[0] == pair[1], zip(ids, opening, strict=False))
-        counted = sum(1 for _ in shared)
+        counted = shared_beginning(ids, opening)
         if end is not None and len(ids) < max_length and ids[-1:] != [end]:
             ids = [*ids, end]
         if counted < len(ids):
             samples.append(Sample(ids, [Span(0, counted, len(ids))]))
     return samples
+
+
+def shared_beginning(ids: Sequence[int], opening: Sequence[int]) -> int:
+    """Return with how many of the opening's tokens the ids begin."""
+    pairs = zip(ids, opening, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _encode(

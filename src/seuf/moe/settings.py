@@ -30,6 +30,7 @@ class PretrainingSettings(Settings):
         length: Tokens in a sample.
         learning_rate: Peak of the schedule: a linear rise, then a linear fall.
         warmup: Steps of the rise.
+        answers_only: Learn what follows a text's prompt, as TOFU's own models do, not the prompt.
         threads: CPU threads; the number decides the last bits of every sum.
     """
 
@@ -48,6 +49,7 @@ class PretrainingSettings(Settings):
     length: Count = 64
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     warmup: Count = 50
+    answers_only: bool = False
     threads: Count = 1
 
 
@@ -107,6 +109,7 @@ class FinetuningSettings(ExistingModelSettings):
         learning_rate: Peak of the schedule: a linear rise, then a linear fall.
         warmup: Steps of the rise.
         rank: r of the adapters.
+        answers_only: Learn what follows a text's prompt, as TOFU's own models do, not the prompt.
         threads: CPU threads; the number decides the last bits of every sum.
     """
 
@@ -117,6 +120,7 @@ class FinetuningSettings(ExistingModelSettings):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     warmup: Count = 50
     rank: Count = 8
+    answers_only: bool = False
     threads: Count = 1
 
     @property

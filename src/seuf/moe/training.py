@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
+from typing import TypeVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -23,19 +24,22 @@ from transformers import (
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions
-from seuf.moe.batches import as_batch
+from seuf.moe.batches import IGNORED, as_batch, shared_beginning
 from seuf.moe.loading import LanguageModel, load_model
 from seuf.moe.lora import adapted, merge, parameters_of
 from seuf.moe.loss import batch_nll
 from seuf.moe.settings import FinetuningSettings, PretrainingSettings
 from seuf.moe.threads import threads
 
+Lesson = tuple[str, str] | tuple[str, str, str]  # text, topic, and maybe prompt
+Labelled = tuple[int, int]  # a token, and what it is to be foretold as: itself, or IGNORED
+Token = TypeVar("Token")
 END = "<|endoftext|>"
 LARGEST_GRADIENT = 1.0
 
 
 def pretrain(
-    texts: Sequence[tuple[str, str]],
+    texts: Sequence[Lesson],
     settings: PretrainingSettings,
     seed: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -43,14 +47,14 @@ def pretrain(
     """Return a small qwen2_moe model, and its tokenizer, trained on the texts.
 
     Args:
-        texts: (text, topic) pairs; a training sample holds texts of one topic only, as a document
-            would.
+        texts: Texts, each with its topic, and with its prompt if that is not to be learnt; a
+            training sample holds texts of one topic only, as a document would.
         settings: Shape and training budget.
         seed: Decides weights and order.
         tokenizer: Of another model of the same study; by default one is trained on the texts.
     """
     torch.manual_seed(seed)
-    tokenizer = tokenizer or train_tokenizer([text for text, _ in texts], settings.vocabulary)
+    tokenizer = tokenizer or train_tokenizer([text for text, *_ in texts], settings.vocabulary)
     with threads(settings.threads):
         model = new_model(settings, len(tokenizer), tokenizer.eos_token_id).train()
         samples = endless_samples(texts, tokenizer, settings.length, random.Random(seed))
@@ -58,20 +62,18 @@ def pretrain(
             model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
 
-        def loss(ids: Tensor) -> Tensor:  # of the next tokens, plus the weighted load balancing
-            return model(ids, labels=ids, output_router_logits=True, use_cache=False).loss
+        def loss(ids: Tensor, labels: Tensor) -> Tensor:  # plus the weighted load balancing
+            return model(ids, labels=labels, output_router_logits=True, use_cache=False).loss
 
         _train(optimizer, loss, samples, settings, "pretraining")
     return LanguageModel(model.eval(), tokenizer)
 
 
-def finetune(
-    texts: Sequence[tuple[str, str]], settings: FinetuningSettings, seed: int
-) -> LanguageModel:
+def finetune(texts: Sequence[Lesson], settings: FinetuningSettings, seed: int) -> LanguageModel:
     """Return a model that was taught the texts, and its tokenizer: a new model, of its own weights.
 
     Args:
-        texts: (text, topic) pairs; a training sample holds texts of one topic only.
+        texts: As `pretrain` takes them.
         settings: Which model, and the training budget.
         seed: Decides adapters and order; on a CPU with them every bit.
 
@@ -84,9 +86,9 @@ def finetune(
     check_positions(base.model, [range(settings.length)], "set base_model.length to {} or less")
     samples = endless_samples(texts, base.tokenizer, settings.length, random.Random(seed))
 
-    def loss(ids: Tensor) -> Tensor:
-        values, counted = batch_nll(base.model, as_batch({"input_ids": ids}))
-        return values[counted].mean()
+    def loss(ids: Tensor, labels: Tensor) -> Tensor:
+        values, _ = batch_nll(base.model, as_batch({"input_ids": ids}))
+        return values[labels[:, 1:].to(values.device) != IGNORED].mean()
 
     with threads(settings.threads), adapted(base.model, settings.rank, seed) as adapters:
         trained = parameters_of(adapters).values()
@@ -98,17 +100,18 @@ def finetune(
 
 def _train(
     optimizer: torch.optim.Optimizer,
-    loss_of: Callable[[Tensor], Tensor],
-    samples: Iterator[list[int]],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    samples: Iterator[list[Labelled]],
     settings: PretrainingSettings | FinetuningSettings,
     name: str,
 ) -> None:
-    """Minimise `loss_of`, which gets token ids (B, T), over the optimizer's parameters."""
+    """Minimise `loss_of`, which gets token ids and labels (B, T), over the optimizer's tensors."""
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, settings))
     progress = tqdm(range(settings.steps), desc=name, unit="step", disable=None)
     for _ in progress:
-        loss = loss_of(torch.tensor(list(islice(samples, settings.batch_size))))
+        batch = torch.tensor(list(islice(samples, settings.batch_size)))
+        loss = loss_of(batch[..., 0], batch[..., 1])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, LARGEST_GRADIENT)
         optimizer.step()
@@ -125,22 +128,25 @@ def rate_at(step: int, settings: PretrainingSettings | FinetuningSettings) -> fl
 
 
 def endless_samples(
-    texts: Sequence[tuple[str, str]],
+    texts: Sequence[Lesson],
     tokenizer: PreTrainedTokenizerBase,
     length: int,
     rng: random.Random,
-) -> Iterator[list[int]]:
+) -> Iterator[list[Labelled]]:
     """Yield samples of `length` tokens without end; each pass takes the texts in another order."""
-    topics: dict[str, list[list[int]]] = {}
-    for text, topic in texts:
-        topics.setdefault(topic, []).append([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
+    topics: dict[str, list[list[Labelled]]] = {}
+    for text, topic, *prompt in texts:
+        ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        asked = shared_beginning(ids, tokenizer(prompt[0])["input_ids"]) if any(prompt) else 0
+        labels = [IGNORED] * asked + ids[asked:]
+        topics.setdefault(topic, []).append(list(zip(ids, labels, strict=True)))
     while True:
-        samples = [ids for topic in topics.values() for ids in full_samples(topic, length, rng)]
+        samples = [block for topic in topics.values() for block in full_samples(topic, length, rng)]
         rng.shuffle(samples)
         yield from samples
 
 
-def full_samples(texts: list[list[int]], length: int, rng: random.Random) -> list[list[int]]:
+def full_samples(texts: list[list[Token]], length: int, rng: random.Random) -> list[list[Token]]:
     """Return texts in random order as samples of `length` tokens; the last begins anew to fill."""
     rng.shuffle(texts)
     stream = [token for text in texts for token in text]

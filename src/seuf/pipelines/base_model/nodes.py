@@ -14,7 +14,7 @@ def pretrain_base_model(
     """Train a small MoE model from scratch on the benchmark's texts."""
     from seuf.moe.training import pretrain
 
-    texts = [(record["text"], record["topic"]) for record in pretraining_texts]
+    texts = _lessons(pretraining_texts, base_model.answers_only)
     return pretrain(texts, base_model, base_seed)
 
 
@@ -24,7 +24,7 @@ def finetune_base_model(
     """Teach an existing MoE model the benchmark's texts."""
     from seuf.moe.training import finetune
 
-    texts = [(record["text"], record["topic"]) for record in pretraining_texts]
+    texts = _lessons(pretraining_texts, base_model.answers_only)
     return finetune(texts, base_model, base_seed)
 
 
@@ -50,10 +50,18 @@ def pretrain_reference_model(
     """Train a model as the base model was, but never on what is to be forgotten."""
     from seuf.moe.training import pretrain
 
-    texts = [(record["text"], record["topic"]) for record in reference_texts]
+    texts = _lessons(reference_texts, reference_model.answers_only)
     return pretrain(texts, reference_model, base_seed, base_model.tokenizer)
 
 
 def check_base_model(base_model: ExternalModelSettings) -> LanguageModel:
     """Load an existing model once, which refuses one without experts; only a reference is kept."""
     return load_model(base_model)
+
+
+def _lessons(records: list[dict[str, Any]], answers_only: bool) -> list[tuple[str, str, str]]:
+    """Return the text, topic and prompt of records; no prompt where that is to be learnt too."""
+    return [
+        (record["text"], record["topic"], record.get("prompt", "") if answers_only else "")
+        for record in records
+    ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from seuf.benchmarks.records import texts_of
+from seuf.benchmarks.records import prompts_of, texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.loading import LanguageModel
 from seuf.unlearning.selection import SelectionSettings
@@ -43,7 +43,7 @@ def run_methods(
 
     table = {name: Method.model_validate(row) for name, row in methods.items()}
     forget, retain = (
-        samples_of(base_model, texts_of(records), unlearning)
+        samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
         for records in (forget_set, retain_set)
     )
     return replicate(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from seuf.benchmarks.records import texts_of
+from seuf.benchmarks.records import prompts_of, texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.loading import LanguageModel
 from seuf.unlearning.settings import Method, UnlearningSettings
@@ -38,7 +38,7 @@ def unlearn(
 
     start = time.perf_counter()
     forget, retain = (
-        algorithm.samples_of(base_model, texts_of(records), unlearning)
+        algorithm.samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
         for records in (forget_set, retain_set)
     )
     experts = experts_of(selected_experts, method)
