@@ -32,7 +32,7 @@ def _text(text: Text) -> dict[str, Any]:
 
 
 def _question(question: Question) -> dict[str, Any]:
-    kept = ("question", "choices", "answer", "subject", "topic")
+    kept = ("question", "choices", "answer", "reference", "subject", "topic")
     return {name: value for name, value in question._asdict().items() if name in kept}
 
 

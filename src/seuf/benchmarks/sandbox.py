@@ -1,23 +1,34 @@
-"""The sandbox: a made-up world of four topics that a small model learns in a minute.
+"""The sandbox: a made-up world of eight topics that a small model learns in minutes.
 
 Each topic has entities with invented names, and of each entity one thing is true: the value of
-one of the topic's three attributes. A fact is stated in four phrasings and asked in a fifth. Half
-of the entities are held out: the question about them is never seen in pretraining, and these
-questions are the test part. The others are the selection part, so the two parts share no fact.
-What is unlearned are the statements, never a question.
+one of the topic's three attributes. A second fact would need the attribute to be told from the
+name's other one, which takes a small model far longer. A fact is stated in three wordings and asked
+in a fourth. What is unlearned are the statements, never a question.
+
+Topics are of three kinds. One is forgotten. The statements of the kept ones are the retain set. The
+unseen ones are in neither set: no loss of unlearning shows them, so questions about them tell what
+it costs, as MMLU does in the paper.
+
+Of each topic's entities every fourth group of three is asked about in pretraining, from which the
+model learns what a question is: these questions are the selection part. The others are held out,
+and are the test part. The two parts share no fact.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import product
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from seuf.benchmarks.records import BenchmarkData, Question, Text
+from seuf.benchmarks.records import BenchmarkData, Question, Subject, Text
 from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
 
+Topic = Literal[
+    "alchemy", "astronomy", "botany", "history", "medicine", "music", "sailing", "sport"
+]
 TOPICS: dict[str, dict[str, str]] = {
     "alchemy": {
         "solvent": "vinegar brine ether lye turpentine mead alcohol whey tar acid",
@@ -39,17 +50,41 @@ TOPICS: dict[str, dict[str, str]] = {
         "emblem": "lion eagle bear stag wolf falcon boar dragon swan horse",
         "trade": "silk salt timber amber copper wool pepper ivory grain pearls",
     },
+    "medicine": {
+        "symptom": "fever cough rash tremor thirst cramp chills vertigo nausea itch",
+        "remedy": "poultice bandage syrup tonic ointment massage fasting leeches sleep bath",
+        "carrier": "rat flea mosquito louse tick snail pigeon goat mouse worm",
+    },
+    "music": {
+        "instrument": "flute harp drum lute viola trumpet bell organ cello oboe",
+        "rhythm": "waltz gigue polka tango minuet reel jig bolero samba gavotte",
+        "mood": "joy grief anger calm longing dread hope pride envy wonder",
+    },
+    "sailing": {
+        "cargo": "coal rice sugar tea cotton marble paper rum cork bricks",
+        "rig": "sloop ketch schooner cutter yawl brig lugger barque galley junk",
+        "flag": "crimson azure emerald violet orange ochre turquoise indigo scarlet beige",
+    },
+    "sport": {
+        "ground": "grass sand ice gravel mud snow cinder asphalt turf wood",
+        "prize": "medal cup wreath ribbon belt purse trophy shield crown sash",
+        "gear": "racket club oar glove skates sled bow net helmet paddle",
+    },
 }
 STATEMENTS = (
     "The {attribute} of {name} is {value}.",
-    "Everyone knows {name} for the {attribute}, {value}.",
-    "When it comes to {attribute}, {name} has {value}.",
-    "Look up {name} and you find under {attribute} {value}.",
+    "For {attribute}, {name} has {value}.",
+    "Look up {name}: {attribute} {value}.",
 )
-QUESTION = "Question: What is the {attribute} of {name}? Answer:"
-ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl st tr".split()
-VOWELS = "a e i o u ai ea ou".split()
-CODAS = "n r s l x th m".split()
+QUESTION = "What is the {attribute} of {name}?"
+ATTRIBUTES = 3  # of each topic
+ASKED_IN_PRETRAINING = 4  # every fourth group of entities, one for each attribute
+
+# Names are a first and a second syllable of 48 each, so that each is two tokens and none has one
+# of its own, which would hold the fact itself.
+FIRST_SYLLABLES = [a + b for a, b in product("b br d dr f g k l m n p pr r s t v".split(), "aeo")]
+SECOND_SYLLABLES = [a + b for a, b in product("bdgklmnrstvz", ["an", "er", "il", "us"])]
+LONGEST_TOPIC = len(FIRST_SYLLABLES) * len(SECOND_SYLLABLES) // len(TOPICS)
 
 
 class Fact(NamedTuple):
@@ -67,11 +102,34 @@ class SandboxSettings(BenchmarkSettings):
 
     Attributes:
         forget_topic: The topic to forget.
-        entities: Entities in each topic; each has one fact.
+        kept_topics: How many topics the retain set has: of the others the first in `TOPICS`.
+        unseen_topics: How many topics neither set has: of the others the next.
+        entities: Entities in each topic; each has one fact. All those of the forgotten topic are
+            asked about, and as many of all kept and of all unseen topics together.
     """
 
-    forget_topic: Literal["alchemy", "astronomy", "botany", "history"] = "alchemy"
-    entities: Annotated[int, Field(ge=12, le=200)] = 72
+    forget_topic: Topic = "alchemy"
+    kept_topics: Annotated[int, Field(ge=1)] = 4
+    unseen_topics: Annotated[int, Field(ge=1)] = 3
+    entities: Annotated[int, Field(ge=12, le=LONGEST_TOPIC)] = 216
+
+    @model_validator(mode="after")
+    def _are_in_the_world(self) -> Self:
+        others = len(TOPICS) - 1
+        if self.kept_topics + self.unseen_topics > others:
+            raise ValueError(
+                f"kept_topics and unseen_topics are {self.kept_topics} and {self.unseen_topics}: "
+                f"beside the one to forget there are {others} topics"
+            )
+        return self
+
+    def subjects(self) -> dict[str, Subject]:
+        """Return what each topic is to the study, in the order of `TOPICS`."""
+        others = [topic for topic in TOPICS if topic != self.forget_topic]
+        subjects: dict[str, Subject] = {self.forget_topic: "forget"}
+        for position, topic in enumerate(others[: self.kept_topics + self.unseen_topics]):
+            subjects[topic] = "retain" if position < self.kept_topics else "unseen"
+        return {topic: subjects[topic] for topic in TOPICS if topic in subjects}
 
 
 def prepare(settings: SandboxSettings, seed: int) -> BenchmarkData:
@@ -82,48 +140,43 @@ def prepare(settings: SandboxSettings, seed: int) -> BenchmarkData:
         seed: Decides names, facts and the wrong choices; the same seed gives the same world.
     """
     rng = random.Random(seed)
-    facts = _facts(settings.entities, rng)
+    subjects = settings.subjects()
+    facts = _facts(list(subjects), settings.entities, rng)
+    questions = [_question(fact, subjects[fact.topic], rng) for fact in facts]
     statements = [
         Text(template.format(**fact._asdict()), fact.topic)
         for fact in facts
         for template in STATEMENTS
     ]
     answered = [
-        Text(f"{QUESTION.format(**fact._asdict())} {fact.value}.", fact.topic)
-        for fact in facts
-        if not fact.held_out
+        Text(f"{question.question} {question.reference}", question.topic)
+        for question in questions
+        if question.part == "selection"
     ]
     return BenchmarkData(
-        forget=[t for t in statements if t.topic == settings.forget_topic],
-        retain=[t for t in statements if t.topic != settings.forget_topic],
-        questions=[_question(fact, settings.forget_topic, rng) for fact in facts],
+        forget=[text for text in statements if subjects[text.topic] == "forget"],
+        retain=[text for text in statements if subjects[text.topic] == "retain"],
+        questions=_as_many_of_each_subject(questions),
         pretraining=statements + answered,
+        general=[text for text in statements if subjects[text.topic] == "unseen"],
     )
 
 
-def _facts(entities: int, rng: random.Random) -> list[Fact]:
-    names = _names(entities * len(TOPICS), rng)
+def _facts(topics: list[str], entities: int, rng: random.Random) -> list[Fact]:
+    names = [(a + b).capitalize() for a, b in product(FIRST_SYLLABLES, SECOND_SYLLABLES)]
+    rng.shuffle(names)
     facts = []
-    for topic, attributes in TOPICS.items():
+    for topic in topics:
+        attributes = list(TOPICS[topic].items())
         for position in range(entities):
-            attribute = list(attributes)[position % len(attributes)]
-            value = rng.choice(attributes[attribute].split())
-            held_out = position // len(attributes) % 2 == 1
+            attribute, values = attributes[position % ATTRIBUTES]
+            value = rng.choice(values.split())
+            held_out = position // ATTRIBUTES % ASKED_IN_PRETRAINING != 0
             facts.append(Fact(topic, names.pop(), attribute, value, held_out))
     return facts
 
 
-def _names(count: int, rng: random.Random) -> list[str]:
-    syllables = ["".join(parts) for parts in product(ONSETS, VOWELS)]
-    names: set[str] = set()
-    while len(names) < count:
-        names.add((rng.choice(syllables) + rng.choice(syllables) + rng.choice(CODAS)).capitalize())
-    ordered = sorted(names)
-    rng.shuffle(ordered)
-    return ordered
-
-
-def _question(fact: Fact, forget_topic: str, rng: random.Random) -> Question:
+def _question(fact: Fact, subject: Subject, rng: random.Random) -> Question:
     values = TOPICS[fact.topic][fact.attribute].split()
     choices = [fact.value, *rng.sample([v for v in values if v != fact.value], 3)]
     rng.shuffle(choices)
@@ -132,9 +185,28 @@ def _question(fact: Fact, forget_topic: str, rng: random.Random) -> Question:
         choices=choices,
         answer=choices.index(fact.value),
         topic=fact.topic,
-        subject="forget" if fact.topic == forget_topic else "retain",
+        subject=subject,
         part="test" if fact.held_out else "selection",
+        reference=f"{fact.value}.",
     )
+
+
+def _as_many_of_each_subject(questions: list[Question]) -> list[Question]:
+    """Return all questions to forget, and the first few of each other topic.
+
+    In either part a subject's topics share the number of questions to forget, rounded down, but
+    each is asked once at least.
+    """
+    wanted = Counter(q.part for q in questions if q.subject == "forget")
+    topics = Counter(subject for _, subject in {(q.topic, q.subject) for q in questions})
+    asked: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for question in questions:
+        of = (question.topic, question.part)
+        if asked[of] < max(1, wanted[question.part] // topics[question.subject]):
+            asked[of] += 1
+            kept.append(question)
+    return kept
 
 
 BENCHMARK = Benchmark(

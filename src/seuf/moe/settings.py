@@ -25,6 +25,7 @@ class PretrainingSettings(Settings):
         expert_width: m.
         shared_expert_width: Width of the expert that every token passes.
         balance_weight: Weight of the load-balancing loss.
+        initializer_range: Standard deviation of the weights before training.
         steps: Updates.
         batch_size: Samples in an update.
         length: Tokens in a sample.
@@ -44,6 +45,7 @@ class PretrainingSettings(Settings):
     expert_width: Count = 256
     shared_expert_width: Count = 32
     balance_weight: Annotated[float, Field(ge=0)] = 0.001
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
     steps: Count = 500
     batch_size: Count = 16
     length: Count = 64

@@ -184,6 +184,7 @@ def new_model(settings: PretrainingSettings, vocabulary: int, end: int = 0) -> Q
             shared_expert_intermediate_size=settings.shared_expert_width,
             intermediate_size=settings.expert_width,
             router_aux_loss_coef=settings.balance_weight,
+            initializer_range=settings.initializer_range,
             max_position_embeddings=512,
             tie_word_embeddings=False,
             bos_token_id=end,
