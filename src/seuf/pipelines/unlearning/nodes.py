@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,8 +15,6 @@ from seuf.moe.loading import LanguageModel
 from seuf.unlearning.settings import Method, UnlearningSettings
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from seuf.unlearning.algorithm import Evaluation, Judge
 
 Records = list[dict[str, Any]]
@@ -61,25 +60,44 @@ def judge_of(
     base: LanguageModel, questions: Records, general_texts: Records, settings: ScoringSettings
 ) -> Judge:
     """Return what judges a model by the selection questions and tells of the test questions."""
-    from seuf.benchmarks.choices import chance
     from seuf.benchmarks.headline import HeadlineScorer
-    from seuf.benchmarks.records import Question
+    from seuf.benchmarks.records import Question, utility_subject
+    from seuf.benchmarks.sampling import sample_questions
+    from seuf.forgetting import pack_right
+    from seuf.moe.loss import mean_nll
     from seuf.unlearning.algorithm import Evaluation
 
     asked = [Question(**record) for record in questions]
-    parts = {part: [q for q in asked if q.part == part] for part in ("selection", "test")}
-    scorers = {part: HeadlineScorer(base, of, settings) for part, of in parts.items()}
-    guessing = {part: chance(of) for part, of in parts.items()}
+    subjects = dict.fromkeys(question.subject for question in asked)
+    tested = [
+        question
+        for subject in subjects
+        for question in sample_questions(
+            settings.path_questions,
+            [q for q in asked if (q.part, q.subject) == ("test", subject)],
+        )
+    ]
+    scorer = HeadlineScorer(base, [*(q for q in asked if q.part == "selection"), *tested], settings)
+    utility, general = utility_subject(subjects), texts_of(general_texts)
+    chance, test_chance = scorer.chance("selection"), scorer.chance("test")
 
-    def judge(model: nn.Module) -> Evaluation:
-        selection, test = (scorers[part].score(model) for part in parts)
-        beside = {
-            "test_forget_efficacy": test["forget"],
-            "test_utility": test["retain"],
-            "test_chance": guessing["test"],
-            "test_retain": test["retain"],
+    def judge(model: Any) -> Evaluation:
+        right = scorer.right(model)
+        means = {key: mean(values) for key, values in right.items()}
+        beside: dict[str, float | str | None] = {
+            "test_forget_efficacy": means["test", "forget"],
+            "test_utility": means["test", utility],
+            "test_chance": test_chance,
+            "test_retain": means.get(("test", "retain")),
         }
-        return Evaluation(selection["forget"], selection["retain"], guessing["selection"], beside)
+        if general:
+            length, size = settings.max_length, settings.batch_size
+            beside["general_loss"] = mean_nll(replace(base, model=model), general, length, size)
+        packed = {"forget": right["test", "forget"], "utility": right["test", utility]}
+        for name, values in packed.items():
+            if {*values} <= {0.0, 1.0}:  # ROUGE-L is neither right nor wrong
+                beside[f"test_{name}_right"] = pack_right(values)
+        return Evaluation(means["selection", "forget"], means["selection", utility], chance, beside)
 
     return judge
 

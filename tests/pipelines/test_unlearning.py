@@ -1,0 +1,68 @@
+"""What judges a model while a method trains."""
+
+from typing import Any
+
+import pytest
+
+from seuf.benchmarks.settings import ScoringSettings
+from seuf.moe.loss import mean_nll
+from seuf.pipelines.unlearning.nodes import judge_of
+
+
+def question(number: int, part: str, subject: str, answer: int) -> dict[str, Any]:
+    """Return a record of a question with two choices, of which the shorter is likelier."""
+    return {
+        "question": f"Question {number}: where is Oslo? Answer:",
+        "choices": ["Oslo", "Oslo in the north of the south"],
+        "answer": answer,
+        "topic": "",
+        "subject": subject,
+        "part": part,
+    }
+
+
+QUESTIONS = [
+    question(number, part, subject, answer)
+    for part in ("selection", "test")
+    for subject, answers in (("forget", [0, 0, 1]), ("retain", [0, 1]), ("unseen", [1, 0, 0, 0]))
+    for number, answer in enumerate(answers)
+]
+
+
+def test_the_selection_questions_judge_and_the_test_questions_stand_beside(language_model):
+    """The shorter choice is always taken: .67 of forget, .75 of unseen, .5 of what is kept."""
+    judge = judge_of(language_model, QUESTIONS, [{"text": "Ada lives in Oslo."}], ScoringSettings())
+
+    evaluation = judge(language_model.model)
+
+    assert evaluation.forget_efficacy == pytest.approx(2 / 3)
+    assert (evaluation.utility, evaluation.chance) == (0.75, 0.5)
+    assert evaluation.beside == {
+        "test_forget_efficacy": pytest.approx(2 / 3),
+        "test_utility": 0.75,
+        "test_chance": 0.5,
+        "test_retain": 0.5,
+        "general_loss": mean_nll(language_model, ["Ada lives in Oslo."]),
+        "test_forget_right": "3:6",
+        "test_utility_right": "4:7",
+    }
+
+
+def test_without_unseen_questions_utility_is_on_what_is_kept_and_general_texts_may_be_none(
+    language_model,
+):
+    asked = [record for record in QUESTIONS if record["subject"] != "unseen"]
+
+    evaluation = judge_of(language_model, asked, [], ScoringSettings())(language_model.model)
+
+    assert evaluation.utility == 0.5
+    assert "general_loss" not in evaluation.beside
+
+
+def test_so_many_test_questions_of_each_subject_are_asked_on_the_path(language_model):
+    judge = judge_of(language_model, QUESTIONS, [], ScoringSettings(path_questions=2))
+
+    beside = judge(language_model.model).beside
+
+    assert str(beside["test_forget_right"]).startswith("2:")
+    assert str(beside["test_utility_right"]).startswith("2:")
