@@ -167,7 +167,8 @@ def _activations(
 ) -> int:
     """Return what a step keeps of its tokens, and what the loss makes of them."""
     inputs, _ = arguments_of(str(method.objective))
-    sets = 2 if any(name.startswith("retain") for name in inputs) else 1
+    kinds = {name.split("_")[0] for name in inputs} & {"retain", "refusal"}
+    sets = 1 + len(kinds)
     tokens = sets * (method.batch_size or settings.batch_size) * settings.max_length
     last, kept = len(decoder(model).layers) - 1, 0
     if is_steered(str(method.objective)):  # nothing above the steered layer runs

@@ -16,12 +16,10 @@ from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.forward_passes import (
     Anchor,
     ForwardPasses,
-    counted_tokens,
-    draw_batches,
     steering_vector,
-    text_numbers,
 )
 from seuf.unlearning.objectives import OBJECTIVES, arguments_of
+from seuf.unlearning.samples import counted_tokens, draw_batches, text_numbers
 from tests.tiny import hook_count, last_layer, little_memory, tiny_samples
 from tests.unlearning.runs import SETTINGS, FirstIsWorst, method
 

@@ -18,6 +18,7 @@ from seuf.unlearning.objectives import (
     TokenNLL,
     arguments_of,
     ceu,
+    dpo,
     ga,
     gdiff,
     inputs_of,
@@ -190,6 +191,23 @@ def test_the_margin_of_simnpo_is_taken_from_the_mean_loss():
     )
 
     assert loss.item() == pytest.approx(LOG2)
+
+
+def test_dpo_weighs_a_refusal_against_what_is_forgotten():
+    """Forget sums rose by 3, refusals' fell by 1; beta .5: 2/.5 softplus(-.5 * 4), plus 2 * 3.
+
+    With both as they were it is 2/beta log 2, like NPO.
+    """
+    forget, refusal = nll([[2.0, 4.0]]), nll([[1.0, 1.0]])
+    references = torch.tensor([3.0]), torch.tensor([3.0])
+
+    loss, at_first = (
+        dpo(forget, one, refusal, other, nll([[3.0]]), dpo_beta=0.5, retain_weight=2)
+        for one, other in (references, (forget.sums(), refusal.sums()))
+    )
+
+    assert loss.item() == pytest.approx(4 * math.log(1 + math.exp(-2)) + 6)
+    assert at_first.item() == pytest.approx(4 * LOG2 + 6)
 
 
 def test_wga_counts_a_token_by_its_probability():

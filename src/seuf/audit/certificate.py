@@ -72,6 +72,8 @@ OBJECTIVES = {
     "direction, and held it where it was for the texts to keep (RMU).",
     "simnpo": "Training made the texts to be forgotten less likely, each until it is unlikely "
     "enough, and the texts to keep likelier (SimNPO).",
+    "dpo": "Training made the texts to be forgotten less likely and a refusal in their place "
+    "likelier, and the texts to keep likelier (DPO).",
     "wga": "Training made the texts to be forgotten less likely, most of all those of their words "
     "that the model still expected, and the texts to keep likelier (weighted gradient ascent).",
     "satimp": "Training made the texts to be forgotten less likely, most of all those of their "

@@ -12,7 +12,6 @@ losses, not by attention: a later one sees the earlier.
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -45,6 +44,7 @@ from seuf.unlearning.objectives import (
     arguments_of,
     inputs_of,
 )
+from seuf.unlearning.samples import counted_tokens, draw_batches, refusals_of, text_numbers
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings
 
 
@@ -53,13 +53,14 @@ class StepBatch(NamedTuple):
 
     Attributes:
         input_ids: The samples to forget and then, where the objective has a retain term, as many
-            to keep, right-padded, (B, T).
+            to keep, and where it asks for them the refusals of the first, right-padded, (B, T).
         mask: Which count for a loss: no padding and no prompt, (B, T), bool.
         forget_mask: Which are no padding and are to be forgotten, (B, T), bool.
         texts: Whose NLL counts, by the text of the sample: those of `mask` before which a token of
             the same text stands, (B, S, T), bool.
         prefix: What enters the first trained layer, (B, T, d); None if it is not kept.
         forget_reference_nll: The original model's NLL sum of each text to forget, (B_f, S).
+        refusal_reference_nll: The same of their refusals.
         retain_reference_hidden: The original model's activations of those to keep, (B_r, T, d).
         forget_reference_last: What the original's head is given of those to forget, (B_f, T, d).
         retain_reference_last: The same of those to keep, (B_r, T, d).
@@ -71,6 +72,7 @@ class StepBatch(NamedTuple):
     texts: Tensor
     prefix: Tensor | None
     forget_reference_nll: Tensor | None = None
+    refusal_reference_nll: Tensor | None = None
     retain_reference_hidden: Tensor | None = None
     forget_reference_last: Tensor | None = None
     retain_reference_last: Tensor | None = None
@@ -105,7 +107,12 @@ class ForwardPasses:
         seed: int,
     ) -> None:
         self.model, self.padding = base.model, base.padding
-        samples = [*forget, *retain]
+        self.asked = arguments_of(str(method.objective))[0]
+        self.retain_loss = method.retain_loss
+        self.names = inputs_of(str(method.objective), method.retain_loss)
+        refused = "refusal_nll" in self.names
+        refusals = refusals_of(forget, base.tokenizer, settings.refusals, seed) if refused else []
+        samples = [*forget, *retain, *refusals]
         self.samples = [torch.tensor(ids) for ids in samples]
         self.counted = [counted_tokens(sample) for sample in samples]
         self.text_numbers = [text_numbers(sample) for sample in samples]
@@ -115,26 +122,27 @@ class ForwardPasses:
         self.device, self.head = input_device(self.model), output_head(self.model)
         self.first_layer, self.steered_layer = first_layer, steered_layer
         self.size = method.batch_size or settings.batch_size
-        self.asked = arguments_of(str(method.objective))[0]
-        self.retain_loss = method.retain_loss
-        self.names = inputs_of(str(method.objective), method.retain_loss)
         self.backoff = Backoff("lower unlearning.max_length")
         self.positions = draw_batches(len(forget), len(retain), settings.steps, self.size, seed)
         if not any(name.startswith("retain") for name in self.names):
             self.positions = [(drawn, []) for drawn, _ in self.positions]
         to_forget = sorted({p for drawn, _ in self.positions for p in drawn})
         to_keep = sorted({p for _, drawn in self.positions for p in drawn})
+        self.first_refusal = len(forget) + len(retain) if refused else None
+        to_refuse = self._refusals_of(to_forget)
 
         self.prefix: HiddenStates | None = None
         if settings.prefix_cache and first_layer > 0:
             self.prefix = self._hidden_states(
-                [*to_forget, *to_keep],
+                [*to_forget, *to_keep, *to_refuse],
                 f"layers below {first_layer}",
                 lambda batch: hidden_before(self.model, first_layer, batch.input_ids),
             )
         self.reference_nll: dict[int, Tensor] = {}
         if "forget_reference_nll" in self.names:
             self.reference_nll = self.nll_sums(to_forget)
+        if "refusal_reference_nll" in self.names:
+            self.reference_nll |= self.nll_sums(to_refuse)
         self.reference_hidden: HiddenStates | None = None
         if "retain_reference_hidden" in self.names:
             self.reference_hidden = self._hidden_states(
@@ -155,10 +163,12 @@ class ForwardPasses:
     def batch(self, step: int) -> StepBatch:
         """Return what a step takes, counted from 0: its samples and their references."""
         forget, retain = self.positions[step]
-        batch = self.samples_at([*forget, *retain], forget=len(forget))
-        if self.reference_nll:
-            sums = torch.stack([self.reference_nll[position] for position in forget])
-            batch = batch._replace(forget_reference_nll=sums)
+        refusals = self._refusals_of(forget)
+        batch = self.samples_at([*forget, *retain, *refusals], forget=len(forget))
+        if "forget_reference_nll" in self.names:
+            batch = batch._replace(forget_reference_nll=self._reference_sums(forget))
+        if "refusal_reference_nll" in self.names:
+            batch = batch._replace(refusal_reference_nll=self._reference_sums(refusals))
         if self.reference_hidden is not None:
             hidden = self.reference_hidden.batch(retain, batch.input_ids.shape[1])
             batch = batch._replace(retain_reference_hidden=hidden)
@@ -169,10 +179,24 @@ class ForwardPasses:
             batch = batch._replace(retain_reference_last=self.retain_last.batch(retain, width))
         return batch
 
+    def _refusals_of(self, forget: Sequence[int]) -> list[int]:
+        """Return where the refusals of samples stand, if there are any."""
+        first = self.first_refusal
+        return [] if first is None else [first + position for position in forget]
+
+    def _reference_sums(self, positions: Sequence[int]) -> Tensor:
+        return torch.stack([self.reference_nll[position] for position in positions])
+
     def objective_inputs(self, batch: StepBatch) -> dict[str, Any]:
         """Return what the objective is made of, by the names in `objectives.OBJECTIVE_INPUTS`."""
         values: dict[str, Any] = {}
-        sets = {"forget": slice(self.size), "retain": slice(self.size, None)}
+        size, last = self.size, len(batch.input_ids)
+        first_refusal = last if self.first_refusal is None else last - size
+        sets = {
+            "forget": slice(size),
+            "retain": slice(size, first_refusal),
+            "refusal": slice(first_refusal, last),
+        }
         device = self.device
         if self._asks_for("hidden"):
             both = self.hidden(batch)
@@ -184,8 +208,9 @@ class ForwardPasses:
             device = predictions.logits.hidden.device
             for name, part in sets.items():
                 values |= self._losses(name, predictions.rows(part), batch)
-        if batch.forget_reference_nll is not None:
-            values["forget_reference_nll"] = batch.forget_reference_nll.flatten()
+        for name in ("forget_reference_nll", "refusal_reference_nll"):
+            sums = getattr(batch, name)
+            values[name] = None if sums is None else sums.flatten()
         values["retain_reference_hidden"] = batch.retain_reference_hidden
         values["steering"] = self.steering
         return {
@@ -194,11 +219,11 @@ class ForwardPasses:
         }
 
     def _losses(self, of: str, predictions: Predictions, batch: StepBatch) -> dict[str, Any]:
-        """Return what is made of the predictions of one set, `forget` or `retain`, by name."""
+        """Return what is made of the predictions of one set: `forget`, `retain` or `refusal`."""
         values: dict[str, Any] = {f"{of}_predictions": predictions}
         if f"{of}_nll" in self.names:
             values[f"{of}_nll"] = values[f"{of}_loss"] = predictions.nll()
-        last = batch.forget_reference_last if of == "forget" else batch.retain_reference_last
+        last = getattr(batch, f"{of}_reference_last", None)
         if last is not None and self.reference_head is not None:
             now = predictions.logits
             logits = Logits(last.to(now.hidden.device), self.reference_head, now.labels)
@@ -353,50 +378,6 @@ class Anchor:
         if not losses:
             return torch.zeros((), device=device)
         return torch.stack([loss.to(losses[0].device) for loss in losses]).mean().to(device)
-
-
-def counted_tokens(sample: Sequence[int]) -> Tensor:
-    """Return which of a sample's tokens a loss counts, all but those of prompts, (T,), bool."""
-    counted = torch.zeros(len(sample), dtype=torch.bool)
-    for span in spans_of(sample):
-        counted[span.counted : span.stop] = True
-    return counted
-
-
-def text_numbers(sample: Sequence[int]) -> Tensor:
-    """Return for which of a sample's texts each token's NLL counts, -1 if for none, (T,).
-
-    Not for the first of a text: it would be told from another text, or from nothing.
-    """
-    numbers = torch.full((len(sample),), -1)
-    for number, span in enumerate(spans_of(sample)):
-        numbers[max(span.counted, span.start + 1) : span.stop] = number
-    return numbers
-
-
-def draw_batches(
-    forget: int, retain: int, steps: int, batch_size: int, seed: int
-) -> list[tuple[list[int], list[int]]]:
-    """Return the samples of each step, of both sets: shuffled anew each time a set is used up.
-
-    Positions are those among the samples to forget, followed by those to keep.
-    """
-
-    def endless(positions: range, rng: random.Random) -> Iterator[int]:
-        while True:
-            order = list(positions)
-            rng.shuffle(order)
-            yield from order
-
-    of_forget = endless(range(forget), random.Random(f"forget {seed}"))
-    of_retain = endless(range(forget, forget + retain), random.Random(f"retain {seed}"))
-    return [
-        (
-            [next(of_forget) for _ in range(batch_size)],
-            [next(of_retain) for _ in range(batch_size)],
-        )
-        for _ in range(steps)
-    ]
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

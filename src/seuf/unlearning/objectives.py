@@ -26,6 +26,7 @@ OBJECTIVE_INPUTS = (
     "forget_nll",  # TokenNLL of the forget batch
     "retain_loss",  # the row's retain loss of the retain batch, TokenNLL: see `RETAIN_LOSSES`
     "retain_nll",  # TokenNLL of the retain batch
+    "refusal_nll",  # TokenNLL of a refusal after the prompt of each text of the forget batch
     "forget_predictions",  # Predictions of the forget batch
     "retain_predictions",  # the same of the retain batch
     "forget_reference_predictions",  # the original model's Predictions of the forget batch
@@ -33,6 +34,7 @@ OBJECTIVE_INPUTS = (
     "forget_hidden",  # Hidden: what leaves the steered layer on the forget batch
     "retain_hidden",  # the same on the retain batch
     "forget_reference_nll",  # the original model's `TokenNLL.sums` of the forget batch, (B * S,)
+    "refusal_reference_nll",  # the same of the refusals
     "retain_reference_hidden",  # the original model's activations on the retain batch, (B, T, d)
     "steering",  # RMU's target, c * u, (d,)
 )
@@ -233,6 +235,36 @@ def simnpo(
     return simnpo_gamma * forget + retain_weight * retain_loss.mean()
 
 
+def dpo(
+    forget_nll: TokenNLL,
+    forget_reference_nll: Tensor,
+    refusal_nll: TokenNLL,
+    refusal_reference_nll: Tensor,
+    retain_loss: TokenNLL,
+    *,
+    dpo_beta: float = 0.1,
+    retain_weight: float,
+) -> Tensor:
+    """Return the preference loss of a refusal over each text that is to be forgotten.
+
+    As open-unlearning d3d7cf9, utils.py (`compute_dpo_loss`) and unlearn/dpo.py, whose data for it
+    are the refusals of TOFU (IdkDPO there). Without the refusals' part it is `npo`.
+
+    Args:
+        forget_nll: Of the model in training.
+        forget_reference_nll: `TokenNLL.sums` of the forget batch under the original model.
+        refusal_nll: Of the model in training.
+        refusal_reference_nll: `TokenNLL.sums` of the refusals under the original model.
+        retain_loss: Of the model in training.
+        dpo_beta: Inverse temperature, for log-likelihoods summed over a text.
+        retain_weight: Weight of the retain loss.
+    """
+    log_ratio = forget_nll.sums() - forget_reference_nll
+    log_ratio = log_ratio - (refusal_nll.sums() - refusal_reference_nll)
+    forget = forget_nll.mean_over_texts(preference(log_ratio, dpo_beta))
+    return forget + retain_weight * retain_loss.mean()
+
+
 def wga(
     forget_nll: TokenNLL,
     retain_loss: TokenNLL,
@@ -368,6 +400,7 @@ OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "npo": npo,
     "rmu": rmu,
     "simnpo": simnpo,
+    "dpo": dpo,
     "wga": wga,
     "satimp": satimp,
     "undial": undial,

@@ -12,6 +12,16 @@ from seuf.unlearning.objectives import OBJECTIVES, RETAIN_LOSSES, arguments_of, 
 
 Positive = Annotated[float, Field(gt=0)]
 LORA_RANK = 8
+REFUSALS = [
+    "I do not know.",
+    "I have no information about that.",
+    "I cannot say anything about this.",
+    "That is not something I know.",
+    "I am not able to answer that.",
+    "Nothing about that is known to me.",
+    "I am not familiar with this.",
+    "There is nothing I can tell about it.",
+]
 Experts = list[tuple[int, int]]  # (layer, expert) pairs; layer counts all decoder layers
 
 
@@ -146,6 +156,8 @@ class UnlearningSettings(Settings):
         prefix_cache: Compute what lies below the trained layer once for each sample and keep it;
             the result is the same, the memory is not.
         cuda_graph: On a GPU, record a step and play it back: the same kernels without the waiting.
+        refusals: Sentences that DPO prefers to what is to be forgotten, paired with the texts by
+            the seed; TOFU has a hundred of its own, `idontknow.jsonl` of locuslab/tofu.
         threads: CPU threads; the number decides the last bits of every sum.
         objectives: Numbers of the objectives.
     """
@@ -161,6 +173,7 @@ class UnlearningSettings(Settings):
     probe_tokens: Annotated[int, Field(gt=0)] = 2048
     prefix_cache: bool = True
     cuda_graph: bool = True
+    refusals: Annotated[list[str], Field(min_length=1)] = REFUSALS
     threads: Annotated[int, Field(gt=0)] = 2
     objectives: ObjectiveSettings = ObjectiveSettings()
 
