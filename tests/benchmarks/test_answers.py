@@ -12,6 +12,8 @@ from seuf.benchmarks import answers
 from seuf.benchmarks.answers import (
     MEASURES,
     chat_prompt,
+    example_answers,
+    example_questions,
     free_answers,
     greedy_answers,
     mean_with_error,
@@ -360,6 +362,35 @@ def test_the_variant_of_rwku_splits_at_spaces_only():
 def test_an_answer_without_a_word_recalls_nothing(answer):
     """The package itself would raise an error."""
     assert rouge_l_recall_pltrdy("red apple", answer) == 0
+
+
+def test_examples_are_evenly_spaced_and_more_are_kept_without_unseen_ones(questions):
+    """Of 8 forget questions the four are 0, 2, 4 and 6. Of 3 kept ones there are no four."""
+    asked = [questions[0]._replace(topic=f"forget {number}") for number in range(8)]
+    asked += [questions[2]._replace(topic=f"retain {number}") for number in range(3)]
+    unseen = [questions[2]._replace(topic="unseen", subject="unseen")]
+
+    alone = [question.topic for question in example_questions(asked)]
+    beside = [question.topic for question in example_questions([*unseen, *asked])]
+
+    forget = ["forget 0", "forget 2", "forget 4", "forget 6"]
+    assert alone == [*forget, "retain 0", "retain 1", "retain 2"]
+    assert beside == [*forget, "retain 0", "retain 1", "unseen"]
+    assert example_questions([q._replace(reference="") for q in asked]) == []
+
+
+def test_an_example_shows_whether_an_answer_ends(knowing_model, questions, said):
+    """At least 12 tokens are asked for, or twice as many as the longest reference has."""
+    asked = said(" black black")
+    long = questions[0]._replace(reference="a deep green " * 20)
+    tokens = len(knowing_model.tokenizer(long.reference)["input_ids"])
+    settings = SETTINGS.model_copy(update={"max_new_tokens": 1000})
+
+    assert example_answers(knowing_model, [questions[1]], settings) == ["black black"]
+    example_answers(knowing_model, [long], settings)
+    example_answers(knowing_model, [long], SETTINGS)
+
+    assert [tokens for _, tokens in asked] == [12, 2 * tokens, 24]
 
 
 def test_every_kind_of_probe_has_its_measure():

@@ -25,6 +25,29 @@ def test_free_answers_are_named_by_subject_and_kind():
     }
 
 
+def test_the_measure_that_is_not_the_headline_stands_beside_it():
+    """The headline of forget is the produced answers, that of retain the choices."""
+    nll = {"value": 2.0, "standard_error": 0.2}
+    scores = {
+        "headline": {"forget": {"measure": "exact"}, "retain": {"measure": "accuracy"}},
+        "questions": {
+            "forget": {"accuracy": 0.75, "standard_error": 0.1},
+            "retain": {"accuracy": 0.5, "standard_error": 0.1},
+        },
+        "produced": {
+            "forget": {"measure": "exact", **HALF, "nll": nll},
+            "retain": {"measure": "whole", **ANSWERED, "nll": nll},
+        },
+    }
+
+    assert measures(scores, []) == {
+        "choices_forget": {"value": 0.75, "standard_error": 0.1},
+        "nll_forget": nll,
+        "produced_retain": ANSWERED,
+        "nll_retain": nll,
+    }
+
+
 def test_the_mean_over_topics_is_told_where_topics_differ_in_size():
     scores = {"questions": {"retain": {"macro_accuracy": 0.5}}}
 

@@ -132,6 +132,24 @@ def test_each_part_needs_two_questions_of_each_subject():
         prepare(OwnSettings(), FORGET, RETAIN, few)
 
 
+def test_questions_about_what_is_unseen_may_be_left_out_or_be_two_of_each_part():
+    few = [asked("unseen", number) for number in range(3)]
+
+    world = prepare(OwnSettings(), FORGET, RETAIN, [*questions(), *few, asked("unseen", 3)])
+
+    assert [q.part for q in world.questions if q.subject == "unseen"].count("test") == 2
+    with pytest.raises(InputError, match="The test part has 1 questions of subject unseen, it"):
+        prepare(OwnSettings(), FORGET, RETAIN, [*questions(), *few])
+
+
+def test_without_a_reference_the_right_choice_is_what_the_model_should_say():
+    given = [asked("forget", 1), asked("forget", 0, reference="Yes."), *questions()]
+
+    world = prepare(OwnSettings(), FORGET, RETAIN, given)
+
+    assert [question.reference for question in world.questions[:2]] == ["no", "Yes."]
+
+
 def test_the_examples_are_what_their_script_writes():
     script = runpy.run_path(str(EXAMPLES / "write.py"))
 

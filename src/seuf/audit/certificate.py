@@ -83,7 +83,11 @@ OBJECTIVES = {
     "ceu": "Training taught the model its own predictions for the texts to be forgotten without "
     "the true words (CE-U).",
 }
-MEASURES = {"accuracy": "share of right answers"}
+MEASURES = {
+    "accuracy": "share of right answers",
+    "exact": "share of questions to which the model gives the true answer, word for word",
+    "whole": "share of questions that the model answers by the whole true sentence, to its end",
+}
 ROUGE = "how much a written answer has in common with the true one (ROUGE-L, 0 to 1)"
 
 Report = Mapping[str, Any]
@@ -228,12 +232,12 @@ def with_interval(scores: Score, moment: str) -> str:
 
 
 def change(scores: Score) -> str:
-    """Return how far a score went, with its sign; accuracies in points of a hundred."""
+    """Return how far a score went, with its sign; shares in points of a hundred."""
     before, after = scores.get("before"), scores.get("after")
     if not (known(before) and known(after)):
         return UNKNOWN
-    accuracy = scores["measure"] == "accuracy"
-    text = f"{100 * (after - before):+.1f} points" if accuracy else f"{after - before:+.3f}"
+    share = scores["measure"] in MEASURES
+    text = f"{100 * (after - before):+.1f} points" if share else f"{after - before:+.3f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -298,10 +302,10 @@ def _guessing(forget: Score, chance: float | None) -> str:
 
 
 def _as_score(value: float | None, measure: str) -> str:
-    """Return a score: accuracies in per cent, all else as a number from 0 to 1."""
+    """Return a score: shares in per cent, all else as a number from 0 to 1."""
     if not known(value):
         return UNKNOWN
-    return f"{value:.1%}" if measure == "accuracy" else f"{value:.3f}"
+    return f"{value:.1%}" if measure in MEASURES else f"{value:.3f}"
 
 
 # what the page calls by name

@@ -261,7 +261,7 @@ def _scores(audited: AuditedMethod) -> dict[str, Any]:
                 "after": _number(after.get(name)),
                 "after_error": _number(after.get(f"{name}_stderr")),
                 "measure": after[f"{prefix}_measure"],
-                "questions": _questions(scores, part),
+                "questions": _questions(scores, part, after[f"{prefix}_measure"]),
             }
             for part, (name, prefix) in SCORES.items()
         },
@@ -274,7 +274,13 @@ def _number(value: Any) -> float | None:
     return None if value is None or value != value else float(value)  # NaN is no JSON
 
 
-def _questions(scores: dict[str, Any], part: str) -> int:
-    if part in scores.get("questions", {}):
-        return int(scores["questions"][part]["questions"])
-    return sum(kind["questions"] for kind in scores.get("generation", {}).get(part, {}).values())
+def _questions(scores: dict[str, Any], part: str, measure: str) -> int:
+    """Return how many questions a score of the table is of."""
+    from seuf.benchmarks.records import utility_subject
+
+    subject = part if part == "forget" else utility_subject(scores["headline"])
+    for measured in ("questions", "produced"):
+        scored = scores.get(measured, {}).get(subject, {})
+        if scored and scored.get("measure", "accuracy") == measure:
+            return int(scored["questions"])
+    return sum(kind["questions"] for kind in scores.get("generation", {}).get(subject, {}).values())
