@@ -163,17 +163,43 @@ def test_a_model_that_is_taught_may_be_the_base_and_its_reference_be_made_alike(
     check_parameters(parameters)
 
 
-def test_the_study_of_spread_compares_the_methods_of_the_sandbox():
-    """Its table is base's without learning rates, which it is there to find."""
+def test_the_study_of_spread_has_the_methods_of_the_sandbox():
+    """Beside others, and with learning rates of its own, among which it is there to choose."""
     base, spread = (
         yaml.safe_load((ROOT / path).read_text())["methods"]
         for path in ("conf/base/parameters_unlearning.yml", "conf/sandbox_seeds/parameters.yml")
     )
 
-    for row in base.values():
+    for row in (*base.values(), *(row for row in spread.values() if isinstance(row, dict))):
         row.pop("learning_rates", None)
 
-    assert spread == {"_replace_": True, **base}
+    assert spread.items() >= base.items()
+
+
+def test_methods_of_a_study_of_spread_try_as_many_learning_rates(parameters):
+    """Two of three rows have two."""
+    ga = {"scope": "everything", "objective": "ga"}
+    rows = {"a": [1e-4, 1e-3], "b": [1e-3, 1e-2], "c": [1e-3]}
+    methods = {name: ga | {"learning_rates": rates} for name, rates in rows.items()}
+    replication = {"bases": {"base_0": 0}, "seeds": [0]}
+
+    with pytest.raises(InputError, match=r"tries as many learning_rates: 2, and not c \(1\)"):
+        check_parameters(parameters | {"methods": methods, "replication": replication})
+
+
+def test_comparisons_are_of_rows(parameters):
+    replication = {"bases": {"base_0": 0}, "seeds": [0], "comparisons": [["full_ga", "fulla"]]}
+    methods = {"full_ga": {"scope": "everything", "objective": "ga"}}
+
+    with pytest.raises(InputError, match=r"replication\.comparisons names 'fulla'"):
+        check_parameters(parameters | {"methods": methods, "replication": replication})
+
+
+def test_methods_are_compared_at_a_share_that_is_read_off(parameters):
+    replication = {"bases": {"base_0": 0}, "seeds": [0], "compare_at": 0.8}
+
+    with pytest.raises(InputError, match=r"compare_at is one of 0\.5, 0\.75, 0\.9"):
+        check_parameters(parameters | {"replication": replication})
 
 
 def test_the_sandbox_has_the_learning_rates_that_the_study_of_spread_chose():

@@ -25,6 +25,7 @@ from seuf.unlearning.settings import (
     Method,
     ReplicationSettings,
     UnlearningSettings,
+    check_replication,
     check_steered_layer,
 )
 
@@ -83,6 +84,12 @@ class StudyParameters(BaseModel):
                 check_steered_layer(method, self.unlearning, min(method.layers or [0]))
             except InputError as error:
                 raise ValueError(f"methods.{name}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _methods_are_replicated_alike(self) -> Self:
+        if self.replication is not None:
+            check_replication(self.methods, self.replication)
         return self
 
     @model_validator(mode="after")

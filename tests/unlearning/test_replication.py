@@ -1,50 +1,127 @@
-"""Learning rates are chosen on the selection questions, the same grid for all."""
+"""Methods on several base models: which runs there are, what each gives, which rate is chosen."""
+
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
-from seuf.unlearning.replication import choose_learning_rates, runs_of
-from seuf.unlearning.settings import Method, ReplicationSettings
+from seuf.unlearning.algorithm import Evaluation, Judge
+from seuf.unlearning.replication import (
+    BaseStudy,
+    Run,
+    choose_learning_rates,
+    numbers_of,
+    replicate,
+    runs_of,
+)
+from seuf.unlearning.settings import Method
+from tests.tiny import bits, tiny_language_model
+from tests.unlearning.runs import FORGET, RETAIN, SETTINGS, method
 
-GA = Method(scope="everything", objective="ga")
+GA = Method(scope="everything", objective="ga", learning_rates=[1e-4, 1e-3])
 METHODS = {"original": Method(scope="nothing"), "full_ga": GA}
 
 
-def settings_of(seeds: list[int]) -> ReplicationSettings:
-    return ReplicationSettings(bases={"a": 0}, seeds=seeds, learning_rates=[1e-4, 1e-3])
+def no_experts(row: Method, seed: int) -> list[tuple[int, int]]:
+    return []
 
 
-def runs(*rows: tuple[str, float, float]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["method", "learning_rate", "balance"])
+def grid(*rows: tuple[str, float, float | None, float]) -> pd.DataFrame:
+    """Return runs: method, learning rate, utility where enough is forgotten, most forgotten."""
+    columns = ["method", "learning_rate", "selection_utility", "selection_forgotten"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(reached=table["selection_utility"].notna())
 
 
-def test_the_learning_rate_of_best_mean_balance_is_chosen():
+def evaluated(forgotten: float, utility: float, **test: Any) -> dict[str, Any]:
+    """Return a row of a log."""
+    tested = {"test_forgotten": None, "test_utility": None, "test_forget_efficacy": None}
+    others = {"test_retain": None, "general_loss": None, "kept": False}
+    return {"forgotten": forgotten, "utility": utility, **tested, **others, **test}
+
+
+def weights_tell() -> Judge:
+    """Return a judge that reads off the weights how far they have moved: the same every time."""
+
+    def judge(model: nn.Module) -> Evaluation:
+        with torch.no_grad():
+            size = sum(float(p.double().abs().mean()) for p in model.parameters())
+        values = (1 / (1 + size), 1 / (2 + size))
+        test = dict(zip(("test_forget_efficacy", "test_utility"), values, strict=True))
+        return Evaluation(*values, 0.0, {**test, "test_chance": 0.0, "general_loss": size})
+
+    return judge
+
+
+def small_study() -> BaseStudy:
+    return BaseStudy(tiny_language_model(), FORGET, RETAIN, SETTINGS, weights_tell)
+
+
+def small_runs() -> list[Run]:
+    """Return the original, one expert chosen by two rules, another one, and everything."""
+    return [
+        Run("original", Method(scope="nothing"), [], 0),
+        Run("seuf", method(), [(1, 2)], 0),
+        Run("contrast", method(selection="contrast"), [(1, 2)], 0),
+        Run("random", method(selection="random"), [(1, 3)], 0),
+        Run("full", method("everything"), [], 0),
+    ]
+
+
+def test_more_base_models_that_forget_enough_count_for_more_than_utility():
+    """With 1e-3 two bases forget enough and keep .4; with 1e-4 one of two does and keeps .9."""
+    table = grid(
+        ("m", 1e-4, 0.9, 1.0), ("m", 1e-4, None, 0.8), ("m", 1e-3, 0.5, 1.0), ("m", 1e-3, 0.3, 1.0)
+    )
+
+    assert choose_learning_rates(table) == {"m": 1e-3}
+
+
+def test_of_rates_with_which_as_many_forget_enough_the_most_utility_wins():
     """1e-3 has the best single run (.9) but a mean of .5; 1e-4 has a mean of .6."""
-    table = runs(("m", 1e-3, 0.9), ("m", 1e-3, 0.1), ("m", 1e-4, 0.6), ("m", 1e-4, 0.6))
+    table = grid(
+        ("m", 1e-3, 0.9, 1.0), ("m", 1e-3, 0.1, 1.0), ("m", 1e-4, 0.6, 1.0), ("m", 1e-4, 0.6, 1.0)
+    )
 
     assert choose_learning_rates(table) == {"m": 1e-4}
 
 
 def test_of_equal_learning_rates_the_smallest_is_chosen():
-    assert choose_learning_rates(runs(("m", 1e-3, 0.5), ("m", 1e-4, 0.5))) == {"m": 1e-4}
-
-
-def test_each_method_has_its_own_learning_rate():
-    table = runs(("a", 1e-3, 0.5), ("a", 1e-4, 0.4), ("b", 1e-3, 0.4), ("b", 1e-4, 0.5))
-
-    assert choose_learning_rates(table) == {"a": 1e-3, "b": 1e-4}
-
-
-def test_test_scores_have_no_say_in_the_choice():
-    table = runs(("m", 1e-3, 0.4), ("m", 1e-4, 0.5)).assign(utility=[1.0, 0.0])
+    """.1 + .2 is .3 but for its last bits."""
+    table = grid(
+        ("m", 1e-3, 0.1, 1.0), ("m", 1e-3, 0.2, 1.0), ("m", 1e-4, 0.3, 1.0), ("m", 1e-4, 0.0, 1.0)
+    )
 
     assert choose_learning_rates(table) == {"m": 1e-4}
 
 
-def test_every_training_method_tries_the_whole_grid_and_the_original_runs_once():
-    tasks = runs_of(METHODS, settings_of([5, 6]))
+def test_where_no_rate_forgets_enough_the_one_that_forgets_most_is_chosen():
+    assert choose_learning_rates(grid(("m", 1e-4, None, 0.2), ("m", 1e-3, None, 0.7))) == {
+        "m": 1e-3
+    }
 
-    assert [(name, method.learning_rates, seed) for name, method, seed in tasks] == [
+
+def test_each_method_has_its_own_learning_rate_and_what_trains_nothing_has_none():
+    table = grid(
+        ("a", 1e-3, 0.5, 1.0), ("a", 1e-4, 0.4, 1.0), ("b", 1e-3, 0.4, 1.0), ("b", 1e-4, 0.5, 1.0)
+    )
+    original = grid(("original", float("nan"), None, 0.0))
+
+    assert choose_learning_rates(pd.concat([original, table])) == {"a": 1e-3, "b": 1e-4}
+
+
+def test_test_questions_have_no_say_in_the_choice():
+    table = grid(("m", 1e-3, 0.4, 1.0), ("m", 1e-4, 0.5, 1.0)).assign(utility_at_90=[1.0, 0.0])
+
+    assert choose_learning_rates(table) == {"m": 1e-4}
+
+
+def test_every_method_tries_its_own_grid_and_the_original_runs_once():
+    tasks = runs_of(METHODS, [5, 6], no_experts)
+
+    assert [(run.name, run.method.learning_rates, run.seed) for run in tasks] == [
         ("original", METHODS["original"].learning_rates, 5),
         ("full_ga", [1e-4], 5),
         ("full_ga", [1e-3], 5),
@@ -52,16 +129,117 @@ def test_every_training_method_tries_the_whole_grid_and_the_original_runs_once()
 
 
 def test_the_other_seeds_run_with_the_chosen_learning_rate_only():
-    tasks = runs_of(METHODS, settings_of([0, 1, 2]), {"full_ga": 1e-3, "original": 1.0})
+    tasks = runs_of(METHODS, [0, 1, 2], no_experts, {"full_ga": 1e-3})
 
-    assert [(name, method.learning_rates, seed) for name, method, seed in tasks] == [
+    assert [(run.name, run.method.learning_rates, run.seed) for run in tasks] == [
         ("full_ga", [1e-3], 1),
         ("full_ga", [1e-3], 2),
     ]
 
 
 def test_nothing_but_the_learning_rate_of_a_method_changes():
-    (task,) = runs_of({"full_ga": GA}, settings_of([0, 1]), {"full_ga": 1e-3})
+    (task,) = runs_of({"full_ga": GA}, [0, 1], no_experts, {"full_ga": 1e-3})
 
-    assert task[1].model_copy(update={"learning_rates": GA.learning_rates}) == GA
-    assert task[1].learning_rates == pytest.approx([1e-3])
+    assert task.method.model_copy(update={"learning_rates": GA.learning_rates}) == GA
+
+
+def test_a_run_has_the_experts_of_its_seed():
+    tasks = runs_of({"seuf": method()}, [4, 5], lambda row, seed: [(0, seed)], {"seuf": 1e-3})
+
+    assert [run.experts for run in tasks] == [[(0, 5)]]
+
+
+def test_numbers_are_read_off_the_test_path_at_equal_forgetting():
+    """FE .42, .33, .25 to chance .25 forget 0, .09/.17 = .529 and 1; UT .60, .45, .34.
+
+    At .5 it is .60 - .15 x .5/.529 = .4583; at .75 the way from .529 is .46875 done: UT .3984 and
+    general loss 4 + 2 x .46875.
+    """
+    log = [
+        evaluated(0.0, 0.9, test_forgotten=0.0, test_utility=0.60, general_loss=3.0),
+        evaluated(0.5, 0.8, test_forgotten=0.09 / 0.17, test_utility=0.45, general_loss=4.0),
+        evaluated(
+            1.0,
+            0.6,
+            test_forgotten=1.0,
+            test_utility=0.34,
+            general_loss=6.0,
+            test_forget_efficacy=0.25,
+            kept=True,
+        ),
+    ]
+
+    numbers = numbers_of(log, forget_target=0.9)
+
+    assert numbers["utility_at_50"] == pytest.approx(0.4583, abs=1e-4)
+    assert numbers["utility_at_75"] == pytest.approx(0.3984, abs=1e-4)
+    assert numbers["general_loss_at_75"] == pytest.approx(4.9375)
+    assert (numbers["utility"], numbers["forget_efficacy"]) == (0.34, 0.25)
+
+
+def test_whether_enough_is_forgotten_is_asked_of_the_selection_questions():
+    """There .9 lies 4/5 of the way from .5 to 1: utility .8 - .8 x .2. The test path ends at .6."""
+    log = [
+        evaluated(0.0, 0.9, test_forgotten=0.0, test_utility=1.0),
+        evaluated(0.5, 0.8, test_forgotten=0.3, test_utility=1.0),
+        evaluated(1.0, 0.6, test_forgotten=0.6, test_utility=1.0, kept=True),
+    ]
+
+    numbers = numbers_of(log, forget_target=0.9)
+
+    assert numbers["reached"] is True
+    assert numbers["selection_utility"] == pytest.approx(0.64)
+    assert numbers["utility_at_75"] is None
+    assert numbers["area"] is None
+
+
+def test_a_step_that_was_not_evaluated_is_no_part_of_the_path():
+    log = [
+        evaluated(0.0, 0.9, test_forgotten=0.0, test_utility=1.0),
+        {**dict.fromkeys(evaluated(0, 0)), "kept": False, "stopped": "loss is not finite"},
+    ]
+
+    numbers = numbers_of(log, forget_target=0.9)
+
+    assert numbers["reached"] is False
+    assert numbers["selection_forgotten"] == 0.0
+    assert numbers["utility"] == 1.0  # nothing was kept: it is the original
+
+
+def test_methods_that_choose_the_same_expert_are_one_run():
+    runs, paths = replicate(small_study(), small_runs())
+
+    assert runs.set_index("method")["same_as"].dropna().to_dict() == {"contrast": "seuf"}
+    columns = ["step", "loss", "utility", "kept"]
+    one, other = (paths[paths["method"] == name][columns] for name in ("seuf", "contrast"))
+    assert one.reset_index(drop=True).equals(other.reset_index(drop=True))
+
+
+def test_every_look_of_every_run_is_in_the_paths():
+    """Four steps, evaluated at every second one, after the original; of the original only it."""
+    _, paths = replicate(small_study(), small_runs())
+
+    assert paths.groupby("method", sort=False)["step"].apply(list).to_dict() == {
+        "original": [0],
+        **{name: [0, 2, 4] for name in ("seuf", "contrast", "random", "full")},
+    }
+
+
+def test_the_base_is_left_as_it_was():
+    study = small_study()
+    before = bits(study.base.model)
+
+    replicate(study, small_runs()[:2])
+
+    assert all(torch.equal(before[name], p) for name, p in study.base.model.named_parameters())
+
+
+def test_processes_give_the_bytes_of_one():
+    """All but the seconds, which are of the machine."""
+    one, two = (replicate(small_study(), small_runs(), workers) for workers in (1, 2))
+
+    for mine, theirs in zip(one, two, strict=True):
+        assert (
+            mine.drop(columns="seconds", errors="ignore").to_csv()
+            == theirs.drop(columns="seconds", errors="ignore").to_csv()
+        )

@@ -1,70 +1,253 @@
-"""Mean and spread of a study that runs every method with several seeds on several base models."""
+"""What a study of spread says: methods at equal forgetting, and the comparisons stated for it.
+
+Every number is a mean over base models, each of which counts once by the mean over its seeds. How
+intervals and p values are made, and what they cannot say, stands in `seuf.reporting.statistics`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-MEASURED = ["forget_efficacy", "utility", "seconds"]
+from seuf.forgetting import TARGETS, unpack_right
+from seuf.reporting.statistics import Estimate, Path, Paths, RunKey, holm
+
+RUN = ["method", "base", "seed"]
+ABOUT = ["base", "seed", "method", "objective", "scope", "selection", "experts", "chosen"]
+SIGNIFICANT = 0.05  # of p values after Holm
+# Means over bases beside those at equal forgetting; the first four are the kept checkpoint's.
+PLAIN = ["utility", "forget_efficacy", "retain", "general_loss", "area", "trained_share", "seconds"]
+GENERAL_LOSS = [f"general_loss_at_{100 * target:g}" for target in TARGETS]
 
 
-def summarise(runs: pd.DataFrame, learning_rates: dict[str, float]) -> pd.DataFrame:
-    """Return each method's mean and standard deviation over all its runs at its learning rate.
+class Spread(NamedTuple):
+    """The two tables of a study: one row a method, and one row a comparison and share forgotten."""
+
+    methods: pd.DataFrame
+    comparisons: pd.DataFrame
+
+
+def merged(tables: Sequence[pd.DataFrame], bases: Sequence[str]) -> pd.DataFrame:
+    """Return tables of the bases, in turn, as one; its first column says which base."""
+    named = (table.assign(base=bases[n % len(bases)]) for n, table in enumerate(tables))
+    whole = pd.concat(list(named), ignore_index=True)
+    return whole[["base", *whole.columns.drop("base")]]
+
+
+def at_chosen_rate(table: pd.DataFrame, learning_rates: Mapping[str, float]) -> pd.Series:
+    """Return which rows are of their method's learning rate, or of a method that has none."""
+    chosen = table["method"].map(learning_rates)
+    return chosen.isna() | (table["learning_rate"] == chosen)
+
+
+def tidy_paths(paths: pd.DataFrame, learning_rates: Mapping[str, float]) -> pd.DataFrame:
+    """Return paths with `chosen`: whether a row is of its method's learning rate."""
+    paths = paths.assign(chosen=at_chosen_rate(paths, learning_rates))
+    return paths[[*ABOUT, *paths.columns.drop(ABOUT)]]
+
+
+def methods_at_edge(grid_runs: pd.DataFrame, learning_rates: Mapping[str, float]) -> list[str]:
+    """Return the methods whose learning rate is the smallest or greatest of several tried."""
+    tried = {str(name): of for name, of in grid_runs.groupby("method")["learning_rate"]}
+    return [
+        name
+        for name, rate in learning_rates.items()
+        if tried[name].nunique() > 1 and rate in (tried[name].min(), tried[name].max())
+    ]
+
+
+def summarise(
+    runs: pd.DataFrame,
+    paths: pd.DataFrame,
+    learning_rates: Mapping[str, float],
+    comparisons: Sequence[tuple[str, str]],
+    compare_at: float,
+) -> Spread:
+    """Return each method's means with intervals, and the differences of the methods compared.
 
     Args:
-        runs: One row a run: `base`, `method`, `seed`, `learning_rate`, and what was measured.
+        runs: One row a run, see `seuf.unlearning.replication.replicate`, and its `base`.
+        paths: One row an evaluation of a run, the original's first, and its `base`.
         learning_rates: The learning rate that each method was given.
-
-    Returns:
-        One row a method, in the order of `runs`: `method`, `learning_rate`, `runs`,
-        `trained_share`, and `<measure>_mean`, `<measure>_sd` (of the sample; missing for a single
-        run) for forget efficacy, utility, seconds.
+        comparisons: Pairs of methods, stated before the study.
+        compare_at: Share forgotten at which they are decided, all together by Holm's procedure; at
+            the other shares there are intervals and no verdicts.
     """
-    kept = runs[runs["learning_rate"] == runs["method"].map(learning_rates)]
-    rows = []
-    for name, group in kept.groupby("method", sort=False):
-        row: dict[str, Any] = {
+    kept = runs[at_chosen_rate(runs, learning_rates)]
+    by_run: Any = paths[at_chosen_rate(paths, learning_rates)].groupby(RUN, sort=False)
+    answers = {RunKey(*key): _answers(path) for key, path in by_run}
+    read = Paths.of(answers, TARGETS)
+    at_edge = methods_at_edge(runs, learning_rates)
+    methods = [
+        {
             "method": name,
-            "learning_rate": group["learning_rate"].iloc[0],
+            "learning_rate": learning_rates.get(str(name), np.nan),
+            "at_edge": name in at_edge,
+            "bases": group["base"].nunique(),
             "runs": len(group),
-            "trained_share": group["trained_share"].mean(),
+            **_at_equal_forgetting(read, str(name)),
+            **{column: _over_bases(group, column) for column in (*GENERAL_LOSS, *PLAIN)},
         }
-        for measure in MEASURED:
-            row[f"{measure}_mean"] = group[measure].mean()
-            row[f"{measure}_sd"] = group[measure].std(ddof=1)
-        rows.append(row)
+        for name, group in kept.groupby("method", sort=False)
+    ]
+    return Spread(pd.DataFrame(methods), _compared(read, kept, comparisons, compare_at))
+
+
+def _answers(path: pd.DataFrame) -> Path:
+    """Return the test answers of a run; where they were not kept, their mean as one answer."""
+    path = path[path["test_forget_efficacy"].notna()]
+    forget, utility = (
+        np.array([unpack_right(packed) for packed in path[f"test_{name}_right"]], dtype=float)
+        if path[f"test_{name}_right"].notna().all()
+        else path[[mean]].to_numpy(dtype=float)
+        for name, mean in (("forget", "test_forget_efficacy"), ("utility", "test_utility"))
+    )
+    return Path(forget, utility, float(path["test_chance"].iloc[0]))
+
+
+def _at_equal_forgetting(read: Paths, method: str) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    for target in TARGETS:
+        found, name = read.utility(method, target), f"utility_at_{100 * target:g}"
+        low, high = np.clip([found.low, found.high], 0, 1)  # so is utility
+        numbers |= {name: found.mean, f"{name}_low": low, f"{name}_high": high}
+        numbers[f"reached_{100 * target:g}"] = int(read.reached(method, target=target).sum())
+    return numbers
+
+
+def _over_bases(runs: pd.DataFrame, column: str) -> float:
+    return float(runs.groupby("base")[column].mean().mean())
+
+
+def _compared(
+    read: Paths, kept: pd.DataFrame, comparisons: Sequence[tuple[str, str]], compare_at: float
+) -> pd.DataFrame:
+    """Return one row a comparison and share forgotten; see `summarise`."""
+    same_as = zip(kept["same_as"].fillna(kept["method"]), kept["learning_rate"], strict=True)
+    which = dict(zip(kept[RUN].itertuples(index=False, name=None), same_as, strict=True))
+    found = {
+        (one, other, target): read.difference(one, other, target)
+        for target in (compare_at, *(other for other in TARGETS if other != compare_at))
+        for one, other in comparisons
+    }
+    decided = holm([of.p for (_, _, target), of in found.items() if target == compare_at])
+    rows = []
+    for place, ((one, other, target), difference) in enumerate(found.items()):
+        decides = target == compare_at
+        pairs = [
+            (which[one, base, seed], which[other, base, seed])
+            for method, base, seed in which
+            if method == one and (other, base, seed) in which
+        ]
+        rows.append(
+            {
+                "method": one,
+                "against": other,
+                "forgotten": target,
+                "difference": difference.mean,
+                "low": difference.low,
+                "high": difference.high,
+                "p": difference.p,
+                "holm_p": decided[place] if decides else None,
+                "verdict": verdict(difference, decided[place]) if decides else None,
+                "bases": difference.bases,
+                "pairs_reached": int(read.reached(one, other, target=target).sum()),
+                "pairs": len(pairs),
+                "same_run": sum(first == second for first, second in pairs),
+            }
+        )
     return pd.DataFrame(rows)
 
 
-def metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the table as {method: {measure: value}}, for `dvc metrics`."""
+def verdict(difference: Estimate, holm_p: float) -> str:
+    """Return `wins`, `loses` or `not told apart`; `not reached` by both on two bases or more."""
+    if difference.bases < 2:
+        return "not reached"
+    if holm_p >= SIGNIFICANT:
+        return "not told apart"
+    return "wins" if difference.mean > 0 else "loses"
+
+
+def metrics(methods: pd.DataFrame) -> dict[str, Any]:
+    """Return the table of methods as {method: {measure: value}}, for `dvc metrics`."""
     return {
         str(row.pop("method")): {key: value for key, value in row.items() if pd.notna(value)}
-        for row in _rows(table)
+        for row in _rows(methods)
     }
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """Return the table in Markdown."""
+def markdown(spread: Spread) -> str:
+    """Return both tables in Markdown, and what a reader must know of them."""
+    methods, shown = _rows(spread.methods), (0.75, 0.9)
+    heads = [f"utility at {100 * target:g} % forgotten ↑ | reached" for target in shown]
     lines = [
-        "| method | accuracy on forget ↓ | accuracy on the rest ↑ | weights trained | lr | runs |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| method | {' | '.join(heads)} | general loss at 75 % ↓ | kept: utility ↑ "
+        "| kept: forget ↓ | weights trained | lr | seconds |",
+        "|---|" + "---:|" * 10,
     ]
-    for row in _rows(table):
-        rate = f"{row['learning_rate']:g}" if row["trained_share"] else "-"
-        forget, utility = (_mean_and_sd(row, measure) for measure in MEASURED[:2])
-        lines.append(
-            f"| `{row['method']}` | {forget} | {utility} | {row['trained_share']:.1%} "
-            f"| {rate} | {row['runs']} |"
-        )
+    for row in methods:
+        rate = "-" if pd.isna(row["learning_rate"]) else f"{row['learning_rate']:g}"
+        cells = [
+            f"`{row['method']}`",
+            *(
+                cell
+                for target in (f"{100 * target:g}" for target in shown)
+                for cell in (
+                    _interval(*(row[f"utility_at_{target}{end}"] for end in ("", "_low", "_high"))),
+                    f"{row[f'reached_{target}']}/{row['runs']}",
+                )
+            ),
+            _number(row["general_loss_at_75"]),
+            _number(row["utility"]),
+            _number(row["forget_efficacy"]),
+            f"{row['trained_share']:.1%}",
+            f"{rate} (edge)" if row["at_edge"] else rate,
+            f"{row['seconds']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if len(spread.comparisons):
+        lines += ["", *_comparisons(spread.comparisons)]
+    most = spread.methods["bases"].max(), spread.methods["runs"].max()
+    lines += [
+        "",
+        f"Test questions of {most[0]} base models, {most[1]} runs a method. Utility is read off "
+        "each path where it first forgets that share of the way to chance, over the runs that do. "
+        "In brackets 95 % intervals over base models and questions; p values after Holm. A pair "
+        "counts where both forget so much.",
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _comparisons(comparisons: pd.DataFrame) -> list[str]:
+    by_pair: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in _rows(comparisons):
+        by_pair.setdefault((row["method"], row["against"]), []).append(row)
+    at = next(iter(by_pair.values()))
+    heads = [f"difference at {100 * row['forgotten']:g} % | pairs" for row in at]
+    lines = [
+        f"| utility of | less that of | verdict | p | {' | '.join(heads)} | same run |",
+        "|---|---|---|---:|" + "---:|" * (2 * len(at) + 1),
+    ]
+    for (one, other), rows in by_pair.items():
+        cells = [f"`{one}`", f"`{other}`", rows[0]["verdict"], f"{rows[0]['holm_p']:.3f}"]
+        for row in rows:
+            cells.append(_interval(row["difference"], row["low"], row["high"], "+.2f"))
+            cells.append(f"{row['pairs_reached']}/{row['pairs']}")
+        lines.append(f"| {' | '.join(cells)} | {rows[0]['same_run']} |")
+    return lines
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
 
 
-def _mean_and_sd(row: dict[str, Any], measure: str) -> str:
-    mean, deviation = row[f"{measure}_mean"], row[f"{measure}_sd"]
-    return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+def _number(value: float, form: str = ".2f") -> str:
+    return "-" if pd.isna(value) else format(value, form)
+
+
+def _interval(value: float, low: float, high: float, form: str = ".2f") -> str:
+    ends = "" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]"
+    return _number(value, form) + ends

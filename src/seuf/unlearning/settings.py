@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from seuf.forgetting import TARGETS
 from seuf.inputs import InputError, Settings
 from seuf.unlearning.objectives import OBJECTIVES, RETAIN_LOSSES, arguments_of, is_steered
 
@@ -192,13 +195,41 @@ class ReplicationSettings(Settings):
 
     Attributes:
         bases: Seed of the world and of the base model, by a name for it.
-        seeds: Seeds of what comes after; the first of them tries the grid.
-        learning_rates: The grid, the same for every method; the methods table's own are not used.
+        seeds: Seeds of what comes after; the first of them tries each method's learning rates.
+        comparisons: Pairs of methods, the one that may win first, that are stated before the study.
+        compare_at: Share forgotten at which they are decided.
     """
 
     bases: Annotated[dict[str, int], Field(min_length=1)]
     seeds: Annotated[list[int], Field(min_length=1)]
-    learning_rates: Annotated[list[Positive], Field(min_length=1)]
+    comparisons: list[tuple[str, str]] = []
+    compare_at: float = 0.75
+
+    @model_validator(mode="after")
+    def _share_is_one_that_is_read_off(self) -> Self:
+        if self.compare_at not in TARGETS:
+            raise ValueError(f"compare_at is one of {', '.join(map(str, TARGETS))}")
+        return self
+
+
+def check_replication(methods: Mapping[str, Method], settings: ReplicationSettings) -> None:
+    """Raise if methods of a study of spread try unequal numbers of rates, or one is not there.
+
+    Raises:
+        InputError: With the rows that differ from most, or the comparison that names no row.
+    """
+    numbers = {name: len(row.learning_rates) for name, row in methods.items() if row.objective}
+    usual = Counter(numbers.values()).most_common(1)[0][0] if numbers else 0
+    if others := [f"{name} ({number})" for name, number in numbers.items() if number != usual]:
+        raise InputError(
+            f"every method of a study of spread tries as many learning_rates: {usual}, and not "
+            f"{', '.join(others)}"
+        )
+    for pair in settings.comparisons:
+        if missing := [name for name in pair if name not in methods]:
+            raise InputError(
+                f"replication.comparisons names {missing[0]!r}, which is no row of methods"
+            )
 
 
 def check_steered_layer(method: Method, settings: UnlearningSettings, first_trained: int) -> None:

@@ -1,7 +1,10 @@
-"""The grid, the choice it leads to, the other seeds, and the table."""
+"""The grid, the choice it leads to, the other seeds, and the tables."""
 
 from __future__ import annotations
 
+import logging
+import os
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -12,7 +15,9 @@ from seuf.moe.loading import LanguageModel
 from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import Method, ReplicationSettings, UnlearningSettings
 
+log = logging.getLogger(__name__)
 Records = list[dict[str, Any]]
+WORKERS = "SEUF_WORKERS"  # processes that share the runs: of the machine, so it is no parameter
 
 
 def run_methods(
@@ -23,19 +28,19 @@ def run_methods(
     retain_set: Records,
     questions: Records,
     general_texts: Records,
+    base_seed: int,
     methods: dict[str, Any],
     expert_selection: SelectionSettings,
     unlearning: UnlearningSettings,
     evaluation: ScoringSettings,
-    replication: ReplicationSettings,
-    base_seed: int,
+    seeds: list[int],
     chosen_learning_rates: dict[str, float] | None = None,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run every method: the grid with the first seed, or with chosen rates the other seeds."""
     from seuf.pipelines.expert_selection.nodes import select_experts
     from seuf.pipelines.unlearning.nodes import experts_of, judge_of
     from seuf.unlearning.algorithm import samples_of
-    from seuf.unlearning.replication import replicate, runs_of
+    from seuf.unlearning.replication import BaseStudy, replicate, runs_of
 
     def experts(method: Method, seed: int) -> list[tuple[int, int]]:
         selected = select_experts(routing_forget, routing_retain, expert_selection, base_seed, seed)
@@ -46,31 +51,36 @@ def run_methods(
         samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
         for records in (forget_set, retain_set)
     )
+    judge = partial(judge_of, base_model, questions, general_texts, evaluation)
     return replicate(
-        base_model,
-        forget,
-        retain,
-        runs_of(table, replication, chosen_learning_rates),
-        experts,
-        unlearning,
-        judge_of(base_model, questions, general_texts, evaluation),
+        BaseStudy(base_model, forget, retain, unlearning, judge),
+        runs_of(table, seeds, experts, chosen_learning_rates),
+        workers=int(os.environ.get(WORKERS, "1")),
     )
 
 
-def choose_learning_rates(*grids: pd.DataFrame) -> dict[str, float]:
-    """Choose each method's learning rate by its mean balance on the selection questions."""
+def choose_learning_rates(*grid_runs: pd.DataFrame) -> dict[str, float]:
+    """Choose each method's learning rate by the selection questions, over all base models."""
+    from seuf.reporting.spread import methods_at_edge
     from seuf.unlearning.replication import choose_learning_rates
 
-    return choose_learning_rates(pd.concat(grids))
+    runs = pd.concat(grid_runs)
+    chosen = choose_learning_rates(runs)
+    if at_edge := methods_at_edge(runs, chosen):
+        log.warning("Widen learning_rates: the best is at the edge for %s.", ", ".join(at_edge))
+    return chosen
 
 
 def summarise_spread(
-    replication: ReplicationSettings, chosen_learning_rates: dict[str, float], *runs: pd.DataFrame
-) -> tuple[pd.DataFrame, dict[str, Any], str]:
-    """Tell each method's mean and spread over base models and seeds, at its learning rate."""
+    replication: ReplicationSettings, chosen_learning_rates: dict[str, float], *tables: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any], str]:
+    """Tell each method at equal forgetting, and the differences that the study was made for."""
     from seuf.reporting import spread
 
-    bases = list(replication.bases)
-    named = [table.assign(base=bases[place % len(bases)]) for place, table in enumerate(runs)]
-    table = spread.summarise(pd.concat(named), chosen_learning_rates)
-    return table, spread.metrics(table), spread.markdown(table)
+    bases, half = list(replication.bases), len(tables) // 2
+    runs, paths = (spread.merged(part, bases) for part in (tables[:half], tables[half:]))
+    paths = spread.tidy_paths(paths, chosen_learning_rates)
+    found = spread.summarise(
+        runs, paths, chosen_learning_rates, replication.comparisons, replication.compare_at
+    )
+    return runs, paths, *found, spread.metrics(found.methods), spread.markdown(found)

@@ -11,7 +11,6 @@ from seuf.pipelines.replication.nodes import (
 from seuf.pipelines.study import study_parameters
 
 OF_BASE = [
-    "params:base_seed",
     "base_model",
     "routing_forget",
     "routing_retain",
@@ -19,14 +18,16 @@ OF_BASE = [
     "retain_set",
     "questions",
     "general_texts",
+    "params:base_seed",
 ]
 SETTINGS = [
     "params:methods",
     "params:expert_selection",
     "params:unlearning",
     "params:evaluation",
-    "params:replication",
+    "params:replication.seeds",  # comparisons may be stated anew without another run
 ]
+TABLES = ["grid_runs", "seed_runs", "grid_paths", "seed_paths"]
 
 
 def create_pipeline(**_: object) -> Pipeline:
@@ -47,20 +48,25 @@ def _pipeline(bases: list[str]) -> Pipeline:
         inputs=[
             "params:replication",
             "chosen_learning_rates",
-            *[f"{base}.{runs}" for runs in ("grid_runs", "seed_runs") for base in bases],
+            *[f"{base}.{table}" for table in TABLES for base in bases],
         ],
-        outputs=["spread", "spread_metrics", "spread_markdown"],
+        outputs=["runs", "paths", "spread", "comparisons", "spread_metrics", "spread_markdown"],
         name="summarise_spread",
     )
     return sum((_of(base) for base in bases), Pipeline([choose, summarise]))
 
 
 def _of(base: str) -> Pipeline:
-    grid = Node(run_methods, inputs=OF_BASE + SETTINGS, outputs="grid_runs", name="try_grid")
+    grid = Node(
+        run_methods,
+        inputs=[*OF_BASE, *SETTINGS],
+        outputs=["grid_runs", "grid_paths"],
+        name="try_grid",
+    )
     seeds = Node(
         run_methods,
         inputs=[*OF_BASE, *SETTINGS, "chosen_learning_rates"],
-        outputs="seed_runs",
+        outputs=["seed_runs", "seed_paths"],
         name="run_other_seeds",
     )
     before = [stage.create_pipeline() for stage in (data_preparation, base_model, routing_capture)]
