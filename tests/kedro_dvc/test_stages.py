@@ -79,6 +79,7 @@ def test_a_stage_depends_on_its_inputs_its_code_and_its_wiring(study):
         "src/seuf/inputs.py",
         "src/seuf/pipelines/expert_selection/nodes.py",
         "src/seuf/pipelines/expert_selection/pipeline.py",
+        "src/seuf/unlearning/certainty.py",
         "src/seuf/unlearning/rankings.py",
         "src/seuf/unlearning/selection.py",
     ]

@@ -76,7 +76,7 @@ def test_the_best_method_is_marked_in_the_table(written):
 
 
 def test_the_selected_experts_are_listed_with_how_clear_the_choice_was(written):
-    affinity = ["affinity", "1", "3", "0.2500", "0.1250", "layer 0, expert 2", "50%"]
+    affinity = ["affinity", "1", "3", "0.2500", "0.1250", "layer 0, expert 2", "50% of halves"]
     by_hand = ["by_hand", "1", "3", "-", "-", "-", "-"]
 
     for cells in (affinity, by_hand):

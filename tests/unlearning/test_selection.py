@@ -16,7 +16,6 @@ from seuf.unlearning.selection import (
     SelectionSettings,
     seed_of_draw,
     select_experts,
-    top_overlap,
 )
 
 # Layers 1 and 3. Expert (1, 0) serves everything; (3, 2) serves the forget set alone.
@@ -90,21 +89,21 @@ def test_random_experts_depend_on_the_seed_alone():
     assert len({tuple(experts) for experts in chosen}) > 3
 
 
-def test_stability_is_the_agreement_of_the_two_halves():
-    """All six experts are in both top sixes; of twelve, the halves name six different ones."""
-    assert select("affinity").stability == 1.0
+def test_stability_is_the_agreement_of_the_two_halves_in_each_layer():
+    """All three experts are in both best; of twelve, the halves' six best are not the same."""
+    assert select("affinity").stability_halves == 1.0
 
-    ramp = torch.arange(12.0).view(2, 6)
+    ramp = torch.arange(12.0).expand(2, 12)
     retain = affinities(ramp * 0)
     scores = affinities(ramp, torch.stack([ramp, -ramp]))
     chosen = select_experts(scores, retain, SelectionSettings(rules=["affinity"]), 0)["affinity"]
-    assert chosen.stability == 0.0
+    assert chosen.stability_halves == 0.0
 
 
 def test_stability_is_unknown_where_a_half_has_no_sample():
     halves = torch.stack([FORGET, torch.full_like(FORGET, torch.nan)])
 
-    assert select("affinity", forget=affinities(FORGET, halves)).stability is None
+    assert select("affinity", forget=affinities(FORGET, halves)).stability_halves is None
 
 
 def test_every_rule_of_the_settings_is_applied():
@@ -208,7 +207,7 @@ def test_esft_takes_experts_of_every_layer_until_they_have_the_share_of_tokens()
 
     assert chosen.experts == [(1, 1), (1, 2), (3, 0)]
     assert chosen.scores == pytest.approx([0.5, 0.3, 0.6])
-    assert (chosen.margin, chosen.runner_up, chosen.stability) == (None, None, None)
+    assert (chosen.margin, chosen.runner_up, chosen.stability_halves) == (None, None, None)
 
 
 def test_esft_by_gate_adds_the_affinities_as_they_are():
@@ -227,7 +226,7 @@ def test_stability_of_esft_by_gate_is_what_both_halves_choose_of_what_one_does()
         "esft", forget=affinities(FORGET, halves), esft_threshold=0.4, esft_score="gate"
     )
 
-    assert chosen.stability == pytest.approx(1 / 3)
+    assert chosen.stability_halves == pytest.approx(1 / 3)
 
 
 def test_stability_of_esft_is_unknown_where_a_half_has_no_sample():
@@ -235,7 +234,7 @@ def test_stability_of_esft_is_unknown_where_a_half_has_no_sample():
 
     chosen = select("esft", forget=affinities(FORGET, halves), esft_score="gate")
 
-    assert chosen.stability is None
+    assert chosen.stability_halves is None
 
 
 def test_top_is_no_limit_to_esft():
@@ -243,19 +242,6 @@ def test_top_is_no_limit_to_esft():
         select("esft", top=6, esft_threshold=1.0).experts
         == select("esft", esft_threshold=1.0).experts
     )
-
-
-def test_top_overlap_is_the_share_of_the_best_in_common():
-    """The two best of one are 3 and 2, of the other 3 and 0: one of two."""
-    one, other = torch.tensor([[0.1, 0.2], [0.3, 0.4]]), torch.tensor([[0.3, 0.1], [0.2, 0.4]])
-
-    assert top_overlap(one, other, count=2) == 0.5
-    assert top_overlap(one, other, count=1) == 1.0
-    assert top_overlap(one, -one, count=2) == 0.0
-
-
-def test_top_overlap_of_fewer_experts_than_asked_takes_them_all():
-    assert top_overlap(torch.rand(1, 4), torch.rand(1, 4), count=6) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -307,7 +293,7 @@ def test_stability_of_a_rank_of_layers_is_the_share_of_layers_that_both_halves_c
     """Both take (1, 0); of layer 3 the one takes (3, 2), the other (3, 0)."""
     halves = torch.tensor([[[5.0, 1, 1], [1, 1, 5]], [[5, 1, 1], [5, 1, 1]]])
 
-    assert select("layer_affinity", forget=affinities(FORGET, halves)).stability == 0.5
+    assert select("layer_affinity", forget=affinities(FORGET, halves)).stability_halves == 0.5
 
 
 def test_contrast_within_takes_the_best_contrast_of_the_middle_layers():
@@ -336,7 +322,7 @@ def test_the_gradient_rule_takes_away_what_the_retain_loss_asks_of_an_expert_too
 
     assert (chosen.experts, second.experts) == ([(0, 0)], [(1, 1)])
     assert [*chosen.scores, *second.scores] == pytest.approx([0.2, 0.0])
-    assert chosen.stability is None
+    assert chosen.stability_halves is None
 
 
 def test_reap_compares_an_expert_with_its_layer():

@@ -70,8 +70,10 @@ GLOSSARY = {
     "Affinity: mean gate probability on the forget set. Contrast: minus that on the retain set. "
     "ESFT: share of a layer's top-k slots, or affinity; nobody is next. A number at a rule's name "
     "is a rank: affinity_2 takes the second best.",
-    "stability": "Share of the rule's six best experts on which both halves of the samples agree; "
-    "of ESFT by affinity, of all that a half chooses.",
+    "stability": "Share of a layer's six best experts that all samples and a subset of 100,000 "
+    "tokens agree on, and that two such subsets do, as in the paper's Table 8; of a smaller set "
+    "that its two halves do. Of ESFT by affinity: of all that a half chooses. By chance it is six "
+    "of the layer's experts.",
     "± ": "One standard error of the mean over questions. It does not tell how much another "
     "random seed would change.",
 }
@@ -303,7 +305,7 @@ def _experts(selected: Mapping[str, Mapping[str, Any]]) -> str:
         about_all = [
             number(choice["margin"], ".4f"),
             MISSING if runner_up is None else f"layer {runner_up[0]}, expert {runner_up[1]}",
-            number(choice["stability"], ".0%"),
+            stability(choice),
         ]
         if len(experts) > MAX_LISTED_EXPERTS:
             rows.append([rule, MISSING, counted(experts), MISSING, *about_all])
@@ -313,7 +315,19 @@ def _experts(selected: Mapping[str, Mapping[str, Any]]) -> str:
             [rule, str(layer), str(expert), number(score, ".4f"), *about_all]
             for (layer, expert), score in zip(experts, scores, strict=True)
         ]
-    return _table(headers, [_row([escape(cell) for cell in cells]) for cells in rows])
+    doubts = [f"{rule}: {text}" for rule, of in selected.items() for text in of["warnings"]]
+    listed = "".join(f"<li>{escape(doubt)}</li>" for doubt in doubts)
+    table = _table(headers, [_row([escape(cell) for cell in cells]) for cells in rows])
+    return table + (f"<ul>{listed}</ul>" if doubts else "")
+
+
+def stability(choice: Mapping[str, Any]) -> str:
+    """Return `94%, 87% between subsets`, or of a set too small for these `80% of halves`."""
+    if choice["stability_subset"] is None:
+        halves = number(choice["stability_halves"], ".0%")
+        return halves if halves == MISSING else f"{halves} of halves"
+    between = choice["stability_two_subsets"]
+    return f"{choice['stability_subset']:.0%}, {between:.0%} between subsets"
 
 
 def _table(headers: Sequence[str], rows: Sequence[str]) -> str:

@@ -21,12 +21,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from seuf.inputs import InputError, Settings
+from seuf.unlearning.certainty import certainty_of, falling_positions, unstable
 from seuf.unlearning.rankings import (
     COLUMNS,
     NEVER,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 ESFT = "esft"
 ESFT_ROUNDING = 1e-9  # .1 added eight times is less than .8
-STABILITY_TOP = 6  # experts compared between two halves, as in Table 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class RoutingTable:
         affinity: Gate affinity of all samples, Eq. 2 (L, E).
         halves: That of two halves of them (2, L, E); NaN where a half has no sample.
         token_share: Share of the tokens that went to each expert (L, E); rows sum to k.
+        errors: Standard error of the affinity (L, E); None if unknown.
+        subsets: Affinity of two subsets (2, L, E); None where a set is too small for them.
         gradient: Size of the loss's gradient on each expert (L, E); None if not captured.
         reap: Norm of its outputs times their weights (L, E); None if not captured.
     """
@@ -66,6 +68,8 @@ class RoutingTable:
     affinity: Tensor
     halves: Tensor
     token_share: Tensor
+    errors: Tensor | None = None
+    subsets: Tensor | None = None
     gradient: Tensor | None = None
     reap: Tensor | None = None
 
@@ -79,15 +83,26 @@ class Selection:
         scores: What the rule gave each of them, best first; of ESFT best first in each layer.
         margin: Score of the last one chosen minus that of the next one; None where there is none.
         runner_up: The next one.
-        stability: Share of the ranking's six best that both halves of the samples agree on; of
-            ESFT by affinity, of all that a half chooses. None if a half has no sample.
+        margin_error: Standard error of the margin, see `certainty.margin_error`.
+        stability_halves: Share of a layer's six best that both halves of the samples agree on, its
+            mean over the layers; of ESFT by gate, of all that a half chooses. None if a half has
+            no sample, or the rule is not made of affinities alone.
+        stability_subset: The same of all samples and of a subset of 100,000 tokens, the mean of two
+            (Table 8); None where the set is less than twice as large.
+        stability_two_subsets: The same of these two subsets.
+        warnings: Why the choice is in doubt: a near-tie, another one by half of the samples, or a
+            stability below the paper's.
     """
 
     experts: list[tuple[int, int]]
     scores: list[float] | None = None
     margin: float | None = None
     runner_up: tuple[int, int] | None = None
-    stability: float | None = None
+    margin_error: float | None = None
+    stability_halves: float | None = None
+    stability_subset: float | None = None
+    stability_two_subsets: float | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def is_rule(name: str) -> bool:
@@ -257,17 +272,24 @@ def _ranked(
             f"expert_selection.rules: {name!r} takes the experts ranked {(rank - 1) * top + 1} to "
             f"{rank * top}; {ranking!r} ranks {total}. Name a lower rank."
         )
-    # Stable: of equals the first comes first whatever the rank, so no two ranks share an expert.
-    falling = scores.flatten().sort(descending=True, stable=True)
-    values, experts = falling.values.tolist(), scores.shape[1]
-    order = [(forget.layers[p // experts], p % experts) for p in falling.indices.tolist()]
-    end = rank * top
+
+    def rescored(forget: Tensor, retain: Tensor) -> Tensor:
+        affinities = {"forget": forget, "retain": retain}
+        return SELECTIONS[ranking](**inputs | {n: affinities[n] for n in affinities if n in inputs})
+
+    begin, end = (rank - 1) * top, rank * top
+    positions = falling_positions(scores)
+    order = [(forget.layers[p // scores.shape[1]], p % scores.shape[1]) for p in positions]
+    values = scores.flatten()[positions].tolist()
+    following = end if end < total else None
+    # where a rule is made of more than affinities, parts of the samples tell nothing of it
+    of_affinities = not columns_of(ranking) and "seed" not in inputs
     return Selection(
-        experts=order[end - top : end],
-        scores=values[end - top : end],
-        margin=values[end - 1] - values[end] if end < total else None,
-        runner_up=order[end] if end < total else None,
-        stability=_stability(ranking, forget, retain, inputs, min(STABILITY_TOP, total)),
+        experts=order[begin:end],
+        scores=values[begin:end],
+        margin=None if following is None else values[end - 1] - values[following],
+        runner_up=None if following is None else order[following],
+        **(certainty_of(rescored, forget, retain, begin, end, following) if of_affinities else {}),
     )
 
 
@@ -309,46 +331,20 @@ def rule_inputs(
     return {name: values[name] for name in names}
 
 
-def _stability(
-    ranking: str,
-    forget: RoutingTable | Routing,
-    retain: RoutingTable | Routing,
-    inputs: dict[str, Any],
-    count: int,
-) -> float | None:
-    """Return how far both halves of the samples rank the same experts best, None if unknown."""
-    if columns_of(ranking) or (forget.halves + retain.halves).isnan().any():
-        return None
-    even, odd = (
-        SELECTIONS[ranking](**inputs | {n: v for n, v in half.items() if n in inputs})
-        for half in (
-            {"forget": f, "retain": r} for f, r in zip(forget.halves, retain.halves, strict=True)
-        )
-    )
-    return top_overlap(even, odd, count)
-
-
-def top_overlap(one: Tensor, other: Tensor, count: int = STABILITY_TOP) -> float:
-    """Return the share of the `count` highest scores that two score matrices have in common.
-
-    Zhuang et al. 2025, Table 8.
-    """
-    count = min(count, one.numel())
-    first, second = (set(scores.flatten().topk(count).indices.tolist()) for scores in (one, other))
-    return len(first & second) / count
-
-
 def _esft(forget: RoutingTable | Routing, settings: SelectionSettings) -> Selection:
     by_gate = settings.esft_score == "gate"
     scores = forget.affinity if by_gate else slot_shares(forget.token_share)
     halves = list(forget.halves) if by_gate and not forget.halves.isnan().any() else []
     chosen, *by_half = (fewest_to_reach(s, settings.esft_threshold) for s in (scores, *halves))
+    stability = choice_overlap(*by_half) if by_half else None
+    doubt = unstable({} if stability is None else {"stability_halves": stability})
     values = scores.tolist()
     positions = [(row, expert) for row, experts in enumerate(chosen) for expert in experts]
     return Selection(
         experts=[(forget.layers[row], expert) for row, expert in positions],
         scores=[values[row][expert] for row, expert in positions],
-        stability=choice_overlap(*by_half) if by_half else None,
+        stability_halves=stability,
+        warnings=[doubt] if doubt else [],
     )
 
 

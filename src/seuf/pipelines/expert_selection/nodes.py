@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
 from seuf.unlearning import selection
 from seuf.unlearning.selection import RoutingTable, SelectionSettings
+
+log = logging.getLogger(__name__)
 
 
 def select_experts(
@@ -18,11 +22,20 @@ def select_experts(
     base_seed: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Apply each rule to how both sets are routed."""
+    """Apply each rule to how both sets are routed, and log why a choice is in doubt."""
     forget, retain = _routing_table(routing_forget), _routing_table(routing_retain)
     drawing = selection.seed_of_draw(base_seed, seed)
     chosen = selection.select_experts(forget, retain, expert_selection, drawing)
+    for rule, choice in chosen.items():
+        for sentence in choice.warnings:
+            _warn_once(f"Rule {rule}: {sentence}.")
     return {rule: asdict(choice) for rule, choice in chosen.items()}
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Log a warning; a study of spread selects experts again for every method and seed."""
+    log.warning(message)
 
 
 def _routing_table(table: pd.DataFrame) -> RoutingTable:
@@ -32,10 +45,13 @@ def _routing_table(table: pd.DataFrame) -> RoutingTable:
         wide = table.pivot(index="layer", columns="expert", values=column)
         return torch.tensor(wide.to_numpy())
 
+    subsets = [name for name in ("affinity_subset_1", "affinity_subset_2") if name in table]
     return RoutingTable(
         layers=sorted(int(layer) for layer in table["layer"].unique()),
         affinity=matrix("affinity"),
         halves=torch.stack([matrix("affinity_even"), matrix("affinity_odd")]),
         token_share=matrix("token_share"),
+        errors=matrix("affinity_error") if "affinity_error" in table else None,
+        subsets=torch.stack([matrix(name) for name in subsets]) if subsets else None,
         **{name: matrix(name) for name in selection.COLUMNS if name in table},
     )
