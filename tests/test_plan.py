@@ -135,6 +135,15 @@ def test_rmu_keeps_no_layer_above_the_steered_one_and_no_logits():
     assert memory(Method(scope="everything", objective="rmu")).activations == 2 * 2 * LAYER
 
 
+def test_a_deletion_needs_the_model_and_snapshots_of_what_is_zeroed():
+    """One output projection of 32 * 16: two snapshots, no optimizer, nothing of a step."""
+    need = memory(Method(scope="deletion", selection="affinity"), [(1, 0)])
+
+    assert need.trained == 512
+    assert need.snapshots == 2 * 4 * 512
+    assert (need.optimizer, need.activations) == (0, 0)
+
+
 def test_a_methods_own_batch_size_counts():
     one = memory(one_expert(), [(1, 0)])
     four = memory(one_expert().model_copy(update={"batch_size": 8}), [(1, 0)])
@@ -150,13 +159,14 @@ METHODS = {
     "lora": Method(scope="lora", objective="ga"),
     "expert": one_expert(),
     "expert alone": one_expert(router="none"),
+    "deletion": Method(scope="deletion", selection="affinity"),
 }
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_as_many_parameters_are_counted_as_the_real_scope_trains(model, method):
     last = moe_layers(model)[-1].index
-    experts = [(last, 1), (last, 3)] if method.scope == "experts" else []
+    experts = [(last, 1), (last, 3)] if method.selection else []
 
     counted = trained_parameters(model, method, experts)
 

@@ -103,9 +103,10 @@ def method_memory(
     """Return what one method needs on a model, which may be empty; `experts` as it was given."""
     whole, slices, adapters, first = trained_parameters(model, method, experts)
     itemsize, trained = model.dtype.itemsize, whole + slices + adapters
-    optimizer = 3 * FLOAT32 * trained  # AdamW's two moments and the gradient
+    # AdamW's two moments and the gradient
+    optimizer = 3 * FLOAT32 * trained if method.objective else 0
     optimizer += FLOAT32 * adapters  # which are beside the model's weights themselves
-    if itemsize < FLOAT32:  # masters
+    if itemsize < FLOAT32 and method.objective:  # masters
         optimizer += FLOAT32 * (whole + slices)
     weights, activations = footprint.weight_bytes(model), 0
     snapshots = SNAPSHOTS * (itemsize * (whole + slices) + FLOAT32 * adapters)
@@ -132,6 +133,11 @@ def trained_parameters(model: Any, method: Method, experts: Experts) -> Trained:
         whole, first = part_of(model, method.only, method.layers)
         return Trained(sum(parameter.numel() for parameter in whole.values()), first_layer=first)
     layers = {layer.index: layer for layer in moe_layers(model)}
+    if method.scope == "deletion":
+        return Trained(
+            slices=sum(footprint.output_parameters(layers[index]) for index, _ in experts),
+            first_layer=min(index for index, _ in experts),
+        )
     routers = {index for index, _ in experts} if method.router != "none" else set()
     return Trained(
         whole=sum(footprint.router_parameters(layers[index]) for index in routers),

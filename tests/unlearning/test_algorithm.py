@@ -28,6 +28,11 @@ EXPERT_KEYS = {
 ROUTER_KEY = "model.layers.1.mlp.gate.weight"
 
 
+def total(model: nn.Module) -> int:
+    """Return the number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def same_tensors(one: Unlearned, other: Unlearned) -> bool:
     """Tell if two deltas are the same bits."""
     a, b = one.delta.tensors, other.delta.tensors
@@ -95,6 +100,19 @@ def test_rmu_steers_the_highest_layer_under_treatment_so_that_all_experts_learn(
     done = run(language_model, method(objective="rmu"), experts=[(0, 1), (1, 2)])
 
     assert {name.split(".layers.")[1][0] for name in done.delta.tensors} == {"0", "1"}
+
+
+def test_a_deletion_is_one_evaluation_and_zeros_in_the_delta(language_model):
+    """Rows of the original and of what is left; the base is as it was."""
+    before = bits(language_model.model)
+
+    done = run(language_model, method("deletion", None, selection="affinity"))
+
+    assert done.delta.tensors.keys() == {k for k in EXPERT_KEYS if "down_proj" in k}
+    assert not any(tensor.any() for tensor in done.delta.tensors.values())
+    assert [(row["step"], row["kept"]) for row in done.log] == [(0, False), (1, True)]
+    assert done.trained_share == pytest.approx(32 * 16 / total(language_model.model))
+    assert changed_names(language_model.model, before) == set()
 
 
 def test_every_architecture_can_be_unlearned(model, language_model):

@@ -9,15 +9,15 @@ from seuf.moe.architectures import moe_layers
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.names import row_path, rows_of_experts, split_row, to_checkpoint
 from seuf.unlearning.allowed_changes import allowed_changes, owner_of
-from seuf.unlearning.scopes import everything, selected_experts
+from seuf.unlearning.scopes import Deletion, everything, selected_experts
 from seuf.unlearning.settings import Method
 from tests.tiny import last_layer, tiny_model
 
 
 def method_of(scope, **more):
     """Return a method of a scope."""
-    needs = {"experts": {"selection": "contrast"}}.get(scope, {})
-    objective = {} if scope == "nothing" else {"objective": "ga"}
+    needs = {"selection": "contrast"} if scope in ("experts", "deletion") else {}
+    objective = {} if scope in ("nothing", "deletion") else {"objective": "ga"}
     return Method(scope=scope, **needs, **objective, **more)
 
 
@@ -50,6 +50,16 @@ def test_selected_experts_promise_what_their_scope_trains(model, router, tmp_pat
     promised = allowed_changes(empty(model, tmp_path), method_of("experts", router=router), experts)
 
     assert promised == keys_of(model, trained)
+
+
+def test_a_deletion_promises_the_output_projections_alone(model, tmp_path):
+    experts = [(last_layer(model), 1), (last_layer(model), 2)]
+    deleted = Deletion(model, experts).trained
+
+    promised = allowed_changes(empty(model, tmp_path), method_of("deletion"), experts)
+
+    assert promised == keys_of(model, deleted)
+    assert promised < keys_of(model, selected_experts(model, experts).trained)
 
 
 def test_of_a_router_the_row_of_the_expert_is_promised_and_no_other(model, tmp_path):

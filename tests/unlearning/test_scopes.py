@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seuf.inputs import InputError
 from seuf.moe.architectures import moe_layers
 from seuf.moe.loss import batch_nll
-from seuf.unlearning.scopes import Scope, everything, selected_experts
+from seuf.unlearning.scopes import Deletion, Scope, everything, selected_experts
 from tests.tiny import EXPERTS, bits, changed_names, hook_count, last_layer, tiny_batch, tiny_model
 
 TARGET = 2
@@ -81,6 +81,32 @@ def test_keys_name_rows_of_fused_tensors_and_whole_routers(model):
     scope = selected_experts(model, [(last_layer(model), TARGET)])
 
     assert scope.trained.keys() == {f"{name}[{TARGET}]" for name in experts} | routers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_deleted_expert_gives_zero_and_the_others_what_they_gave(model, dtype):
+    """Layer's experts called by hand: token n goes to expert n alone, with weight 1."""
+    model.to(dtype)
+    before, experts = bits(model), moe_layers(model)[-1].experts
+    hidden = torch.randn(EXPERTS, model.config.hidden_size, dtype=dtype)
+    chosen, weights = torch.arange(EXPERTS)[:, None], torch.ones(EXPERTS, 1, dtype=dtype)
+    scope = Deletion(model, [(last_layer(model), TARGET)])
+    original = scope.snapshot()
+    with torch.no_grad():
+        given = experts(hidden, chosen, weights)
+
+        scope.delete()
+
+        now = experts(hidden, chosen, weights)
+    given[TARGET] = 0
+    assert torch.equal(now, given)
+    changed = changed_names(model, before)
+    assert changed
+    assert all(".down_proj" in name for name in changed)
+    for name in changed:
+        assert changed_rows(model.get_parameter(name), before[name]) == [TARGET]
+    scope.restore(original)
+    assert changed_names(model, before) == set()
 
 
 def test_everything_is_every_parameter(model):

@@ -24,7 +24,9 @@ def test_every_objective_asks_for_what_there_is(objective):
         ({"scope": "experts", "objective": "ga"}, "needs a selection"),
         ({"scope": "everything", "objective": "ga", "selection": "affinity"}, "needs a selection"),
         ({"scope": "everything", "objective": "ga", "anchor_weight": 1.0}, "router to anchor"),
-        ({"scope": "some", "objective": "ga"}, "'nothing', 'everything', 'lora' or 'experts'"),
+        ({"scope": "some", "objective": "ga"}, "'nothing', 'everything', 'lora', 'experts' or"),
+        ({"scope": "deletion"}, "needs a selection"),
+        ({"scope": "deletion", "objective": "ga", "selection": "reap"}, "needs an objective"),
         ({"scope": "everything", "objective": "ga", "rank": 4}, "only scope 'lora'"),
         ({"scope": "lora", "objective": "ga", "rank": 0}, "greater than 0"),
         ({"scope": "lora", "objective": "ga", "selection": "affinity"}, "needs a selection"),
@@ -92,7 +94,7 @@ def test_an_unknown_rule_is_refused_with_those_known(name):
     with pytest.raises(ValidationError) as error:
         SelectionSettings(rules=["affinity", name])
 
-    assert f"{name!r} is no rule; rules are affinity, contrast, random" in str(error.value)
+    assert f"{name!r} is no rule; rules are affinity, contrast, " in str(error.value)
     assert "a rank as in affinity_2, and esft" in str(error.value)
 
 

@@ -37,6 +37,7 @@ SCOPES = {
     "everything": "All weights of the model.",
     "lora": "All weight matrices, by small additions (LoRA) that were then merged into them.",
     "experts": "Only the experts named below",
+    "deletion": "Only the outputs of the experts named below, which were set to zero.",
 }
 ROUTERS = {
     "layer": " and the router of their layer, which decides what goes to them.",

@@ -28,6 +28,13 @@ def expert_parameters(layer: MoELayer) -> int:
     return _parameters(layer.experts) // layer.num_experts
 
 
+def output_parameters(layer: MoELayer) -> int:
+    """Return the parameters of one expert's output projection, with its bias."""
+    named = layer.experts.named_parameters()
+    own = [p for name, p in named if name.startswith("down_proj") and len(p) == layer.num_experts]
+    return sum(parameter.numel() for parameter in own) // layer.num_experts
+
+
 def router_parameters(layer: MoELayer) -> int:
     """Return the parameters that score a layer's experts; a bias that only steers the choice no."""
     scores = [p for p in layer.router.parameters() if len(p) == layer.num_experts]

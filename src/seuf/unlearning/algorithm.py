@@ -44,7 +44,7 @@ from seuf.moe.threads import threads
 from seuf.unlearning.forward_passes import Anchor, ForwardPasses, StepBatch
 from seuf.unlearning.objectives import OBJECTIVES, is_steered
 from seuf.unlearning.recording import RecordedStep
-from seuf.unlearning.scopes import Scope, open_scope
+from seuf.unlearning.scopes import Deletion, Scope, open_scope
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, check_steered_layer
 
 log = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ def unlearn(
     with ExitStack() as stack:
         stack.callback(check_unchanged, model, digest)
         stack.enter_context(threads(settings.threads))
-        layers, uses_head = {layer for layer, _ in experts}, not is_steered(str(method.objective))
+        layers, uses_head = {layer for layer, _ in experts}, not is_steered(method.objective)
         stack.enter_context(keep_on_device(model, layers, head=uses_head))
         scope = stack.enter_context(open_scope(model, method, experts, seed))
         original, share = scope.snapshot(), scope.trained_share()
@@ -231,17 +231,23 @@ def unlearn(
         path = EvaluationPath(evaluate()[0], settings.forget_target)
         if path.original.forget_efficacy <= path.original.chance:
             log.warning("The model answers forget questions no better than by guessing.")
-        passes = ForwardPasses(
-            base, forget, retain, method, settings, scope.first_layer, steered, seed
-        )
-        anchored = experts if method.scope == "experts" and method.anchor_weight else []
-        anchor = Anchor(model, anchored, method.anchor_on, method.anchor_target)
-        with scope:
-            for learning_rate in method.learning_rates:
-                update = eq4_step(scope, passes, anchor, method, settings, learning_rate)
-                with RecordedStep(update, scope, settings.cuda_graph) as step:
-                    train_at(learning_rate, step, passes.batch, evaluate, scope, settings, path)
-                scope.restore(original)
+        if isinstance(scope, Deletion):
+            at = {"learning_rate": method.learning_rates[0]}  # which has no meaning here
+            path.add({**at, "step": 0}, path.original, UNMOVED)
+            scope.delete()
+            path.add({**at, "step": 1}, *evaluate(), scope)
+        else:
+            passes = ForwardPasses(
+                base, forget, retain, method, settings, scope.first_layer, steered, seed
+            )
+            anchored = experts if method.scope == "experts" and method.anchor_weight else []
+            anchor = Anchor(model, anchored, method.anchor_on, method.anchor_target)
+            with scope:
+                for learning_rate in method.learning_rates:
+                    update = eq4_step(scope, passes, anchor, method, settings, learning_rate)
+                    with RecordedStep(update, scope, settings.cuda_graph) as step:
+                        train_at(learning_rate, step, passes.batch, evaluate, scope, settings, path)
+                    scope.restore(original)
         if path.tensors is None:
             log.warning("No checkpoint: training broke before the first evaluation.")
         scope.restore(path.tensors or original)
@@ -372,7 +378,7 @@ def _steered_layer(
     """Return the layer whose output RMU steers: the highest of the selected experts, or as set."""
     if method.scope == "experts":
         return max(layer for layer, _ in experts)
-    if is_steered(str(method.objective)):
+    if is_steered(method.objective):
         decoder_layer(model, settings.objectives.rmu_layer)  # refuses one that is not there
         check_steered_layer(method, settings, scope.first_layer)
     return settings.objectives.rmu_layer

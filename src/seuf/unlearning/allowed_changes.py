@@ -11,7 +11,7 @@ from torch import Tensor
 from seuf.inputs import InputError
 from seuf.moe.architectures import MoELayer, moe_layers
 from seuf.moe.names import row_path, rows_of_experts, split_row, to_checkpoint
-from seuf.unlearning.scopes import part_of
+from seuf.unlearning.scopes import is_output, part_of
 from seuf.unlearning.settings import Experts, Method
 
 
@@ -31,7 +31,7 @@ def allowed_changes(model: Any, method: Method, experts: Experts) -> set[str]:
     """
     if method.scope == "nothing":
         return set()
-    if method.scope != "experts":
+    if method.scope not in ("experts", "deletion"):
         parameters, _ = part_of(model, method.only, method.layers)
         return _keys(model, parameters)
     layers = {layer.index: layer for layer in moe_layers(model)}
@@ -39,7 +39,11 @@ def allowed_changes(model: Any, method: Method, experts: Experts) -> set[str]:
     for index, expert in experts:
         if index not in layers or not 0 <= expert < layers[index].num_experts:
             raise InputError(f"The model has no expert {expert} in layer {index}.")
-        keys |= _keys(model, _expert_paths(model, layers[index], expert))
+        paths = _expert_paths(model, layers[index], expert)
+        if method.scope == "deletion":
+            keys |= _keys(model, filter(is_output, paths))
+            continue
+        keys |= _keys(model, paths)
         if method.router != "none":
             inside = _parameters_inside(model, layers[index].router)
             # a bias that steers the choice alone has another length, and is not trained

@@ -437,6 +437,6 @@ def inputs_of(objective: str, retain_loss: str) -> set[str]:
     )
 
 
-def is_steered(objective: str) -> bool:
-    """Tell if an objective is made of one layer's activations, as RMU is."""
-    return any("hidden" in name for name in arguments_of(objective)[0])
+def is_steered(objective: str | None) -> bool:
+    """Tell if an objective is made of one layer's activations, as RMU is; no objective is not."""
+    return objective is not None and any("hidden" in name for name in arguments_of(objective)[0])

@@ -6,7 +6,8 @@ what has changed. `open_scope` gives the one of a method:
 - `experts`: the selected experts and their routers (Zhuang et al. 2025);
 - `everything`: all parameters, or the experts, the routers or both of some layers (the paper's
   baselines, Table 1; its RMU trains layers 5 to 7);
-- `lora`: adapters on all linear layers and fused experts of the decoder.
+- `lora`: adapters on all linear layers and fused experts of the decoder;
+- `deletion`: nothing is trained: the selected experts' outputs are set to zero.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from seuf.moe.digests import sum_of_bits
 from seuf.moe.experts import ExpertSlice
 from seuf.moe.forward import is_offloaded
 from seuf.moe.lora import Adapter, adapted, merged, parameters_of
-from seuf.moe.names import row_path, rows_of_experts, same_bits, tensor_at
+from seuf.moe.names import row_path, rows_of_experts, same_bits, split_row, tensor_at
 from seuf.unlearning.settings import Experts, Method
 
 
@@ -166,6 +167,30 @@ class LoraScope(Scope):
         return own / (sum(parameter.numel() for parameter in self.model.parameters()) - own)
 
 
+class Deletion(Scope):
+    """The output projections of some experts, to be set to zero: they then add nothing to a token.
+
+    Their routers still choose them, and with a router that renormalises the others keep the weights
+    that they had beside them.
+
+    Args:
+        model: A causal language model of a known MoE architecture.
+        experts: (layer, expert) pairs.
+    """
+
+    def __init__(self, model: nn.Module, experts: Experts) -> None:
+        chosen = selected_experts(model, experts, router="none")
+        super().__init__(model, {}, first_layer=chosen.first_layer)
+        self.trained = {path: t for path, t in chosen.trained.items() if is_output(path)}
+        self.masters = dict(self.trained)
+
+    @torch.no_grad()
+    def delete(self) -> None:
+        """Set them to zero."""
+        for tensor in self.trained.values():
+            tensor.zero_()
+
+
 @contextmanager
 def open_scope(model: nn.Module, method: Method, experts: Experts, seed: int) -> Iterator[Scope]:
     """Give the scope of a method inside the context; what it put into the model is then gone.
@@ -177,6 +202,8 @@ def open_scope(model: nn.Module, method: Method, experts: Experts, seed: int) ->
     if method.scope == "lora":
         with adapted(model, method.rank, seed) as adapters:
             yield LoraScope(model, adapters)
+    elif method.scope == "deletion":
+        yield Deletion(model, experts)
     elif method.scope == "everything":
         yield everything(model, method.only, method.layers)
     else:
@@ -237,6 +264,11 @@ def everything(
         )
     whole, first = part_of(model, only, layers)
     return Scope(model, whole, first_layer=first)
+
+
+def is_output(path: str) -> bool:
+    """Tell if a tensor of an expert is its output projection, or the bias of that."""
+    return split_row(path)[0].rpartition(".")[2].startswith("down_proj")
 
 
 def part_of(

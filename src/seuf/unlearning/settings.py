@@ -32,8 +32,10 @@ class Method(Settings):
     """One row of the methods table.
 
     Attributes:
-        scope: What may change: nothing, everything, everything by LoRA, or the selected experts.
-        selection: Rule (or name of a fixed expert) that says which experts; scope `experts` only.
+        scope: What may change: nothing, everything, everything by LoRA, the selected experts, or
+            their outputs, which are set to zero without training.
+        selection: Rule (or name of a fixed expert) that says which experts; scopes `experts` and
+            `deletion` only.
         objective: What is minimised, a row of `seuf.unlearning.objectives.OBJECTIVES`.
         retain_loss: l_r of Eq. 4, a key of `RETAIN_LOSSES` there, if the objective has one: the NLL
             of the retain set, or how far what is predicted there is from the original (KL).
@@ -49,7 +51,7 @@ class Method(Settings):
         steering_coefficient: Overrides the objective's own, for RMU.
     """
 
-    scope: Literal["nothing", "everything", "lora", "experts"]
+    scope: Literal["nothing", "everything", "lora", "experts", "deletion"]
     selection: str | None = None
     objective: str | None = None
     retain_loss: str = "nll"
@@ -66,9 +68,10 @@ class Method(Settings):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if (self.objective is None) != (self.scope == "nothing"):
+        if (self.objective is None) != (self.scope in ("nothing", "deletion")):
+            known = ", ".join(OBJECTIVES)
             raise ValueError(
-                f"every scope but 'nothing' needs an objective ({', '.join(OBJECTIVES)})"
+                f"every scope but 'nothing' and 'deletion' needs an objective ({known})"
             )
         if self.objective is not None:
             arguments_of(self.objective)
@@ -80,8 +83,8 @@ class Method(Settings):
             self.objective is None or "retain_loss" not in arguments_of(self.objective)[0]
         ):
             raise ValueError(f"objective {self.objective!r} has no `retain_loss` to choose")
-        if (self.selection is None) != (self.scope != "experts"):
-            raise ValueError("scope 'experts', and no other, needs a selection")
+        if (self.selection is None) != (self.scope not in ("experts", "deletion")):
+            raise ValueError("scope 'experts' or 'deletion', and no other, needs a selection")
         if self.anchor_weight and self.scope != "experts":
             raise ValueError("only scope 'experts' has a router to anchor")
         if (self.only or self.layers) and self.scope != "everything":
