@@ -66,3 +66,15 @@ def test_so_many_test_questions_of_each_subject_are_asked_on_the_path(language_m
 
     assert str(beside["test_forget_right"]).startswith("2:")
     assert str(beside["test_utility_right"]).startswith("2:")
+
+
+def test_general_texts_are_thinned_out_evenly(language_model):
+    """Of seven at most three: every third, which are numbers 0, 3 and 6."""
+    texts = [f"Ada lives in {town}." for town in "Oslo Rome Bonn Paris Lima Kyoto Quito".split()]
+    records = [{"text": text} for text in texts]
+    judge = judge_of(language_model, QUESTIONS, records, ScoringSettings(path_texts=3))
+
+    loss = judge(language_model.model).beside["general_loss"]
+
+    assert loss == mean_nll(language_model, [texts[0], texts[3], texts[6]])
+    assert loss != pytest.approx(mean_nll(language_model, texts), rel=1e-6)

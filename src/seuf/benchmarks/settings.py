@@ -31,6 +31,7 @@ class ScoringSettings(Settings):
         max_new_tokens: Tokens in a greedy answer, for kinds that have no number of their own.
         path_questions: Test questions of each subject that are asked at every evaluation of a
             training run too; null asks all. They choose nothing.
+        path_texts: General texts at most whose loss is told there, evenly spaced.
         probe_tokens: Tokens of each set on which routing overlap is measured.
         min_k: Share of a passage's tokens, the least likely ones, that membership inference by
             min-k and min-k++ uses; RWKU takes 0.2, MUSE 0.4.
@@ -43,6 +44,7 @@ class ScoringSettings(Settings):
     generate: bool = False
     max_new_tokens: Annotated[int, Field(gt=0)] = 64
     path_questions: Annotated[int, Field(gt=1)] | None = None
+    path_texts: Annotated[int, Field(gt=0)] = 128
     probe_tokens: Annotated[int, Field(gt=0)] = 4096
     min_k: Annotated[float, Field(gt=0, le=1)] = 0.2
 

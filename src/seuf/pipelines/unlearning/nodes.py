@@ -78,7 +78,8 @@ def judge_of(
         )
     ]
     scorer = HeadlineScorer(base, [*(q for q in asked if q.part == "selection"), *tested], settings)
-    utility, general = utility_subject(subjects), texts_of(general_texts)
+    utility, every = utility_subject(subjects), -(-len(general_texts) // settings.path_texts)
+    general = texts_of(general_texts)[:: every or 1]
     chance, test_chance = scorer.chance("selection"), scorer.chance("test")
 
     def judge(model: Any) -> Evaluation:
