@@ -79,6 +79,20 @@ def test_training_everything_in_bfloat16_has_masters():
     )
 
 
+def test_micro_batches_keep_activations_of_their_own_samples_alone():
+    """One of two samples passes at a time: half of the tokens. A gradient in bfloat16 stands beside
+    the sum of those before it, 2 bytes a parameter.
+    """
+    n = parameters()
+    everything = Method(scope="everything", objective="ga", micro_batch_size=1)
+
+    need = memory(everything)
+    coarse = memory(everything, dtype=torch.bfloat16)
+
+    assert need.activations == (2 * LAYER + LOSS) / 2
+    assert (need.optimizer, coarse.optimizer) == (12 * n, (16 + 2) * n)
+
+
 def test_one_expert_in_float32_is_counted_by_hand():
     """Layer 1 alone keeps activations; the expert in training 4 * 16 elements a token more."""
     n, kept = EXPERT + ROUTER, LAYER + LOSS + 20 * 4 * 16 * 4

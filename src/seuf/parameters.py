@@ -27,6 +27,7 @@ from seuf.unlearning.settings import (
     UnlearningSettings,
     check_replication,
     check_steered_layer,
+    samples_at_once,
 )
 
 BaseModelSettings = Annotated[
@@ -82,6 +83,7 @@ class StudyParameters(BaseModel):
             try:
                 self.unlearning.objectives.numbers_for(method.objective)
                 check_steered_layer(method, self.unlearning, min(method.layers or [0]))
+                samples_at_once(method, self.unlearning)
             except InputError as error:
                 raise ValueError(f"methods.{name}: {error}") from None
         return self

@@ -20,7 +20,7 @@ from seuf.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning.objectives import arguments_of, is_steered
 from seuf.unlearning.scopes import part_of
 from seuf.unlearning.selection import ESFT, SelectionSettings, most_to_reach
-from seuf.unlearning.settings import Experts, Method, UnlearningSettings
+from seuf.unlearning.settings import Experts, Method, UnlearningSettings, samples_at_once
 
 SNAPSHOTS = 2  # of what is trained: the original's, and the best checkpoint's
 FLOAT32 = 4
@@ -108,6 +108,8 @@ def method_memory(
     optimizer += FLOAT32 * adapters  # which are beside the model's weights themselves
     if itemsize < FLOAT32 and method.objective:  # masters
         optimizer += FLOAT32 * (whole + slices)
+        if samples_at_once(method, settings) < (method.batch_size or settings.batch_size):
+            optimizer += itemsize * whole  # a micro-batch's gradient beside the sum of those before
     weights, activations = footprint.weight_bytes(model), 0
     snapshots = SNAPSHOTS * (itemsize * (whole + slices) + FLOAT32 * adapters)
     if method.objective is not None:
@@ -175,7 +177,7 @@ def _activations(
     inputs, _ = arguments_of(str(method.objective))
     kinds = {name.split("_")[0] for name in inputs} & {"retain", "refusal"}
     sets = 1 + len(kinds)
-    tokens = sets * (method.batch_size or settings.batch_size) * settings.max_length
+    tokens = sets * samples_at_once(method, settings) * settings.max_length
     last, kept = len(decoder(model).layers) - 1, 0
     if is_steered(str(method.objective)):  # nothing above the steered layer runs
         last = max((index for index, _ in experts), default=settings.objectives.rmu_layer)

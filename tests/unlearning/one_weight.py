@@ -28,7 +28,11 @@ def from_half() -> EvaluationPath:
 class OneWeightPasses:
     """Forward passes of which a step's batch, and the objective's one input, is its number."""
 
-    def objective_inputs(self, batch: Any) -> dict[str, Any]:
+    def micro_batches(self, batch: Any) -> list[Any]:
+        """Return the batch alone."""
+        return [batch]
+
+    def objective_inputs(self, batch: Any, whole: Any) -> dict[str, Any]:
         """Return the number of the step, as if it were a loss."""
         return {"forget_nll": batch.step}
 
@@ -41,7 +45,7 @@ class AnchorOf:
     """An anchor whose loss is what a function returns."""
 
     def __init__(self, loss: Callable[[], Tensor]) -> None:
-        self._loss, self.watching = loss, lambda mask: nullcontext()
+        self._loss, self.watching = loss, lambda mask, whole: nullcontext()
 
     def loss(self, device: torch.device) -> Tensor:
         """Return the anchor loss."""

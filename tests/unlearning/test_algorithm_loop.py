@@ -200,7 +200,7 @@ def test_the_best_of_several_runs_is_kept_in_one_place():
     assert scope.model.weight.item() == 0
 
 
-def test_a_step_that_does_not_fit_is_not_split_but_an_error_that_says_what_to_lower():
+def test_a_step_that_does_not_fit_is_not_split_but_an_error_that_says_what_to_set():
     def large(scope: Scope) -> Loss:
         def loss(step: int) -> Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -211,6 +211,7 @@ def test_a_step_that_does_not_fit_is_not_split_but_an_error_that_says_what_to_lo
         run(scripted((0.5, 0.8)), large)
 
     assert str(raised.value) == (
-        "A step does not fit in memory (CUDA out of memory. Tried to allocate 2.00 GiB): lower "
-        "unlearning.batch_size or unlearning.max_length, to which packed samples are joined."
+        "A step does not fit in memory (CUDA out of memory. Tried to allocate 2.00 GiB): set "
+        "unlearning.micro_batch_size to fewer samples, which leaves the step what it is, or lower "
+        "unlearning.max_length."
     )

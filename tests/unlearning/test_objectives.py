@@ -13,6 +13,7 @@ from seuf.moe.batches import IGNORED
 from seuf.moe.loss import Logits
 from seuf.unlearning.objectives import (
     OBJECTIVES,
+    Counts,
     Hidden,
     Predictions,
     TokenNLL,
@@ -113,6 +114,18 @@ def test_npo_weighs_each_of_five_texts_in_a_sample_as_if_it_stood_alone():
     assert npo_weights(together) == pytest.approx([0.0134] * 5, abs=1e-4)
     assert npo_weights(told_apart) == pytest.approx([0.5379 / 5] * 5, abs=1e-4)
     assert npo_weights(told_apart) == npo_weights(five_rows)
+
+
+def test_parts_of_a_batch_add_up_to_its_means():
+    """Of 1 2 3 and 4: (1 + 2 + 3) / 4 and 4 / 4 make the mean 2.5, where that of means is 3.
+
+    Sums over texts are 6 and 4: 6 / 2 and 4 / 2 make their mean 5.
+    """
+    whole = Counts(torch.tensor(4), torch.tensor(2))
+    parts = [nll([[1.0, 2, 3]])._replace(whole=whole), nll([[4.0]])._replace(whole=whole)]
+
+    assert sum(part.mean() for part in parts) == 2.5
+    assert sum(part.mean_over_texts(part.sums()) for part in parts) == 5
 
 
 def test_texts_that_are_not_there_do_not_count():

@@ -62,14 +62,20 @@ def test_a_batch_is_copied_with_all_its_tensors():
 
 
 def trained(
-    objective: str, dtype: torch.dtype, lengths: list[int], recorded: bool, device: str = "cuda"
+    objective: str,
+    dtype: torch.dtype,
+    lengths: list[int],
+    recorded: bool,
+    device: str = "cuda",
+    at_once: int | None = None,
 ) -> Any:
     """Return numbers and weights of ten steps of a tiny model on a GPU."""
     base = tiny_language_model()
     base.model.to(device, dtype)
     rows = [[sample * 3 for sample in tiny_samples(6, seed, longest=3)] for seed in (0, 1)]
     sets = [[(r * 9)[: lengths[i % len(lengths)]] for i, r in enumerate(part)] for part in rows]
-    shared, of = SETTINGS.model_copy(update={"steps": 10}), method(objective=objective)
+    shared = SETTINGS.model_copy(update={"steps": 10, "micro_batch_size": at_once})
+    of = method(objective=objective)
     scope = selected_experts(base.model, [(1, 2)])
     passes = ForwardPasses(base, *sets, of, shared, 1, steered_layer=1, seed=0)
     anchor = Anchor(base.model, [(1, 2)], of.anchor_on)
@@ -95,6 +101,19 @@ def test_recorded_steps_give_the_same_bits_as_others(objective, dtype, lengths):
     torch.use_deterministic_algorithms(True, warn_only=True)
     (one, weights), (other, others) = (
         trained(objective, dtype, lengths, recorded) for recorded in (True, False)
+    )
+    torch.use_deterministic_algorithms(False)
+
+    assert one == other
+    assert all(torch.equal(weights[path], others[path]) for path in weights)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_a_step_of_micro_batches_is_recorded_whole(objective):
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    (one, weights), (other, others) = (
+        trained(objective, torch.bfloat16, [9], recorded, at_once=1) for recorded in (True, False)
     )
     torch.use_deterministic_algorithms(False)
 

@@ -1,7 +1,7 @@
 """Go on with fewer samples at once where memory runs out.
 
-Which samples share a batch decides only the last bits of a model's results. In a training step the
-batch is part of the method, and is never split: see `must_fit`.
+Which samples share a batch decides only the last bits of a model's results. A training step is
+split only as its settings say (`micro_batch_size`), so that every run has the same: `must_fit`.
 """
 
 from __future__ import annotations

@@ -59,8 +59,11 @@ BESIDE = [
     "test_forget_right",
     "test_utility_right",
 ]
-# Not split by itself: which samples stand in a step together is part of the method.
-SMALLER = "lower unlearning.batch_size or unlearning.max_length, to which packed samples are joined"
+# Not split by itself: how it is split decides the last bits.
+SMALLER = (
+    "set unlearning.micro_batch_size to fewer samples, which leaves the step what it is, or lower "
+    "unlearning.max_length"
+)
 UNMOVED = {"forget": 1.0, "retain": 1.0}  # routing of the original beside itself
 STEP_COLUMNS = ["learning_rate", "step", "loss", "anchor", "gradient_norm"]
 STEP_NUMBERS = STEP_COLUMNS[2:]  # l_f + lambda l_r; alpha L_anchor; before it is clipped
@@ -266,6 +269,9 @@ def eq4_step(
 ) -> Callable[[StepBatch], Tensor]:
     """Return what one step does: min l_f(D_f) + lambda l_r(D_r) + alpha L_anchor, Eq. 4, by AdamW.
 
+    The batch passes in micro-batches where it does not fit in memory: each adds its part to means
+    over the whole batch, so that losses and gradients are the whole batch's, to rounding.
+
     The step returns `STEP_NUMBERS`, (3,): the objective, the weighted anchor loss, and the norm of
     the gradient before it is clipped.
     """
@@ -278,22 +284,26 @@ def eq4_step(
     )
 
     def step(batch: StepBatch) -> Tensor:
-        with anchor.watching(batch.forget_mask):
-            inputs = passes.objective_inputs(batch)
-        loss = objective(**inputs, **numbers)  # l_f + lambda l_r
-        if loss.dim() or not loss.requires_grad:
-            raise InputError(
-                f"Objective {method.objective!r} must return one number that depends on the model; "
-                f"it returned {tuple(loss.shape)}, requires_grad={loss.requires_grad}."
-            )
-        anchoring = method.anchor_weight * anchor.loss(loss.device)  # alpha L_anchor, Eq. 3
-        (loss + anchoring).backward()
-        norm = nn.utils.clip_grad_norm_(scope.gradients_to_masters(), settings.gradient_clip)
+        losses = []
+        for part in passes.micro_batches(batch):
+            with anchor.watching(part.forget_mask, batch.forget_mask):
+                inputs = passes.objective_inputs(part, batch)
+            loss = objective(**inputs, **numbers)  # l_f + lambda l_r
+            if loss.dim() or not loss.requires_grad:
+                raise InputError(
+                    f"Objective {method.objective!r} must return one number that depends on the "
+                    f"model; it returned {tuple(loss.shape)}, requires_grad={loss.requires_grad}."
+                )
+            anchoring = method.anchor_weight * anchor.loss(loss.device)  # alpha L_anchor, Eq. 3
+            (loss + anchoring).backward()
+            scope.gradients_to_masters()
+            losses.append(torch.stack([loss.detach(), anchoring.detach()]))
+        norm = nn.utils.clip_grad_norm_(masters, settings.gradient_clip)
         optimizer.step()
         scope.note_changes()
         scope.write_back()
         scope.clear_gradients()
-        return torch.stack([one.detach().to(norm.device) for one in (loss, anchoring, norm)])
+        return torch.cat([torch.stack(losses).sum(0).to(norm.device), norm[None]])
 
     return step
 

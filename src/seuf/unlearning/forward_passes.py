@@ -37,6 +37,7 @@ from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import Logits, output_head
 from seuf.moe.routing import observed_routers, skip_packed_sequence_check
 from seuf.unlearning.objectives import (
+    Counts,
     Hidden,
     Predictions,
     TokenNLL,
@@ -45,7 +46,7 @@ from seuf.unlearning.objectives import (
     inputs_of,
 )
 from seuf.unlearning.samples import counted_tokens, draw_batches, refusals_of, text_numbers
-from seuf.unlearning.settings import Experts, Method, UnlearningSettings
+from seuf.unlearning.settings import Experts, Method, UnlearningSettings, samples_at_once
 
 
 class StepBatch(NamedTuple):
@@ -76,6 +77,15 @@ class StepBatch(NamedTuple):
     retain_reference_hidden: Tensor | None = None
     forget_reference_last: Tensor | None = None
     retain_reference_last: Tensor | None = None
+
+    def part(self, rows: slice, size: int) -> StepBatch:
+        """Return the same samples of each set, of which the batch has `size`."""
+
+        def of_sets(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None else torch.cat([s[rows] for s in tensor.split(size)])
+
+        of_one_set = [tensor if tensor is None else tensor[rows] for tensor in self[5:]]
+        return StepBatch._make([*map(of_sets, self[:5]), *of_one_set])
 
 
 class ForwardPasses:
@@ -121,10 +131,14 @@ class ForwardPasses:
         self.width = max(map(len, samples)) if self.texts > 1 else 0
         self.device, self.head = input_device(self.model), output_head(self.model)
         self.first_layer, self.steered_layer = first_layer, steered_layer
-        self.size = method.batch_size or settings.batch_size
+        size = method.batch_size or settings.batch_size
+        self.at_once = samples_at_once(method, settings)
         self.backoff = Backoff("lower unlearning.max_length")
-        self.positions = draw_batches(len(forget), len(retain), settings.steps, self.size, seed)
-        if not any(name.startswith("retain") for name in self.names):
+        self.positions = draw_batches(len(forget), len(retain), settings.steps, size, seed)
+        self.sets = ["forget"]  # in a batch one after the other, with as many samples each
+        self.sets += ["retain"] if any(name.startswith("retain") for name in self.names) else []
+        self.sets += ["refusal"] if refused else []
+        if "retain" not in self.sets:
             self.positions = [(drawn, []) for drawn, _ in self.positions]
         to_forget = sorted({p for drawn, _ in self.positions for p in drawn})
         to_keep = sorted({p for _, drawn in self.positions for p in drawn})
@@ -187,27 +201,38 @@ class ForwardPasses:
     def _reference_sums(self, positions: Sequence[int]) -> Tensor:
         return torch.stack([self.reference_nll[position] for position in positions])
 
-    def objective_inputs(self, batch: StepBatch) -> dict[str, Any]:
-        """Return what the objective is made of, by the names in `objectives.OBJECTIVE_INPUTS`."""
+    def micro_batches(self, batch: StepBatch) -> Iterator[StepBatch]:
+        """Yield a step's batch in parts that pass the model at once; often it is the one part."""
+        size = len(batch.input_ids) // len(self.sets)
+        if size <= self.at_once:
+            yield batch
+            return
+        for start in range(0, size, self.at_once):
+            yield batch.part(slice(start, start + self.at_once), size)
+
+    def objective_inputs(self, batch: StepBatch, whole: StepBatch | None = None) -> dict[str, Any]:
+        """Return what the objective is made of, by the names in `objectives.OBJECTIVE_INPUTS`.
+
+        Args:
+            batch: Of a step, or a micro-batch of it.
+            whole: The step's, over which means are taken; the same by default.
+        """
         values: dict[str, Any] = {}
-        size, last = self.size, len(batch.input_ids)
-        first_refusal = last if self.first_refusal is None else last - size
-        sets = {
-            "forget": slice(size),
-            "retain": slice(size, first_refusal),
-            "refusal": slice(first_refusal, last),
-        }
-        device = self.device
+        whole, device = whole or batch, self.device
+        of, of_whole = self._rows_of_sets(batch), self._rows_of_sets(whole)
         if self._asks_for("hidden"):
             both = self.hidden(batch)
             device = both.values.device  # of a model on several devices not the input's
-            for name, part in sets.items():
-                values[f"{name}_hidden"] = Hidden(both.values[part], both.mask[part])
+            for name, part in of.items():
+                counts = counts_of(whole.mask[of_whole[name], None], device)
+                values[f"{name}_hidden"] = Hidden(both.values[part], both.mask[part], counts)
         if self._asks_for("nll", "predictions"):
             predictions = self.predictions(batch)
             device = predictions.logits.hidden.device
-            for name, part in sets.items():
-                values |= self._losses(name, predictions.rows(part), batch)
+            for name, part in of.items():
+                counts = counts_of(whole.texts[of_whole[name]], device)
+                of_set = predictions.rows(part)._replace(whole=counts)
+                values |= self._losses(name, of_set, batch)
         for name in ("forget_reference_nll", "refusal_reference_nll"):
             sums = getattr(batch, name)
             values[name] = None if sums is None else sums.flatten()
@@ -231,6 +256,10 @@ class ForwardPasses:
             if of == "retain" and self.retain_loss == "kl":
                 values[f"{of}_loss"] = predictions.divergence(original)
         return values
+
+    def _rows_of_sets(self, batch: StepBatch) -> dict[str, slice]:
+        size = len(batch.input_ids) // len(self.sets)
+        return {name: slice(n * size, (n + 1) * size) for n, name in enumerate(self.sets)}
 
     def _asks_for(self, *kinds: str) -> bool:
         """Tell if a pass of one of these kinds is needed, of either set."""
@@ -321,7 +350,7 @@ class ForwardPasses:
     ) -> Iterator[tuple[Sequence[int], Tensor]]:
         """Yield as many positions as pass at once, long samples first, and what is computed."""
         order = sorted(positions, key=lambda position: -len(self.samples[position]))
-        size = 2 * self.size  # as many as a step with a retain term takes
+        size = 2 * self.at_once  # as many as a step with a retain term takes
         for start in tqdm(range(0, len(order), size), desc=what, unit="batch", disable=None):
             group = order[start : start + size]
             yield from self.backoff.parts(group, lambda part: compute(self.samples_at(part)))
@@ -356,9 +385,15 @@ class Anchor:
         self._losses: list[Tensor] = []
 
     @contextmanager
-    def watching(self, mask: Tensor) -> Iterator[None]:
-        """Measure what passes inside the context; `mask` (B, T) of bool says which tokens count."""
+    def watching(self, mask: Tensor, whole: Tensor | None = None) -> Iterator[None]:
+        """Measure what passes inside the context.
+
+        Args:
+            mask: Which tokens count, (B, T), bool.
+            whole: The same of the step's batch, over which the mean is taken; `mask` by default.
+        """
         self._losses.clear()
+        total = (mask if whole is None else whole).sum()
 
         def observe(position: int, output: tuple[Tensor, ...]) -> None:
             layer = self.layers[position]
@@ -367,7 +402,8 @@ class Anchor:
             else:
                 gates = gate_probabilities(layer, output)
             counted = mask.flatten().to(gates.device)
-            self._losses.append(anchor_loss(gates, self.targets[position], counted))
+            target = self.targets[position]
+            self._losses.append(anchor_loss(gates, target, counted, total.to(gates.device)))
 
         with observed_routers(self.layers, observe):
             yield
@@ -378,6 +414,11 @@ class Anchor:
         if not losses:
             return torch.zeros((), device=device)
         return torch.stack([loss.to(losses[0].device) for loss in losses]).mean().to(device)
+
+
+def counts_of(texts: Tensor, device: torch.device) -> Counts:
+    """Return how many tokens and texts count, of the tokens of each text (B, S, T) of bool."""
+    return Counts(texts.any(1).sum().to(device), texts.any(-1).sum().to(device))
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

@@ -4,6 +4,10 @@ An objective's parameters name the inputs that it is made of, see `OBJECTIVE_INP
 keyword-only parameters are numbers that a study sets under `unlearning.objectives`. Another
 objective is one function and one row of `OBJECTIVES`, here or in a package of your own.
 
+An objective that is a weighted sum of means over tokens and texts (`mean`, `mean_over_texts`,
+`distance`) may be computed in parts: these methods divide by what counts in the whole step. One
+that bends a mean, or divides by something else, is named in `NEEDS_WHOLE_BATCH`.
+
 Settings read the table in stages that never compute, so nothing here imports torch before it is
 needed.
 """
@@ -406,6 +410,9 @@ OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "undial": undial,
     "ceu": ceu,
 }
+
+# Objectives whose gradient is not the sum of what parts of a batch give, by name: none of these.
+NEEDS_WHOLE_BATCH: set[str] = set()
 
 
 def arguments_of(objective: str) -> tuple[set[str], set[str]]:

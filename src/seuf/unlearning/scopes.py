@@ -78,13 +78,15 @@ class Scope:
         self.clear_gradients()
 
     def gradients_to_masters(self) -> list[Tensor]:
-        """Hand each tensor's gradient to its master; return the masters."""
+        """Hand each tensor's gradient to its master, which adds it up; return the masters."""
         for name, parameter in self.whole.items():
             gradient, master = parameter.grad, self.masters[name]
             if gradient is not None and name in self.row_masks:
                 gradient.mul_(self.row_masks[name])
             if gradient is not None and master is not parameter:
-                master.grad, parameter.grad = gradient.float(), None  # not both at once
+                so_far = master.grad
+                master.grad = gradient.float() if so_far is None else so_far.add_(gradient)
+                parameter.grad = None  # not both at once
         return list(self.masters.values())
 
     @torch.no_grad()

@@ -11,7 +11,13 @@ from pydantic import ConfigDict, Field, model_validator
 
 from seuf.forgetting import TARGETS
 from seuf.inputs import InputError, Settings
-from seuf.unlearning.objectives import OBJECTIVES, RETAIN_LOSSES, arguments_of, is_steered
+from seuf.unlearning.objectives import (
+    NEEDS_WHOLE_BATCH,
+    OBJECTIVES,
+    RETAIN_LOSSES,
+    arguments_of,
+    is_steered,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 LORA_RANK = 8
@@ -47,6 +53,7 @@ class Method(Settings):
         layers: Of everything, these decoder layers and nothing else.
         rank: r of the adapters; scope `lora` only.
         batch_size: Overrides the study's own, see `UnlearningSettings`.
+        micro_batch_size: The same.
         learning_rates: Each is tried with the full step budget; the best result is kept.
         steering_coefficient: Overrides the objective's own, for RMU.
     """
@@ -63,6 +70,7 @@ class Method(Settings):
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     rank: Annotated[int, Field(gt=0)] = LORA_RANK
     batch_size: Annotated[int, Field(gt=0)] | None = None
+    micro_batch_size: Annotated[int, Field(gt=0)] | None = None
     learning_rates: Annotated[list[Positive], Field(min_length=1)] = [1e-4]
     steering_coefficient: Positive | None = None
 
@@ -150,6 +158,8 @@ class UnlearningSettings(Settings):
     Attributes:
         steps: Updates tried with each learning rate.
         batch_size: Samples of the forget set, and as many of the retain set, in a step.
+        micro_batch_size: How many of them pass at once where not all fit in memory: the step's loss
+            and gradient are those of the whole batch, to rounding. Null passes all at once.
         max_length: Tokens in a sample.
         pack: Join short texts into samples of up to `max_length` tokens; none is split, and losses
             tell them apart.
@@ -170,6 +180,7 @@ class UnlearningSettings(Settings):
 
     steps: Annotated[int, Field(gt=0)] = 60
     batch_size: Annotated[int, Field(gt=0)] = 8
+    micro_batch_size: Annotated[int, Field(gt=0)] | None = None
     max_length: Annotated[int, Field(gt=1)] = 512
     pack: bool = False
     evaluate_every: Annotated[int, Field(gt=0)] = 10
@@ -233,6 +244,22 @@ def check_replication(methods: Mapping[str, Method], settings: ReplicationSettin
             raise InputError(
                 f"replication.comparisons names {missing[0]!r}, which is no row of methods"
             )
+
+
+def samples_at_once(method: Method, settings: UnlearningSettings) -> int:
+    """Return how many samples of each set pass the model at once in a method's step.
+
+    Raises:
+        InputError: If that is a part of the batch, and the objective has no value on parts.
+    """
+    whole = method.batch_size or settings.batch_size
+    size = min(whole, method.micro_batch_size or settings.micro_batch_size or whole)
+    if size < whole and method.objective in NEEDS_WHOLE_BATCH:
+        raise InputError(
+            f"{method.objective} is no sum over parts of a batch: micro_batch_size is {size} and "
+            f"batch_size {whole}. Set micro_batch_size to null, or lower batch_size."
+        )
+    return size
 
 
 def check_steered_layer(method: Method, settings: UnlearningSettings, first_trained: int) -> None:
