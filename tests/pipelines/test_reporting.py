@@ -2,65 +2,148 @@
 
 import pandas as pd
 import plotly.graph_objects as go
+import pytest
 from plotly.io import from_json
 
 from seuf.pipelines.reporting import nodes, pipeline
-from tests.reporting.examples import SELECTED, log, routing, scores
+from tests.reporting.examples import LOOKS, SELECTED, log, routing, scores
 
+EXAMPLE = {"subject": "forget", "question": "?", "reference": "a", "before": "a", "after": "b"}
 RESULTS = {
-    "original.scores": scores(1.0, 1.0, 0.0),
+    "original.scores": scores(1.0, 1.0, 0.0) | {"examples": [EXAMPLE]},
     "original.training_log": log(),
     "original.timing": {"seconds": 0.5},
-    "seuf_ga.scores": scores(0.5, 0.75, 0.1),
-    "seuf_ga.training_log": log((0.1, 5, 0.5, 0.9, 0.9)),
+    "seuf_ga.scores": scores(0.5, 0.75, 0.1) | {"examples": [EXAMPLE]},
+    "seuf_ga.training_log": log(*LOOKS),
     "seuf_ga.timing": {"seconds": 2.0},
 }
-LOGS = {name: value for name, value in RESULTS.items() if name.endswith(".training_log")}
+SEEDS = {"base_seed": 0, "seed": 3}
+TABLE = {
+    "original": {"scope": "nothing"},
+    "seuf_ga": {"scope": "experts", "selection": "affinity", "objective": "ga"},
+}
+
+
+def compared():
+    """Return what the first node makes, by the names of its outputs."""
+    names = ("metrics", "comparison", "markdown", "paths", "examples")
+    return dict(zip(names, nodes.compare_methods(**SEEDS, **RESULTS), strict=True))
+
+
+def drawn(**trials: pd.DataFrame):
+    """Return the figures."""
+    made, shares = compared(), routing([0.25] * 4)
+    seen = made["comparison"], made["paths"]
+    return nodes.draw_figures(*seen, shares, shares, SELECTED, **trials)
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The methods of the table, and one that a pilot chooses the layer of."""
+    table = TABLE | {"pilot_ga": {**TABLE["seuf_ga"], "selection": "pilot"}}
+    monkeypatch.setattr(pipeline, "study_parameters", lambda: {"methods": table})
+    monkeypatch.setattr(pipeline, "methods", lambda: list(table))
+    return {node.name: node for node in pipeline.create_pipeline().nodes}
 
 
 def test_metrics_table_and_markdown_tell_of_the_same_methods():
-    metrics, table, markdown = nodes.compare_methods(**RESULTS)
+    made = compared()
 
-    assert list(metrics) == list(table["method"]) == ["original", "seuf_ga"]
-    assert [line.split()[1] for line in markdown.splitlines()[2:]] == ["original", "seuf_ga"]
+    assert list(made["metrics"]) == list(made["comparison"]["method"]) == ["original", "seuf_ga"]
+    lines = [line for line in made["markdown"].splitlines() if line.startswith("| ")]
+    assert [line.split()[1] for line in lines[2:]] == ["original", "seuf_ga"]
 
 
-def test_the_report_is_written_from_what_the_other_nodes_made():
-    shares = routing([0.25] * 4)
-    _, table, _ = nodes.compare_methods(**RESULTS)
+def test_paths_are_those_of_the_base_and_seed_of_the_study():
+    paths = compared()["paths"]
 
-    figures = nodes.draw_figures(table, shares, shares, SELECTED, **LOGS)
-    page = nodes.write_report(table, SELECTED, *figures)
+    assert set(zip(paths["base"], paths["seed"], paths["method"], strict=True)) == {
+        ("0", 3, "seuf_ga")
+    }
+    assert len(paths) == len(LOOKS)
 
-    assert all(isinstance(figure, go.Figure) for figure in figures)
+
+def test_examples_are_those_of_methods_that_trained_something():
+    assert compared()["examples"] == [{"method": "seuf_ga", **EXAMPLE}]
+
+
+def test_the_report_is_written_from_what_the_other_nodes_made(monkeypatch):
+    monkeypatch.setattr(nodes, "study_name", lambda: "mine")
+    made, figures = compared(), drawn()
+
+    page = nodes.write_report(
+        made["comparison"],
+        made["paths"],
+        SELECTED,
+        made["examples"],
+        {"source": "pretrain"},
+        **SEEDS,
+        **figures,
+    )
+
+    assert all(isinstance(figure, go.Figure) for figure in figures.values())
     assert page.startswith("<!doctype html>")
+    assert "study mine · a model trained here, seed 0 · seed 3 · commit " in page
+
+
+def test_the_commit_is_the_one_checked_out_and_says_if_code_was_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert nodes.commit() is None
+
+    def git(*command):
+        identity = ("-c", "user.name=n", "-c", "user.email=n@n")
+        nodes.subprocess.run(["git", *identity, *command], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/code.py").write_text("")
+    git("add", ".")
+    git("commit", "--message", "x")
+    clean = nodes.commit()
+    (tmp_path / "src/code.py").write_text("changed")
+
+    assert clean is not None
+    assert len(clean) == 10
+    assert nodes.commit() == f"{clean} with changes"
 
 
 def test_figures_survive_being_saved():
-    shares = routing([0.25] * 4)
-    _, table, _ = nodes.compare_methods(**RESULTS)
-    figures = nodes.draw_figures(table, shares, shares, SELECTED, **LOGS)
+    figures = drawn()
 
-    read = [from_json(figure.to_json()) for figure in figures]
+    read = {name: from_json(figure.to_json()) for name, figure in figures.items()}
 
-    assert read == list(figures)
+    assert read == figures
 
 
-def test_every_method_reaches_its_nodes_in_the_order_of_the_table(monkeypatch):
-    monkeypatch.setattr(pipeline, "methods", lambda: ["original", "seuf_ga"])
+def test_a_pilot_has_a_figure_of_its_trials():
+    trials = log(*LOOKS).assign(layer=1, expert=2)
 
-    made = {node.name: node for node in pipeline.create_pipeline().nodes}
+    assert "trials_by_layer" not in drawn()
+    assert drawn(**{"pilot_ga.trials": trials})["trials_by_layer"].data
 
-    assert made["methods.compare_methods"].inputs == list(RESULTS)
-    assert made["methods.draw_figures"].inputs[-2:] == list(LOGS)
-    assert made["write_report"].outputs == ["report"]
+
+def test_every_method_reaches_its_nodes_in_the_order_of_the_table(study):
+    inputs = study["methods.compare_methods"].inputs
+
+    assert [name for name in inputs if name.endswith(".scores")] == [
+        *("original.scores", "seuf_ga.scores", "pilot_ga.scores")
+    ]
+    assert study["methods.draw_figures"].inputs[-1:] == ["pilot_ga.trials"]
+    assert study["write_report"].outputs == ["report"]
 
 
 def test_the_nodes_run_as_kedro_calls_them(monkeypatch):
-    monkeypatch.setattr(pipeline, "methods", lambda: ["original", "seuf_ga"])
-    node = next(n for n in pipeline.create_pipeline().nodes if n.name == "methods.compare_methods")
+    monkeypatch.setattr(pipeline, "study_parameters", lambda: {"methods": TABLE})
+    monkeypatch.setattr(pipeline, "methods", lambda: list(TABLE))
+    made = {node.name: node for node in pipeline.create_pipeline().nodes}
+    seeds = {f"params:{name}": value for name, value in SEEDS.items()}
+    shares = routing([0.25] * 4)
 
-    made = node.run(RESULTS)
+    tables = made["methods.compare_methods"].run(RESULTS | seeds)
+    routed = {"routing_forget": shares, "routing_retain": shares, "selected_experts": SELECTED}
+    figures = made["methods.draw_figures"].run(
+        {"comparison": tables["comparison"], "paths": tables["paths"], **routed}
+    )
 
-    assert set(made) == {"metrics", "comparison", "comparison_markdown"}
-    assert isinstance(made["comparison"], pd.DataFrame)
+    assert set(tables) == {"metrics", "comparison", "comparison_markdown", "paths", "examples"}
+    assert set(figures) == {f"figure_{name}" for name in pipeline.FIGURES}

@@ -6,9 +6,28 @@ from typing import Any
 
 import pandas as pd
 
-from seuf.reporting.comparison import comparison_table
+from seuf.reporting.comparison import comparison_table, paths_of
 
-LOG = ["learning_rate", "step", "utility", "chance", "overlap_forget", "overlap_retain", "kept"]
+LOG = [
+    "learning_rate",
+    "step",
+    "forget_efficacy",
+    "utility",
+    "chance",
+    "forgotten",
+    "test_forget_efficacy",
+    "test_utility",
+    "test_chance",
+    "test_forgotten",
+    "test_retain",
+    "general_loss",
+    "overlap_forget",
+    "overlap_retain",
+    "kept",
+]
+CHANCE = 0.25
+# (forget efficacy, utility) of three looks, from the original on: .0, .529 and 1 are forgotten
+LOOKS = ((0.42, 0.60), (0.33, 0.45), (0.25, 0.34))
 SELECTED: dict[str, Any] = {
     "affinity": {
         "experts": [[1, 3]],
@@ -33,10 +52,29 @@ SELECTED: dict[str, Any] = {
         "warnings": [],
     },
 }
+METHODS = {
+    "original": {"scope": "nothing", "selection": None, "objective": None},
+    "full_ga": {"scope": "everything", "selection": None, "objective": "ga"},
+    "seuf_ga": {"scope": "experts", "selection": "affinity", "objective": "ga"},
+    "contrast_ga": {"scope": "experts", "selection": "contrast", "objective": "ga"},
+    "seuf_rmu": {"scope": "experts", "selection": "affinity", "objective": "rmu"},
+    "full_rmu": {"scope": "everything", "selection": None, "objective": "rmu"},
+    "random_rmu": {"scope": "experts", "selection": "random", "objective": "rmu"},
+}
 
 
-def scores(forget: float, retain: float, trained: float, error: Any = 0.05) -> dict[str, Any]:
+def method(name: str) -> dict[str, Any]:
+    """Return the settings of a method, also of one that is not among `METHODS`."""
+    family, _, objective = name.rpartition("_")
+    made_up = {"scope": "experts", "selection": family or name, "objective": objective or "other"}
+    return METHODS.get(name, made_up)
+
+
+def scores(
+    forget: float, retain: float, trained: float, error: Any = 0.05, name: str = "seuf_ga"
+) -> dict[str, Any]:
     """Return the scores of a method that changed two tensors if it trained anything."""
+    settings = method(name if trained else "original")
     return {
         "headline": {
             "forget": {"measure": "accuracy", "value": forget, "standard_error": error},
@@ -47,7 +85,8 @@ def scores(forget: float, retain: float, trained: float, error: Any = 0.05) -> d
         "trained_share": trained,
         "changed_share": trained,
         "changed_tensors": 2 if trained else 0,
-        "experts": [],
+        "experts": [[1, 3]] if settings["scope"] == "experts" else [],
+        "method": settings,
     }
 
 
@@ -59,22 +98,35 @@ def generation(forget: float, retain: float) -> dict[str, Any]:
     }
 
 
-def log(*looks: tuple[float, int, float | None, float | None, float | None]) -> pd.DataFrame:
-    """Return a training log of looks (learning rate, step, utility, both overlaps).
+def log(
+    *looks: tuple[float, float], rate: float = 0.1, kept: int = -1, **columns: list[Any]
+) -> pd.DataFrame:
+    """Return a training log of looks (forget efficacy, utility), the original's first.
 
-    Each learning rate begins with the original; the look of most utility was kept.
+    They are five steps apart and the same on selection and on test questions; the general loss is 1
+    and doubles from look to look, the overlaps are 1 and fall by a tenth and a twentieth.
     """
-    most = max((look[2] for look in looks if look[2] is not None), default=None)
-    kept = next((look for look in looks if look[2] == most), None) if most is not None else None
     rows = []
-    for rate in dict.fromkeys(look[0] for look in looks):
-        rows.append([rate, 0, 1.0, 0.25, 1.0, 1.0, False])
-        rows += [[*of[:3], 0.25, *of[3:], of is kept] for of in looks if of[0] == rate]
-    return pd.DataFrame(rows, columns=LOG)
+    for place, (forget, utility) in enumerate(looks):
+        share = (looks[0][0] - forget) / (looks[0][0] - CHANCE)
+        seen = (forget, utility, CHANCE, share)
+        routing = (1 - 0.1 * place, 1 - 0.05 * place)
+        rows.append([rate, 5 * place, *seen, *seen, utility, 2.0**place, *routing, False])
+    table = pd.DataFrame(rows, columns=LOG).assign(**columns)
+    if looks:
+        table.loc[range(len(looks))[kept], "kept"] = True
+    return table
+
+
+def paths(base: str = "0", seed: int = 0, **looks: tuple[tuple[float, float], ...]) -> pd.DataFrame:
+    """Return the paths of methods, each of its looks."""
+    logs = {name: log(*seen) for name, seen in looks.items()}
+    scored = {name: scores(0.5, 0.5, 0.1, name=name) for name in logs}
+    return paths_of(logs, scored, base, seed)
 
 
 def comparison(**changes: dict[str, Any]) -> pd.DataFrame:
-    """Return the comparison of an original, `full_ga` and `seuf_rmu`, the best; with changes.
+    """Return the comparison of an original, `full_ga` and `seuf_rmu`, with changes.
 
     A change of a row that is not among them is a row of its own, the last.
     """
@@ -84,18 +136,23 @@ def comparison(**changes: dict[str, Any]) -> pd.DataFrame:
         "seuf_rmu": numbers(0.5, 1.0, 0.0625),
     }
     rows |= {name: rows.get(name, {}) | change for name, change in changes.items()}
-    return comparison_table(rows)
+    scored = {name: scores(0.5, 0.5, row["trained_share"], name=name) for name, row in rows.items()}
+    return comparison_table(rows, scored)
 
 
 def numbers(forget: float, retain: float, trained: float) -> dict[str, float]:
     """Return a method's metrics where guessing gives a quarter."""
+    reached = {"utility_at_50": 0.75, "general_loss_at_50": 1.5, "area": 0.875}
     return {
+        **(reached if trained else {}),
         "forget_efficacy": forget,
         "forget_efficacy_stderr": 0.03,
         "utility": retain,
         "utility_stderr": 0.04,
-        "chance": 0.25,
-        "balance": retain - (forget - 0.25),
+        "retain": retain,
+        "retain_stderr": 0.04,
+        "chance": CHANCE,
+        "general_loss": 2.5,
         "routing_overlap_forget": 0.5,
         "routing_overlap_retain": 0.75,
         "trained_share": trained,
@@ -109,8 +166,8 @@ def routing(shares: list[float], layer: int = 1) -> pd.DataFrame:
     """Return a routing table of two layers: the given one, and one with even shares."""
     even = [1 / len(shares)] * len(shares)
     rows = [
-        (at, expert, share)
+        (at, expert, share / 2, share)
         for at, layer_shares in ((0, even), (layer, shares))
         for expert, share in enumerate(layer_shares)
     ]
-    return pd.DataFrame(rows, columns=["layer", "expert", "token_share"])
+    return pd.DataFrame(rows, columns=["layer", "expert", "affinity", "token_share"])

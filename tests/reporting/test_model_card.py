@@ -25,7 +25,7 @@ def comparison() -> pd.DataFrame:
     from seuf.pipelines.reporting.nodes import compare_methods
 
     third = {"other.scores": scores(0.1, 0.2, 0.1), "other.training_log": log()}
-    return compare_methods(**RESULTS, **third, **{"other.timing": {"seconds": 1.0}})[1]
+    return compare_methods(0, 0, **RESULTS, **third, **{"other.timing": {"seconds": 1.0}})[1]
 
 
 def test_the_card_tells_of_the_method_beside_the_original(comparison):
@@ -51,12 +51,12 @@ def test_the_original_is_the_row_that_trained_nothing_whatever_its_name(comparis
 
 
 def test_where_nothing_tells_the_rate_of_guessing_none_is_printed(comparison):
-    card = model_card(MADE, comparison.assign(chance=float("nan"), balance=float("nan")))
+    card = model_card(MADE, comparison.assign(chance=float("nan")))
 
     assert "nan" not in card
-    assert "guessing" not in card
-    assert "questions, higher on the retain questions." in card
-    assert "questions (guessing gives 0.25), higher" in model_card(MADE, comparison)
+    assert "guessing gives" not in card
+    assert "lower is better; UT" in card
+    assert "lower is better (guessing gives 0.25); UT" in model_card(MADE, comparison)
 
 
 def test_of_many_tensors_the_first_are_named(comparison):

@@ -1,28 +1,53 @@
-"""One page that opens anywhere, and the study in a few sentences on it."""
+"""One page that opens anywhere."""
 
+import json
+import re
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from plotly.offline import get_plotlyjs
 
-from seuf.reporting.figures import efficacy_utility, overlap_over_steps, tokens_per_expert
-from seuf.reporting.report import headline, report, summary
-from tests.reporting.examples import SELECTED, comparison, log, numbers, routing
+from seuf.reporting.expert_figures import attribution, tokens_per_expert, trials_by_layer
+from seuf.reporting.figures import GENERAL_LOSS, forgetting_paths, overlap_over_steps
+from seuf.reporting.report import FIGURES, About, report, spread_report
+from tests.reporting.examples import LOOKS, SELECTED, comparison, log, paths, routing
 
+ERROR = "0.1250<small> ± 0.0625</small>"
 EVIL = "<script>alert(1)</script>_&"
-
-
-def page(table=None, selected=SELECTED):
-    """Return the report of a study whose logs hold one look."""
-    table = comparison() if table is None else table
-    looks = log((0.1, 5, 0.5, 0.9, 0.9))
-    shares = routing([0.1, 0.2, 0.3, 0.4])
-    figures = {
-        "efficacy_utility": efficacy_utility(table),
-        "tokens_per_expert": tokens_per_expert(shares, shares, selected),
-        "overlap_over_steps": overlap_over_steps(table, dict.fromkeys(table["method"], looks)),
+ABOUT = About("mine", "org/model", "7", "0123456789abcdef", "2026-11-30")
+EXAMPLES = [
+    {
+        "method": "seuf_rmu",
+        "subject": subject,
+        "question": f"{subject} question?",
+        "reference": "the answer",
+        "before": "the answer.",
+        "after": "",
     }
-    return report(table, figures, selected)
+    for subject in ("forget", "unseen")
+] * 5
+STUDY = paths(full_ga=LOOKS, seuf_rmu=LOOKS)
+
+
+def figures(seen=STUDY, selected=SELECTED):
+    """Return all figures of a study."""
+    shares = routing([0.1, 0.2, 0.3, 0.4])
+    trials = {"pilot_ga": log(*LOOKS).assign(layer=0, expert=1)}
+    return {
+        "forgetting_paths": forgetting_paths(seen),
+        "general_loss": forgetting_paths(seen, GENERAL_LOSS),
+        "attribution": attribution(shares, shares, selected),
+        "trials_by_layer": trials_by_layer(trials, {}),
+        "tokens_per_expert": tokens_per_expert(shares, shares, selected),
+        "overlap_over_steps": overlap_over_steps(seen),
+    }
+
+
+def page(table=None, seen=STUDY, selected=SELECTED, examples=EXAMPLES):
+    """Return the report of a study."""
+    table = comparison() if table is None else table
+    return report(ABOUT, seen, table, figures(seen, selected), selected, examples)
 
 
 class Reader(HTMLParser):
@@ -48,7 +73,7 @@ def test_the_page_loads_nothing(written):
 
     assert Reader(written).loaded == []
     assert "http://" not in own
-    assert "https://" not in own.replace("https://plot.ly", "")  # Plotly's default, never opened
+    assert "https://" not in own
     assert "@import" not in own
     assert "url(" not in own
 
@@ -61,26 +86,53 @@ def test_the_same_study_gives_the_same_bytes(written):
     assert page() == written
 
 
+def test_the_page_says_what_it_is_of(written):
+    line = "study mine · org/model · seed 7 · commit 0123456789abcdef · 2026-11-30"
+
+    assert f'<p class="about">{line}</p>' in written
+    assert "no commit" in report(ABOUT._replace(commit=None), STUDY, comparison(), {}, {})
+
+
 def test_each_figure_and_each_method_is_on_the_page(written):
-    for name in ("efficacy_utility", "tokens_per_expert", "overlap_over_steps"):
-        assert written.count(f'<div id="{name}"') == 1
+    for name in FIGURES:
+        assert written.count(f'id="{name}"') == 1
+        assert f'<div class="panel" id="{name}-1"' in written
     for method in ("original", "full_ga", "seuf_rmu"):
         assert f"</i> {method}</td>" in written
 
 
-def test_the_best_method_is_marked_in_the_table(written):
-    best = written.split('<tr class="best">')[1].split("</tr>")[0]
+def test_every_panel_is_a_figure_that_plotly_can_draw(written):
+    texts = re.findall(r'<script type="application/json">(.*?)</script>', written)
 
-    assert "seuf_rmu" in best
-    assert "<td>0.500<small> ± 0.030</small></td>" in best
+    panels = [json.loads(text) for text in texts]
+    assert len(panels) == 2 + 2 + 2 + 1 + 1 + 4
+    assert all(panel["data"] and panel["layout"]["autosize"] for panel in panels)
+
+
+def test_a_figure_without_data_has_no_section():
+    unmeasured = STUDY.assign(general_loss=None)
+
+    assert 'id="general_loss"' not in page(seen=unmeasured)
+
+
+def test_the_table_has_the_cells_that_the_terminal_shows(written):
+    assert "<td>0.50<small> ± 0.03</small></td>" in written
+    assert "UT@.75: utility where a method" in written
 
 
 def test_the_selected_experts_are_listed_with_how_clear_the_choice_was(written):
-    affinity = ["affinity", "1", "3", "0.2500", "0.1250", "layer 0, expert 2", "50% of halves"]
+    affinity = ["affinity ⚠", "1", "3", "0.2500", ERROR, "0:2", "50% of halves"]
     by_hand = ["by_hand", "1", "3", "-", "-", "-", "-"]
 
     for cells in (affinity, by_hand):
         assert "".join(f"<td>{cell}</td>" for cell in cells) in written
+
+
+def test_a_doubtful_choice_cannot_be_overlooked(written):
+    sure = {"by_hand": SELECTED["by_hand"]}
+
+    assert '<div class="warning" role="note"><ul><li>affinity: a near-tie</li>' in written
+    assert 'class="warning"' not in page(selected=sure)
 
 
 def test_a_rule_of_many_experts_is_one_line(written):
@@ -95,92 +147,45 @@ def test_a_rule_of_many_experts_is_one_line(written):
     assert "<td>esft</td>" not in written
 
 
+def test_answers_before_and_after_are_shown_eight_a_method(written):
+    assert written.count('<div class="example">') == 8
+    assert "<summary>seuf_rmu <small>8 examples</small></summary>" in written
+    assert "<dt>after</dt><dd>-</dd>" in written
+    assert "before and after" not in page(examples=())
+
+
 def test_a_name_cannot_bring_markup_into_the_page(written):
     table = comparison().replace({"method": {"seuf_rmu": EVIL}})
-    selected = {EVIL: SELECTED["affinity"]}
+    seen = STUDY.replace({"method": {"seuf_rmu": EVIL}, "selection": {"affinity": EVIL}})
+    examples = [dict.fromkeys(EXAMPLES[0], EVIL)] * 10
 
-    evil = page(table, selected)
+    evil = page(table, seen, {EVIL: SELECTED["affinity"]}, examples)
 
     assert EVIL not in evil
     assert "&lt;script&gt;alert(1)&lt;/script&gt;_&amp;" in evil
     assert Reader(evil).tags.count("script") == Reader(written).tags.count("script")
 
 
-def test_rouge_is_explained_only_where_it_was_measured(written):
-    generated = page(comparison(full_ga={"rouge_forget": 0.1}))
-
-    assert "<dt>ROUGE-L</dt>" not in written
-    assert "<dt>ROUGE-L</dt>" in generated
-
-
-def test_a_study_that_changed_nothing_still_has_a_report():
-    assert "No method changed the model" in page(comparison().assign(changed_tensors=0))
+def test_what_is_measured_beside_has_a_table_of_its_own(written):
+    assert "<th>overlap retain</th>" in written
+    assert "ROUGE-L" not in written.replace(get_plotlyjs(), "")
+    assert "<th>ROUGE-L forget&nbsp;↓</th>" in page(comparison(full_ga={"rouge_forget": 0.1}))
 
 
-def test_the_summary_tells_what_the_best_method_reached():
-    """Balances 0.75 and 0.5 are 0.25 apart; two errors are 2 sqrt(2 (.03^2 + .04^2)) = 0.14."""
-    assert summary(comparison()) == (
-        "seuf_rmu has the best balance of 2 methods: it answers 50.0% of the forget questions "
-        "(100.0% before, 25% by guessing) and 100.0% of the retain questions (100.0% before). "
-        "No other method is within two standard errors of it."
+def test_a_study_of_spread_has_a_page_with_its_tables():
+    runs = pd.concat([paths("a", full_ga=LOOKS), paths("b", full_ga=LOOKS)])
+    table = (["method", "UT@.75"], [["full_ga", "0.40 ± 0.01"]], ["Over two bases."])
+
+    written = spread_report(
+        ABOUT,
+        runs,
+        {"forgetting_paths": forgetting_paths(runs)},
+        {"The methods": table},
+        limits=["Made-up bases."],
     )
 
-
-def test_methods_within_two_standard_errors_are_named():
-    """Balances 0.75 and 0.65 are 0.1 apart, less than 0.14."""
-    close = comparison(full_ga={"balance": 0.65})
-
-    assert summary(close).endswith("Within two standard errors of it is full_ga.")
-
-
-def test_a_model_that_was_not_unlearned_is_no_rival():
-    """Of `retrained` there is no training: two of the three rows were trained, one is a rival."""
-    nan = float("nan")
-    other = {"trained_share": nan, "changed_share": nan, "changed_tensors": nan, "seconds": nan}
-
-    told = summary(comparison(full_ga={"balance": 0.75}, retrained=numbers(0.5, 1.0, 0.0) | other))
-
-    assert told.startswith("full_ga has the best balance of 2 methods: ")
-    assert told.endswith("Within two standard errors of it is seuf_rmu.")
-
-
-def test_a_balance_that_was_not_measured_is_no_rival():
-    unknown = comparison(full_ga={"balance": float("nan")})
-
-    assert summary(unknown).startswith("seuf_rmu has the best balance of 1 method: ")
-    assert summary(unknown).endswith("No other method is within two standard errors of it.")
-
-
-def test_without_errors_nothing_is_said_of_others():
-    unknown = comparison().assign(forget_efficacy_stderr=float("nan"))
-
-    assert summary(unknown).endswith("(100.0% before).")
-
-
-def test_a_study_in_which_no_balance_rose_says_so():
-    good = comparison(original={"balance": 0.9})
-
-    assert summary(good).endswith("No method has a better balance than the original model.")
-
-
-def test_a_study_that_changed_nothing_says_so_and_has_no_headline():
-    unchanged = comparison().assign(changed_tensors=0)
-
-    assert summary(unchanged).startswith("No method changed the model")
-    assert headline(unchanged) == []
-
-
-def test_the_headline_shows_before_and_after():
-    assert headline(comparison()) == [
-        ("1.000 → 0.500", "accuracy on forget questions"),
-        ("1.000 → 1.000", "accuracy on retain questions"),
-        ("6.25%", "of the weights were trained"),
-        ("75.0%", "of retain routing as before"),
-    ]
-
-
-def test_without_an_original_only_the_result_is_told():
-    alone = comparison().iloc[1:]
-
-    assert "it answers 50.0% of the forget questions and 100.0% of" in summary(alone)
-    assert headline(alone)[0] == ("0.500", "accuracy on forget questions")
+    assert "<h2>The methods</h2>" in written
+    assert "<td>full_ga</td><td>0.40<small> ± 0.01</small></td>" in written
+    assert '<p class="notes">Over two bases.</p>' in written
+    assert "<li>Made-up bases.</li>" in written
+    assert written.count('class="panel"') == 1

@@ -23,6 +23,8 @@ KEPT = ("original", "seuf_gdiff")  # the least that is still a comparison, to sa
 STUDY = "studies/smoke/dvc.yaml"
 LOCK = "studies/smoke/dvc.lock"
 METRICS = "studies/smoke/data/08_reporting/metrics.json"
+TABLES = [f"studies/smoke/data/08_reporting/{name}" for name in ("comparison.csv", "comparison.md")]
+IN_GIT = [METRICS, *TABLES, "studies/smoke/data/08_reporting/paths.csv"]
 RUN = ("kedro", "dvc", "run", "--env", "smoke")
 GUARD = "in_sync"
 STAMP = ".in_sync/smoke"
@@ -118,7 +120,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> World:
         if not printed.exists():
             _begin(begun)
             output = begun.copy(project).done(*RUN)
-            Project(project).done("git", "add", "--force", METRICS)
+            Project(project).done("git", "add", "--force", *IN_GIT)
             Project(project).commit()
             printed.write_text(output)
     return World(begun, Project(project), printed.read_text())

@@ -12,11 +12,17 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from tests.workflow.conftest import LOCK, RUN, STUDY, Project, World
+from tests.workflow.conftest import KEPT, LOCK, RUN, STUDY, Project, World
 
 DATA = "studies/smoke/data"
 PRIMARY = f"{DATA}/03_primary"
 FORGET = ("forget_set", "questions", "pretraining_texts")
+SHOWING = (  # some questions with their answers
+    *(f"07_model_output/{method}/scores.json" for method in KEPT),
+    "08_reporting/examples.json",
+    "08_reporting/report.html",
+)
+RESTRICTED = {f"{PRIMARY}/{name}.jsonl" for name in FORGET} | {f"{DATA}/{path}" for path in SHOWING}
 ON_S3 = """\
 ['remote "{remote}"']
     url = s3://{remote}/seuf
@@ -108,7 +114,7 @@ def test_the_route_of_an_output_is_no_matter_of_its_stage(routed):
 def test_the_remote_of_the_forget_set_holds_that_alone_and_no_other_holds_it(remotes):
     locked = _locked(remotes.project)
 
-    assert remotes.objects("forget") == {locked[f"{PRIMARY}/{name}.jsonl"] for name in FORGET}
+    assert remotes.objects("forget") == {locked[path] for path in RESTRICTED}
     assert remotes.objects("store").isdisjoint(remotes.objects("forget"))
 
 
@@ -120,7 +126,7 @@ def test_who_has_no_access_to_it_gets_all_else(remotes):
     clone.done("dvc", "pull", "--remote", "store", "--allow-missing", STUDY)
 
     there = {path for path in _locked(clone) if (clone.root / path).exists()}
-    assert set(_locked(clone)) - there == {f"{PRIMARY}/{name}.jsonl" for name in FORGET}
+    assert set(_locked(clone)) - there == RESTRICTED
 
 
 def test_the_gate_of_ci_tells_what_the_lock_is_behind_of(remotes):

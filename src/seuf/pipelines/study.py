@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ def study_parameters() -> dict[str, Any]:
     Pipelines are built before Kedro has a context, and their shape depends on the study: one
     namespace a method, one way to come by the data and the model.
     """
-    return _parameters(find_kedro_project(Path.cwd()), os.environ.get("KEDRO_ENV") or "base")
+    return _configuration(*_project_and_env())["parameters"]
+
+
+def study_name() -> str:
+    """Return the name that the study gives itself in its globals."""
+    return str(_configuration(*_project_and_env())["globals"]["study"])
 
 
 def methods() -> list[str]:
@@ -31,9 +37,14 @@ def in_one_box(pipeline: Pipeline) -> Pipeline:
     return Pipeline(pipeline, namespace="methods", prefix_datasets_with_namespace=False)
 
 
+def _project_and_env() -> tuple[Path | None, str]:
+    return find_kedro_project(Path.cwd()), os.environ.get("KEDRO_ENV") or "base"
+
+
 @cache
-def _parameters(project: Path | None, env: str) -> dict[str, Any]:
+def _configuration(project: Path | None, env: str) -> Mapping[str, Any]:
     if project is None:
         raise FileNotFoundError(f"{Path.cwd()} is not inside a Kedro project.")
     conf = str(project / settings.CONF_SOURCE)
-    return settings.CONFIG_LOADER_CLASS(conf, env=env, **settings.CONFIG_LOADER_ARGS)["parameters"]
+    loader = settings.CONFIG_LOADER_CLASS(conf, env=env, **settings.CONFIG_LOADER_ARGS)
+    return {name: loader[name] for name in ("parameters", "globals")}

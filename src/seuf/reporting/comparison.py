@@ -1,30 +1,44 @@
-"""Compare methods: the numbers of each, as one table for tools and one for people.
+"""Compare methods at equal forgetting: the numbers of each, for tools and for people.
 
-Begin with `compare` and `comparison_table`. `markdown` is what `kedro show` prints; the report has
-the same cells as HTML.
+Begin with `paths_of`, the one table of all that was looked at, and `compare`, which reads each
+method's path at the shares forgotten in `seuf.forgetting.TARGETS`. `markdown` is what `kedro show`
+prints; the report has the same cells as HTML. Numbers of a path and of a kept checkpoint are those
+of the test questions, which chose nothing.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+
+from seuf.forgetting import TARGETS, mean_until, value_at
 
 Metrics = dict[str, dict[str, float]]
 Row = dict[str, Any]
 
 MISSING = "-"
 STDERR = "_stderr"
+# The first columns of a study's paths; those of the training logs follow.
+ABOUT_RUN = ["base", "seed", "method", "objective", "scope", "selection", "experts", "chosen"]
+# What is read off a path at equal forgetting, and the column of the log that it is read from.
+AT_TARGETS = {"utility": "test_utility", "general_loss": "general_loss"}
+# Subjects that utility may be asked about, the first that a study has: `unseen` is in no loss.
+UTILITY_SUBJECTS = ("unseen", "retain")
 COLUMNS = [
+    *(f"{name}_at_{target * 100:.0f}" for name in AT_TARGETS for target in TARGETS),
+    "area",
     "forget_efficacy",
     "forget_efficacy_stderr",
     "utility",
     "utility_stderr",
+    "retain",
+    "retain_stderr",
     "chance",
-    "balance",
+    "general_loss",
     "routing_overlap_forget",
     "routing_overlap_retain",
     "trained_share",
@@ -32,26 +46,33 @@ COLUMNS = [
     "changed_tensors",
     "seconds",
 ]
-# Columns that say what forget efficacy and utility are measured by, and on which questions.
-MEASURED_BY = {"forget_measure": "forget", "utility_measure": "retain"}
+# Columns that say what forget efficacy and utility are measured by.
+MEASURED_BY = {"forget": "forget_measure", "utility": "utility_measure"}
+# Columns that say what a method is.
+SETTINGS = ["objective", "scope", "selection"]
 # The column that groups methods which differ in a random draw alone.
 DRAWS_OF = "draws_of"
 
-# How people read each column that has no standard error: its header, and the numbers' format.
+# The columns that people read, few enough for a terminal: header, and format of the numbers.
 READABLE = {
-    "balance": ("balance ↑", ".3f"),
-    "routing_overlap_forget": ("overlap forget", ".3f"),
-    "routing_overlap_retain": ("overlap retain", ".3f"),
-    "trained_share": ("weights trained", ".2%"),
+    **{f"utility_at_{t * 100:.0f}": (f"UT@{t:.2f}".replace("@0", "@"), ".2f") for t in TARGETS},
+    "area": ("area", ".2f"),
+    "forget_efficacy": ("FE ↓", ".2f"),
+    "utility": ("UT ↑", ".2f"),
+    "retain": ("retain", ".2f"),
+    "general_loss": ("loss", ".2f"),
+    "trained_share": ("trained", ".2%"),
     "seconds": ("seconds", ".1f"),
 }
 MEASURES = {
-    "accuracy": "accuracy",
+    "accuracy": "accuracy of choices",
+    "exact": "exact answers produced",
+    "whole": "whole answers produced",
     "rouge_l_recall": "ROUGE-L",
     "rouge_l_recall_pltrdy": "ROUGE-L",
     "rouge_l_f1": "ROUGE-L F1",
 }
-ARROWS = {"forget": " ↓", "retain": " ↑"}
+ARROWS = {"forget": " ↓", "retain": " ↑", "unseen": " ↑"}
 HEADERS = {
     "truth_ratio_forget": "truth ratio forget ↑",
     "forget_quality": "forget quality ↑",
@@ -61,7 +82,66 @@ HEADERS = {
     "privleak": "PrivLeak %",
     "macro_forget": "forget accuracy by topic ↓",
     "macro_retain": "retain accuracy by topic ↑",
+    "routing_overlap_forget": "overlap forget",
+    "routing_overlap_retain": "overlap retain",
+    **{f"general_loss_at_{t * 100:.0f}": f"loss@.{t * 100:.0f}" for t in TARGETS},
 }
+
+
+def paths_of(
+    logs: Mapping[str, pd.DataFrame],
+    scores: Mapping[str, Mapping[str, Any]],
+    base: str,
+    seed: int,
+) -> pd.DataFrame:
+    """Return all looks at all methods as one table: `ABOUT_RUN`, then the columns of the logs.
+
+    Args:
+        logs: The training log of each method; an empty one adds nothing.
+        scores: What the evaluation of each method gave; tells its settings and its experts.
+        base: Name of the base model.
+        seed: Of all that comes after it.
+    """
+    tables = []
+    for method, log in logs.items():
+        settings, experts = scores[method]["method"], scores[method]["experts"]
+        about = {
+            "base": base,
+            "seed": seed,
+            "method": method,
+            **{name: settings.get(name) for name in SETTINGS},
+            "experts": " ".join(f"{layer}:{expert}" for layer, expert in experts) or None,
+            "chosen": log["learning_rate"].isin(log.loc[_is_kept(log), "learning_rate"]),
+        }
+        tables.append(log.assign(**about)[[*ABOUT_RUN, *log.columns]])
+    filled = [table for table in tables if not table.empty] or tables[:1]
+    return pd.concat(filled, ignore_index=True)
+
+
+def chosen_path(log: pd.DataFrame) -> pd.DataFrame:
+    """Return the looks of the learning rate that holds the kept checkpoint, by falling age."""
+    rates = log.loc[_is_kept(log), "learning_rate"]
+    path = log[log["learning_rate"].isin(rates)].dropna(subset=["test_forgotten"])
+    return path.sort_values("step", kind="stable")
+
+
+def at_equal_forgetting(path: pd.DataFrame) -> dict[str, float | None]:
+    """Return utility and general loss where each target is first reached, and the area.
+
+    Args:
+        path: Of one run, from step 0 on.
+
+    Returns:
+        `utility_at_50` and the like, and `area` under utility; None where it is not reached.
+    """
+    forgotten, numbers = path["test_forgotten"].tolist(), dict[str, float | None]()
+    for name, column in AT_TARGETS.items():
+        values = path[column].tolist()
+        for target in TARGETS:
+            measured = path[column].notna().all()
+            value = value_at(forgotten, values, target) if measured else None
+            numbers[f"{name}_at_{target * 100:.0f}"] = value
+    return numbers | {"area": mean_until(forgotten, path["test_utility"].tolist())}
 
 
 def compare(
@@ -72,27 +152,27 @@ def compare(
     """Return the measured numbers of each method, in the order of `scores`.
 
     Args:
-        scores: What the evaluation of each method gave.
-        logs: The training log of each method; they tell the chance level.
+        scores: What the evaluation of each method gave of its kept checkpoint.
+        logs: The training log of each method: its path.
         timings: The seconds each method took; one that was not trained here has none.
 
     Returns:
         For each method its numbers by the names in `COLUMNS`, then by those in the `measures` of
-        its scores. A number that was not measured is left out.
+        its scores. A number that was not measured, or a target that was not reached, is left out.
     """
-    chance, metrics = study_chance(logs), {}
+    chance, first_loss, metrics = study_chance(logs), _original_loss(logs), {}
     for method, scored in scores.items():
-        forget, retain = (scored["headline"][subject] for subject in ("forget", "retain"))
-        overlap, balance = scored.get("routing_overlap", {}), None
-        if chance is not None:  # as checkpoints are chosen, but on the test questions
-            balance = retain["value"] - max(forget["value"] - chance, 0.0)
+        log, overlap = logs.get(method), scored.get("routing_overlap", {})
+        path = pd.DataFrame() if log is None else chosen_path(log)
+        kept = path[_is_kept(path)] if len(path) else path
+        original_loss = first_loss if scored.get("changed_tensors") == 0 else None
         numbers = {
-            "forget_efficacy": forget["value"],
-            "forget_efficacy_stderr": forget["standard_error"],
-            "utility": retain["value"],
-            "utility_stderr": retain["standard_error"],
+            **(at_equal_forgetting(path) if scored.get("trained_share") and len(path) else {}),
+            **_of_subject("forget_efficacy", scored, "forget"),
+            **_of_subject("utility", scored, utility_subject(scored)),
+            **_of_subject("retain", scored, "retain"),
             "chance": chance,
-            "balance": balance,
+            "general_loss": original_loss if kept.empty else kept["general_loss"].iloc[0],
             "routing_overlap_forget": overlap.get("forget"),
             "routing_overlap_retain": overlap.get("retain"),
             "trained_share": scored.get("trained_share"),
@@ -111,29 +191,38 @@ def compare(
     return metrics
 
 
+def utility_subject(scored: Mapping[str, Any]) -> str:
+    """Return which questions utility is asked about: `unseen` where a study has them."""
+    return next(subject for subject in UTILITY_SUBJECTS if subject in scored["headline"])
+
+
 def comparison_table(metrics: Metrics, scores: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Return the metrics as a table: `method`, then `COLUMNS`, then all that was measured beside.
+    """Return the metrics as a table: `method`, `COLUMNS`, all that was measured beside, `SETTINGS`.
 
     Args:
         metrics: By method, see `compare`.
-        scores: What the evaluation of each method gave; tells what forget efficacy and utility are
-            measured by, by default accuracy.
+        scores: What the evaluation of each method gave; tells its settings, and what forget
+            efficacy and utility are measured by, by default accuracy.
     """
     names = dict.fromkeys(name for numbers in metrics.values() for name in numbers)
     columns = COLUMNS + [name for name in names if name not in COLUMNS]
     table = pd.DataFrame.from_dict(metrics, orient="index").reindex(columns=columns)
-    first: Mapping[str, Any] = next(iter((scores or {}).values()), {"headline": {}})
-    for column, subject in MEASURED_BY.items():  # the same for all methods
-        table[column] = first["headline"].get(subject, {}).get("measure", "accuracy")
+    first: Mapping[str, Any] = next(iter((scores or {}).values()), {"headline": {"retain": {}}})
+    subjects = {"forget": "forget", "utility": utility_subject(first)}
+    for what, column in MEASURED_BY.items():  # the same for all methods
+        table[column] = first["headline"].get(subjects[what], {}).get("measure", "accuracy")
+    for name in SETTINGS:
+        values = {m: (scored.get("method") or {}).get(name) for m, scored in (scores or {}).items()}
+        table[name] = pd.Series(values, dtype=object).reindex(table.index)
     if draws := random_draws(scores or {}):
         table[DRAWS_OF] = pd.Series(draws)
     return table.rename_axis("method").reset_index()
 
 
 def study_chance(logs: Mapping[str, pd.DataFrame]) -> float | None:
-    """Return the accuracy of guessing on the forget questions; none if no method was trained."""
+    """Return the value of guessing on the forget questions; none if no method was trained."""
     for log in logs.values():
-        for chance in log["chance"].dropna():
+        for chance in log["test_chance"].dropna():
             return float(chance)
     return None
 
@@ -149,11 +238,19 @@ def original_method(comparison: pd.DataFrame) -> str | None:
     return next((m for m, row in by_method(comparison).items() if row["trained_share"] == 0), None)
 
 
-def best_method(comparison: pd.DataFrame) -> str | None:
-    """Return the method with the best balance among those that changed something."""
-    judged = comparison[comparison["changed_tensors"] > 0].dropna(subset=["balance"])
-    balances = {method: row["balance"] for method, row in by_method(judged).items()}
-    return max(balances, key=lambda method: balances[method], default=None)
+def not_unlearned(comparison: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Return (forget efficacy, utility) of models that no method made, as one never taught."""
+    return {
+        method: (float(row["forget_efficacy"]), float(row["utility"]))
+        for method, row in by_method(comparison).items()
+        if pd.isna(row["trained_share"])
+    }
+
+
+def layers_of(paths: pd.DataFrame) -> dict[str, int]:
+    """Return the layer of each method's first expert."""
+    experts = paths.dropna(subset=["experts"]).groupby("method", sort=False)["experts"].first()
+    return {str(method): int(pairs.partition(":")[0]) for method, pairs in experts.items()}
 
 
 def random_draws(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -170,26 +267,34 @@ def random_draws(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {name: names[0] for names in groups.values() if len(names) > 1 for name in names}
 
 
+def notes(comparison: pd.DataFrame) -> list[str]:
+    """Return what the readable table does not say by itself, a sentence or two each."""
+    forget, utility = (measure(comparison, what) for what in MEASURED_BY)
+    same = "both " if forget == utility else ""
+    told = f"{same}{forget}" if same else f"FE {forget}, UT {utility}"
+    return [
+        "UT@.75: utility where a method's path has first gone .75 of the way from the original's "
+        f"FE to that of guessing; {MISSING}: not reached. Area: mean utility on the way to .9.",
+        f"FE, UT, retain and loss (nats a token of other text): the kept checkpoint; {told}.",
+        *spread_over_draws(comparison),
+    ]
+
+
 def spread_over_draws(comparison: pd.DataFrame) -> list[str]:
     """Return a sentence for each group of random draws, with mean and standard deviation."""
     if DRAWS_OF not in comparison:
         return []
-    forget, retain = measure(comparison, "forget"), measure(comparison, "utility")
     return [
-        f"Over {len(rows)} random experts ({', '.join(rows['method'])}): forget {forget} "
-        f"{_mean_and_deviation(rows['forget_efficacy'])}, retain {retain} "
+        f"Over {len(rows)} random experts ({', '.join(rows['method'])}): FE "
+        f"{_mean_and_deviation(rows['forget_efficacy'])}, UT "
         f"{_mean_and_deviation(rows['utility'])} (mean ± standard deviation)."
         for _, rows in comparison.groupby(DRAWS_OF, sort=False)
     ]
 
 
-def _mean_and_deviation(values: pd.Series) -> str:
-    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
-
-
 def measure(comparison: pd.DataFrame, what: str) -> str:
     """Return what `forget` or `utility` is measured by; a new measure goes by its own name."""
-    name = str(comparison[f"{what}_measure"].iloc[0])
+    name = str(comparison[MEASURED_BY[what]].iloc[0])
     return MEASURES.get(name, name.replace("_", " "))
 
 
@@ -198,11 +303,11 @@ def header(name: str) -> str:
     if name in HEADERS:
         return HEADERS[name]
     first, _, rest = name.partition("_")
-    if first != "rouge":
-        return name.replace("_", " ")
     subject, _, kind = rest.partition("_")
-    what = f", {kind.replace('_', ' ')}" if kind else ""
-    return f"ROUGE-L {subject}{what}{ARROWS.get(subject, '')}"
+    if first == "rouge":
+        what = f", {kind.replace('_', ' ')}" if kind else ""
+        return f"ROUGE-L {subject}{what}{ARROWS.get(subject, '')}"
+    return f"{name.replace('_', ' ')}{ARROWS.get(name.rpartition('_')[2], '')}"
 
 
 def number(value: float | None, form: str) -> str:
@@ -211,15 +316,28 @@ def number(value: float | None, form: str) -> str:
 
 
 def readable(comparison: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return the headers and, for each method, its cells as text."""
-    known = {"method", DRAWS_OF, *COLUMNS, *MEASURED_BY}
-    names = [str(name) for name in comparison.columns if name not in known]
-    columns = {
-        "forget_efficacy": (f"forget {measure(comparison, 'forget')} ↓", ".3f"),
-        "utility": (f"retain {measure(comparison, 'utility')} ↑", ".3f"),
-        **READABLE,
-        **{name: (header(name), ".3f") for name in names if not name.endswith(STDERR)},
-    }
+    """Return the headers and, for each method, its cells as text: what fits a terminal."""
+    empty = {"retain"} if comparison["retain"].equals(comparison["utility"]) else set()
+    empty |= {name for name in READABLE if comparison[name].isna().all()} - {"utility_at_75"}
+    columns = {name: column for name, column in READABLE.items() if name not in empty}
+    return _cells(comparison, columns)
+
+
+def further(comparison: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return headers and cells of what was measured and is not in the readable table."""
+    known = {"method", DRAWS_OF, *READABLE, *MEASURED_BY.values(), *SETTINGS}
+    known |= {"chance", "changed_share", "changed_tensors"}
+    names = [
+        str(name)
+        for name in comparison.columns
+        if name not in known and not str(name).endswith(STDERR) and comparison[name].notna().any()
+    ]
+    return _cells(comparison, {name: (header(name), ".3f") for name in names})
+
+
+def _cells(
+    comparison: pd.DataFrame, columns: Mapping[str, tuple[str, str]]
+) -> tuple[list[str], list[list[str]]]:
     rows = [
         [method, *(_cell(row, name, form) for name, (_, form) in columns.items())]
         for method, row in by_method(comparison).items()
@@ -228,14 +346,20 @@ def readable(comparison: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def _cell(row: Row, name: str, form: str) -> str:
-    error = row.get(f"{name}{STDERR}")
-    spread = "" if error is None or pd.isna(error) else f" ± {error:.3f}"
+    error = None if name == "retain" else row.get(f"{name}{STDERR}")
+    spread = "" if error is None or pd.isna(error) else f" ± {error:{form}}"
     return number(row[name], form) + spread
 
 
 def markdown(comparison: pd.DataFrame) -> str:
-    """Return the comparison as a GitHub table whose source lines up too."""
+    """Return the comparison as a GitHub table whose source lines up too, with its notes."""
     headers, rows = readable(comparison)
+    below = [f"\n{sentence}" for sentence in notes(comparison)]
+    return "\n".join([*aligned(headers, rows), *below]) + "\n"
+
+
+def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a GitHub table: the first column to the left, the others to the right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [headers, *rows]]
     first, *others = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = [":" + "-" * (first - 1), *("-" * (width - 1) + ":" for width in others)]
@@ -243,5 +367,26 @@ def markdown(comparison: pd.DataFrame) -> str:
     for row in (cells[0], rule, *cells[1:]):
         padded = [cell.rjust(width) for cell, width in zip(row[1:], others, strict=True)]
         lines.append(f"| {' | '.join([row[0].ljust(first), *padded])} |")
-    below = [f"\n{sentence}" for sentence in spread_over_draws(comparison)]
-    return "\n".join([*lines, *below]) + "\n"
+    return lines
+
+
+def _original_loss(logs: Mapping[str, pd.DataFrame]) -> float | None:
+    """Return the general loss of the original, with which each path begins."""
+    starts = (log.loc[log["step"] == 0, "general_loss"].dropna() for log in logs.values())
+    return next((float(start.iloc[0]) for start in starts if len(start)), None)
+
+
+def _of_subject(name: str, scored: Mapping[str, Any], subject: str) -> dict[str, Any]:
+    found = scored["headline"].get(subject)
+    if found is None:
+        return {}
+    return {name: found["value"], f"{name}{STDERR}": found["standard_error"]}
+
+
+def _is_kept(log: pd.DataFrame) -> pd.Series:
+    """Return which rows are the kept checkpoint; a row that was not looked at is not."""
+    return log["kept"].eq(True)
+
+
+def _mean_and_deviation(values: pd.Series) -> str:
+    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"

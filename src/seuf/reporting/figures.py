@@ -1,390 +1,383 @@
-"""Draw the figures of a study: the paper's 1a, 2 and 3, and how every method looks in them.
+"""Draw what happened along the path of each method: the paper's Fig. 1a and 3.
 
-Colour tells the objective and symbol the family: what a method's name says after its last `_` and
-before it, as `rmu` and `contrast` in `contrast_rmu`. The report's table uses the same styles.
+A path is drawn from the original, on the left, to what is forgotten. With several runs of a method
+it is their mean at equal forgetting, with a band.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import cycle
+from math import ceil, log10
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from seuf.reporting.comparison import by_method, measure, original_method
+from seuf.forgetting import TARGETS, value_at
+from seuf.reporting.styles import (
+    FAINT,
+    Label,
+    Style,
+    axis,
+    heading,
+    method_styles,
+    name_beside,
+    objective_name,
+    themed,
+    with_objective,
+)
 
-# Okabe and Ito without yellow, which fades on white, then darker tones of Paul Tol's
-COLOURS = [
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#882255",
-    "#332288",
-    "#999933",
-]
-SYMBOLS = {
-    "circle": "●",
-    "square": "■",
-    "diamond": "◆",
-    "triangle-up": "▲",
-    "triangle-down": "▼",
-    "star": "★",
-    "hexagon": "⬢",
-    "pentagon": "⬟",
-}
-INK, FAINT = "#1f2933", "#8a94a0"
-FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
-DOTTED = {"color": FAINT, "width": 1.5, "dash": "dot"}
-
-SETS = ["forget", "retain"]
-SET_COLOURS = {"forget": "#3d4b5c", "retain": "#bcc5ce"}  # greys: colours stand for objectives
-MAX_LISTED_EXPERTS = 12  # of one rule
-MAX_LAYERS = 8  # that are drawn
+UTILITY, GENERAL_LOSS = "test_utility", "general_loss"
+COLUMNS = 2  # of panels
+GRID_STEPS = 40  # of the share forgotten, where a band is computed
+DOTTED = {"color": FAINT, "width": 1, "dash": "dot"}
+SETS = ("forget", "retain")
 
 
-class Style(NamedTuple):
-    """How a method is drawn.
+class Line(NamedTuple):
+    """A method's path in one panel.
 
     Attributes:
-        family: What its name says before the last `_`.
-        objective: What its name says after it; empty if it was not unlearned.
-        colour: The objective's.
-        symbol: The family's, by Plotly's name.
-        glyph: The same symbol as a character.
+        style: How it is drawn.
+        x: From the original on.
+        y: As many.
+        kept: The kept checkpoint; where there are several runs their mean.
+        low: One standard deviation below y; None for a single run.
+        high: As far above it.
+        all_runs: How many of the points all runs reach; the others are drawn dotted.
+        about: What is shown on hovering over each point.
     """
 
-    family: str
-    objective: str
-    colour: str
-    symbol: str
-    glyph: str
+    style: Style
+    x: list[float]
+    y: list[float]
+    kept: tuple[float, float] | None
+    low: list[float] | None
+    high: list[float] | None
+    all_runs: int
+    about: list[str]
 
 
-def method_styles(comparison: pd.DataFrame) -> dict[str, Style]:
-    """Return the style of each method; one that trained nothing is a black cross."""
-    rows = by_method(comparison)
-    names: dict[str, tuple[str, str]] = {}
-    for name, row in rows.items():
-        if row["trained_share"] > 0:
-            family, _, objective = name.rpartition("_")
-            names[name] = (family, objective) if family and objective else (name, "other")
-    symbols = dict(zip(dict.fromkeys(f for f, _ in names.values()), cycle(SYMBOLS), strict=False))
-    colours = dict(zip(dict.fromkeys(o for _, o in names.values()), cycle(COLOURS), strict=False))
-    trained = {
-        name: Style(
-            family, objective, colours[objective], symbols[family], SYMBOLS[symbols[family]]
-        )
-        for name, (family, objective) in names.items()
-    }
-    return {name: trained.get(name, Style(name, "", INK, "x", "✖")) for name in rows}
+class Scale(NamedTuple):
+    """What all panels of a figure share.
 
-
-def efficacy_utility(comparison: pd.DataFrame) -> go.Figure:
-    """Return Fig. 1a of the paper: what is forgotten against what is left, one marker a method.
-
-    Dotted lines are chance and the original's utility. The star where they meet, in the upper
-    corner on the left, is the ideal: nothing else is lost.
+    Attributes:
+        x: Left and right end.
+        y: Lower and upper end.
+        is_log: Whether y is drawn on a logarithmic axis.
     """
-    styles, rows, figure = method_styles(comparison), by_method(comparison), go.Figure()
-    original = original_method(comparison)
-    utility = rows[original]["utility"] if original else None
-    chance = next(iter(comparison["chance"].dropna()), None)
-    if utility is not None:
-        figure.add_hline(y=utility, line=DOTTED)
-    if chance is not None:
-        figure.add_vline(x=chance, line=DOTTED)
-        figure.add_annotation(
-            x=chance,
-            text=f"guessing: {chance:.2f}",
-            y=1,
-            yref="paper",
-            yanchor="bottom",
-            showarrow=False,
-            font={"color": FAINT, "size": 12},
-        )
-    if utility is not None and chance is not None:
-        star = {"symbol": "star-open", "size": 20, "color": FAINT}
-        figure.add_scatter(x=[chance], y=[utility], mode="markers", marker=star, name="the ideal")
-    for method, row in rows.items():
-        figure.add_trace(_marker(method, row, styles[method]))
-    trained = [style for style in styles.values() if style.objective]
-    figure.add_traces(
-        _objective_legend(
-            trained, lambda colour: {"mode": "markers", "marker": {"color": colour, "size": 11}}
-        )
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    is_log: bool = False
+
+    def place(self, y: float) -> float:
+        """Return y as Plotly wants the place of an annotation or the end of an axis."""
+        return log10(max(y, 1e-9)) if self.is_log else y
+
+
+def forgetting_paths(
+    paths: pd.DataFrame,
+    what: str = UTILITY,
+    beside: Mapping[str, tuple[float, float]] | None = None,
+) -> go.Figure:
+    """Return Fig. 1a of the paper as paths: what is left against what is forgotten.
+
+    One panel an objective. Vertical lines are the shares forgotten at which methods are compared,
+    and guessing.
+
+    Args:
+        paths: See `seuf.reporting.comparison.ABOUT_RUN`; of one run a method or of several.
+        what: The column that tells what is left.
+        beside: Models that were not unlearned here, by name: (forget efficacy, what is left).
+    """
+    paths = with_objective(paths)
+    drawn = paths[paths["chosen"].eq(True)].dropna(subset=["test_forgotten", what])
+    styles = method_styles(paths)
+    objectives = list(dict.fromkeys(drawn["objective"].dropna()))
+    figure = _grid(len(objectives))
+    start = drawn[drawn["step"] == 0]
+    if start.empty:
+        return themed(figure)
+    original, chance = start["test_forget_efficacy"].mean(), drawn["test_chance"].mean()
+
+    def efficacy(forgotten: float) -> float:
+        return float(original - forgotten * (original - chance))
+
+    by_objective = [
+        [
+            _path(method_rows, styles[str(method)], what, efficacy)
+            for method, method_rows in rows.groupby("method", sort=False)
+        ]
+        for _, rows in drawn.groupby("objective", sort=False)
+    ]
+    ends = list((beside or {}).values())
+    scale = _scale([line for lines in by_objective for line in lines], ends, chance, what)
+    for panel, (objective, lines) in enumerate(zip(objectives, by_objective, strict=True), 1):
+        figure.add_annotation(**heading(panel, escape(objective_name(str(objective)))))
+        for share in (*TARGETS, 1.0):
+            _mark_share(figure, panel, efficacy(share), f"{share:.2g}".lstrip("0"))
+        _name_shares(figure, panel, efficacy(TARGETS[0]))
+        for line in lines:
+            _draw(figure, panel, line)
+        _mark_model(figure, panel, "original", original, float(start[what].mean()), scale)
+        for name, (x, y) in (beside or {}).items():
+            _mark_model(figure, panel, name, x, y, scale)
+        _label_lines(figure, panel, lines, scale)
+    title = "utility" if what == UTILITY else "nats a token, other text"
+    figure.update_xaxes(range=scale.x, title="forget efficacy: right answers left", nticks=6)
+    ends_of_axis = [scale.place(y) for y in scale.y]
+    figure.update_yaxes(
+        range=ends_of_axis, title=title, type="log" if scale.is_log else "linear", nticks=6
     )
-    for place, (family, symbol) in enumerate({s.family: s.symbol for s in trained}.items()):
-        marker = {"color": INK, "symbol": symbol, "size": 11}
-        title = None if place else "family"
-        figure.add_trace(
-            _legend_entry(family, title, mode="markers", marker=marker, legendgroup="family")
-        )
-    forget, retain = (measure(comparison, what) for what in ("forget", "utility"))
-    figure.update_xaxes(title=f"{forget} on forget questions (lower is better)")
-    figure.update_yaxes(title=f"{retain} on retain questions (higher is better)")
-    return _themed(figure, height=540)
+    if scale.is_log:
+        figure.update_yaxes(tickvals=_round_ticks(*scale.y))
+    return themed(figure, rows=ceil(len(objectives) / COLUMNS))
 
 
-def _marker(method: str, row: dict[str, Any], style: Style) -> go.Scatter:
-    name, edge = escape(method), {"color": "white", "width": 1}
-    bars = {"color": style.colour, "thickness": 1, "width": 0}
-    errors = [row["forget_efficacy_stderr"], row["utility_stderr"]]
-    error_x, error_y = (None if pd.isna(e) else {"array": [float(e)], **bars} for e in errors)
-    return go.Scatter(
-        x=[float(row["forget_efficacy"])],
-        y=[float(row["utility"])],
-        error_x=error_x,
-        error_y=error_y,
-        mode="markers",
-        marker={"color": style.colour, "symbol": style.symbol, "size": 13, "line": edge},
-        name=name,
-        showlegend=not style.objective,
-        legendgroup=f"objective {style.objective}" if style.objective else None,
-        hovertemplate=f"<b>{name}</b><br>forget %{{x:.3f}}<br>retain %{{y:.3f}}<extra></extra>",
-    )
-
-
-def overlap_over_steps(comparison: pd.DataFrame, logs: Mapping[str, pd.DataFrame]) -> go.Figure:
+def overlap_over_steps(paths: pd.DataFrame) -> go.Figure:
     """Return Fig. 3 of the paper: do tokens still go to the experts they went to, step by step?
 
-    A column of panels for each family of methods, a row for each set.
+    A panel for each objective and set; of several runs the first.
 
     Args:
-        comparison: One row a method.
-        logs: The training log of each method; an empty one draws nothing.
+        paths: See `seuf.reporting.comparison.ABOUT_RUN`.
     """
-    curves = {method: kept_curve(log) for method, log in logs.items()}
-    curves = {method: curve for method, curve in curves.items() if not curve.empty}
-    styles = {m: style for m, style in method_styles(comparison).items() if m in curves}
-    families = list(dict.fromkeys(style.family for style in styles.values()))
-    columns = max(len(families), 1)
-    figure = make_subplots(
-        rows=len(SETS),
-        cols=columns,
-        shared_xaxes=True,
-        shared_yaxes="all",
-        column_titles=[escape(family) for family in families] or None,
-        horizontal_spacing=0.1 / columns,
-        vertical_spacing=0.06,
-    )
-    for row, name in enumerate(SETS, start=1):
-        figure.update_yaxes(title=f"overlap on {name} set", row=row, col=1)
-    figure.update_xaxes(title="optimizer step", row=len(SETS))
-    rows = by_method(comparison)
-    for method, style in styles.items():
-        curve, column = curves[method], families.index(style.family) + 1
-        kept = curve["kept"] if rows[method]["changed_tensors"] else curve["step"] == 0
-        for row, name in enumerate(SETS, start=1):
-            line = _line(method, style, curve["step"], curve[name], kept)
-            figure.add_trace(line, row=row, col=column)
-    figure.add_traces(
-        _objective_legend(
-            styles.values(), lambda colour: {"mode": "lines", "line": {"color": colour, "width": 3}}
-        )
-    )
-    dot = {"color": INK, "size": 10}
-    figure.add_trace(
-        _legend_entry("checkpoint kept", " ", mode="markers", marker=dot, legendgroup="k")
-    )
-    return _themed(figure, height=560)
+    paths = with_objective(paths)
+    drawn = paths[paths["chosen"].eq(True)].dropna(subset=["objective", "overlap_forget"])
+    drawn = drawn.groupby(["method", "step"], sort=False, as_index=False).first()
+    styles, objectives = method_styles(paths), list(dict.fromkeys(drawn["objective"]))
+    figure = _grid(len(SETS) * len(objectives))
+    scale = Scale((0, float(drawn["step"].max()) if len(drawn) else 1.0), (0.0, 1.04))
+    panel = 0
+    for objective in objectives:
+        for name in SETS:
+            panel += 1
+            lines = []
+            of_objective = drawn[drawn["objective"] == objective]
+            for method, rows in of_objective.groupby("method", sort=False):
+                steps, overlap = rows["step"].tolist(), rows[f"overlap_{name}"].tolist()
+                kept = rows[rows["kept"].eq(True)]
+                dot = None
+                if len(kept):
+                    dot = (float(kept["step"].iloc[0]), float(kept[f"overlap_{name}"].iloc[0]))
+                about = [f"step {s}: {o:.3f}" for s, o in zip(steps, overlap, strict=True)]
+                style = styles[str(method)]
+                lines.append(Line(style, steps, overlap, dot, None, None, len(steps), about))
+            for line in lines:
+                _draw(figure, panel, line)
+            title = f"{escape(objective_name(objective))}, {name} set"
+            figure.add_annotation(**heading(panel, title))
+            _label_lines(figure, panel, lines, scale, at_end=True)
+    figure.update_xaxes(title="optimizer step", range=scale.x)
+    figure.update_yaxes(title="overlap", range=scale.y)
+    return themed(figure, rows=ceil(panel / COLUMNS))
 
 
-def kept_curve(log: pd.DataFrame) -> pd.DataFrame:
-    """Return the overlaps of the learning rate that was kept, from step 0, where all overlap is 1.
+def mean_path(runs: Sequence[pd.DataFrame], what: str) -> pd.DataFrame:
+    """Return the mean of several runs at equal forgetting.
+
+    Args:
+        runs: The path of each, from the original on.
+        what: The column that tells what is left.
 
     Returns:
-        Columns `step`, `forget`, `retain` and `kept`, true at the checkpoint that was kept;
-        no row if the log has none.
+        `forgotten`, from 0 as far as half of the runs come; `mean` and `deviation` (of the sample)
+        over the runs that come so far, `runs`, how many these are.
     """
-    evaluated = log.dropna(subset=["overlap_forget", "overlap_retain"])
-    kept = evaluated[evaluated["kept"]]
-    if kept.empty:
-        return pd.DataFrame(columns=["step", *SETS, "kept"])
-    rate = evaluated[evaluated["learning_rate"] == kept["learning_rate"].iloc[0]]
-    return pd.DataFrame(
-        {
-            "step": rate["step"].astype(int).tolist(),
-            "forget": rate["overlap_forget"].astype(float).tolist(),
-            "retain": rate["overlap_retain"].astype(float).tolist(),
-            "kept": rate["kept"].tolist(),
-        }
-    )
+    rows = []
+    for forgotten in np.linspace(0, 1, GRID_STEPS + 1):
+        found = [
+            value_at(run["test_forgotten"].tolist(), run[what].tolist(), float(forgotten))
+            for run in runs
+        ]
+        values = [value for value in found if value is not None]
+        if 2 * len(values) < len(runs):
+            break
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        rows.append((float(forgotten), float(np.mean(values)), deviation, len(values)))
+    return pd.DataFrame(rows, columns=["forgotten", "mean", "deviation", "runs"])
 
 
-def _line(
-    method: str, style: Style, steps: pd.Series, overlap: pd.Series, kept: pd.Series
-) -> go.Scatter:
-    name, sizes = escape(method), [10 if is_kept else 0 for is_kept in kept]
-    return go.Scatter(
-        x=steps.tolist(),
-        y=overlap.tolist(),
-        mode="lines+markers",
-        line={"color": style.colour, "width": 2},
-        marker={"color": style.colour, "size": sizes, "opacity": 1, "line": {"width": 0}},
-        name=name,
-        legendgroup=f"objective {style.objective}",
-        showlegend=False,
-        hovertemplate=f"<b>{name}</b><br>step %{{x}}: %{{y:.3f}}<extra></extra>",
-    )
-
-
-def tokens_per_expert(
-    forget: pd.DataFrame, retain: pd.DataFrame, selected: Mapping[str, Mapping[str, Any]]
-) -> go.Figure:
-    """Return Fig. 2 of the paper: few experts take most tokens of the forget set.
-
-    One panel for each layer in which an expert was selected, see `layers_to_draw`.
-
-    Args:
-        forget: The routing table of the forget set.
-        retain: That of the retain set.
-        selected: What each selection rule chose.
-    """
-    rules, layers = rules_by_expert(selected), layers_to_draw(selected)
-    panels = max(len(layers), 1)
-    figure = make_subplots(
-        rows=panels,
-        subplot_titles=[f"layer {layer}" for layer in layers],
-        vertical_spacing=0.3 / panels,
-    )
-    for row, layer in enumerate(layers, start=1):
-        shares = ranked_shares(forget, retain, layer)
-        _draw_layer(figure, row, shares)
-        here = {expert: names for (at, expert), names in rules.items() if at == layer}
-        _mark_selected(figure, row, shares, here)
-    title = "expert, most used on the forget set first"
-    if not_drawn := len({layer for layer, _ in rules}) - len(layers):
-        title += f"; layers not drawn: {not_drawn}"
-    figure.update_layout(
-        bargap=0.25,
-        bargroupgap=0,
-        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-    )
-    figure.update_yaxes(title="share of tokens", tickformat=".0%", rangemode="tozero")
-    figure.update_xaxes(type="category", showgrid=False)
-    figure.update_xaxes(title=title, row=panels, col=1)
-    return _themed(figure, height=80 + 260 * panels)
-
-
-def layers_to_draw(selected: Mapping[str, Mapping[str, Any]]) -> list[int]:
-    """Return the first layers that rules chose from; rules of many experts ask for no panel."""
-    choices = [choice["experts"] for choice in selected.values()]
-    few = [experts for experts in choices if len(experts) <= MAX_LISTED_EXPERTS] or choices
-    layers = dict.fromkeys(layer for experts in few for layer, _ in experts)
-    return sorted(list(layers)[:MAX_LAYERS])
-
-
-def counted(experts: Collection[Sequence[int]]) -> str:
-    """Return `93 experts in 24 layers`."""
-    layers = len({layer for layer, _ in experts})
-    return f"{len(experts)} experts in {layers} layer{'s' if layers > 1 else ''}"
-
-
-def rules_by_expert(
-    selected: Mapping[str, Mapping[str, Any]],
-) -> dict[tuple[int, int], list[str]]:
-    """Return, for each selected (layer, expert), the rules that chose it."""
-    rules: dict[tuple[int, int], list[str]] = {}
-    for rule, choice in selected.items():
-        for layer, expert in choice["experts"]:
-            rules.setdefault((layer, expert), []).append(rule)
-    return rules
-
-
-def ranked_shares(forget: pd.DataFrame, retain: pd.DataFrame, layer: int) -> pd.DataFrame:
-    """Return `forget` and `retain`, the token shares of a layer's experts, falling by `forget`."""
-    shares = {
-        name: table[table["layer"] == layer].set_index("expert")["token_share"]
-        for name, table in zip(SETS, (forget, retain), strict=True)
-    }
-    return pd.DataFrame(shares).sort_values("forget", ascending=False, kind="stable")
-
-
-def _draw_layer(figure: go.Figure, row: int, shares: pd.DataFrame) -> None:
-    """Draw two bars an expert, and the even share k / E, their mean, as a dotted line."""
-    experts = [str(expert) for expert in shares.index]
-    for name, colour in SET_COLOURS.items():
-        bars = go.Bar(
-            x=experts,
-            y=shares[name].tolist(),
-            name=f"{name} set",
-            marker={"color": colour},
-            legendgroup=name,
-            showlegend=row == 1,
-            hovertemplate=f"expert %{{x}}<br>{name} %{{y:.1%}}<extra></extra>",
-        )
-        figure.add_trace(bars, row=row, col=1)
-    ticks: dict[str, Any] = {"tickangle": 0, "tickfont": {"size": 12 if len(experts) <= 32 else 9}}
-    figure.update_xaxes(**ticks, dtick=1 if len(experts) <= 64 else None, row=row, col=1)
-    figure.add_hline(y=float(shares["forget"].mean()), line=DOTTED, row=row, col=1)
-
-
-def _mark_selected(
-    figure: go.Figure, row: int, shares: pd.DataFrame, rules: Mapping[int, list[str]]
-) -> None:
-    """Point at each selected expert; neighbours get labels of different heights."""
-    marked = [expert for expert in shares.index if expert in rules]
-    for place, expert in enumerate(marked):
-        figure.add_annotation(
-            x=shares.index.get_loc(expert),  # the bar's position: '4' would be read as bar number 4
-            y=float(shares.loc[expert].max()),
-            text=escape(", ".join(rules[expert])),
-            arrowhead=2,
-            arrowcolor=INK,
-            ax=0,
-            ay=-28 - 18 * (place % 3),
-            font={"color": INK, "size": 12},
-            bgcolor="rgba(255, 255, 255, 0.8)",  # a neighbour's bar may be taller
-            row=row,
-            col=1,
-        )
-
-
-def _objective_legend(
-    styles: Iterable[Style], drawn: Callable[[str], dict[str, Any]]
-) -> list[go.Scatter]:
-    """Return a legend entry for each objective, which also switches it off.
-
-    Args:
-        styles: Of the methods in the figure.
-        drawn: Returns, for a colour, how the entry is drawn: `mode` and its style.
-    """
-    colours = {style.objective: style.colour for style in styles}
-    return [
-        _legend_entry(
-            objective,
-            None if place else "objective",
-            legendgroup=f"objective {objective}",
-            **drawn(colour),
-        )
-        for place, (objective, colour) in enumerate(colours.items())
+def _path(rows: pd.DataFrame, style: Style, what: str, efficacy: Any) -> Line:
+    """Return a method's path: all looks of its only run, or the mean of its runs."""
+    runs = [run.sort_values("step") for _, run in rows.groupby(["base", "seed"], sort=False)]
+    kept = rows[rows["kept"].eq(True)]
+    if len(runs) == 1:
+        (run,) = runs
+        x, y = run["test_forget_efficacy"].tolist(), run[what].tolist()
+        dot = (kept["test_forget_efficacy"].iloc[0], kept[what].iloc[0]) if len(kept) else None
+        about = [
+            f"step {step}: FE {fe:.3f}, {left:.3f}"
+            for step, fe, left in zip(run["step"], x, y, strict=True)
+        ]
+        return Line(style, x, y, dot, None, None, len(x), about)
+    mean = mean_path(runs, what)
+    x, y = [efficacy(forgotten) for forgotten in mean["forgotten"]], mean["mean"].tolist()
+    dot = (efficacy(kept["test_forgotten"].mean()), kept[what].mean()) if len(kept) else None
+    about = [
+        f"{forgotten:.0%} forgotten: {left:.3f} ± {deviation:.3f}, {count:.0f} runs"
+        for forgotten, left, deviation, count in mean.itertuples(index=False)
     ]
+    low, high = ((mean["mean"] + sign * mean["deviation"]).tolist() for sign in (-1, 1))
+    return Line(style, x, y, dot, low, high, int((mean["runs"] == len(runs)).sum()), about)
 
 
-def _legend_entry(name: str, title: str | None, **drawn: Any) -> go.Scatter:
-    """Return a trace that is in the legend only; `title` opens a group of entries."""
-    heading = {} if title is None else {"legendgrouptitle": {"text": title}}
-    return go.Scatter(x=[None], y=[None], name=escape(name), hoverinfo="skip", **heading, **drawn)
+def _scale(
+    lines: Sequence[Line], ends: Sequence[tuple[float, float]], chance: float, what: str
+) -> Scale:
+    """Return the ends of the axes: forgetting goes to the right, so the larger x is on the left."""
+    xs = [x for line in lines for x in line.x] + [x for x, _ in ends] + [chance]
+    ys = [y for line in lines for y in line.y] + [y for _, y in ends]
+    room = 0.04 * (max(xs) - min(xs))
+    x = (max(xs) + room, min(xs) - room)
+    if what != UTILITY:
+        return Scale(x, (min(ys) / 1.15, max(ys) * 1.15), is_log=True)
+    room = 0.06 * (max(ys) - min(ys) or 1.0)
+    return Scale(x, (max(min(ys) - room, -0.02), max(ys) + room))
 
 
-def _themed(figure: go.Figure, height: int) -> go.Figure:
-    """Give a figure the fonts, grid and margins they all have."""
-    line = {"linecolor": FAINT, "gridcolor": "#e8ebee", "zeroline": False, "ticks": "outside"}
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        font={"family": FONT, "size": 13, "color": INK},
-        margin={"l": 70, "r": 20, "t": 40, "b": 60},
-        hoverlabel={"font": {"family": FONT}},
-        legend={"tracegroupgap": 2, "grouptitlefont": {"size": 12, "color": FAINT}},
+def _draw(figure: go.Figure, panel: int, line: Line) -> None:
+    """Draw a band if there is one, the path, and the kept checkpoint on top."""
+    axes, style = _axes(panel), line.style
+    if line.low is not None and line.high is not None:
+        figure.add_scatter(
+            x=[*line.x, *reversed(line.x)],
+            y=[*line.high, *reversed(line.low)],
+            fill="toself",
+            fillcolor=_faded(style.colour),
+            line={"width": 0},
+            hoverinfo="skip",
+            **axes,
+        )
+    is_single = line.low is None
+    parts = [(0, line.all_runs, "solid"), (max(line.all_runs - 1, 0), len(line.x), "dot")]
+    for begin, end, dash in parts:
+        if end - begin < 2 and dash == "dot":
+            continue
+        figure.add_scatter(
+            x=line.x[begin:end],
+            y=line.y[begin:end],
+            mode="lines+markers" if is_single else "lines",
+            line={"color": style.colour, "width": 2, "dash": dash},
+            marker={"color": style.colour, "size": 4},
+            text=line.about[begin:end],
+            name=escape(style.label),
+            hovertemplate=f"<b>{escape(style.label)}</b><br>%{{text}}<extra></extra>",
+            **axes,
+        )
+    if line.kept is not None:
+        edge = {"color": "white", "width": 1}
+        figure.add_scatter(
+            x=[line.kept[0]],
+            y=[line.kept[1]],
+            mode="markers",
+            marker={"color": style.colour, "symbol": style.symbol, "size": 12, "line": edge},
+            name=f"{escape(style.label)}, kept",
+            hovertemplate=f"<b>{escape(style.label)}</b>, kept<extra></extra>",
+            **axes,
+        )
+
+
+def _label_lines(
+    figure: go.Figure, panel: int, lines: Sequence[Line], scale: Scale, at_end: bool = False
+) -> None:
+    """Name each line beside the panel, with a hair line from its kept checkpoint or its end."""
+    lines = [line for line in lines if line.x]
+    ends = [(line.x[-1], line.y[-1]) for line in lines]
+    if not at_end:
+        ends = [line.kept or end for line, end in zip(lines, ends, strict=True)]
+    labels = [
+        Label(scale.place(y), line.style.colour, line.style.glyph, escape(line.style.label))
+        for line, (_, y) in zip(lines, ends, strict=True)
+    ]
+    places = name_beside(figure, panel, labels, *map(scale.place, scale.y))
+    for line, (x, y), place in zip(lines, ends, places, strict=True):
+        figure.add_scatter(
+            x=[x, scale.x[1]],
+            y=[y, 10**place if scale.is_log else place],
+            mode="lines",
+            line={"color": line.style.colour, "width": 1, "dash": "dot"},
+            opacity=0.6,
+            hoverinfo="skip",
+            **_axes(panel),
+        )
+
+
+def _mark_share(figure: go.Figure, panel: int, x: float, told: str) -> None:
+    name = axis(panel)
+    place = {"xref": f"x{name}", "yref": f"y{name} domain"}
+    figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, line=DOTTED, layer="below", **place)
+    figure.add_annotation(
+        **place, x=x, y=1, yanchor="bottom", showarrow=False, text=told, font={"size": 10}
     )
-    figure.update_xaxes(**line, tickcolor=FAINT, title={"standoff": 8, "font": {"size": 13}})
-    figure.update_yaxes(**line, tickcolor=FAINT, title={"standoff": 8, "font": {"size": 13}})
-    return figure
+
+
+def _name_shares(figure: go.Figure, panel: int, x: float) -> None:
+    """Say what the numbers above a panel are, before the first of them."""
+    place = {"xref": f"x{axis(panel)}", "yref": f"y{axis(panel)} domain"}
+    figure.add_annotation(
+        **place,
+        x=x,
+        y=1,
+        text="forgotten",
+        showarrow=False,
+        xanchor="right",
+        yanchor="bottom",
+        xshift=-10,
+        font={"size": 10},
+    )
+
+
+def _mark_model(figure: go.Figure, panel: int, name: str, x: float, y: float, scale: Scale) -> None:
+    """Mark a model that is no path, and name it beside its mark."""
+    figure.add_scatter(
+        x=[x],
+        y=[y],
+        mode="markers",
+        marker={"color": FAINT, "symbol": "x", "size": 10},
+        name=escape(name),
+        hovertemplate=f"<b>{escape(name)}</b><br>FE %{{x:.3f}}, %{{y:.3f}}<extra></extra>",
+        **_axes(panel),
+    )
+    below = scale.place(y) > sum(scale.place(end) for end in scale.y) / 2
+    figure.add_annotation(
+        xref=f"x{axis(panel)}",
+        yref=f"y{axis(panel)}",
+        x=x,
+        y=scale.place(y),
+        text=escape(name),
+        showarrow=False,
+        xanchor="left",
+        xshift=-6,
+        yanchor="top" if below else "bottom",
+        yshift=-8 if below else 8,
+        font={"size": 11},
+    )
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers for a logarithmic axis, at most some six."""
+    steps = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 3)
+    ticks = [step * 10**power for power in range(-3, 6) for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def _grid(panels: int) -> go.Figure:
+    columns = min(COLUMNS, max(panels, 1))
+    rows = max(ceil(panels / columns), 1)
+    return make_subplots(
+        rows=rows, cols=columns, horizontal_spacing=0.2, vertical_spacing=0.32 / rows
+    )
+
+
+def _axes(panel: int) -> dict[str, str]:
+    return {"xaxis": f"x{axis(panel)}", "yaxis": f"y{axis(panel)}"}
+
+
+def _faded(colour: str) -> str:
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.16)"

@@ -35,15 +35,15 @@ Digest of the base model (SHA-256 over all tensors): `{digest}`.
 
 ## How well
 
-Test questions that chose nothing, ± standard error. Lower is better on the forget
-questions{guessing}, higher on the retain questions.
+Test questions that chose nothing, ± standard error. FE: right answers about what was to be
+forgotten, lower is better{guessing}; UT: about other things, higher is better.
 
 {scores}
 ## What this does not say
 
 - That the knowledge is gone. A low accuracy shows that these questions are no longer answered;
   attacks that bring knowledge back were not tried.
-- Anything of abilities that the retain questions do not ask for.
+- Anything of abilities that the questions do not ask for.
 - Who holds the base model too can see what was changed.
 
 ## To use it

@@ -6,61 +6,98 @@ of methods.
 
 from __future__ import annotations
 
+import subprocess
+from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
 
+from seuf.pipelines.study import study_name
+
 REFERENCE = "retrained"
 Figure = Any  # plotly.graph_objects.Figure; Kedro resolves hints, and other stages need no plotly
+Records = list[dict[str, Any]]
 
 
-def compare_methods(**results: Any) -> tuple[dict[str, dict[str, float]], pd.DataFrame, str]:
+def compare_methods(
+    base_seed: int, seed: int, **results: Any
+) -> tuple[dict[str, dict[str, float]], pd.DataFrame, str, pd.DataFrame, Records]:
     """Put every method's numbers beside each other, for DVC, for tools and for people.
 
-    Where the study has a model that never saw what is to be forgotten, it is the last row.
+    Where the study has a model that never saw what is to be forgotten, it is the last row. The
+    paths of all methods are one table, and so are what they say before and after.
     """
-    from seuf.reporting.comparison import compare, comparison_table, markdown
+    from seuf.reporting.comparison import compare, comparison_table, markdown, paths_of
 
-    scores = _beside_reference(_by_method("scores", results), results.get("reference_scores"))
+    of_methods = _by_method("scores", results)
     logs, timings = (_by_method(what, results) for what in ("training_log", "timing"))
+    scores = _beside_reference(of_methods, results.get("reference_scores"))
     metrics = compare(scores, logs, timings)
     table = comparison_table(metrics, scores)
-    return metrics, table, markdown(table)
+    examples = [
+        {"method": method, **example}
+        for method, scored in of_methods.items()
+        for example in scored.get("examples", [])
+        if scored["changed_tensors"]
+    ]
+    paths = paths_of(logs, scores, str(base_seed), seed)
+    return metrics, table, markdown(table), paths, examples
 
 
 def draw_figures(
     comparison: pd.DataFrame,
+    paths: pd.DataFrame,
     routing_forget: pd.DataFrame,
     routing_retain: pd.DataFrame,
     selected_experts: dict[str, Any],
-    **logs: pd.DataFrame,
-) -> tuple[Figure, Figure, Figure]:
-    """Draw the paper's figures 1a, 2 and 3 from this study."""
-    from seuf.reporting.figures import efficacy_utility, overlap_over_steps, tokens_per_expert
+    **trials: pd.DataFrame,
+) -> dict[str, Figure]:
+    """Draw the methods' paths, how experts are used, and what a pilot tried, by figure's name."""
+    from seuf.reporting import expert_figures, figures
+    from seuf.reporting.comparison import layers_of, not_unlearned
 
-    return (
-        efficacy_utility(comparison),
-        tokens_per_expert(routing_forget, routing_retain, selected_experts),
-        overlap_over_steps(comparison, _by_method("training_log", logs)),
-    )
+    routing, tried = (routing_forget, routing_retain), _by_method("trials", trials)
+    drawn = {
+        "forgetting_paths": figures.forgetting_paths(paths, beside=not_unlearned(comparison)),
+        "general_loss": figures.forgetting_paths(paths, figures.GENERAL_LOSS),
+        "attribution": expert_figures.attribution(*routing, selected_experts),
+        "tokens_per_expert": expert_figures.tokens_per_expert(*routing, selected_experts),
+        "overlap_over_steps": figures.overlap_over_steps(paths),
+    }
+    if tried:
+        drawn["trials_by_layer"] = expert_figures.trials_by_layer(tried, layers_of(paths))
+    return drawn
 
 
 def write_report(
     comparison: pd.DataFrame,
+    paths: pd.DataFrame,
     selected_experts: dict[str, Any],
-    figure_efficacy_utility: Figure,
-    figure_tokens_per_expert: Figure,
-    figure_overlap_over_steps: Figure,
+    examples: Records,
+    base_model: dict[str, Any],
+    base_seed: int,
+    seed: int,
+    **figures: Figure,
 ) -> str:
     """Write the page that says what was forgotten and what is left."""
-    from seuf.reporting.report import report
+    from seuf.reporting.report import About, report
 
-    figures = {
-        "efficacy_utility": figure_efficacy_utility,
-        "tokens_per_expert": figure_tokens_per_expert,
-        "overlap_over_steps": figure_overlap_over_steps,
-    }
-    return report(comparison, figures, selected_experts)
+    model = base_model.get("path") or f"a model trained here, seed {base_seed}"
+    date = datetime.now(UTC).date().isoformat()
+    about = About(study_name(), str(model), str(seed), commit(), date)
+    return report(about, paths, comparison, figures, selected_experts, examples)
+
+
+def commit() -> str | None:
+    """Return the commit that is checked out, and whether code or configuration differ from it."""
+    try:
+        head, changed = (
+            subprocess.run(["git", *command], capture_output=True, text=True, check=True).stdout
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "src", "conf"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head[:10]}{' with changes' if changed.strip() else ''}"
 
 
 def _beside_reference(scores: dict[str, Any], reference: Any) -> dict[str, Any]:

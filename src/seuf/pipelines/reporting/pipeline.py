@@ -6,38 +6,52 @@ from seuf.pipelines.reporting.nodes import compare_methods, draw_figures, write_
 from seuf.pipelines.study import in_one_box, methods, study_parameters
 
 FIGURES = [
-    "figure_efficacy_utility",
-    "figure_tokens_per_expert",
-    "figure_overlap_over_steps",
+    "forgetting_paths",
+    "general_loss",
+    "attribution",
+    "tokens_per_expert",
+    "overlap_over_steps",
 ]
+PILOT = "pilot"  # how the name of a rule begins that chooses by trials
+SEEDS = {"base_seed": "params:base_seed", "seed": "params:seed"}
 
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the pipeline; its first two nodes take something of every method."""
+    tried = [
+        name
+        for name, row in study_parameters()["methods"].items()
+        if str((row or {}).get("selection") or "").startswith(PILOT)
+    ]
+    figures = [*FIGURES, *(["trials_by_layer"] if tried else [])]
+    drawn = {figure: f"figure_{figure}" for figure in figures}
     compare = Node(
         compare_methods,
-        inputs=_of_every_method("scores", "training_log", "timing") | _reference(),
-        outputs=["metrics", "comparison", "comparison_markdown"],
+        inputs=_of_methods(methods(), "scores", "training_log", "timing") | _reference() | SEEDS,
+        outputs=["metrics", "comparison", "comparison_markdown", "paths", "examples"],
         name="compare_methods",
     )
     draw = Node(
         draw_figures,
-        inputs=_named("comparison", "routing_forget", "routing_retain", "selected_experts")
-        | _of_every_method("training_log"),
-        outputs=FIGURES,
+        inputs=_named("comparison", "paths", "routing_forget", "routing_retain", "selected_experts")
+        | _of_methods(tried, "trials"),
+        outputs=drawn,
         name="draw_figures",
     )
     write = Node(
         write_report,
-        inputs=["comparison", "selected_experts", *FIGURES],
+        inputs=_named("comparison", "paths", "selected_experts", "examples")
+        | {"base_model": "params:base_model"}
+        | SEEDS
+        | drawn,
         outputs="report",
         name="write_report",
     )
     return in_one_box(Pipeline([compare, draw])) + Pipeline([write])
 
 
-def _of_every_method(*kinds: str) -> dict[str, str]:
-    return _named(*(f"{method}.{kind}" for method in methods() for kind in kinds))
+def _of_methods(names: list[str], *kinds: str) -> dict[str, str]:
+    return _named(*(f"{method}.{kind}" for method in names for kind in kinds))
 
 
 def _reference() -> dict[str, str]:

@@ -1,0 +1,344 @@
+"""Draw how experts are used and chosen: attribution, the paper's Fig. 2, and a pilot's trials.
+
+A mark with a warning sign is a choice that another sample of the data might not repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from seuf.forgetting import TARGETS, value_at
+from seuf.reporting.styles import (
+    COLOURS,
+    FAINT,
+    GLYPHS,
+    INK,
+    KNOWN,
+    SYMBOLS,
+    Label,
+    at,
+    axis,
+    heading,
+    name_beside,
+    themed,
+)
+
+SETS = ("forget", "retain")
+SET_COLOURS = {"forget": "#55677D", "retain": "#A9B4BF"}  # greys: colours stand for rules
+DOTTED = {"color": FAINT, "width": 1.5, "dash": "dot"}
+TARGET_COLOURS = dict(zip(TARGETS, ("#6FBFA5", "#009E73", "#00785A"), strict=True))
+MAX_LISTED_EXPERTS = 12  # of one rule
+MAX_LAYERS = 8  # that are drawn
+WARNING_SIGN = "⚠"
+
+Choices = Mapping[str, Mapping[str, Any]]
+
+
+def attribution(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -> go.Figure:
+    """Return affinity and contrast of all experts by layer, the chosen ones marked and named.
+
+    Two panels. In the first, for each layer, the highest affinity on the forget set and what the
+    same expert has on the retain set; in the second the highest difference of the two. Faint dots
+    are all experts.
+
+    Args:
+        forget: The routing table of the forget set: `layer`, `expert`, `affinity`.
+        retain: That of the retain set.
+        selected: What each selection rule chose.
+    """
+    names = ["layer", "expert"]
+    both = forget[[*names, "affinity"]].merge(
+        retain[[*names, "affinity"]], on=names, suffixes=("_forget", "_retain")
+    )
+    both["contrast"] = both["affinity_forget"] - both["affinity_retain"]
+    figure = make_subplots(cols=2, horizontal_spacing=0.24)
+    panels = {"affinity": "affinity_forget", "contrast": "contrast"}
+    for panel, (title, column) in enumerate(panels.items(), 1):
+        axes = {"xaxis": f"x{axis(panel)}", "yaxis": f"y{axis(panel)}"}
+        figure.add_scatter(
+            x=both["layer"].tolist(),
+            y=both[column].tolist(),
+            mode="markers",
+            marker={"color": FAINT, "size": 4, "opacity": 0.35},
+            text=both["expert"].tolist(),
+            hovertemplate=f"layer %{{x}}, expert %{{text}}<br>{title} %{{y:.4f}}<extra></extra>",
+            **axes,
+        )
+        best = both.loc[both.groupby("layer")[column].idxmax()]
+        curves = {"contrast": "highest"}
+        if title == "affinity":
+            curves = {f"affinity_{name}": f"{name} set" for name in SETS}
+        ends = []
+        for shown, told in curves.items():
+            colour = SET_COLOURS["retain" if shown == "affinity_retain" else "forget"]
+            figure.add_scatter(
+                x=best["layer"].tolist(),
+                y=best[shown].tolist(),
+                mode="lines",
+                line={"color": colour, "width": 2},
+                hovertemplate=f"layer %{{x}}, {told}: %{{y:.4f}}<extra></extra>",
+                **axes,
+            )
+            ends.append(Label(float(best[shown].iloc[-1]), colour, "▬", told))
+        values = both.set_index(names)
+        marks = _mark_choices(figure, axes, values[column], selected)
+        low, high = float(both[column].min()), float(both[column].max())
+        low, high = min(low, 0.0), high + 0.08 * (high - min(low, 0.0) or 1.0)
+        name_beside(figure, panel, [*ends, *marks], low, high)
+        figure.add_annotation(**heading(panel, f"{title} by layer"))
+        figure.update_yaxes(range=[low, high], selector={"anchor": f"x{axis(panel)}"})
+    figure.update_xaxes(title="layer", tickformat="d", nticks=8)
+    return themed(figure)
+
+
+def doubts(selected: Choices) -> list[str]:
+    """Return a sentence for each choice that is a near-tie or unstable, as the rule warned."""
+    return [
+        f"{rule}: {warning}"
+        for rule, choice in selected.items()
+        for warning in choice.get("warnings") or ()
+    ]
+
+
+def margin(choice: Mapping[str, Any]) -> str:
+    """Return `0.0038 ± 0.0012`, the lead over the runner-up; empty where there is none."""
+    if choice["margin"] is None:
+        return ""
+    error = choice.get("margin_error")
+    return f"{choice['margin']:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
+def stability(choice: Mapping[str, Any]) -> str:
+    """Return `94%, 87% between subsets`, or of a set too small for these `80% of halves`."""
+    if choice["stability_subset"] is not None:
+        between = choice["stability_two_subsets"]
+        return f"{choice['stability_subset']:.0%}, {between:.0%} between subsets"
+    halves = choice["stability_halves"]
+    return "" if halves is None else f"{halves:.0%} of halves"
+
+
+def tokens_per_expert(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -> go.Figure:
+    """Return Fig. 2 of the paper: few experts take most tokens of the forget set.
+
+    One panel for each layer in which an expert was selected, see `layers_to_draw`.
+
+    Args:
+        forget: The routing table of the forget set: `layer`, `expert`, `token_share`.
+        retain: That of the retain set.
+        selected: What each selection rule chose.
+    """
+    rules, layers = rules_by_expert(selected), layers_to_draw(selected)
+    figure = make_subplots(
+        cols=min(2, max(len(layers), 1)),
+        rows=max(ceil(len(layers) / 2), 1),
+        horizontal_spacing=0.16,
+        vertical_spacing=0.3 / max(ceil(len(layers) / 2), 1),
+    )
+    for panel, layer in enumerate(layers, start=1):
+        shares = ranked_shares(forget, retain, layer)
+        _draw_layer(figure, panel, shares)
+        here = {expert: names for (where, expert), names in rules.items() if where == layer}
+        _mark_selected(figure, panel, shares, here)
+        figure.add_annotation(**heading(panel, f"layer {layer}"))
+    title = "expert, most used on the forget set first"
+    if not_drawn := len({layer for layer, _ in rules}) - len(layers):
+        title += f"; layers not drawn: {not_drawn}"
+    figure.update_layout(bargap=0.25, bargroupgap=0)
+    figure.update_yaxes(title="share of tokens", tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(type="category", showgrid=False, title=title)
+    themed(figure, rows=ceil(len(layers) / 2))
+    return figure.update_layout(margin={"r": 16})
+
+
+def trials_by_layer(trials: Mapping[str, pd.DataFrame], chosen: Mapping[str, int]) -> go.Figure:
+    """Return what a pilot saw: utility at equal forgetting of one expert of each layer.
+
+    Args:
+        trials: Of each method that was tried, the paths of its trials with their `layer`; judged by
+            the selection questions, `forgotten` and `utility`.
+        chosen: The layer that each method was given.
+    """
+    figure = make_subplots(
+        rows=max(ceil(len(trials) / 2), 1), cols=min(2, len(trials)), horizontal_spacing=0.2
+    )
+    for panel, (method, table) in enumerate(trials.items(), 1):
+        best = utility_by_layer(table)
+        figure.add_annotation(**heading(panel, escape(method)))
+        labels = []
+        for target, colour in TARGET_COLOURS.items():
+            seen = best[target].dropna()
+            if seen.empty:
+                continue
+            figure.add_scatter(
+                x=seen.index.tolist(),
+                y=seen.tolist(),
+                mode="lines+markers",
+                line={"color": colour, "width": 2},
+                marker={"color": colour, "size": 7},
+                hovertemplate=f"layer %{{x}}: %{{y:.3f}} at {target:g}<extra></extra>",
+                xaxis=f"x{axis(panel)}",
+                yaxis=f"y{axis(panel)}",
+            )
+            labels.append(Label(float(seen.iloc[-1]), colour, "●", f"at {target:g}"))
+        reached = [value for value in best.to_numpy().ravel() if not np.isnan(value)]
+        low, high = max(min(reached, default=0.0) - 0.08, 0.0), 1.04
+        name_beside(figure, panel, labels, low, high)
+        if method in chosen:
+            _mark_chosen_layer(figure, panel, chosen[method])
+        ends = [best.index.min() - 0.5, best.index.max() + 0.5]
+        axes = {"range": ends, "dtick": max(1, len(best) // 8)}
+        figure.update_xaxes(**axes, selector={"anchor": f"y{axis(panel)}"})
+        figure.update_yaxes(range=[low, high], selector={"anchor": f"x{axis(panel)}"})
+    figure.update_xaxes(title="layer of the expert that was tried")
+    figure.update_yaxes(title="utility")
+    return themed(figure, rows=ceil(len(trials) / 2))
+
+
+def utility_by_layer(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the best utility of a layer's trials where each target is first reached.
+
+    Returns:
+        A row a layer, a column a target; missing where no learning rate reached it.
+    """
+    rows: dict[int, dict[float, float]] = {}
+    looked = trials.dropna(subset=["forgotten"]).sort_values("step", kind="stable")
+    for _, path in looked.groupby(["layer", "expert", "learning_rate"]):
+        layer = int(path["layer"].iloc[0])
+        best = rows.setdefault(layer, dict.fromkeys(TARGETS, float("nan")))
+        for target in TARGETS:
+            found = value_at(path["forgotten"].tolist(), path["utility"].tolist(), target)
+            if found is not None:
+                best[target] = float(np.fmax(best[target], found))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(TARGETS)).sort_index()
+
+
+def layers_to_draw(selected: Choices) -> list[int]:
+    """Return the first layers that rules chose from; rules of many experts ask for no panel."""
+    choices = [choice["experts"] for choice in selected.values()]
+    few = [experts for experts in choices if len(experts) <= MAX_LISTED_EXPERTS] or choices
+    layers = dict.fromkeys(layer for experts in few for layer, _ in experts)
+    return sorted(list(layers)[:MAX_LAYERS])
+
+
+def counted(experts: Collection[Sequence[int]]) -> str:
+    """Return `93 experts in 24 layers`."""
+    layers = len({layer for layer, _ in experts})
+    return f"{len(experts)} experts in {layers} layer{'s' if layers > 1 else ''}"
+
+
+def rules_by_expert(selected: Choices) -> dict[tuple[int, int], list[str]]:
+    """Return, for each selected (layer, expert), the rules that chose it."""
+    rules: dict[tuple[int, int], list[str]] = {}
+    for rule, choice in selected.items():
+        for layer, expert in choice["experts"]:
+            rules.setdefault((layer, expert), []).append(rule)
+    return rules
+
+
+def ranked_shares(forget: pd.DataFrame, retain: pd.DataFrame, layer: int) -> pd.DataFrame:
+    """Return `forget` and `retain`, the token shares of a layer's experts, falling by `forget`."""
+    shares = {
+        name: table[table["layer"] == layer].set_index("expert")["token_share"]
+        for name, table in zip(SETS, (forget, retain), strict=True)
+    }
+    return pd.DataFrame(shares).sort_values("forget", ascending=False, kind="stable")
+
+
+def _mark_choices(
+    figure: go.Figure, axes: Mapping[str, str], values: pd.Series, selected: Choices
+) -> list[Label]:
+    """Mark the expert of each rule that chose one; return where, how and what its label says."""
+    labels = []
+    rules = [rule for rule, choice in selected.items() if len(choice["experts"]) == 1]
+    others = [rule for rule in rules if rule not in KNOWN]
+    for rule in rules:
+        choice = selected[rule]
+        ((layer, expert),) = choice["experts"]
+        place = others.index(rule) if rule in others else 0
+        look = (COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)])
+        colour, symbol = KNOWN.get(rule, look)
+        if (layer, expert) not in values.index:
+            continue
+        value = float(values[(layer, expert)])
+        sign = f" {WARNING_SIGN}" if choice.get("warnings") else ""
+        told = ", ".join(
+            f"{name} {of(choice)}"
+            for name, of in (("margin", margin), ("stability", stability))
+            if of(choice)
+        )
+        figure.add_scatter(
+            x=[layer],
+            y=[value],
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 12, "line": {"color": "white"}},
+            hovertemplate=f"<b>{escape(rule)}</b>: layer {layer}, expert {expert}<br>%{{y:.4f}}"
+            f"{told and '<br>'}{told}<extra></extra>",
+            **axes,
+        )
+        text = f"{escape(rule)} {layer}:{expert}{sign}"
+        labels.append(Label(value, colour, GLYPHS[symbol], text))
+    return labels
+
+
+def _draw_layer(figure: go.Figure, panel: int, shares: pd.DataFrame) -> None:
+    """Draw two bars an expert, and an even share as a dotted line."""
+    name, experts = axis(panel), [str(expert) for expert in shares.index]
+    for which, colour in SET_COLOURS.items():
+        figure.add_bar(
+            x=experts,
+            y=shares[which].tolist(),
+            name=f"{which} set",
+            marker={"color": colour},
+            hovertemplate=f"expert %{{x}}<br>{which} %{{y:.1%}}<extra></extra>",
+            xaxis=f"x{name}",
+            yaxis=f"y{name}",
+        )
+    ticks: dict[str, Any] = {"tickangle": 0, "dtick": 1 if len(experts) <= 24 else None}
+    figure.update_xaxes(**ticks, selector={"anchor": f"y{name}"})
+    even = float(shares["forget"].mean())
+    place = {"xref": f"x{name} domain", "yref": f"y{name}"}
+    figure.add_shape(type="line", x0=0, x1=1, y0=even, y1=even, line=DOTTED, **place)
+    key = "  ".join(
+        f'<span style="color:{colour}">■</span> {which} set'
+        for which, colour in SET_COLOURS.items()
+    )
+    figure.add_annotation(
+        **at(panel, 1, 1), text=key, xanchor="right", yanchor="bottom", yshift=16, font={"size": 11}
+    )
+
+
+def _mark_selected(
+    figure: go.Figure, panel: int, shares: pd.DataFrame, rules: Mapping[int, list[str]]
+) -> None:
+    """Point at each selected expert; neighbours get labels of different heights."""
+    marked = [expert for expert in shares.index if expert in rules]
+    for place, expert in enumerate(marked):
+        figure.add_annotation(
+            xref=f"x{axis(panel)}",
+            yref=f"y{axis(panel)}",
+            x=shares.index.get_loc(expert),  # the bar's position: '4' would be read as bar number 4
+            y=float(shares.loc[expert].max()),
+            text=escape(", ".join(rules[expert])),
+            arrowhead=2,
+            arrowcolor=FAINT,
+            ax=0,
+            ay=-24 - 15 * (place % 3),
+            font={"color": INK, "size": 11},
+        )
+
+
+def _mark_chosen_layer(figure: go.Figure, panel: int, layer: int) -> None:
+    place = {"xref": f"x{axis(panel)}", "yref": f"y{axis(panel)} domain"}
+    line = {"color": FAINT, "width": 1, "dash": "dot"}
+    figure.add_shape(type="line", x0=layer, x1=layer, y0=0, y1=1, line=line, **place)
+    figure.add_annotation(
+        **place, x=layer, y=1, yanchor="bottom", showarrow=False, text=f"chosen: layer {layer}"
+    )

@@ -1,0 +1,274 @@
+"""How methods and figures look: who is trained gives the colour, the objective gives the panel.
+
+Colours are told apart by the colour-blind and stand out on white and on dark grey; every figure
+names its lines beside them, so that no reader has to match a legend. A figure is a grid of small
+panels, which the report takes apart (`panels_of`) to set them as the screen or the page allows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+
+# Tones of Okabe and Ito's, in the order in which those without a colour of their own take them
+COLOURS = ["#E69F00", "#56B4E9", "#A0673A", "#8F8F1F", "#CC79A7", "#44AA99", "#C0504D"]
+SYMBOLS = ["triangle-up", "triangle-down", "hexagon", "pentagon", "cross", "star", "bowtie"]
+GLYPHS = {
+    "square": "■",
+    "circle": "●",
+    "diamond": "◆",
+    "star": "★",
+    "x": "✖",
+    "triangle-up": "▲",
+    "triangle-down": "▼",
+    "hexagon": "⬢",
+    "pentagon": "⬟",
+    "cross": "✚",
+    "bowtie": "⧓",
+}
+EVERYTHING, DELETION = "everything", "deletion"  # scopes
+KNOWN = {
+    EVERYTHING: ("#7D8894", "square"),
+    "affinity": ("#1F83C4", "circle"),
+    "contrast": ("#D55E00", "diamond"),
+    "pilot": ("#009E73", "star"),
+    "random": ("#B0699A", "x"),
+    "random_in": ("#7A6FD0", "triangle-down"),  # in the layer that a rule chooses
+}
+OBJECTIVES = {
+    "ga": "GA",
+    "gdiff": "GDiff",
+    "npo": "NPO",
+    "rmu": "RMU",
+    "simnpo": "SimNPO",
+    "dpo": "DPO",
+    "wga": "WGA",
+    "satimp": "SatImp",
+    "undial": "UNDIAL",
+    "ceu": "CE-U",
+    "deletion": "deletion, no training",
+}
+INK, FAINT, GRID = "#1f2933", "#8a94a0", "#e8ebee"
+FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
+PANEL_HEIGHT = 300  # pixels
+LABEL_GAP = 0.095  # of a panel's height, between two names beside it
+MARGIN = {"l": 52, "r": 100, "t": 48, "b": 46}
+
+
+class Style(NamedTuple):
+    """How a method is drawn.
+
+    Attributes:
+        label: Who is trained: everything, or the rule that chose the experts.
+        objective: What is minimised; empty if the method is not unlearning.
+        colour: That of the label.
+        symbol: That of the label, by Plotly's name.
+    """
+
+    label: str
+    objective: str
+    colour: str
+    symbol: str
+
+    @property
+    def glyph(self) -> str:
+        """The symbol as a character."""
+        return GLYPHS[self.symbol]
+
+
+def method_styles(table: pd.DataFrame) -> dict[str, Style]:
+    """Return the style of each method; one that minimises nothing is a grey cross.
+
+    Args:
+        table: With `method`, `objective`, `scope` and `selection`: a comparison, or paths.
+    """
+    rows = with_objective(table).drop_duplicates("method").set_index("method")
+    labels: dict[str, str] = {}
+    for method, row in rows.iterrows():
+        if pd.notna(row["objective"]):
+            labels[str(method)] = _label(str(method), row, rows)
+    families = list(dict.fromkeys(_family(label) for label in labels.values()))
+    others = [family for family in families if family not in KNOWN]
+    looks = dict(KNOWN)
+    for place, family in enumerate(others):
+        looks[family] = (COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)])
+    return {
+        str(method): Style(labels[method], str(row["objective"]), *looks[_family(labels[method])])
+        if method in labels
+        else Style(str(method), "", FAINT, "x")
+        for method, row in rows.iterrows()
+    }
+
+
+def with_objective(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with `deletion` as the objective of methods that change without training."""
+    return table.assign(objective=table["objective"].where(table["scope"] != DELETION, DELETION))
+
+
+def objective_name(objective: str) -> str:
+    """Return what people call an objective."""
+    return OBJECTIVES.get(objective, objective)
+
+
+def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return places as near as possible to those wanted, `gap` apart and between the bounds."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    places, floor = [0.0] * len(wanted), low
+    for index in order:
+        places[index] = floor = max(wanted[index], floor)
+        floor += gap
+    ceiling = high
+    for index in reversed(order):
+        places[index] = ceiling = min(places[index], ceiling)
+        ceiling -= gap
+    return places
+
+
+class Label(NamedTuple):
+    """A name beside a panel.
+
+    Attributes:
+        place: Where it should be, as Plotly wants the y of an annotation.
+        colour: That of its mark.
+        glyph: Its mark.
+        text: As HTML.
+    """
+
+    place: float
+    colour: str
+    glyph: str
+    text: str
+
+
+def name_beside(
+    figure: go.Figure, panel: int, labels: Sequence[Label], low: float, high: float
+) -> list[float]:
+    """Name marks or lines to the right of a panel, none upon another; return where.
+
+    Args:
+        figure: Of panels.
+        panel: Counts from 1.
+        labels: In any order.
+        low: Place of the panel's lower end.
+        high: Place of its upper end.
+    """
+    gap = LABEL_GAP * (high - low)
+    wanted = [label.place for label in labels]
+    places = spread_out(wanted, gap, low + gap / 2, high - gap / 2)
+    for place, label in zip(places, labels, strict=True):
+        figure.add_annotation(
+            **{**at(panel, 1, 0), "yref": f"y{axis(panel)}", "y": place},
+            text=f'<span style="color:{label.colour}">{label.glyph}</span> {label.text}',
+            xanchor="left",
+            yanchor="middle",
+            xshift=3,
+            font={"size": 12},
+        )
+    return places
+
+
+def themed(figure: go.Figure, rows: int = 1) -> go.Figure:
+    """Give a figure the fonts, grid and margins they all have."""
+    line = {"linecolor": FAINT, "gridcolor": GRID, "zeroline": False, "ticks": "outside"}
+    figure.update_layout(
+        template="plotly_white",
+        height=PANEL_HEIGHT * max(rows, 1),
+        font={"family": FONT, "size": 12, "color": INK},
+        margin=MARGIN,
+        showlegend=False,
+        hoverlabel={"font": {"family": FONT}},
+    )
+    axes = {**line, "tickcolor": FAINT, "ticklen": 4, "tickfont": {"size": 11}}
+    figure.update_xaxes(**axes, title={"standoff": 6, "font": {"size": 12}})
+    figure.update_yaxes(**axes, title={"standoff": 6, "font": {"size": 12}})
+    return figure
+
+
+def heading(panel: int, text: str) -> dict[str, Any]:
+    """Return the annotation that is a panel's title; panels count from 1."""
+    return {
+        **at(panel, 0, 1.0),
+        "text": f"<b>{text}</b>",
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 16,
+        "font": {"size": 14},
+    }
+
+
+def at(panel: int, x: float, y: float) -> dict[str, Any]:
+    """Return where an annotation without arrow stands, in parts of a panel's width and height."""
+    name = axis(panel)
+    places = {"xref": f"x{name} domain", "yref": f"y{name} domain", "x": x, "y": y}
+    return {**places, "showarrow": False}
+
+
+def axis(panel: int) -> str:
+    """Return what Plotly puts after x or y in the names of a panel's axes."""
+    return "" if panel == 1 else str(panel)
+
+
+def panels_of(figure: go.Figure) -> list[dict[str, Any]]:
+    """Return a figure's panels as figures of their own: what `Plotly.newPlot` takes.
+
+    Args:
+        figure: Whose traces, shapes and annotations each belong to one panel.
+    """
+    whole = figure.to_plotly_json()
+    layout = whole["layout"]
+    shared = {k: v for k, v in layout.items() if k[:5] not in ("xaxis", "yaxis")}
+    panels = []
+    for name in sorted((k[5:] for k in layout if k[:5] == "xaxis"), key=lambda n: int(n or 1)):
+        own = {"x": f"x{name}", "y": f"y{name}"}
+        axes = {
+            f"{letter}axis": {
+                key: value
+                for key, value in layout[f"{letter}axis{name}"].items()
+                if key not in ("domain", "anchor", "matches")
+            }
+            for letter in own
+        }
+        traces = [t for t in whole["data"] if t.get("xaxis", "x") == own["x"]]
+        panels.append(
+            {
+                "data": [{**t, "xaxis": "x", "yaxis": "y"} for t in traces],
+                "layout": {
+                    **shared,
+                    **axes,
+                    "height": PANEL_HEIGHT,
+                    "shapes": _moved(layout.get("shapes", ()), own),
+                    "annotations": _moved(layout.get("annotations", ()), own),
+                },
+            }
+        )
+    return panels
+
+
+def _moved(marks: Iterable[Mapping[str, Any]], own: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return those marks that belong to a panel, as marks of the only panel."""
+    moved = []
+    for mark in marks:
+        refs = {letter: str(mark[f"{letter}ref"]).split() for letter in own}
+        if any(refs[letter][0] == own[letter] for letter in own):
+            new = {f"{letter}ref": " ".join([letter, *refs[letter][1:]]) for letter in own}
+            moved.append({**mark, **new})
+    return moved
+
+
+def _label(method: str, row: pd.Series, rows: pd.DataFrame) -> str:
+    """Return who a method trains; what its name says where two of one objective look alike."""
+    who = row["selection"] if pd.notna(row["selection"]) else row["scope"]
+    alike = (rows["objective"] == row["objective"]) & (
+        rows["selection"].fillna(rows["scope"]) == who
+    )
+    return str(who) if alike.sum() == 1 else method.removesuffix(f"_{row['objective']}")
+
+
+def _family(label: str) -> str:
+    if re.fullmatch(r"random(_\d+)?", label):
+        return "random"
+    return "random_in" if label.startswith("random_in") else label

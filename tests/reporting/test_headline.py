@@ -1,0 +1,112 @@
+"""What one expert keeps against everything, at equal forgetting."""
+
+import pandas as pd
+import pytest
+
+from seuf.reporting.headline import differences, headline, sentences
+from tests.reporting.examples import LOOKS, paths
+
+STEEP, FLAT = ((1.0, 1.0), (0.25, 0.5)), ((1.0, 1.0), (0.25, 0.9))
+HALFWAY = ((1.0, 1.0), (0.625, 0.9))
+# At three quarters forgotten: steep .625, flat .925
+STUDY = paths(full_ga=STEEP, seuf_ga=FLAT, seuf_rmu=STEEP, full_rmu=FLAT)
+
+
+def at_three_quarters(found):
+    """Return the differences at .75 by rule and objective."""
+    return {(d.style.label, d.style.objective): d for d in found if d.target == 0.75}
+
+
+def test_a_method_is_compared_with_everything_of_its_objective():
+    """1 - .75 * .5 = .625 against 1 - .75 * .1 = .925."""
+    found = at_three_quarters(differences(STUDY))
+
+    assert found["affinity", "ga"].value == pytest.approx(0.925)
+    assert found["affinity", "ga"].difference == pytest.approx(0.3)
+    assert found["affinity", "rmu"].difference == pytest.approx(-0.3)
+    assert found["everything", "ga"].difference is None
+
+
+def test_where_one_of_the_two_does_not_get_there_nothing_is_compared():
+    found = at_three_quarters(differences(paths(full_ga=HALFWAY, seuf_ga=FLAT)))
+
+    assert found["everything", "ga"].value is None
+    assert found["affinity", "ga"].value == pytest.approx(0.925)
+    assert found["affinity", "ga"].difference is None
+
+
+def test_of_several_runs_it_is_the_mean_and_the_count_of_those_that_reach():
+    """.925 and .625 make .775; with a third run that stops halfway there is no difference."""
+    two = pd.concat(
+        [paths("a", full_ga=STEEP, seuf_ga=FLAT), paths("b", full_ga=STEEP, seuf_ga=STEEP)]
+    )
+    three = pd.concat([two, paths("c", full_ga=STEEP, seuf_ga=HALFWAY)])
+
+    both, most = (at_three_quarters(differences(runs))["affinity", "ga"] for runs in (two, three))
+
+    assert (both.value, both.difference) == pytest.approx((0.775, 0.15))
+    assert both.reached == (2, 2)
+    assert most.value == pytest.approx(0.775)
+    assert (most.difference, most.reached) == (None, (2, 3))
+
+
+def test_what_the_study_tells_of_a_difference_comes_first():
+    told = {("seuf_ga", 0.75): (0.2, -0.1, 0.5)}
+
+    one = at_three_quarters(differences(STUDY, told))["affinity", "ga"]
+
+    assert (one.difference, one.interval) == (0.2, (-0.1, 0.5))
+
+
+def test_each_rule_has_a_sentence_whatever_comes_out():
+    study = paths(full_ga=STEEP, seuf_ga=FLAT, contrast_ga=HALFWAY, seuf_rmu=STEEP, full_rmu=FLAT)
+
+    assert sentences(differences(study)) == [
+        "affinity, the paper's rule: more with GA (+0.30); less with RMU (\N{MINUS SIGN}0.30).",
+        "contrast, affinity less that on the retain set: not reached with GA.",
+    ]
+
+
+def test_a_difference_whose_interval_holds_0_is_not_called_one():
+    told = {("seuf_ga", 0.75): (0.3, -0.1, 0.7), ("seuf_rmu", 0.75): (-0.3, -0.5, -0.1)}
+
+    (line,) = sentences(differences(STUDY, told))
+
+    assert line.endswith("less with RMU (\N{MINUS SIGN}0.30); no clear difference with GA (+0.30).")
+
+
+def test_everything_that_does_not_get_there_is_said():
+    (line,) = sentences(differences(paths(full_ga=HALFWAY, seuf_ga=FLAT)))
+
+    assert line.endswith("reached by one expert alone with GA.")
+
+
+def test_a_random_expert_and_many_experts_have_no_sentence():
+    study = paths(full_rmu=FLAT, random_rmu=FLAT, seuf_rmu=FLAT)
+    many = study.assign(experts=study["experts"].where(study["method"] != "seuf_rmu", "1:3 1:4"))
+
+    assert sentences(differences(many)) == []
+    assert "No method of this study trains one expert." in headline(many)
+
+
+def test_the_tables_show_value_and_difference_in_colour_only_where_it_is_clear():
+    told = {("seuf_ga", 0.75): (0.3, 0.1, 0.5), ("seuf_rmu", 0.75): (-0.3, -0.5, 0.1)}
+
+    page = headline(STUDY, told)
+
+    assert "Utility where .75 is forgotten" in page
+    assert "Utility where .9 is forgotten" in page
+    assert '<td>0.93<br><small class="more">+0.30</small></td>' in page
+    assert "<td>0.62<br><small>\N{MINUS SIGN}0.30</small></td>" in page
+    assert "95 % interval" in page
+    assert "95 % interval" not in headline(STUDY)
+
+
+def test_a_study_that_changed_nothing_says_so():
+    assert "No method changed the model" in headline(paths(original=()))
+
+
+def test_a_path_without_test_questions_is_no_path():
+    unasked = paths(full_ga=LOOKS).assign(test_forgotten=float("nan"))
+
+    assert differences(unasked) == []

@@ -1,0 +1,128 @@
+"""How methods look, and how a figure is taken apart into its panels."""
+
+import pandas as pd
+import pytest
+from plotly.subplots import make_subplots
+
+from seuf.reporting.styles import (
+    COLOURS,
+    EVERYTHING,
+    KNOWN,
+    Label,
+    at,
+    heading,
+    method_styles,
+    name_beside,
+    objective_name,
+    panels_of,
+    spread_out,
+)
+from tests.reporting.examples import METHODS, comparison, method
+
+
+def styles_of(*names):
+    """Return the styles of methods."""
+    return method_styles(pd.DataFrame([{"method": name, **method(name)} for name in names]))
+
+
+def test_who_is_trained_gives_the_look_and_not_the_objective():
+    styles = styles_of("seuf_ga", "seuf_rmu", "full_ga", "full_rmu")
+
+    assert styles["seuf_ga"][2:] == styles["seuf_rmu"][2:] == KNOWN["affinity"]
+    assert styles["full_ga"].label == styles["full_rmu"].label == EVERYTHING
+    assert styles["full_ga"].colour != styles["seuf_ga"].colour
+    assert [styles[name].objective for name in ("full_ga", "full_rmu")] == ["ga", "rmu"]
+
+
+def test_two_methods_that_look_alike_are_told_apart_by_their_names():
+    frozen = {**METHODS["seuf_ga"]}
+    table = pd.DataFrame(
+        [{"method": name, **frozen} for name in ("seuf_ga", "seuf_frozen_ga")]
+        + [{"method": "seuf_rmu", **METHODS["seuf_rmu"]}]
+    )
+
+    labels = {name: style.label for name, style in method_styles(table).items()}
+
+    assert labels == {"seuf_ga": "seuf", "seuf_frozen_ga": "seuf_frozen", "seuf_rmu": "affinity"}
+
+
+def test_random_draws_look_alike():
+    drawn = [
+        {"method": f"r{number}", "scope": "experts", "selection": selection, "objective": "ga"}
+        for number, selection in enumerate(("random", "random_2"))
+    ]
+
+    one, two = method_styles(pd.DataFrame(drawn)).values()
+
+    assert one[2:] == two[2:] == KNOWN["random"]
+
+
+def test_rules_that_nobody_has_heard_of_take_colours_in_turn():
+    styles = styles_of("mine_ga", "yours_ga")
+
+    assert [style.colour for style in styles.values()] == COLOURS[:2]
+
+
+def test_what_minimises_nothing_is_a_grey_cross():
+    style = method_styles(comparison())["original"]
+
+    assert (style.label, style.objective, style.symbol) == ("original", "", "x")
+    assert style.colour not in [*COLOURS, *(colour for colour, _ in KNOWN.values())]
+
+
+def test_a_known_objective_is_written_as_people_write_it():
+    assert (objective_name("gdiff"), objective_name("mine")) == ("GDiff", "mine")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "places"),
+    [
+        ([0.5, 0.1], [0.5, 0.1]),
+        ([0.5, 0.5], [0.5, 0.7]),  # the second moves up
+        ([0.9, 1.0], [0.8, 1.0]),  # none above 1: the lower one moves down
+        ([0.0, 0.0, 0.0], [0.0, 0.2, 0.4]),
+    ],
+)
+def test_names_stand_apart_and_as_near_as_can_be(wanted, places):
+    assert spread_out(wanted, 0.2, 0.0, 1.0) == pytest.approx(places)
+
+
+def figure():
+    """Return two panels, each with a trace, a title, a line and a name beside."""
+    made = make_subplots(cols=2)
+    for panel in (1, 2):
+        axes = {
+            "xaxis": f"x{panel}" if panel > 1 else "x",
+            "yaxis": f"y{panel}" if panel > 1 else "y",
+        }
+        made.add_scatter(x=[panel], y=[panel], **axes)
+        made.add_annotation(**heading(panel, f"panel {panel}"))
+        made.add_shape(type="line", x0=0, x1=1, y0=0, y1=1, xref=axes["xaxis"], yref=axes["yaxis"])
+        name_beside(made, panel, [Label(0.5, "#000000", "●", f"name {panel}")], 0.0, 1.0)
+    made.update_xaxes(title="first", col=1).update_xaxes(title="second", col=2)
+    return made
+
+
+def test_a_figure_is_taken_apart_into_panels_that_hold_what_is_theirs():
+    first, second = panels_of(figure())
+
+    for number, panel in enumerate((first, second), 1):
+        (trace,) = panel["data"]
+        assert (trace["x"], trace["xaxis"], trace["yaxis"]) == ([number], "x", "y")
+        texts = [note["text"] for note in panel["layout"]["annotations"]]
+        assert f"<b>panel {number}</b>" in texts
+        assert texts[1].endswith(f"name {number}")
+        assert {note["xref"] for note in panel["layout"]["annotations"]} == {"x domain"}
+        assert [shape["xref"] for shape in panel["layout"]["shapes"]] == ["x"]
+    assert second["layout"]["xaxis"]["title"]["text"] == "second"
+    assert "domain" not in second["layout"]["xaxis"]
+
+
+def test_a_place_is_given_in_parts_of_a_panel():
+    assert at(2, 0.5, 1) == {
+        "xref": "x2 domain",
+        "yref": "y2 domain",
+        "x": 0.5,
+        "y": 1,
+        "showarrow": False,
+    }
