@@ -58,7 +58,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the checkpoint of the highest utility is kept, whatever it forgot",
-        "seuf/unlearning/algorithm.py",
+        "seuf/unlearning/evaluations.py",
         "preferred = preference(forgotten, evaluation.utility, self.target)",
         "preferred = preference(1.0, evaluation.utility, self.target)",
         "unlearning/test_algorithm.py unlearning/test_algorithm_training.py",

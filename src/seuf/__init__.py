@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from seuf.inputs import InputError
     from seuf.moe.deltas import Delta, export
     from seuf.moe.loading import LanguageModel, load
-    from seuf.unlearning.algorithm import Evaluation, Unlearned, samples_of, unlearn
+    from seuf.unlearning.algorithm import Unlearned, samples_of, unlearn
     from seuf.unlearning.attribution import RoutingSettings, capture
+    from seuf.unlearning.evaluations import Evaluation
     from seuf.unlearning.selection import Selection, select
     from seuf.unlearning.settings import Method, ObjectiveSettings, UnlearningSettings
 
@@ -46,8 +47,9 @@ _MODULES = {
     "seuf.inputs": ["InputError"],
     "seuf.moe.deltas": ["Delta", "export"],
     "seuf.moe.loading": ["LanguageModel", "load"],
-    "seuf.unlearning.algorithm": ["Evaluation", "Unlearned", "samples_of", "unlearn"],
+    "seuf.unlearning.algorithm": ["Unlearned", "samples_of", "unlearn"],
     "seuf.unlearning.attribution": ["RoutingSettings", "capture"],
+    "seuf.unlearning.evaluations": ["Evaluation"],
     "seuf.unlearning.selection": ["Selection", "select"],
     "seuf.unlearning.settings": ["Method", "ObjectiveSettings", "UnlearningSettings"],
 }

@@ -197,3 +197,41 @@ def test_the_model_is_left_as_it_was(model):
 
     assert decoder(model).forward == forward
     assert "forward" not in vars(decoder(model))
+
+
+@torch.no_grad()
+def test_what_enters_several_layers_is_kept_from_one_pass(model):
+    """The highest is the one that may change; later a lower one takes its place."""
+    batch, layers = tiny_batch(), range(1, len(decoder(model).layers))
+    shared = SharedPrefix(model, max(layers), others=layers)
+    with shared:
+        model(**inputs_of(batch), use_cache=False)
+    ran = count_of_first_layer(model)
+
+    for layer in layers:
+        expected = model(**inputs_of(batch), use_cache=False).logits
+        before = len(ran)
+        shared.layer_index = layer
+        with shared:
+            again = model(**inputs_of(batch), use_cache=False).logits
+        assert len(ran) == before
+        assert torch.equal(again, expected)
+
+
+@torch.no_grad()
+def test_nothing_is_kept_of_what_enters_a_layer_above_the_one_that_changes():
+    model, batch = tiny_model("mixtral", num_hidden_layers=3), tiny_batch()
+    shared = SharedPrefix(model, 2, others=[1])
+    shared.layer_index = 1
+    weight = moe_layers(model)[1].experts.down_proj
+    with shared:
+        weight.mul_(2)
+        model(**inputs_of(batch), use_cache=False)
+        weight.mul_(0.5)
+    expected = model(**inputs_of(batch), use_cache=False).logits
+
+    shared.layer_index = 2
+    with shared:
+        now = model(**inputs_of(batch), use_cache=False).logits
+
+    assert torch.equal(now, expected)

@@ -9,7 +9,13 @@ from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import Batch, by_length
 from seuf.moe.experts import ExpertSlice
-from seuf.moe.forward import compile_pieces, frozen_prefix, hidden_before, stop_after
+from seuf.moe.forward import (
+    compile_pieces,
+    frozen_prefix,
+    hidden_before,
+    hidden_before_each,
+    stop_after,
+)
 from seuf.moe.loss import batch_nll
 from seuf.moe.routing import capture_routing
 from tests.tiny import (
@@ -167,3 +173,13 @@ def test_everything_but_routers_and_what_holds_one_is_compiled(monkeypatch):
     assert {"model.layers.0.mlp", "model.layers.1.mlp.experts"} <= own
     assert {"model.layers.1.mlp.shared_experts", "model.layers.1.input_layernorm"} <= own
     assert not {"model.layers.1", "model.layers.1.mlp", "model.layers.1.mlp.gate"} & own
+
+
+def test_what_enters_several_layers_is_what_enters_each(model):
+    batch, layers = tiny_batch(), range(len(decoder(model).layers))
+
+    together = hidden_before_each(model, layers, batch.input_ids)
+
+    assert [*together] == [*layers]
+    for layer, hidden in together.items():
+        assert torch.equal(hidden, hidden_before(model, layer, batch.input_ids))

@@ -93,3 +93,17 @@ def test_a_probe_of_texts_sees_their_first_tokens(language_model):
     one = len(language_model.tokenizer("Ada lives")["input_ids"])
     assert probe.original["forget"].shape[1] == one
     assert probe.overlap(language_model.model) == {"forget": 1.0, "retain": 1.0}
+
+
+@torch.no_grad()
+def test_a_probe_that_begins_higher_is_the_one_of_that_layer():
+    """Three layers, the last router turned around: both see 1/2 of one layer's choices kept."""
+    model = tiny_model("mixtral", num_hidden_layers=3)
+    samples = tiny_samples(3), tiny_samples(3, seed=1)
+    of_all, own = RoutingProbe(model, *samples, 0), RoutingProbe(model, *samples, 0, 2)
+
+    for parameter in moe_layers(model)[-1].router.parameters():
+        parameter.neg_()
+
+    assert of_all.beginning_at(2).overlap(model) == own.overlap(model)
+    assert own.overlap(model)["forget"] < 1

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seuf.unlearning.algorithm import Evaluation, EvaluationPath, eq4_step, train_at
+from seuf.unlearning.algorithm import eq4_step, train_at
+from seuf.unlearning.evaluations import Evaluation, EvaluationPath
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.recording import RecordedStep
 from seuf.unlearning.scopes import Scope, everything

@@ -3,7 +3,8 @@
 from torch import nn
 
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.algorithm import Evaluation, Judge, Unlearned, unlearn
+from seuf.unlearning.algorithm import Unlearned, unlearn
+from seuf.unlearning.evaluations import Evaluation, Judge
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings
 from tests.tiny import tiny_samples
 

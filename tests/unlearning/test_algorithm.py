@@ -12,7 +12,8 @@ from seuf.inputs import InputError
 from seuf.moe.digests import model_digest
 from seuf.moe.loading import LanguageModel
 from seuf.moe.names import paths_of_keys
-from seuf.unlearning.algorithm import Evaluation, Unlearned, unlearn
+from seuf.unlearning.algorithm import Unlearned, unlearn
+from seuf.unlearning.evaluations import Evaluation
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.rankings import SELECTIONS
 from seuf.unlearning.selection import RoutingTable, SelectionSettings, select_experts

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seuf.inputs import InputError
-from seuf.unlearning.algorithm import Evaluation, EvaluationPath
+from seuf.unlearning.evaluations import Evaluation, EvaluationPath
 from seuf.unlearning.scopes import Scope
 from tests.unlearning.one_weight import Loss, from_half, one_weight, run, scripted, train, upwards
 

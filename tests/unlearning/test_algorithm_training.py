@@ -2,7 +2,8 @@
 
 import pytest
 
-from seuf.unlearning.algorithm import LOG_COLUMNS, samples_of
+from seuf.unlearning.algorithm import samples_of
+from seuf.unlearning.evaluations import LOG_COLUMNS
 from tests.unlearning.runs import SETTINGS, method, run
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from seuf.moe.architectures import moe_layers
-from seuf.unlearning.algorithm import STEP_NUMBERS, eq4_step
+from seuf.unlearning.algorithm import eq4_step
+from seuf.unlearning.evaluations import STEP_NUMBERS
 from seuf.unlearning.forward_passes import Anchor, ForwardPasses, StepBatch
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.recording import WARM_UP, RecordedStep, _copied, _tensors

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from seuf.unlearning.algorithm import Evaluation, Judge
+from seuf.unlearning.evaluations import Evaluation, Judge
 from seuf.unlearning.replication import (
     BaseStudy,
     Run,

@@ -15,7 +15,7 @@ from seuf.moe.loading import LanguageModel
 from seuf.moe.lora import parameters_of
 from seuf.moe.loss import batch_nll
 from seuf.moe.names import paths_of_keys
-from seuf.unlearning.algorithm import Evaluation
+from seuf.unlearning.evaluations import Evaluation
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.scopes import Scope, open_scope
 from seuf.unlearning.settings import ObjectiveSettings

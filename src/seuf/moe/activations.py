@@ -10,7 +10,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import accumulate
@@ -118,16 +118,25 @@ class SharedPrefix:
         model: A causal language model.
         layer_index: First decoder layer that may change. With 0 there is nothing to share.
         limit: Bytes to keep, by default half of the memory that is free.
+        others: Lower layers that will take the place of `layer_index` later, when those that change
+            then are theirs: what enters them is kept from the same passes.
 
     Raises:
         InputError: If the model has no such layer.
     """
 
-    def __init__(self, model: nn.Module, layer_index: int, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layer_index: int,
+        limit: int | None = None,
+        others: Iterable[int] = (),
+    ) -> None:
         self.model, self.layer_index = model, layer_index
-        self.layer = decoder_layer(model, layer_index)
+        self.layers = {i: decoder_layer(model, i) for i in sorted({layer_index, *others})}
         self.free_bytes = half_of_free_memory() if limit is None else limit
-        self._kept: dict[bytes, tuple[Tensor, torch.device]] = {}  # and where it came from
+        # by layer and batch, and where it came from
+        self._kept: dict[tuple[int, bytes], tuple[Tensor, torch.device]] = {}
 
     def __enter__(self) -> SharedPrefix:
         body = decoder(self.model)
@@ -144,22 +153,26 @@ class SharedPrefix:
         key = _key(args, kwargs)
         if key is None:
             return forward(*args, **kwargs)
-        if key in self._kept:
-            hidden, device = self._kept[key]
+        if (self.layer_index, key) in self._kept:
+            hidden, device = self._kept[self.layer_index, key]
             with frozen_prefix(self.model, self.layer_index, hidden.to(device)):
                 return forward(*args, **kwargs)
 
-        def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        def keep(index: int, args: tuple, kwargs: dict[str, Any]) -> None:
             hidden = hidden_of(args, kwargs).detach()
-            if hidden.nbytes <= self.free_bytes:
-                self._kept[key] = hidden.cpu(), hidden.device
+            if (index, key) not in self._kept and hidden.nbytes <= self.free_bytes:
+                self._kept[index, key] = hidden.cpu(), hidden.device
                 self.free_bytes -= hidden.nbytes
 
-        handle = self.layer.register_forward_pre_hook(keep, with_kwargs=True)
-        try:
+        with ExitStack() as stack:
+            for index, layer in self.layers.items():
+                if 0 < index <= self.layer_index:  # what enters a higher one may have changed
+                    handle = layer.register_forward_pre_hook(
+                        lambda module, args, kwargs, index=index: keep(index, args, kwargs),
+                        with_kwargs=True,
+                    )
+                    stack.callback(handle.remove)
             return forward(*args, **kwargs)
-        finally:
-            handle.remove()
 
 
 def _key(args: tuple, kwargs: dict[str, Any]) -> bytes | None:

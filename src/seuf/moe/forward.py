@@ -71,20 +71,40 @@ def hidden_before(
     model: nn.Module, layer_index: int, input_ids: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
     """Return what enters decoder layer `layer_index`, (B, T, d); that layer does not run."""
-    reached = Reached()
+    return hidden_before_each(model, [layer_index], input_ids, attention_mask)[layer_index]
 
-    def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        reached.hidden = hidden_of(args, kwargs)
-        raise _Stop(reached)
 
-    handle = decoder_layer(model, layer_index).register_forward_pre_hook(stop, with_kwargs=True)
+@torch.no_grad()
+def hidden_before_each(
+    model: nn.Module,
+    layer_indices: Iterable[int],
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+) -> dict[int, Tensor]:
+    """Return what enters each of several decoder layers, (B, T, d), from one pass to the last."""
+    layers = {index: decoder_layer(model, index) for index in sorted(layer_indices)}
+    entering: dict[int, Tensor] = {}
+    end = Reached()
+
+    def keep(index: int, args: tuple, kwargs: dict[str, Any]) -> None:
+        entering[index] = hidden_of(args, kwargs)
+        if len(entering) == len(layers):
+            raise _Stop(end)
+
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda module, args, kwargs, index=index: keep(index, args, kwargs), with_kwargs=True
+        )
+        for index, layer in layers.items()
+    ]
     try:
         decoder(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     except _Stop:
-        return reached.hidden
+        return entering
     finally:
-        handle.remove()
-    raise RuntimeError(f"The forward pass did not come to layer {layer_index}.")
+        for handle in handles:
+            handle.remove()
+    raise RuntimeError(f"The forward pass did not come to layer {max(layers)}.")
 
 
 def hidden_of(args: tuple, kwargs: dict[str, Any]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from torch import Tensor, nn
 
@@ -37,12 +38,20 @@ class RoutingProbe:
         self.batches = {
             name: list(by_length(of_set, BATCH_SIZE, padding)) for name, of_set in samples.items()
         }
-        self.first_layer = first_layer
+        self.first_layer, self.layers = first_layer, [layer.index for layer in moe_layers(model)]
         self.original = self._top_k_sets(model)
+
+    def beginning_at(self, first_layer: int) -> RoutingProbe:
+        """Return the probe of a model that changes from a higher layer on."""
+        probe = copy(self)
+        probe.first_layer = first_layer
+        left_out = sum(self.first_layer <= layer < first_layer for layer in self.layers)
+        probe.original = {name: chosen[left_out:] for name, chosen in self.original.items()}
+        return probe
 
     def overlap(self, model: nn.Module) -> dict[str, float]:
         """Return the overlap of the top-k sets with the original's, on `forget` and `retain`."""
-        below = sum(layer.index < self.first_layer for layer in moe_layers(model))
+        below = sum(layer < self.first_layer for layer in self.layers)
         overlaps = {}
         for name, chosen in self._top_k_sets(model).items():
             by_layer = routing_overlap(chosen, self.original[name])

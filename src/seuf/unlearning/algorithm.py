@@ -20,18 +20,16 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from seuf.forgetting import ROUNDING, preference, share_forgotten
 from seuf.inputs import InputError
-from seuf.moe.activations import SharedPrefix
 from seuf.moe.architectures import check_positions, decoder_layer
 from seuf.moe.backoff import must_fit
 from seuf.moe.batches import Sample, pack, text_samples
@@ -39,8 +37,15 @@ from seuf.moe.deltas import Delta
 from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
 from seuf.moe.loading import LanguageModel
-from seuf.moe.stability import RoutingProbe, first_tokens
 from seuf.moe.threads import threads
+from seuf.unlearning.evaluations import (
+    STEP_NUMBERS,
+    UNMOVED,
+    Evaluation,
+    EvaluationPath,
+    Judge,
+    Looks,
+)
 from seuf.unlearning.forward_passes import Anchor, ForwardPasses, StepBatch
 from seuf.unlearning.objectives import OBJECTIVES, is_steered
 from seuf.unlearning.recording import RecordedStep
@@ -48,128 +53,11 @@ from seuf.unlearning.scopes import Deletion, Scope, open_scope
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, check_steered_layer
 
 log = logging.getLogger(__name__)
-# What an evaluation may tell beside; it is logged and chooses nothing.
-BESIDE = [
-    "test_forget_efficacy",
-    "test_utility",
-    "test_chance",
-    "test_forgotten",
-    "test_retain",
-    "general_loss",
-    "test_forget_right",
-    "test_utility_right",
-]
 # Not split by itself: how it is split decides the last bits.
 SMALLER = (
     "set unlearning.micro_batch_size to fewer samples, which leaves the step what it is, or lower "
     "unlearning.max_length"
 )
-UNMOVED = {"forget": 1.0, "retain": 1.0}  # routing of the original beside itself
-STEP_COLUMNS = ["learning_rate", "step", "loss", "anchor", "gradient_norm"]
-STEP_NUMBERS = STEP_COLUMNS[2:]  # l_f + lambda l_r; alpha L_anchor; before it is clipped
-LOG_COLUMNS = [
-    *STEP_COLUMNS,
-    "forget_efficacy",
-    "utility",
-    "chance",
-    "forgotten",
-    *BESIDE,
-    "overlap_forget",
-    "overlap_retain",
-    "kept",
-    "stopped",
-]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a model answers the selection questions, and what is told beside.
-
-    Attributes:
-        forget_efficacy: Share of right answers about what is to be forgotten, or how well free
-            answers agree with their references; lower is better.
-        utility: The same of the others; higher is better.
-        chance: What guessing gives on the forget questions, 0 without choices: the ideal of
-            forget efficacy.
-        beside: By names of `BESIDE`: the same of the test questions, the general loss (nats a
-            token), the utility on what is kept, and which test questions were answered rightly,
-            see `seuf.forgetting.pack_right`. It is logged and chooses nothing.
-    """
-
-    forget_efficacy: float
-    utility: float
-    chance: float
-    beside: Mapping[str, float | str | None] = field(default_factory=dict)
-
-
-Judge = Callable[[nn.Module], Evaluation]
-
-
-class EvaluationPath:
-    """The evaluations of a method in their order, and its best checkpoint so far.
-
-    Args:
-        original: The evaluation of the untouched model, which is no candidate.
-        target: Share forgotten that a checkpoint must reach to be chosen by its utility.
-
-    Attributes:
-        tensors: Of the best checkpoint; None while nothing was evaluated.
-        log: One row an evaluation, with the keys `LOG_COLUMNS`.
-    """
-
-    def __init__(self, original: Evaluation, target: float) -> None:
-        self.original, self.target = original, target
-        self.tensors: dict[str, Tensor] | None = None
-        self.log: list[dict[str, Any]] = []
-        self._best: tuple[float, ...] = ()
-
-    def add(
-        self,
-        step_numbers: Mapping[str, float],
-        evaluation: Evaluation,
-        overlap: Mapping[str, float],
-        scope: Scope | None = None,
-    ) -> float | None:
-        """Log an evaluation, keep its tensors if it is the best, and return the share forgotten.
-
-        Args:
-            step_numbers: By names of `STEP_COLUMNS`.
-            evaluation: Of the model as it is.
-            overlap: Of routing with the original's, on `forget` and on `retain`.
-            scope: What is trained; None for the original.
-        """
-        beside, original = dict[str, Any](evaluation.beside), self.original
-        forgotten = share_forgotten(
-            evaluation.forget_efficacy, original.forget_efficacy, original.chance
-        )
-        if "test_forget_efficacy" in beside:
-            before: Any = original.beside["test_forget_efficacy"]
-            beside["test_forgotten"] = share_forgotten(
-                beside["test_forget_efficacy"], before, beside["test_chance"]
-            )
-        row = dict.fromkeys(LOG_COLUMNS) | {
-            **step_numbers,
-            "forget_efficacy": evaluation.forget_efficacy,
-            "utility": evaluation.utility,
-            "chance": evaluation.chance,
-            "forgotten": forgotten,
-            **beside,
-            **{f"overlap_{name}": value for name, value in overlap.items()},
-            "kept": False,
-        }
-        preferred = preference(forgotten, evaluation.utility, self.target)
-        if scope is not None and preferred > self._best:
-            for earlier in self.log:
-                earlier["kept"] = False
-            self.tensors, self._best, row["kept"] = scope.snapshot(), preferred, True
-        self.log.append(row)
-        return forgotten
-
-    def stop(self, why: str, step_numbers: Mapping[str, float] | None = None) -> None:
-        """Log why training ended: in the last row, or in one of a step that was not evaluated."""
-        if step_numbers is not None:
-            self.log.append(dict.fromkeys(LOG_COLUMNS) | {**step_numbers, "kept": False})
-        self.log[-1]["stopped"] = why
 
 
 @dataclass(frozen=True)
@@ -229,8 +117,8 @@ def unlearn(
         scope = stack.enter_context(open_scope(model, method, experts, seed))
         original, share = scope.snapshot(), scope.trained_share()
         stack.callback(scope.restore, original)
-        steered = _steered_layer(model, method, experts, settings, scope)
-        evaluate = _evaluation(base, judge, forget, retain, settings, scope)
+        steered = steered_layer(model, method, experts, settings, scope)
+        evaluate = Looks(base, judge, forget, retain, settings, [scope.first_layer]).of(scope)
         path = EvaluationPath(evaluate()[0], settings.forget_target)
         if path.original.forget_efficacy <= path.original.chance:
             log.warning("The model answers forget questions no better than by guessing.")
@@ -243,20 +131,34 @@ def unlearn(
             passes = ForwardPasses(
                 base, forget, retain, method, settings, scope.first_layer, steered, seed
             )
-            anchored = experts if method.scope == "experts" and method.anchor_weight else []
-            anchor = Anchor(model, anchored, method.anchor_on, method.anchor_target)
-            with scope:
-                for learning_rate in method.learning_rates:
-                    update = eq4_step(scope, passes, anchor, method, settings, learning_rate)
-                    with RecordedStep(update, scope, settings.cuda_graph) as step:
-                        train_at(learning_rate, step, passes.batch, evaluate, scope, settings, path)
-                    scope.restore(original)
+            train_at_each_rate(passes, method, experts, evaluate, scope, original, settings, path)
         if path.tensors is None:
             log.warning("No checkpoint: training broke before the first evaluation.")
         scope.restore(path.tensors or original)
         path.tensors = None  # a copy of all that is trained
         changed = scope.changed(original)
     return Unlearned(Delta.of(model, changed, digest), path.log, share)
+
+
+def train_at_each_rate(
+    passes: ForwardPasses,
+    method: Method,
+    experts: Experts,
+    evaluate: Callable[[], tuple[Evaluation, dict[str, float]]],
+    scope: Scope,
+    original: dict[str, Tensor],
+    settings: UnlearningSettings,
+    path: EvaluationPath,
+) -> None:
+    """Train with one learning rate after the other, each from the original, which is put back."""
+    anchored = experts if method.scope == "experts" and method.anchor_weight else []
+    anchor = Anchor(scope.model, anchored, method.anchor_on, method.anchor_target)
+    with scope:
+        for learning_rate in method.learning_rates:
+            update = eq4_step(scope, passes, anchor, method, settings, learning_rate)
+            with RecordedStep(update, scope, settings.cuda_graph) as step:
+                train_at(learning_rate, step, passes.batch, evaluate, scope, settings, path)
+            scope.restore(original)
 
 
 def eq4_step(
@@ -321,12 +223,11 @@ def train_at(
 
     Between two evaluations nothing is asked of the device, so that a GPU need not wait. A step
     whose loss or gradient is not finite is noticed at the next evaluation, which is then not made:
-    training ends, and the log says why. It ends too once two evaluations in a row have forgotten
-    what `stop_at` says.
+    training ends, and the log says why. It ends too once the path says that it is over.
     """
     pending: list[Tensor] = []  # numbers of the steps since the last evaluation
     path.add({"learning_rate": learning_rate, "step": 0}, path.original, UNMOVED)
-    steps, reached = range(1, settings.steps + 1), 0
+    steps = range(1, settings.steps + 1)
     for number in tqdm(steps, desc=f"lr {learning_rate:g}", disable=None):
         with must_fit(SMALLER):
             pending.append(step(batch_at(number - 1)))
@@ -346,11 +247,9 @@ def train_at(
             path.stop("loss or gradient is not finite", numbers)
             scope.restore(path.tensors or {})
             return
-        forgotten = path.add(numbers, *evaluate(), scope)
-        is_there = forgotten is not None and forgotten >= settings.stop_at - ROUNDING
-        reached = reached + 1 if is_there else 0
-        if reached == 2:
-            path.stop("forgotten")
+        path.add(numbers, *evaluate(), scope)
+        if why := path.is_over(settings.stop_at):
+            path.stop(why)
             return
 
 
@@ -382,7 +281,7 @@ def samples_of(
     return samples
 
 
-def _steered_layer(
+def steered_layer(
     model: nn.Module, method: Method, experts: Experts, settings: UnlearningSettings, scope: Scope
 ) -> int:
     """Return the layer whose output RMU steers: the highest of the selected experts, or as set."""
@@ -392,37 +291,3 @@ def _steered_layer(
         decoder_layer(model, settings.objectives.rmu_layer)  # refuses one that is not there
         check_steered_layer(method, settings, scope.first_layer)
     return settings.objectives.rmu_layer
-
-
-def _evaluation(
-    base: LanguageModel,
-    judge: Judge,
-    forget: Sequence[Sequence[int]],
-    retain: Sequence[Sequence[int]],
-    settings: UnlearningSettings,
-    scope: Scope,
-) -> Callable[[], tuple[Evaluation, dict[str, float]]]:
-    """Return what judges the model as it is and compares its routing with the original's."""
-    probe = RoutingProbe(
-        base.model,
-        first_tokens(forget, settings.probe_tokens),
-        first_tokens(retain, settings.probe_tokens),
-        base.padding,
-        scope.first_layer,
-    )
-    shared = SharedPrefix(base.model, scope.first_layer if settings.prefix_cache else 0)
-
-    def evaluate() -> tuple[Evaluation, dict[str, float]]:
-        before = scope.sums_of_bits()
-        with shared:
-            evaluation, overlap = judge(base.model), probe.overlap(base.model)
-        if not isinstance(evaluation, Evaluation):
-            raise InputError(f"The judge returned {evaluation!r}; it must return an Evaluation.")
-        after = scope.sums_of_bits()
-        if changed := [path for path in before if before[path] != after[path]]:
-            raise RuntimeError(f"The judge wrote to {changed[0]}; it must not write to the model.")
-        if base.model.training:
-            raise RuntimeError("The judge left the model in training mode; call model.eval().")
-        return evaluation, overlap
-
-    return evaluate

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from seuf.moe.activations import HiddenStates
+from seuf.moe.activations import HiddenStates, half_of_free_memory
 from seuf.moe.architectures import (
     chosen_gates,
     decoder,
@@ -32,7 +32,7 @@ from seuf.moe.architectures import (
 )
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import IGNORED, spans_of
-from seuf.moe.forward import frozen_prefix, hidden_before, stop_after
+from seuf.moe.forward import frozen_prefix, hidden_before_each, stop_after
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import Logits, output_head
 from seuf.moe.routing import observed_routers, skip_packed_sequence_check
@@ -47,6 +47,8 @@ from seuf.unlearning.objectives import (
 )
 from seuf.unlearning.samples import counted_tokens, draw_batches, refusals_of, text_numbers
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, samples_at_once
+
+Made = TypeVar("Made")
 
 
 class StepBatch(NamedTuple):
@@ -100,6 +102,8 @@ class ForwardPasses:
         first_layer: First decoder layer that will be trained.
         steered_layer: Decoder layer whose output RMU steers.
         seed: Decides the order of the samples and RMU's direction.
+        prefixes: What enters the first layer, and those of others that pass the same samples: all
+            are computed in one pass where it is not there yet.
 
     Raises:
         InputError: If one sample alone does not fit in memory.
@@ -115,6 +119,7 @@ class ForwardPasses:
         first_layer: int,
         steered_layer: int,
         seed: int,
+        prefixes: dict[int, HiddenStates | None] | None = None,
     ) -> None:
         self.model, self.padding = base.model, base.padding
         self.asked = arguments_of(str(method.objective))[0]
@@ -147,11 +152,10 @@ class ForwardPasses:
 
         self.prefix: HiddenStates | None = None
         if settings.prefix_cache and first_layer > 0:
-            self.prefix = self._hidden_states(
-                [*to_forget, *to_keep, *to_refuse],
-                f"layers below {first_layer}",
-                lambda batch: hidden_before(self.model, first_layer, batch.input_ids),
-            )
+            prefixes = {first_layer: None} if prefixes is None else prefixes
+            if prefixes[first_layer] is None:
+                prefixes |= self._prefixes([*to_forget, *to_keep, *to_refuse], list(prefixes))
+            self.prefix = prefixes[first_layer]
         self.reference_nll: dict[int, Tensor] = {}
         if "forget_reference_nll" in self.names:
             self.reference_nll = self.nll_sums(to_forget)
@@ -335,19 +339,36 @@ class ForwardPasses:
         )
 
     @torch.no_grad()
+    def _prefixes(self, positions: Sequence[int], layers: Sequence[int]) -> dict[int, HiddenStates]:
+        """Return what enters some layers while none is changed, from one pass to the last."""
+        limit = half_of_free_memory() // len(layers)
+        states = {layer: self._no_states(positions, limit) for layer in layers}
+        for group, entering in self._in_groups(
+            positions,
+            f"layers below {max(layers)}",
+            lambda batch: hidden_before_each(self.model, layers, batch.input_ids),
+        ):
+            for layer, hidden in entering.items():
+                states[layer].put(group, hidden)
+        return states
+
+    def _no_states(self, positions: Sequence[int], limit: int | None = None) -> HiddenStates:
+        lengths = {position: len(self.samples[position]) for position in positions}
+        size = self.model.config.hidden_size
+        return HiddenStates(lengths, size, self.model.dtype, self.device, limit)
+
+    @torch.no_grad()
     def _hidden_states(
         self, positions: Sequence[int], what: str, compute: Callable[[StepBatch], Tensor]
     ) -> HiddenStates:
-        lengths = {position: len(self.samples[position]) for position in positions}
-        size = self.model.config.hidden_size
-        states = HiddenStates(lengths, size, self.model.dtype, self.device)
+        states = self._no_states(positions)
         for group, hidden in self._in_groups(positions, what, compute):
             states.put(group, hidden)
         return states
 
     def _in_groups(
-        self, positions: Sequence[int], what: str, compute: Callable[[StepBatch], Tensor]
-    ) -> Iterator[tuple[Sequence[int], Tensor]]:
+        self, positions: Sequence[int], what: str, compute: Callable[[StepBatch], Made]
+    ) -> Iterator[tuple[Sequence[int], Made]]:
         """Yield as many positions as pass at once, long samples first, and what is computed."""
         order = sorted(positions, key=lambda position: -len(self.samples[position]))
         size = 2 * self.at_once  # as many as a step with a retain term takes

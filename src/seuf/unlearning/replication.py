@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from seuf.forgetting import TARGETS, mean_until, value_at
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.algorithm import UNMOVED, EvaluationPath, Judge, unlearn
+from seuf.unlearning.algorithm import unlearn
+from seuf.unlearning.evaluations import UNMOVED, EvaluationPath, Judge
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings
 
-Log = list[dict[str, Any]]  # with the keys `algorithm.LOG_COLUMNS`
-# What the kept checkpoint scores on the test questions, by names of `algorithm.LOG_COLUMNS`.
+Log = list[dict[str, Any]]  # with the keys `evaluations.LOG_COLUMNS`
+# What the kept checkpoint scores on the test questions, by names of `evaluations.LOG_COLUMNS`.
 KEPT = {
     "forget_efficacy": "test_forget_efficacy",
     "utility": "test_utility",

@@ -15,7 +15,7 @@ from seuf.moe.loading import LanguageModel
 from seuf.unlearning.settings import Method, UnlearningSettings
 
 if TYPE_CHECKING:
-    from seuf.unlearning.algorithm import Evaluation, Judge
+    from seuf.unlearning.evaluations import Evaluation, Judge
 
 Records = list[dict[str, Any]]
 
@@ -34,6 +34,7 @@ def unlearn(
 ) -> tuple[Any, pd.DataFrame, dict[str, float]]:
     """Unlearn the forget set by one method; keep the changed tensors of its best checkpoint."""
     from seuf.unlearning import algorithm
+    from seuf.unlearning.evaluations import LOG_COLUMNS
 
     start = time.perf_counter()
     forget, retain = (
@@ -51,7 +52,7 @@ def unlearn(
     }
     return (
         replace(done.delta, about=about),
-        pd.DataFrame(done.log, columns=algorithm.LOG_COLUMNS),
+        pd.DataFrame(done.log, columns=LOG_COLUMNS),
         {"seconds": round(time.perf_counter() - start, 2)},
     )
 
@@ -65,7 +66,7 @@ def judge_of(
     from seuf.benchmarks.sampling import sample_questions
     from seuf.forgetting import pack_right
     from seuf.moe.loss import mean_nll
-    from seuf.unlearning.algorithm import Evaluation
+    from seuf.unlearning.evaluations import Evaluation
 
     asked = [Question(**record) for record in questions]
     subjects = dict.fromkeys(question.subject for question in asked)
