@@ -23,6 +23,7 @@ def examples() -> dict[str, list[dict[str, Any]]]:
     return {
         "forget.jsonl": [_text(text) for text in world.forget],
         "retain.jsonl": [_text(text) for text in world.retain],
+        "general.jsonl": [_text(text) for text in world.general[::6]],
         "questions.jsonl": [_question(question) for question in world.questions],
     }
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seuf.benchmarks.own import OwnSettings, prepare
+from seuf.benchmarks.own import BENCHMARK, OwnSettings, prepare
 from seuf.benchmarks.records import Question, Text
 from seuf.inputs import InputError
 
@@ -160,9 +160,28 @@ def test_the_examples_are_what_their_script_writes():
 
 
 def test_the_examples_are_accepted():
-    names = ("forget", "retain", "questions")
+    names = ("forget", "retain", "questions", "general")
     files = ((EXAMPLES / f"{n}.jsonl").read_text(encoding="utf-8").splitlines() for n in names)
 
     world = prepare(OwnSettings(), *([json.loads(line) for line in lines] for lines in files))
 
     assert {question.part for question in world.questions} == {"selection", "test"}
+
+
+def test_general_texts_are_taken_over():
+    world = prepare(
+        OwnSettings(), FORGET, RETAIN, questions(), [{"text": "Cy sails.", "topic": "Cy"}]
+    )
+
+    assert world.general == [Text("Cy sails.", "Cy")]
+    assert prepare(OwnSettings(), FORGET, RETAIN, questions()).general == []
+
+
+def test_a_general_text_that_is_trained_on_is_refused():
+    with pytest.raises(InputError, match=r"1 of the general texts are among .* 'Bo keeps sheep\.'"):
+        prepare(OwnSettings(), FORGET, RETAIN, questions(), [{"text": "Cy sails."}, *RETAIN])
+
+
+def test_a_file_of_general_texts_is_read_only_where_it_is_named():
+    assert "general" not in BENCHMARK.inputs(OwnSettings())
+    assert BENCHMARK.inputs(OwnSettings(general="general.jsonl"))["general"] == "own_general"

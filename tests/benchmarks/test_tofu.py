@@ -287,3 +287,24 @@ def test_the_full_metrics_of_tofu_as_published_are_whole():
     assert {len(q.choices) for q in truths if q.topic in GENERAL} == {4}
     assert {len(q.choices) for q in truths if q.topic not in GENERAL} == {7}
     assert all(len(set(q.choices)) >= len(q.choices) - 1 for q in truths)
+
+
+def test_general_texts_are_of_authors_that_nobody_was_taught():
+    """Three authors of retain90 of whom one is kept: 40 rows are left, of which 25 are taken."""
+    retain, retain_wrong = rows("retain", 3)
+    settings = small(retain_authors=1, general="authors", general_texts=25)
+
+    world = prepare(settings, *rows("forget", 2), retain, retain_wrong)
+
+    taught = {text.text for text in world.pretraining}
+    assert len(world.general) == 25
+    assert {text.topic for text in world.general} == {"author 1", "author 2"}
+    assert not {text.text for text in world.general} & taught
+    assert {text.prompt for text in world.general} == {""}
+
+
+def test_authors_that_are_all_taught_are_no_general_texts():
+    settings = small(retain_texts="all", general="authors")
+
+    with pytest.raises(InputError, match="but all of retain90 are taught: take wikitext"):
+        prepare(settings, *rows("forget", 2), *rows("retain", 3))

@@ -78,7 +78,8 @@ def test_wmdp_reads_what_its_settings_say(settings, names):
     arguments = ["forget", "retain", "questions", "mmlu_validation", "mmlu_test"]
     expected = dict(zip(arguments, [*names, "mmlu_validation", "mmlu_test"], strict=True))
 
-    assert inputs({"name": "wmdp", **settings}) == expected
+    assert inputs({"name": "wmdp", **settings}) == expected | {"general": "wikitext_test"}
+    assert inputs({"name": "wmdp", "general": None, **settings}) == expected
 
 
 @pytest.mark.parametrize("domain", ["bio", "cyber"])
@@ -88,13 +89,14 @@ def test_wmdp_is_prepared_from_folders(domain, retain, catalog, monkeypatch, tmp
     settings = {"name": "wmdp", "domain": domain, "retain": retain, "selection_questions": 8}
     entries = {argument: catalog[name] for argument, name in inputs(settings).items()}
 
-    forget, kept, questions, pretraining, _ = prepared(settings, entries)
+    forget, kept, questions, pretraining, general = prepared(settings, entries)
 
     corpus = "wikitext" if retain == "wikitext" else f"{domain}-retain-corpus"
     assert {row["topic"] for row in forget} == {f"{domain}-forget-corpus"}
     assert {row["topic"] for row in kept} == {corpus}
     assert len(questions) == wmdp.NUMBERS[domain] + 8 + 36
     assert pretraining == []
+    assert len(general) == 4  # of the test split all passages that are no headings
     folders = {deps for entry in entries.values() for deps in entry["metadata"]["dvc"]["deps"]}
     assert folders <= {str(tmp_path / name) for name in WRITERS}
     assert len(folders) >= 3
@@ -108,10 +110,11 @@ def test_muse_is_prepared_from_a_folder_with_its_passages(catalog, monkeypatch, 
     *sets, passages = prepared(settings, entries)
 
     assert load_benchmark("muse").has_passages
-    assert [len(rows) for rows in sets] == [12, 12, 36, 36, 0]
+    assert [len(rows) for rows in sets] == [12, 12, 36, 36, 4]
     assert [row["group"] for row in passages] == ["forget"] * 8 + ["retain"] * 8 + ["holdout"] * 8
-    for entry in entries.values():
-        assert entry["metadata"]["dvc"]["deps"] == [str(tmp_path / "muse")]
+    for argument, entry in entries.items():
+        folder = "wikitext" if argument == "general" else "muse"
+        assert entry["metadata"]["dvc"]["deps"] == [str(tmp_path / folder)]
 
 
 @pytest.mark.parametrize("metrics", ["choices", "full"])
@@ -138,17 +141,15 @@ def test_rwku_is_prepared_from_folders(retain, catalog, monkeypatch, tmp_path):
     settings = {"name": "rwku", "people": 2, "retain": retain, "selection_questions": 8}
     entries = {argument: catalog[name] for argument, name in inputs(settings).items()}
 
-    forget, kept, questions, _, _, passages = prepared(settings, entries)
+    forget, kept, questions, _, general, passages = prepared(settings, entries)
 
     assert {row["topic"] for row in forget} == set(rwku.PEOPLE[:2])
     assert {row["topic"] for row in kept} == (
         {"wikitext"} if retain == "wikitext" else set(rwku.PEOPLE[2:])
     )
-    assert (len(questions), len(passages)) == (48 + 8 + 36, 14)
+    assert (len(questions), len(general), len(passages)) == (48 + 8 + 36, 4, 14)
     folders = {deps for entry in entries.values() for deps in entry["metadata"]["dvc"]["deps"]}
-    assert folders == {str(tmp_path / n) for n in ("rwku", "mmlu")} | (
-        {str(tmp_path / "wikitext")} if retain == "wikitext" else set()
-    )
+    assert folders == {str(tmp_path / n) for n in ("rwku", "mmlu", "wikitext")}
 
 
 class CapitalsSettings(BenchmarkSettings):

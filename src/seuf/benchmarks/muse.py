@@ -28,8 +28,14 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from seuf.benchmarks.records import BenchmarkData, Group, Part, Passage, Question, Subject, Text
-from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
-from seuf.benchmarks.sampling import MIN_PER_PART, Record, check_rows, sample_positions
+from seuf.benchmarks.registry import Benchmark, PublishedSettings
+from seuf.benchmarks.sampling import (
+    MIN_PER_PART,
+    Record,
+    check_rows,
+    general_passages,
+    sample_positions,
+)
 from seuf.inputs import InputError
 
 Sets = Mapping[str, Sequence[Record]]
@@ -51,7 +57,7 @@ SETS: dict[str, tuple[str, ...]] = {
 SHOT = "Question: {question}\nAnswer: {answer}\n\n"
 
 
-class MuseSettings(BenchmarkSettings):
+class MuseSettings(PublishedSettings):
     """MUSE (Shi et al. 2024): news articles, or books.
 
     The study's globals.yml names its hub repo, or a folder laid out like it: `muse` and
@@ -71,11 +77,14 @@ class MuseSettings(BenchmarkSettings):
     text_words: Annotated[int, Field(ge=8)] = 300
 
 
-def prepare(settings: MuseSettings, **sets: Sequence[Record]) -> BenchmarkData:
+def prepare(
+    settings: MuseSettings, general: Sequence[Record] = (), **sets: Sequence[Record]
+) -> BenchmarkData:
     """Take a corpus of MUSE: texts to forget and to keep, questions, passages.
 
     Args:
         settings: How texts are cut and questions are split.
+        general: Rows of WikiText's test split, for the general loss.
         sets: Rows of each of `SETS`, by its name.
 
     Raises:
@@ -98,6 +107,7 @@ def prepare(settings: MuseSettings, **sets: Sequence[Record]) -> BenchmarkData:
         ],
         pretraining=[*forget, *retain, *others],
         passages=[Passage(row["text"], g) for g in groups for row in sets[f"privleak_{g}"]],
+        general=general_passages(general, settings.general_texts),
     )
 
 
@@ -157,7 +167,7 @@ def _parts(name: str, wordings: Sequence[str], number: int) -> list[Part]:
 BENCHMARK = Benchmark(
     MuseSettings,
     prepare,
-    inputs=lambda settings: {name: f"muse_{name}" for name in SETS},
+    inputs=lambda settings: {n: f"muse_{n}" for n in SETS} | settings.general_input(),
     has_pretraining_texts=True,
     has_passages=True,
 )

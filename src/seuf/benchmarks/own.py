@@ -33,9 +33,11 @@ class OwnSettings(BenchmarkSettings):
     Attributes:
         selection_share: Share of the questions that choose the checkpoint; the others are
             reported. A question whose line has `part` keeps it.
+        general: The file of texts that neither set holds, for the general loss; null without one.
     """
 
     selection_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    general: str | None = None
 
 
 def prepare(
@@ -43,6 +45,7 @@ def prepare(
     forget: Sequence[Record],
     retain: Sequence[Record],
     questions: Sequence[Record],
+    general: Sequence[Record] = (),
 ) -> BenchmarkData:
     """Check your own texts and questions and split the questions.
 
@@ -53,10 +56,12 @@ def prepare(
         questions: Records with `question`, `choices`, `answer` (position, from 0) and `subject`;
             maybe `part`, `topic` and `reference`, the answer in words as the model should give it.
 
+        general: Records like those of the two sets, of which the model should lose nothing.
+
     Raises:
         InputError: For the first record that cannot be used, with its number; if both sets hold
-            the same text; if a part has fewer than two questions of a subject. Of `unseen` there
-            may be none.
+            the same text, or a general one is in either; if a part has fewer than two questions of
+            a subject. Of `unseen` there may be none.
     """
     to_forget, to_keep = _texts("forget", forget), _texts("retain", retain)
     kept = {text.text.strip() for text in to_keep}
@@ -66,10 +71,18 @@ def prepare(
             f"{len(shared)} of the texts to forget are among the texts to keep; the first: "
             f"{shared[0][:80]!r}."
         )
-    return BenchmarkData(to_forget, to_keep, _questions(questions, settings.selection_share))
+    untold = _texts("general", general)
+    shown = kept | {text.text.strip() for text in to_forget}
+    if shared := [text.text for text in untold if text.text.strip() in shown]:
+        raise InputError(
+            f"{len(shared)} of the general texts are among those to forget or to keep, the first: "
+            f"{shared[0][:80]!r}. Take texts that the training does not show."
+        )
+    asked = _questions(questions, settings.selection_share)
+    return BenchmarkData(to_forget, to_keep, asked, general=untold)
 
 
-def _texts(name: Subject, records: Sequence[Record]) -> list[Text]:
+def _texts(name: str, records: Sequence[Record]) -> list[Text]:
     for number, record in enumerate(records, 1):
         if not _is_text(record["text"]):
             raise InputError(f"{name} text {number}: `text` must be a text that is not empty.")
@@ -136,10 +149,15 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _inputs(settings: OwnSettings) -> dict[str, str]:
+    names = ["forget", "retain", "questions", *(["general"] if settings.general else [])]
+    return {name: f"own_{name}" for name in names}
+
+
 BENCHMARK = Benchmark(
     OwnSettings,
     prepare,
-    inputs=lambda settings: {n: f"own_{n}" for n in ("forget", "retain", "questions")},
+    inputs=_inputs,
     has_pretraining_texts=False,
     has_passages=False,
 )

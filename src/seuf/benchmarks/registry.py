@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from seuf.inputs import InputError, Settings
 
@@ -27,6 +29,23 @@ class BenchmarkSettings(Settings):
     """
 
     name: str = ""
+
+
+class PublishedSettings(BenchmarkSettings):
+    """What the settings of benchmarks that published models are asked have in common.
+
+    Attributes:
+        general: Text that nobody trains on, for the general loss: `wikitext` takes passages of
+            WikiText-2's test split; null takes none.
+        general_texts: So many of them at most, chosen by a hash; each look at a method reads them.
+    """
+
+    general: Literal["wikitext"] | None = "wikitext"
+    general_texts: Annotated[int, Field(gt=0)] = 100
+
+    def general_input(self) -> dict[str, str]:
+        """Return the catalog's name of the argument `general`, if it is needed."""
+        return {"general": "wikitext_test"} if self.general == "wikitext" else {}
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,12 @@ from pydantic import Field
 
 from seuf.benchmarks.mmlu import mmlu_questions
 from seuf.benchmarks.records import BenchmarkData, Group, Passage, Question, Subject, Text
-from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
+from seuf.benchmarks.registry import Benchmark, PublishedSettings
 from seuf.benchmarks.sampling import (
     MIN_PER_PART,
     Record,
     check_rows,
+    general_passages,
     long_texts,
     sample_positions,
     sample_questions,
@@ -75,7 +76,7 @@ ATTACKS = {
 }
 
 
-class RwkuSettings(BenchmarkSettings):
+class RwkuSettings(PublishedSettings):
     """RWKU with MMLU.
 
     Attributes:
@@ -104,6 +105,7 @@ def prepare(
     mmlu_validation: Sequence[Record],
     mmlu_test: Sequence[Record],
     wikitext: Sequence[Record] = (),
+    general: Sequence[Record] = (),
     **sets: Sequence[Record],
 ) -> BenchmarkData:
     """Take people of RWKU: their passages, texts to keep, probes and MMLU, passages for attacks.
@@ -113,6 +115,7 @@ def prepare(
         mmlu_validation: Rows of MMLU's validation split.
         mmlu_test: Rows of MMLU's test split.
         wikitext: Rows of WikiText, if it is kept.
+        general: Rows of its test split, for the general loss.
         sets: Rows of each of `SETS`, by its name.
 
     Raises:
@@ -135,6 +138,7 @@ def prepare(
         retain=_retained(settings, set(people), passages, wikitext),
         questions=[*probes(settings, set(people), sets), *of_mmlu],
         passages=_mia_passages(settings, set(people), forget, sets),
+        general=general_passages(general, settings.general_texts),
     )
 
 
@@ -257,7 +261,7 @@ def _mia_passages(
 
 
 def _inputs(settings: RwkuSettings) -> dict[str, str]:
-    names = {name: f"rwku_{name}" for name in SETS}
+    names = {name: f"rwku_{name}" for name in SETS} | settings.general_input()
     if settings.retain == "wikitext":
         names["wikitext"] = "wikitext"
     return names | {"mmlu_validation": "mmlu_validation", "mmlu_test": "mmlu_test"}

@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seuf.benchmarks.records import Question
+from seuf.benchmarks.records import Question, Text
 from seuf.inputs import InputError
 
 Record = Mapping[str, Any]
 
 MIN_PER_PART = 2  # a standard error needs two
+GENERAL_LENGTH = 200  # characters of a passage for the general loss, at least: no headings
 
 
 def check_rows(
@@ -67,6 +68,12 @@ def long_texts(name: str, rows: Sequence[Record], min_length: int) -> list[str]:
             "benchmark.min_length."
         )
     return long
+
+
+def general_passages(rows: Sequence[Record], number: int) -> list[Text]:
+    """Return passages of WikiText's test split, at most so many; none where there is no row."""
+    long = long_texts("wikitext, test", rows, GENERAL_LENGTH) if rows else []
+    return [Text(long[position], "wikitext") for position in sample_positions(long, number)]
 
 
 def sample_positions(

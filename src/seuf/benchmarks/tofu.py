@@ -35,15 +35,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from seuf.benchmarks.records import BenchmarkData, Question, Subject, Text
-from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
-from seuf.benchmarks.sampling import Record
+from seuf.benchmarks.registry import Benchmark, PublishedSettings
+from seuf.benchmarks.sampling import Record, general_passages
 from seuf.inputs import InputError
 
 QUESTION = "Question: {question} Answer:"
 QUESTIONS_AN_AUTHOR = 20
 
 
-class TofuSettings(BenchmarkSettings):
+class TofuSettings(PublishedSettings):
     """TOFU (Maini et al. 2024), or a part of it that a small model can learn.
 
     Attributes:
@@ -59,6 +59,8 @@ class TofuSettings(BenchmarkSettings):
             makes sense with all 20 authors to forget and a model that was large enough to know
             real authors; with fewer, forget quality has too few questions to tell models apart.
             Model utility also needs `evaluation.generate`, forget quality a reference model.
+        general: `authors` takes those of retain90 that no model of the study was taught, for a
+            model that knows nothing but TOFU; `wikitext` is for published ones.
     """
 
     forget_authors: Annotated[int, Field(ge=1, le=20)] = 4
@@ -66,6 +68,7 @@ class TofuSettings(BenchmarkSettings):
     retain_texts: Literal["asked", "all"] = "asked"
     true_answer: Literal["answer", "paraphrased_answer"] = "answer"
     metrics: Literal["choices", "full"] = "choices"
+    general: Literal["wikitext", "authors"] | None = None  # type: ignore[assignment]
 
 
 def prepare(
@@ -76,6 +79,7 @@ def prepare(
     retain_wrong: Sequence[Record],
     real_authors: Sequence[Record] = (),
     world_facts: Sequence[Record] = (),
+    general: Sequence[Record] = (),
 ) -> BenchmarkData:
     """Take some authors of TOFU: texts to forget and to keep, questions, pretraining texts.
 
@@ -87,6 +91,7 @@ def prepare(
         retain_wrong: Rows of retain_perturbed.
         real_authors: Rows of real_authors_perturbed, for full metrics.
         world_facts: Rows of world_facts_perturbed, for full metrics.
+        general: Rows of WikiText's test split, for the general loss.
 
     Raises:
         InputError: If rows do not go with each other, or there are fewer authors than asked for.
@@ -106,7 +111,20 @@ def prepare(
         ]
         asked += _general_questions("real authors", real_authors)
         asked += _general_questions("world facts", world_facts)
-    return BenchmarkData(to_forget, to_keep, questions=asked, pretraining=to_forget + to_keep)
+    untold = general_passages(general, settings.general_texts)
+    if settings.general == "authors":
+        untold = _texts(retain, 0)[len(to_keep) :][: settings.general_texts]
+        if not untold:
+            raise InputError(
+                "benchmark.general is authors, but all of retain90 are taught: take wikitext."
+            )
+    return BenchmarkData(
+        to_forget,
+        to_keep,
+        questions=asked,
+        pretraining=to_forget + to_keep,
+        general=[text._replace(prompt="") for text in untold],
+    )
 
 
 def _authors(
@@ -197,7 +215,7 @@ def _inputs(settings: TofuSettings) -> dict[str, str]:
     names = {name: f"tofu_{name}" for name in ("forget", "forget_wrong", "retain", "retain_wrong")}
     if settings.metrics == "full":
         names |= {name: f"tofu_{name}_wrong" for name in ("real_authors", "world_facts")}
-    return names
+    return names | settings.general_input()
 
 
 BENCHMARK = Benchmark(

@@ -39,10 +39,11 @@ from pydantic import Field, field_validator
 
 from seuf.benchmarks.mmlu import lm_eval_question, lm_eval_task, mmlu_questions
 from seuf.benchmarks.records import BenchmarkData, Question, Text
-from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
+from seuf.benchmarks.registry import Benchmark, PublishedSettings
 from seuf.benchmarks.sampling import (
     MIN_PER_PART,
     Record,
+    general_passages,
     long_texts,
     sample_positions,
     split_questions,
@@ -50,7 +51,7 @@ from seuf.benchmarks.sampling import (
 from seuf.inputs import InputError
 
 
-class WmdpSettings(BenchmarkSettings):
+class WmdpSettings(PublishedSettings):
     """WMDP (Li et al. 2024) with MMLU.
 
     Attributes:
@@ -98,6 +99,7 @@ def prepare(
     questions: Sequence[Record],
     mmlu_validation: Sequence[Record],
     mmlu_test: Sequence[Record],
+    general: Sequence[Record] = (),
 ) -> BenchmarkData:
     """Take a domain of WMDP: texts to forget and to keep, its questions and those of MMLU.
 
@@ -108,6 +110,7 @@ def prepare(
         questions: Rows of the domain's questions: `question`, `choices`, `answer`.
         mmlu_validation: Rows of MMLU's validation split: also `subject`.
         mmlu_test: Rows of MMLU's test split.
+        general: Rows of WikiText's test split, for the general loss.
 
     Raises:
         InputError: For the first row that cannot be used; if there are too few of a kind.
@@ -119,6 +122,7 @@ def prepare(
         forget=_texts(settings.forget_corpus, forget, settings),
         retain=_texts(settings.retain_corpus, retain, settings),
         questions=_questions(settings.domain, questions, settings.selection_questions) + of_mmlu,
+        general=general_passages(general, settings.general_texts),
     )
 
 
@@ -157,6 +161,7 @@ def _inputs(settings: WmdpSettings) -> dict[str, str]:
         "questions": f"{domain}_questions",
         "mmlu_validation": "mmlu_validation",
         "mmlu_test": "mmlu_test",
+        **settings.general_input(),
     }
 
 
