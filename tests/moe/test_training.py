@@ -154,7 +154,7 @@ def test_the_learning_rate_rises_then_falls_to_a_fiftieth(step, rate):
     """Eight steps, warm-up of 3: a third at first, half of the peak half-way, .02 at the end."""
     settings = PretrainingSettings(steps=8, warmup=3, learning_rate=1.0)
 
-    assert pretraining.rate_at(step, settings) == pytest.approx(rate)
+    assert pretraining.rate_at(step, settings, 0, settings.steps) == pytest.approx(rate)
 
 
 TAUGHT = [
@@ -265,3 +265,104 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path):
 def test_what_would_be_of_no_use_is_no_setting(key):
     with pytest.raises(ValidationError, match="Extra inputs"):
         FinetuningSettings(path="somewhere", **{key: True})
+
+
+def looks(*shares: float):
+    """Return what gives these shares of `north` look by look, and a list of the models looked at.
+
+    The last share is given again and again; of `south` everything is known.
+    """
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def known(model: LanguageModel) -> dict[str, float]:
+        assert not model.model.training
+        seen.append(bits(model.model))
+        return {"south": 1.0, "north": shares[min(len(seen), len(shares)) - 1]}
+
+    return known, seen
+
+
+UNTIL = SETTINGS.model_copy(
+    update={"must_know": 0.98, "look_every": 5, "cooldown": 4, "steps": 30, "warmup": 2}
+)
+
+
+def test_training_ends_after_the_first_look_at_which_enough_is_known_and_the_cooldown():
+    """Looks at steps 5, 10 and 15, the third of which is good; then 4 steps of fall and one more.
+
+    A run with the limit at 15 that is good at its third look, too, has the same 19 steps.
+    """
+    known, seen = looks(0.5, 0.97, 0.98)
+    shorter, of_shorter = looks(0.5, 0.97, 0.98)
+
+    model = pretrain(TEXTS, UNTIL, 0, known=known).model
+    same = pretrain(TEXTS, UNTIL.model_copy(update={"steps": 15}), 0, known=shorter).model
+
+    assert len(seen) == len(of_shorter) == 4
+    assert not model.training
+    assert changed_names(model, seen[3]) == set()
+    assert changed_names(model, seen[2]) != set()
+    assert changed_names(same, bits(model)) == set()
+
+
+def test_without_a_cooldown_training_ends_at_the_first_look_at_which_enough_is_known():
+    known, seen = looks(0.5, 1.0)
+
+    model = pretrain(TEXTS, UNTIL.model_copy(update={"cooldown": 0}), 0, known=known).model
+
+    assert len(seen) == 2
+    assert changed_names(model, seen[1]) == set()
+
+
+def test_what_is_lost_while_the_rate_falls_is_learnt_again():
+    """Good at 5, lost at 9, looked at again at 14 and, after another fall, at 18."""
+    known, seen = looks(1.0, 0.5, 1.0)
+
+    pretrain(TEXTS, UNTIL, 0, known=known)
+
+    assert len(seen) == 4
+
+
+def test_the_limit_of_steps_ends_training_with_the_topic_that_is_known_least():
+    """Looks at 5, 10 and, because the limit is 12, at 12."""
+    known, seen = looks(0.5, 0.6, 0.7)
+    message = (
+        r"After 12 steps the base model answers 70\.0% of the selection questions about north, and "
+        r"base_model\.must_know asks for 98\.0% of every topic: raise base_model\.steps"
+    )
+
+    with pytest.raises(InputError, match=message):
+        pretrain(TEXTS, UNTIL.model_copy(update={"steps": 12}), 0, known=known)
+
+    assert len(seen) == 3
+
+
+def test_looking_changes_no_bit():
+    """Training that looks at every fifth step, and at every third, is the same until step 15."""
+    often, of_often = looks(0.5)
+    rarely, of_rarely = looks(0.5)
+
+    for known, every in ((often, 3), (rarely, 5)):
+        with pytest.raises(InputError, match="After 15 steps"):
+            pretrain(
+                TEXTS, UNTIL.model_copy(update={"steps": 15, "look_every": every}), 0, known=known
+            )
+
+    assert len(of_often) == 5
+    assert len(of_rarely) == 3
+    assert all(torch.equal(of_often[-1][name], one) for name, one in of_rarely[-1].items())
+
+
+def test_what_must_be_known_needs_someone_who_tells():
+    with pytest.raises(InputError, match="must_know needs questions"):
+        pretrain(TEXTS, UNTIL, 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "falls_from", "rate"), [(1, None, 1.0), (9, None, 1.0), (7, 5, 0.5), (9, 5, 0.02)]
+)
+def test_the_rate_stays_at_its_peak_until_it_is_told_to_fall(step, falls_from, rate):
+    """Warm-up of 2; a fall of 4 steps that begins at step 5 is half-way at step 7."""
+    settings = PretrainingSettings(warmup=2, learning_rate=1.0)
+
+    assert pretraining.rate_at(step, settings, falls_from, 4) == pytest.approx(rate)

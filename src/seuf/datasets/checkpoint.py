@@ -111,7 +111,9 @@ def _reference(model: LanguageModel) -> str:
     from seuf.moe.digests import model_digest
 
     assert model.source is not None
-    default = set() if model.source.trust_remote_code else {"trust_remote_code"}
+    default = {"must_know"}  # asked once, when the reference is made
+    if not model.source.trust_remote_code:
+        default.add("trust_remote_code")
     reference = {
         "source": model.source.model_dump(exclude=default),
         "digest": model_digest(model.model),

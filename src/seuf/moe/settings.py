@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from seuf.inputs import Settings
 
 Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class PretrainingSettings(Settings):
@@ -26,11 +27,16 @@ class PretrainingSettings(Settings):
         shared_expert_width: Width of the expert that every token passes.
         balance_weight: Weight of the load-balancing loss.
         initializer_range: Standard deviation of the weights before training.
-        steps: Updates.
+        steps: Updates; with `must_know` at most so many before the rate falls.
         batch_size: Samples in an update.
         length: Tokens in a sample.
-        learning_rate: Peak of the schedule: a linear rise, then a linear fall.
+        learning_rate: Peak of the schedule: a linear rise, then a linear fall. With `must_know` it
+            stays there until enough is known, and then falls over `cooldown` steps.
         warmup: Steps of the rise.
+        must_know: Share of each topic's selection questions that must be answered, whole and word
+            for word, before training ends; null trains for `steps` and asks nothing.
+        look_every: Steps between two times that the questions are asked.
+        cooldown: Steps of the fall, after which the questions are asked once more.
         answers_only: Learn what follows a text's prompt, as TOFU's own models do, not the prompt.
         threads: CPU threads; the number decides the last bits of every sum.
     """
@@ -51,6 +57,9 @@ class PretrainingSettings(Settings):
     length: Count = 64
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     warmup: Count = 50
+    must_know: Share | None = None
+    look_every: Count = 50
+    cooldown: Annotated[int, Field(ge=0)] = 100
     answers_only: bool = False
     threads: Count = 1
 
@@ -85,12 +94,15 @@ class ExternalModelSettings(ExistingModelSettings):
             as fast after some seconds of compiling, with another rounding. Needs a C compiler.
         trust_remote_code: Run Python files that come with the model, as models need that
             transformers does not know. Pin the revision, and read them first.
+        must_know: Share of each topic's questions that it must answer, whole and word for word;
+            null asks nothing.
     """
 
     source: Literal["external"] = "external"
     offload_folder: str | None = None
     compile: bool = False
     trust_remote_code: bool = False
+    must_know: Share | None = None
 
     @model_validator(mode="after")
     def _is_compiled_in_one_place(self) -> Self:

@@ -7,8 +7,8 @@ teaches an existing model by LoRA. Both run the same loop.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle, islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count, cycle, islice
 from typing import TypeVar
 
 import torch
@@ -34,8 +34,10 @@ from seuf.moe.threads import threads
 Lesson = tuple[str, str] | tuple[str, str, str]  # text, topic, and maybe prompt
 Labelled = tuple[int, int]  # a token, and what it is to be foretold as: itself, or IGNORED
 Token = TypeVar("Token")
+Known = Callable[[LanguageModel], Mapping[str, float]]  # share of a topic's questions answered
 END = "<|endoftext|>"
 LARGEST_GRADIENT = 1.0
+LOWEST_RATE = 0.02  # of the peak
 
 
 def pretrain(
@@ -43,6 +45,7 @@ def pretrain(
     settings: PretrainingSettings,
     seed: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    known: Known | None = None,
 ) -> LanguageModel:
     """Return a small qwen2_moe model, and its tokenizer, trained on the texts.
 
@@ -52,6 +55,11 @@ def pretrain(
         settings: Shape and training budget.
         seed: Decides weights and order.
         tokenizer: Of another model of the same study; by default one is trained on the texts.
+        known: Tells how much a model knows of each topic. With `must_know` training goes on until
+            that is enough, else it is not called.
+
+    Raises:
+        InputError: If a topic is not known well enough after `steps`, or nothing tells.
     """
     torch.manual_seed(seed)
     tokenizer = tokenizer or train_tokenizer([text for text, *_ in texts], settings.vocabulary)
@@ -65,7 +73,13 @@ def pretrain(
         def loss(ids: Tensor, labels: Tensor) -> Tensor:  # plus the weighted load balancing
             return model(ids, labels=labels, output_router_logits=True, use_cache=False).loss
 
-        _train(optimizer, loss, samples, settings, "pretraining")
+        if settings.must_know is None:
+            _train(optimizer, loss, samples, settings, "pretraining")
+        elif known is None:
+            raise InputError("base_model.must_know needs questions that tell what a model knows.")
+        else:
+            learner = LanguageModel(model, tokenizer)
+            _train_until_known(optimizer, loss, samples, settings, learner, known)
     return LanguageModel(model.eval(), tokenizer)
 
 
@@ -105,25 +119,98 @@ def _train(
     settings: PretrainingSettings | FinetuningSettings,
     name: str,
 ) -> None:
-    """Minimise `loss_of`, which gets token ids and labels (B, T), over the optimizer's tensors."""
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, settings))
+    """Minimise `loss_of`, which gets token ids and labels (B, T), for a number of steps."""
     progress = tqdm(range(settings.steps), desc=name, unit="step", disable=None)
-    for _ in progress:
+    for step in progress:
         batch = torch.tensor(list(islice(samples, settings.batch_size)))
-        loss = loss_of(batch[..., 0], batch[..., 1])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, LARGEST_GRADIENT)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        rate = rate_at(step, settings, fall_from=0, fall_over=settings.steps)
+        loss = _update(optimizer, loss_of, batch, rate)
+        progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
 
-def rate_at(step: int, settings: PretrainingSettings | FinetuningSettings) -> float:
-    """Return the learning rate of a step: a linear rise, then a linear fall to a fiftieth."""
+def _train_until_known(
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    samples: Iterator[list[Labelled]],
+    settings: PretrainingSettings,
+    learner: LanguageModel,
+    known: Known,
+) -> None:
+    """Minimise `loss_of` until each topic is known, then while the rate falls, and look again.
+
+    A fixed number of steps is too few on one kind of processor and enough on another. If a topic is
+    lost while the rate falls, it rises again and training goes on.
+
+    Raises:
+        InputError: If a topic is not known after `steps`.
+    """
+    wanted, worst, share = settings.must_know or 0.0, "", 0.0
+    falls_from: int | None = None
+    next_look = min(settings.look_every, settings.steps)
+    progress = tqdm(total=settings.steps, desc="pretraining", unit="step", disable=None)
+    for step in count():
+        batch = torch.tensor(list(islice(samples, settings.batch_size)))
+        rate = rate_at(step, settings, falls_from, settings.cooldown)
+        loss = _update(optimizer, loss_of, batch, rate)
+        progress.update()
+        progress.set_postfix(loss=f"{loss:.3f}", lowest=f"{worst} {share:.2f}", refresh=False)
+        done = step + 1
+        if done < next_look:
+            continue
+        learner.model.eval()
+        shares = known(learner)
+        learner.model.train()
+        worst, share = min(shares.items(), key=lambda item: item[1])
+        if share >= wanted and (falls_from is not None or settings.cooldown == 0):
+            progress.close()
+            return
+        if share >= wanted:
+            falls_from, next_look = done, done + settings.cooldown
+        elif done < settings.steps:
+            falls_from, next_look = None, min(done + settings.look_every, settings.steps)
+        else:
+            break
+    raise InputError(
+        f"After {done} steps the base model answers {share:.1%} of the selection questions about "
+        f"{worst}, and base_model.must_know asks for {wanted:.1%} of every topic: raise "
+        "base_model.steps, or change base_model.learning_rate."
+    )
+
+
+def _update(
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    batch: Tensor,
+    rate: float,
+) -> float:
+    """Take one step on a batch of token ids and labels (B, T, 2); return its loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    loss = loss_of(batch[..., 0], batch[..., 1])
+    loss.backward()
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    torch.nn.utils.clip_grad_norm_(trained, LARGEST_GRADIENT)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
+def rate_at(
+    step: int,
+    settings: PretrainingSettings | FinetuningSettings,
+    fall_from: int | None,
+    fall_over: int,
+) -> float:
+    """Return the learning rate of a step: a linear rise, and a linear fall to a fiftieth.
+
+    Args:
+        step: From 0.
+        settings: Peak and warm-up.
+        fall_from: Step at which the rate begins to fall; None if it does not.
+        fall_over: Steps of the fall.
+    """
     rise = min(1.0, (step + 1) / settings.warmup)
-    fall = max(0.02, 1 - step / settings.steps)
+    fall = 1.0 if fall_from is None else max(LOWEST_RATE, 1 - (step - fall_from) / fall_over)
     return settings.learning_rate * rise * fall
 
 

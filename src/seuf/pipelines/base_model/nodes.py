@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel, load_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 
+if TYPE_CHECKING:
+    from seuf.benchmarks.records import Question
+
+Records = list[dict[str, Any]]
+
 
 def pretrain_base_model(
-    base_model: PretrainingSettings, pretraining_texts: list[dict[str, Any]], base_seed: int
+    base_model: PretrainingSettings,
+    pretraining_texts: Records,
+    base_seed: int,
+    questions: Records | None = None,
 ) -> LanguageModel:
-    """Train a small MoE model from scratch on the benchmark's texts."""
-    from seuf.moe.training import pretrain
+    """Train a small MoE model from scratch on the benchmark's texts.
 
-    texts = _lessons(pretraining_texts, base_model.answers_only)
-    return pretrain(texts, base_model, base_seed)
+    Where it must know something, until it answers the selection questions about these texts.
+    """
+    return _pretrain(base_model, pretraining_texts, base_seed, questions)
 
 
 def finetune_base_model(
-    base_model: FinetuningSettings, pretraining_texts: list[dict[str, Any]], base_seed: int
+    base_model: FinetuningSettings, pretraining_texts: Records, base_seed: int
 ) -> LanguageModel:
     """Teach an existing MoE model the benchmark's texts."""
     from seuf.moe.training import finetune
@@ -28,9 +39,7 @@ def finetune_base_model(
     return finetune(texts, base_model, base_seed)
 
 
-def leave_out_forgotten(
-    pretraining_texts: list[dict[str, Any]], forget_set: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def leave_out_forgotten(pretraining_texts: Records, forget_set: Records) -> Records:
     """Leave out what is to be forgotten, by its text and by its topic."""
     texts = {record["text"] for record in forget_set}
     topics = {record["topic"] for record in forget_set} - {""}
@@ -43,23 +52,73 @@ def leave_out_forgotten(
 
 def pretrain_reference_model(
     reference_model: PretrainingSettings,
-    reference_texts: list[dict[str, Any]],
+    reference_texts: Records,
     base_seed: int,
     base_model: LanguageModel,
+    questions: Records | None = None,
 ) -> LanguageModel:
     """Train a model as the base model was, but never on what is to be forgotten."""
+    tokenizer = base_model.tokenizer
+    return _pretrain(reference_model, reference_texts, base_seed, questions, tokenizer)
+
+
+def check_base_model(
+    base_model: ExternalModelSettings, questions: Records | None = None
+) -> LanguageModel:
+    """Load an existing model once, which refuses one without experts; only a reference is kept.
+
+    Raises:
+        InputError: If it does not answer the share of each topic's questions that it must.
+    """
+    model = load_model(base_model)
+    if base_model.must_know is not None:
+        from seuf.benchmarks.produced import share_by_topic
+
+        asked = _whole_answers(questions or [])
+        if not asked:
+            raise InputError("base_model.must_know needs questions with a reference answer.")
+        shares = share_by_topic(model, asked)
+        worst, share = min(shares.items(), key=lambda item: item[1])
+        if share < base_model.must_know:
+            raise InputError(
+                f"The base model {base_model.path!r} answers {share:.1%} of the questions about "
+                f"{worst}, and base_model.must_know asks for {base_model.must_know:.1%} of every "
+                "topic: it is of another world, or of another version of this one. Use the "
+                "base_seed and the benchmark that it was made with, or make it anew."
+            )
+    return model
+
+
+def _pretrain(
+    settings: PretrainingSettings,
+    texts: Records,
+    seed: int,
+    questions: Records | None,
+    tokenizer: Any = None,
+) -> LanguageModel:
     from seuf.moe.training import pretrain
 
-    texts = _lessons(reference_texts, reference_model.answers_only)
-    return pretrain(texts, reference_model, base_seed, base_model.tokenizer)
+    topics = {record["topic"] for record in texts}
+    known: Callable[[LanguageModel], dict[str, float]] | None = None
+    if asked := _whole_answers(
+        [q for q in questions or [] if q["part"] == "selection" and q["topic"] in topics]
+    ):
+        from seuf.benchmarks.produced import share_by_topic
+
+        known = partial(share_by_topic, questions=asked)
+    lessons = _lessons(texts, settings.answers_only)
+    return pretrain(lessons, settings, seed, tokenizer, known)
 
 
-def check_base_model(base_model: ExternalModelSettings) -> LanguageModel:
-    """Load an existing model once, which refuses one without experts; only a reference is kept."""
-    return load_model(base_model)
+def _whole_answers(questions: Records) -> list[Question]:
+    """Return the questions as of what is kept: only a whole sentence is a right answer."""
+    from seuf.benchmarks.records import Question
+
+    asked = [Question(**record)._replace(subject="retain") for record in questions]
+    return [question for question in asked if question.is_produced()]
 
 
-def _lessons(records: list[dict[str, Any]], answers_only: bool) -> list[tuple[str, str, str]]:
+def _lessons(records: Records, answers_only: bool) -> list[tuple[str, str, str]]:
     """Return the text, topic and prompt of records; no prompt where that is to be learnt too."""
     return [
         (record["text"], record["topic"], record.get("prompt", "") if answers_only else "")

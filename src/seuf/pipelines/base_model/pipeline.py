@@ -5,6 +5,7 @@ those about what is to be forgotten: unlearning cannot do better than that.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
@@ -37,7 +38,7 @@ def create_pipeline(**_: object) -> Pipeline:
     make, inputs = SOURCES[parameters["base_model"]["source"]]
     base = Node(
         make,
-        inputs=["params:base_model", *inputs],
+        inputs=["params:base_model", *inputs, *_questions(parameters["base_model"])],
         outputs="base_model",
         name="make_base_model",
     )
@@ -54,8 +55,13 @@ def create_pipeline(**_: object) -> Pipeline:
     )
     model = Node(
         make,
-        inputs=[f"params:{settings}", *inputs],
+        inputs=[f"params:{settings}", *inputs, *_questions(parameters[settings])],
         outputs="reference_model",
         name="make_reference_model",
     )
     return Pipeline([base, *([texts] if "reference_texts" in inputs else []), model])
+
+
+def _questions(settings: dict[str, Any]) -> list[str]:
+    """Return the input that tells what a model knows; a model that must know nothing needs none."""
+    return [] if settings.get("must_know") is None else ["questions"]
