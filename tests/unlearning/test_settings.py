@@ -95,7 +95,7 @@ def test_an_unknown_rule_is_refused_with_those_known(name):
         SelectionSettings(rules=["affinity", name])
 
     assert f"{name!r} is no rule; rules are affinity, contrast, " in str(error.value)
-    assert "a rank as in affinity_2, and esft" in str(error.value)
+    assert "a rank as in affinity_2, esft, and random_in:<rule>" in str(error.value)
 
 
 @pytest.mark.parametrize(
