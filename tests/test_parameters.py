@@ -14,6 +14,7 @@ from kedro.framework.startup import bootstrap_project
 from kedro_dvc.project import load_config, study_names
 from seuf.inputs import InputError
 from seuf.parameters import check_parameters
+from seuf.unlearning.attribution import ENOUGH_TOKENS
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,6 +71,17 @@ def test_a_study_of_a_published_model_takes_no_steering_from_the_sandbox(study):
     assert rows
     assert all("steering_coefficient" in row for row in rows)
     assert "rmu_retain_weight" in said["unlearning"]["objectives"]
+
+
+@pytest.mark.parametrize("study", study_names(ROOT))
+def test_a_study_of_a_published_model_captures_enough_for_two_subsets(study):
+    """Table 8 compares subsets of 100,000 tokens; of less than twice as many there are none."""
+    bootstrap_project(ROOT)
+    of_study = load_config(ROOT, study)["parameters"]
+    if of_study["base_model"]["source"] == "pretrain" or of_study["benchmark"]["name"] == "own":
+        return
+
+    assert of_study["routing_capture"]["max_tokens"] >= 2 * ENOUGH_TOKENS
 
 
 @pytest.mark.parametrize("study", study_names(ROOT))
