@@ -13,7 +13,8 @@ from bench.measure import Cost, Machine, cost
 from seuf.moe.architectures import decoder, input_device, moe_layers
 from seuf.moe.loading import LanguageModel
 from seuf.unlearning.algorithm import eq4_step
-from seuf.unlearning.forward_passes import Anchor, ForwardPasses
+from seuf.unlearning.anchor import Anchor
+from seuf.unlearning.forward_passes import ForwardPasses
 from seuf.unlearning.recording import RecordedStep
 from seuf.unlearning.scopes import Scope, selected_experts
 from seuf.unlearning.settings import Experts, Method, ObjectiveSettings, UnlearningSettings

@@ -45,16 +45,16 @@ MUTATIONS = [
     Mutation(
         "gradient difference climbs on the retain set too",
         "seuf/unlearning/objectives.py",
-        "return -forget_nll.mean() + retain_weight * retain_nll.mean()",
-        "return -forget_nll.mean() - retain_weight * retain_nll.mean()",
+        "return -forget_nll.mean() + retain_weight * retain_loss.mean()",
+        "return -forget_nll.mean() - retain_weight * retain_loss.mean()",
         "unlearning/test_objectives.py",
     ),
     Mutation(
         "the anchor loss counts padding",
-        "seuf/unlearning/objectives.py",
-        "return masked_mean((gates - target).square().sum(-1), mask)",
+        "seuf/unlearning/anchor.py",
+        "return masked_mean((gates - target).square().sum(-1), mask, total)",
         "return (gates - target).square().sum(-1).mean()",
-        "unlearning/test_objectives.py unlearning/test_forward_passes_anchor.py",
+        "unlearning/test_anchor.py",
     ),
     Mutation(
         "the checkpoint of the highest utility is kept, whatever it forgot",

@@ -13,8 +13,8 @@ from seuf.moe.batches import Batch, Sample, Span, pack
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import batch_nll
 from seuf.unlearning.algorithm import unlearn
+from seuf.unlearning.anchor import Anchor
 from seuf.unlearning.forward_passes import (
-    Anchor,
     ForwardPasses,
     steering_vector,
 )

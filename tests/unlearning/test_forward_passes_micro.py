@@ -9,7 +9,8 @@ from seuf.inputs import InputError
 from seuf.moe.batches import Sample, Span, pack
 from seuf.moe.loading import LanguageModel
 from seuf.unlearning.algorithm import eq4_step, unlearn
-from seuf.unlearning.forward_passes import Anchor, ForwardPasses
+from seuf.unlearning.anchor import Anchor
+from seuf.unlearning.forward_passes import ForwardPasses
 from seuf.unlearning.objectives import NEEDS_WHOLE_BATCH, OBJECTIVES
 from seuf.unlearning.scopes import open_scope
 from seuf.unlearning.settings import samples_at_once

@@ -7,8 +7,9 @@ import torch
 
 from seuf.moe.architectures import moe_layers
 from seuf.unlearning.algorithm import eq4_step
+from seuf.unlearning.anchor import Anchor
 from seuf.unlearning.evaluations import STEP_NUMBERS
-from seuf.unlearning.forward_passes import Anchor, ForwardPasses, StepBatch
+from seuf.unlearning.forward_passes import ForwardPasses, StepBatch
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.recording import WARM_UP, RecordedStep, _copied, _tensors
 from seuf.unlearning.scopes import Scope, selected_experts

@@ -37,11 +37,15 @@ def test_every_objective_asks_for_what_there_is(objective):
         ),
         (
             {"scope": "everything", "objective": "gdiff", "retain_loss": "mse"},
-            "retain_loss 'mse' is none of nll, kl",
+            "retain_loss 'mse' is none of nll, kl, trace",
         ),
         (
             {"scope": "everything", "objective": "rmu", "retain_loss": "kl"},
             "objective 'rmu' has no `retain_loss`",
+        ),
+        (
+            {"scope": "everything", "only": "experts", "objective": "ga", "router_null_space": 0.1},
+            "that train a router",
         ),
         ({"scope": "nothing", "retain_loss": "kl"}, "objective None has no `retain_loss`"),
         ({"scope": "everything", "objective": "ga", "learning_rates": []}, "at least 1 item"),

@@ -38,6 +38,7 @@ from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
 from seuf.moe.loading import LanguageModel
 from seuf.moe.threads import threads
+from seuf.unlearning.anchor import Anchor
 from seuf.unlearning.evaluations import (
     STEP_NUMBERS,
     UNMOVED,
@@ -46,9 +47,10 @@ from seuf.unlearning.evaluations import (
     Judge,
     Looks,
 )
-from seuf.unlearning.forward_passes import Anchor, ForwardPasses, StepBatch
+from seuf.unlearning.forward_passes import ForwardPasses, StepBatch
 from seuf.unlearning.objectives import OBJECTIVES, is_steered
 from seuf.unlearning.recording import RecordedStep
+from seuf.unlearning.routing_aware import hold_routers
 from seuf.unlearning.scopes import Deletion, Scope, open_scope
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, check_steered_layer
 
@@ -129,8 +131,10 @@ def unlearn(
             path.add({**at, "step": 1}, *evaluate(), scope)
         else:
             passes = ForwardPasses(
-                base, forget, retain, method, settings, scope.first_layer, steered, seed
+                base, forget, retain, method, settings, scope.first_layer, steered, seed, experts
             )
+            if method.router_null_space is not None:
+                hold_routers(scope, base, retain, method.router_null_space)
             train_at_each_rate(passes, method, experts, evaluate, scope, original, settings, path)
         if path.tensors is None:
             log.warning("No checkpoint: training broke before the first evaluation.")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -24,27 +24,24 @@ from tqdm import tqdm
 
 from seuf.moe.activations import HiddenStates, half_of_free_memory
 from seuf.moe.architectures import (
-    chosen_gates,
     decoder,
-    gate_probabilities,
     input_device,
-    moe_layers,
 )
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import IGNORED, spans_of
 from seuf.moe.forward import frozen_prefix, hidden_before_each, stop_after
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import Logits, output_head
-from seuf.moe.routing import observed_routers, skip_packed_sequence_check
+from seuf.moe.routing import skip_packed_sequence_check
 from seuf.unlearning.objectives import (
     Counts,
     Hidden,
     Predictions,
     TokenNLL,
-    anchor_loss,
     arguments_of,
     inputs_of,
 )
+from seuf.unlearning.routing_aware import retain_token_weights
 from seuf.unlearning.samples import counted_tokens, draw_batches, refusals_of, text_numbers
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, samples_at_once
 
@@ -67,6 +64,7 @@ class StepBatch(NamedTuple):
         retain_reference_hidden: The original model's activations of those to keep, (B_r, T, d).
         forget_reference_last: What the original's head is given of those to forget, (B_f, T, d).
         retain_reference_last: The same of those to keep, (B_r, T, d).
+        retain_token_weights: How much each of their tokens weighs, (B_r, T).
     """
 
     input_ids: Tensor
@@ -79,6 +77,7 @@ class StepBatch(NamedTuple):
     retain_reference_hidden: Tensor | None = None
     forget_reference_last: Tensor | None = None
     retain_reference_last: Tensor | None = None
+    retain_token_weights: Tensor | None = None
 
     def part(self, rows: slice, size: int) -> StepBatch:
         """Return the same samples of each set, of which the batch has `size`."""
@@ -102,6 +101,7 @@ class ForwardPasses:
         first_layer: First decoder layer that will be trained.
         steered_layer: Decoder layer whose output RMU steers.
         seed: Decides the order of the samples and RMU's direction.
+        experts: Those that are trained, (layer, expert); without any TRACE finds its own.
         prefixes: What enters the first layer, and those of others that pass the same samples: all
             are computed in one pass where it is not there yet.
 
@@ -119,6 +119,7 @@ class ForwardPasses:
         first_layer: int,
         steered_layer: int,
         seed: int,
+        experts: Experts | None = None,
         prefixes: dict[int, HiddenStates | None] | None = None,
     ) -> None:
         self.model, self.padding = base.model, base.padding
@@ -172,6 +173,9 @@ class ForwardPasses:
         if self.forget_last or self.retain_last:
             trained = method.scope == "everything" and not (method.only or method.layers)
             self.reference_head = frozen_copy(self.head) if trained else self.head
+        self.token_weights: HiddenStates | None = None
+        if "retain_token_weights" in self.names:
+            self.token_weights = self._token_weights(base, to_forget, to_keep, experts or [])
         self.steering: Tensor | None = None
         if "steering" in self.names:
             length = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
@@ -195,6 +199,9 @@ class ForwardPasses:
             batch = batch._replace(forget_reference_last=self.forget_last.batch(forget, width))
         if self.retain_last is not None:
             batch = batch._replace(retain_reference_last=self.retain_last.batch(retain, width))
+        if self.token_weights is not None:
+            weights = self.token_weights.batch(retain, width)[..., 0]
+            batch = batch._replace(retain_token_weights=weights)
         return batch
 
     def _refusals_of(self, forget: Sequence[int]) -> list[int]:
@@ -252,6 +259,10 @@ class ForwardPasses:
         values: dict[str, Any] = {f"{of}_predictions": predictions}
         if f"{of}_nll" in self.names:
             values[f"{of}_nll"] = values[f"{of}_loss"] = predictions.nll()
+        if of == "retain" and batch.retain_token_weights is not None:
+            nll = values["retain_nll"]  # a token's routing is that with which it predicts the next
+            weights = batch.retain_token_weights[:, :-1].to(nll.values.device)
+            values["retain_loss"] = nll._replace(values=nll.values * weights)
         last = getattr(batch, f"{of}_reference_last", None)
         if last is not None and self.reference_head is not None:
             now = predictions.logits
@@ -267,9 +278,7 @@ class ForwardPasses:
 
     def _asks_for(self, *kinds: str) -> bool:
         """Tell if a pass of one of these kinds is needed, of either set."""
-        return any(
-            f"{name}_{kind}" in self.names for name in ("forget", "retain") for kind in kinds
-        )
+        return any(f"{name}_{kind}" in self.names for name in self.sets for kind in kinds)
 
     def samples_at(self, positions: Sequence[int], forget: int = 0) -> StepBatch:
         """Return samples, ready to pass; the first `forget` of them are to be forgotten."""
@@ -326,6 +335,18 @@ class ForwardPasses:
             sums |= zip(group, values, strict=True)
         return sums
 
+    def _token_weights(
+        self, base: LanguageModel, to_forget: list[int], to_keep: list[int], experts: Experts
+    ) -> HiddenStates:
+        """Return the weights of the tokens of samples to keep, as states of one number."""
+        forget, retain = ([self.samples[p].tolist() for p in part] for part in (to_forget, to_keep))
+        weights = retain_token_weights(base, forget, retain, experts, self.first_layer)
+        lengths = {position: len(self.samples[position]) for position in to_keep}
+        states = HiddenStates(lengths, 1, torch.float32, self.device)
+        for position, of_sample in zip(to_keep, weights, strict=True):
+            states.sample(position).copy_(of_sample[:, None])
+        return states
+
     def _last_states(self, positions: Sequence[int], name: str) -> HiddenStates | None:
         """Return what the head is given now, if an input of that name is asked for.
 
@@ -380,61 +401,6 @@ class ForwardPasses:
         if batch.prefix is None:
             return nullcontext()
         return frozen_prefix(self.model, self.first_layer, batch.prefix)
-
-
-class Anchor:
-    """Measures the anchor loss of the selected experts' routers while forget batches pass.
-
-    Args:
-        model: The model.
-        experts: (layer, expert) pairs; without any there is no anchor.
-        on: `softmax` anchors all probabilities, `topk` those of the chosen experts only.
-        target: a of Eq. 3 is `one` on each selected expert of a layer, or they `share` the one.
-    """
-
-    def __init__(
-        self, model: nn.Module, experts: Experts, on: str = "softmax", target: str = "one"
-    ) -> None:
-        self.on, anchored = on, {index for index, _ in experts}
-        self.layers = [layer for layer in moe_layers(model) if layer.index in anchored]
-        self.targets: list[Tensor] = []  # a of Eq. 3, of each layer (E,)
-        for layer in self.layers:
-            selected = [expert for index, expert in experts if index == layer.index]
-            gates = torch.zeros(layer.num_experts)
-            gates[selected] = 1 / len(selected) if target == "share" else 1.0
-            self.targets.append(gates.to(next(layer.router.parameters()).device))
-        self._losses: list[Tensor] = []
-
-    @contextmanager
-    def watching(self, mask: Tensor, whole: Tensor | None = None) -> Iterator[None]:
-        """Measure what passes inside the context.
-
-        Args:
-            mask: Which tokens count, (B, T), bool.
-            whole: The same of the step's batch, over which the mean is taken; `mask` by default.
-        """
-        self._losses.clear()
-        total = (mask if whole is None else whole).sum()
-
-        def observe(position: int, output: tuple[Tensor, ...]) -> None:
-            layer = self.layers[position]
-            if self.on == "topk":
-                gates, _ = chosen_gates(layer, output)
-            else:
-                gates = gate_probabilities(layer, output)
-            counted = mask.flatten().to(gates.device)
-            target = self.targets[position]
-            self._losses.append(anchor_loss(gates, target, counted, total.to(gates.device)))
-
-        with observed_routers(self.layers, observe):
-            yield
-
-    def loss(self, device: torch.device) -> Tensor:
-        """Return the mean over layers of what was last measured, once, on a device."""
-        losses, self._losses = self._losses, []
-        if not losses:
-            return torch.zeros((), device=device)
-        return torch.stack([loss.to(losses[0].device) for loss in losses]).mean().to(device)
 
 
 def counts_of(texts: Tensor, device: torch.device) -> Counts:

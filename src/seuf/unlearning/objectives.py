@@ -1,4 +1,4 @@
-"""What is minimised: the objectives of the paper and its anchor loss (Eq. 3), as pure functions.
+"""What is minimised: the objectives of the paper and those of its peers, as pure functions.
 
 An objective's parameters name the inputs that it is made of, see `OBJECTIVE_INPUTS`; its
 keyword-only parameters are numbers that a study sets under `unlearning.objectives`. Another
@@ -43,10 +43,12 @@ OBJECTIVE_INPUTS = (
     "steering",  # RMU's target, c * u, (d,)
 )
 # What l_r of Eq. 4 is, the `retain_loss` of a method, and the inputs that each is made of: the
-# token NLL, or KL(original || now) of the predictions of each token.
+# token NLL, KL(original || now) of the predictions of each token, or the NLL times a weight of each
+# token, see `seuf.unlearning.routing_aware`.
 RETAIN_LOSSES = {
     "nll": ("retain_nll",),
     "kl": ("retain_predictions", "retain_reference_predictions"),
+    "trace": ("retain_nll", "retain_token_weights"),
 }
 
 
@@ -382,20 +384,6 @@ def preference(log_ratio: Tensor, beta: float) -> Tensor:
     import torch.nn.functional as F
 
     return -2 / beta * F.logsigmoid(beta * log_ratio)
-
-
-def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor, total: Tensor | None = None) -> Tensor:
-    """Return ||g - a||^2, averaged over tokens (Zhuang et al. 2025, Eq. 3).
-
-    Args:
-        gates: Gate probabilities of the layer (N, E): the full softmax, or zero outside the
-            top-k as in Eq. 1. With the latter a token that is not routed to the target gives the
-            router little gradient, or none.
-        target: a of Eq. 3 (E,): 1 on each of the selected experts of the layer, 0 elsewhere.
-        mask: Which of the N tokens count, bool.
-        total: How many count in the step, where these are a part of it; see `masked_mean`.
-    """
-    return masked_mean((gates - target).square().sum(-1), mask, total)
 
 
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {

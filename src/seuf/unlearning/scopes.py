@@ -51,6 +51,7 @@ class Scope:
         first_layer: int = 0,
     ) -> None:
         self.model, self.whole, self.row_masks = model, whole, row_masks or {}
+        self.projections: dict[str, tuple[Tensor, Tensor]] = {}  # where each began; (d, d) or 0
         self.first_layer, self.slices = first_layer, [part for _, part in slices]
         self.trained: dict[str, Tensor] = dict(whole)
         self.masters: dict[str, Tensor] = {
@@ -77,6 +78,16 @@ class Scope:
         self._stack.close()
         self.clear_gradients()
 
+    def hold(self, name: str, projection: Tensor) -> None:
+        """Keep what a parameter (E, d) has changed by within a subspace of its rows.
+
+        Args:
+            name: One of `whole`.
+            projection: To the subspace, (d, d), or 0 to let nothing change.
+        """
+        master = self.masters[name].detach()
+        self.projections[name] = master.clone(), projection.to(master)
+
     def gradients_to_masters(self) -> list[Tensor]:
         """Hand each tensor's gradient to its master, which adds it up; return the masters."""
         for name, parameter in self.whole.items():
@@ -87,11 +98,17 @@ class Scope:
                 so_far = master.grad
                 master.grad = gradient.float() if so_far is None else so_far.add_(gradient)
                 parameter.grad = None  # not both at once
+            if name in self.projections and master.grad is not None:
+                master.grad = _projected(master.grad, self.projections[name][1])
         return list(self.masters.values())
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Copy the masters, rounded, into the model."""
+        """Copy the masters, rounded, into the model, after what they have changed by is held."""
+        for name, (start, projection) in self.projections.items():
+            # AdamW scales each element, so that its step leaves the gradient's subspace
+            master = self.masters[name]
+            master.copy_(start + _projected(master - start, projection))
         for name, parameter in self.whole.items():
             if self.masters[name] is not parameter:
                 parameter.copy_(self.masters[name])
@@ -266,6 +283,10 @@ def everything(
         )
     whole, first = part_of(model, only, layers)
     return Scope(model, whole, first_layer=first)
+
+
+def _projected(rows: Tensor, projection: Tensor) -> Tensor:
+    return rows @ projection if projection.dim() else rows * projection
 
 
 def is_output(path: str) -> bool:

@@ -44,11 +44,14 @@ class Method(Settings):
             `deletion` only.
         objective: What is minimised, a row of `seuf.unlearning.objectives.OBJECTIVES`.
         retain_loss: l_r of Eq. 4, a key of `RETAIN_LOSSES` there, if the objective has one: the NLL
-            of the retain set, or how far what is predicted there is from the original (KL).
+            of the retain set, how far what is predicted there is from the original (KL), or the
+            NLL with tokens weighed as TRACE does.
         anchor_weight: alpha of Eq. 4; scope `experts` only.
         anchor_on: Anchor the full softmax, or g of Eq. 1, which is zero outside the top-k.
         anchor_target: With several experts in a layer a of Eq. 3 is 1 on each, or they share it.
         router: Train the router's whole matrix, only the expert's row, or nothing of it.
+        router_null_space: Routers change only in directions in which the inputs that the retain set
+            gives them have at most this share of their largest singular value, .01 in GRIP.
         only: Of everything, the experts, the routers, or both and nothing else.
         layers: Of everything, these decoder layers and nothing else.
         rank: r of the adapters; scope `lora` only.
@@ -66,6 +69,7 @@ class Method(Settings):
     anchor_on: Literal["softmax", "topk"] = "softmax"
     anchor_target: Literal["one", "share"] = "one"
     router: Literal["layer", "row", "none"] = "layer"
+    router_null_space: Annotated[float, Field(gt=0, lt=1)] | None = None
     only: Literal["experts", "routers", "experts_and_routers"] | None = None
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     rank: Annotated[int, Field(gt=0)] = LORA_RANK
@@ -95,11 +99,18 @@ class Method(Settings):
             raise ValueError("scope 'experts' or 'deletion', and no other, needs a selection")
         if self.anchor_weight and self.scope != "experts":
             raise ValueError("only scope 'experts' has a router to anchor")
+        if self.router_null_space is not None and not self._trains_routers():
+            raise ValueError("router_null_space is of scopes and parts that train a router")
         if (self.only or self.layers) and self.scope != "everything":
             raise ValueError("`only` and `layers` are parts of scope 'everything'")
         if self.rank != LORA_RANK and self.scope != "lora":
             raise ValueError("only scope 'lora' has adapters with a `rank`")
         return self
+
+    def _trains_routers(self) -> bool:
+        if self.scope == "experts":
+            return self.router != "none"
+        return self.scope == "everything" and self.only != "experts"
 
 
 class ObjectiveSettings(Settings):

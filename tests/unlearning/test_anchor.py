@@ -5,8 +5,7 @@ import torch
 
 from seuf.moe.architectures import gate_probabilities, moe_layers
 from seuf.moe.routing import observed_routers
-from seuf.unlearning.forward_passes import Anchor
-from seuf.unlearning.objectives import anchor_loss
+from seuf.unlearning.anchor import Anchor, anchor_loss
 from tests.tiny import TOP_K, hook_count, inputs_of, tiny_batch, tiny_inputs, tiny_model
 
 ALL = torch.tensor([True, True])
