@@ -50,6 +50,20 @@ MUTATIONS = [
         "unlearning/test_objectives.py",
     ),
     Mutation(
+        "an answer that goes on after the right sentence is whole",
+        "seuf/benchmarks/answers.py",
+        'return float("\\n".join(lines) == wanted)',
+        'return float("\\n".join(lines).startswith(wanted))',
+        "benchmarks/test_produced.py",
+    ),
+    Mutation(
+        "an answer is read off one token before its end",
+        "seuf/benchmarks/produced.py",
+        "for offset in range(len(reference.continuation) + 1)",
+        "for offset in range(len(reference.continuation))",
+        "benchmarks/test_produced.py",
+    ),
+    Mutation(
         "the anchor loss counts padding",
         "seuf/unlearning/anchor.py",
         "return masked_mean((gates - target).square().sum(-1), mask, total)",

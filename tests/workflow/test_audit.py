@@ -206,6 +206,7 @@ def test_scores_that_are_edited_together_with_the_lock_still_fail(root):
     """Whoever writes scores, their MD5 and a commit has not written the run's record."""
     scores = json.loads((root / SCORES).read_text())
     scores["questions"]["forget"]["accuracy"] = scores["headline"]["forget"]["value"] = 0.0
+    scores["produced"]["retain"]["value"] = 0.9
     old = yaml.safe_load((root / LOCK).read_text())["stages"][f"evaluate@{METHOD}"]["outs"][0]
     (root / SCORES).unlink()
     (root / SCORES).write_text(json.dumps(scores))
@@ -222,6 +223,7 @@ def test_scores_that_are_edited_together_with_the_lock_still_fail(root):
     assert "bytes" not in found
     assert f"{SCORES} is not what the run of evaluate@{METHOD}" in found["runs"][0]
     assert "forget: the answers make an accuracy of" in found["answers"][0]
+    assert "retain: the answers make a share of" in found["answers"][1]
     assert any("forget_efficacy is" in text for text in found["report"])
 
 
