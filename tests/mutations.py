@@ -71,6 +71,20 @@ MUTATIONS = [
         "unlearning/test_anchor.py",
     ),
     Mutation(
+        "NPO takes a block of texts for one text",
+        "seuf/unlearning/objectives.py",
+        "return (self.values[:, None] * self.texts).sum(-1).flatten()",
+        "return (self.values * self.mask).sum(-1)",
+        "unlearning/test_objectives.py unlearning/test_forward_passes.py",
+    ),
+    Mutation(
+        "a micro-batch is weighed as if it were a whole batch",
+        "seuf/unlearning/objectives.py",
+        "return (values * mask).sum() / (mask.sum() if total is None else total)",
+        "return (values * mask).sum() / mask.sum()",
+        "unlearning/test_objectives.py unlearning/test_forward_passes_micro.py",
+    ),
+    Mutation(
         "the checkpoint of the highest utility is kept, whatever it forgot",
         "seuf/unlearning/evaluations.py",
         "preferred = preference(forgotten, evaluation.utility, self.target)",
