@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 import pytest
 from plotly.io import from_json
 
+from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
 from seuf.pipelines.reporting import nodes, pipeline
 from tests.reporting.examples import LOOKS, SELECTED, log, routing, scores
 
@@ -76,7 +77,7 @@ def test_the_report_is_written_from_what_the_other_nodes_made(monkeypatch):
         made["paths"],
         SELECTED,
         made["examples"],
-        {"source": "pretrain"},
+        PretrainingSettings(),
         **SEEDS,
         **figures,
     )
@@ -84,6 +85,18 @@ def test_the_report_is_written_from_what_the_other_nodes_made(monkeypatch):
     assert all(isinstance(figure, go.Figure) for figure in figures.values())
     assert page.startswith("<!doctype html>")
     assert "study mine · a model trained here, seed 0 · seed 3 · commit " in page
+
+
+def test_the_report_names_the_model_of_a_study_that_trains_none(monkeypatch):
+    """Kedro hands over settings, not the table that was read."""
+    monkeypatch.setattr(nodes, "study_name", lambda: "mine")
+    made, model = compared(), ExternalModelSettings(path="models/moe")
+
+    page = nodes.write_report(
+        made["comparison"], made["paths"], SELECTED, made["examples"], model, **SEEDS, **drawn()
+    )
+
+    assert "study mine · models/moe · seed 3 · commit " in page
 
 
 def test_the_commit_is_the_one_checked_out_and_says_if_code_was_changed(tmp_path, monkeypatch):

@@ -74,7 +74,7 @@ def write_report(
     paths: pd.DataFrame,
     selected_experts: dict[str, Any],
     examples: Records,
-    base_model: dict[str, Any],
+    base_model: Any,
     base_seed: int,
     seed: int,
     **figures: Figure,
@@ -82,7 +82,8 @@ def write_report(
     """Write the page that says what was forgotten and what is left."""
     from seuf.reporting.report import About, report
 
-    model = base_model.get("path") or f"a model trained here, seed {base_seed}"
+    # of a model trained here the settings have no path
+    model = getattr(base_model, "path", None) or f"a model trained here, seed {base_seed}"
     date = datetime.now(UTC).date().isoformat()
     about = About(study_name(), str(model), str(seed), commit(), date)
     return report(about, paths, comparison, figures, selected_experts, examples)
