@@ -7,7 +7,8 @@ from plotly.io import from_json
 
 from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
 from seuf.pipelines.reporting import nodes, pipeline
-from tests.reporting.examples import LOOKS, SELECTED, log, routing, scores
+from tests.reporting import test_spread
+from tests.reporting.examples import LOOKS, SELECTED, log, paths, routing, scores
 
 EXAMPLE = {"subject": "forget", "question": "?", "reference": "a", "before": "a", "after": "b"}
 RESULTS = {
@@ -160,3 +161,17 @@ def test_the_nodes_run_as_kedro_calls_them(monkeypatch):
 
     assert set(tables) == {"metrics", "comparison", "comparison_markdown", "paths", "examples"}
     assert set(figures) == {f"figure_{name}" for name in pipeline.FIGURES}
+
+
+def test_a_study_of_spread_has_figures_and_a_report(monkeypatch):
+    monkeypatch.setattr(nodes, "study_name", lambda: "mine_seeds")
+    runs = pd.concat([paths("a", full_ga=LOOKS), paths("b", full_ga=LOOKS)])
+    found = test_spread.summarised(*test_spread.study())
+    replication = {"bases": {"a": 0, "b": 1}, "seeds": [0, 1]}
+
+    figures = dict(zip(("forgetting_paths", "general_loss"), nodes.draw_paths(runs), strict=True))
+    page = nodes.write_spread_report(runs, *found, replication, **figures)
+
+    assert "study mine_seeds · 2 base models trained here · seed 0, 1 · commit " in page
+    assert "<h2>The comparisons stated beforehand</h2>" in page
+    assert 'id="forgetting_paths"' in page

@@ -21,6 +21,8 @@ LOG = [
     "test_forgotten",
     "test_retain",
     "general_loss",
+    "test_forget_right",
+    "test_utility_right",
     "overlap_forget",
     "overlap_retain",
     "kept",
@@ -111,7 +113,9 @@ def log(
         share = (looks[0][0] - forget) / (looks[0][0] - CHANCE)
         seen = (forget, utility, CHANCE, share)
         routing = (1 - 0.1 * place, 1 - 0.05 * place)
-        rows.append([rate, 5 * place, *seen, *seen, utility, 2.0**place, *routing, False])
+        rows.append(
+            [rate, 5 * place, *seen, *seen, utility, 2.0**place, None, None, *routing, False]
+        )
     table = pd.DataFrame(rows, columns=LOG).assign(**columns)
     if looks:
         table.loc[range(len(looks))[kept], "kept"] = True

@@ -3,7 +3,14 @@
 import pandas as pd
 import pytest
 
-from seuf.reporting.headline import differences, headline, sentences
+from seuf.forgetting import pack_right
+from seuf.reporting.headline import (
+    differences,
+    headline,
+    sentences,
+    told_by_bases,
+    told_by_questions,
+)
 from tests.reporting.examples import LOOKS, paths
 
 STEEP, FLAT = ((1.0, 1.0), (0.25, 0.5)), ((1.0, 1.0), (0.25, 0.9))
@@ -51,11 +58,69 @@ def test_of_several_runs_it_is_the_mean_and_the_count_of_those_that_reach():
 
 
 def test_what_the_study_tells_of_a_difference_comes_first():
-    told = {("seuf_ga", 0.75): (0.2, -0.1, 0.5)}
+    told = {("seuf_ga", 0.75): (0.2, True)}
 
     one = at_three_quarters(differences(STUDY, told))["affinity", "ga"]
 
-    assert (one.difference, one.interval) == (0.2, (-0.1, 0.5))
+    assert (one.difference, one.is_clear) == (0.2, True)
+
+
+def with_answers(table, forget, utility):
+    """Return a method's path of three looks with its answers to six questions of each kind."""
+    return table.assign(
+        test_forget_right=[pack_right(of) for of in forget],
+        test_utility_right=[pack_right(of) for of in utility],
+        test_chance=0.0,
+    )
+
+
+def test_a_difference_on_every_question_is_clear_and_one_on_a_single_question_is_not():
+    """All is forgotten at once; utility is then 0, or 1 of 6, or 6 of 6, for everything 0.
+
+    In a sample of the six questions the one that is right has no part in a third of the cases
+    ((5/6)^6 = .33), so the middle 95 % hold 0. At .75 the differences are .75 / 6 and .75.
+    """
+    all_right, none, one = [1] * 6, [0] * 6, [1, 0, 0, 0, 0, 0]
+    looks, forget = ((1.0, 1.0), (0.0, 0.0)), (all_right, none)
+    study = pd.concat(
+        [
+            with_answers(paths(full_ga=looks), forget, (all_right, none)),
+            with_answers(paths(seuf_ga=looks), forget, (all_right, all_right)),
+            with_answers(paths(contrast_ga=looks), forget, (all_right, one)),
+        ]
+    )
+
+    told = told_by_questions(study)
+
+    assert told["seuf_ga", 0.75] == (pytest.approx(0.75), True)
+    assert told["contrast_ga", 0.75] == (pytest.approx(0.75 / 6), False)
+    assert ("full_ga", 0.75) not in told
+
+
+def test_nothing_is_told_where_single_answers_were_not_kept():
+    columns = {"test_forget_right": None, "test_utility_right": None}
+
+    assert told_by_questions(STUDY.assign(**columns)) == {}
+    assert told_by_questions(paths(original=()).assign(**columns)) == {}
+
+
+def test_a_study_of_spread_tells_by_its_verdict_and_else_by_its_interval():
+    comparisons = pd.DataFrame(
+        [
+            ("seuf_ga", "full_ga", 0.75, 0.2, 0.01, 0.39, "not told apart"),
+            ("seuf_ga", "full_ga", 0.9, 0.2, 0.01, 0.39, None),
+            ("seuf_rmu", "full_rmu", 0.75, -0.2, -0.3, -0.1, "loses"),
+            ("seuf_rmu", "full_rmu", 0.9, float("nan"), 0.0, 0.0, None),
+            ("seuf_ga", "seuf_rmu", 0.75, 0.2, 0.1, 0.3, "wins"),
+        ],
+        columns=["method", "against", "forgotten", "difference", "low", "high", "verdict"],
+    )
+
+    assert told_by_bases(comparisons, STUDY) == {
+        ("seuf_ga", 0.75): (0.2, False),
+        ("seuf_ga", 0.9): (0.2, True),
+        ("seuf_rmu", 0.75): (-0.2, True),
+    }
 
 
 def test_each_rule_has_a_sentence_whatever_comes_out():
@@ -67,8 +132,8 @@ def test_each_rule_has_a_sentence_whatever_comes_out():
     ]
 
 
-def test_a_difference_whose_interval_holds_0_is_not_called_one():
-    told = {("seuf_ga", 0.75): (0.3, -0.1, 0.7), ("seuf_rmu", 0.75): (-0.3, -0.5, -0.1)}
+def test_a_difference_that_may_be_chance_is_not_called_one():
+    told = {("seuf_ga", 0.75): (0.3, False), ("seuf_rmu", 0.75): (-0.3, True)}
 
     (line,) = sentences(differences(STUDY, told))
 
@@ -90,7 +155,7 @@ def test_a_random_expert_and_many_experts_have_no_sentence():
 
 
 def test_the_tables_show_value_and_difference_in_colour_only_where_it_is_clear():
-    told = {("seuf_ga", 0.75): (0.3, 0.1, 0.5), ("seuf_rmu", 0.75): (-0.3, -0.5, 0.1)}
+    told = {("seuf_ga", 0.75): (0.3, True), ("seuf_rmu", 0.75): (-0.3, False)}
 
     page = headline(STUDY, told)
 

@@ -130,7 +130,8 @@ def test_the_original_has_no_learning_rate_and_stands_beside():
 
     row = of_method(tables, "original")
     assert (row["runs"], row["reached_50"], row["at_edge"]) == (3, 0, False)
-    assert "| `original` | - | 0/3 |" in spread.markdown(tables)
+    (row,) = [cells for cells in spread.readable_methods(tables.methods)[1] if "original" in cells]
+    assert row[1:3] == ["-", "0/3"]
 
 
 def test_a_difference_that_is_the_same_on_every_base_wins():
@@ -200,15 +201,15 @@ def test_where_answers_were_not_kept_their_mean_is_read():
 def test_a_line_tells_mean_interval_and_how_many_reached():
     lines = spread.markdown(summarised(*study())).splitlines()
 
-    assert lines[2].startswith("| `full` | 0.66 [")
-    assert "| 6/6 |" in lines[2]
-    assert lines[2].endswith("| 0.50 | 0.50 | 0.50 | 50.0% | 0.001 | 0.5 |")
+    assert lines[2].startswith("| full   | 0.66 [")
+    assert "|  6/6 |" in lines[2]
+    assert lines[2].endswith("| 0.50 | 0.50 | 0.50 |   50.0% | 0.001 |")
 
 
 def test_a_comparison_is_told_with_its_verdict():
     text = spread.markdown(summarised(*study(full=8, seuf=16)))
 
-    assert "| `seuf` | `full` | wins | 0.0" in text
+    assert "| seuf - full           |    wins | 0.0" in text
     assert "| +0.30 [" in text
 
 

@@ -12,14 +12,21 @@ from html import escape
 from statistics import mean
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from seuf.forgetting import TARGETS
 from seuf.reporting.comparison import MISSING, at_equal_forgetting
 from seuf.reporting.page import bullets, note, row, table
+from seuf.reporting.spread import answers_of
+from seuf.reporting.statistics import Paths, RunKey
 from seuf.reporting.styles import EVERYTHING, Style, method_styles, objective_name, with_objective
 
 SHOWN_TARGETS = TARGETS[1:]
+CLEAR = {  # whether there are several runs
+    False: "its 95 % interval over questions leaves out 0; another base model may differ more",
+    True: "the study's verdict says so, or where there is none the 95 % interval leaves out 0",
+}
 RULES = {
     "affinity": "affinity, the paper's rule",
     "contrast": "contrast, affinity less that on the retain set",
@@ -45,7 +52,7 @@ class Difference(NamedTuple):
         reached: How many runs reach it, of how many.
         difference: The value minus that of everything; None where a run of one of them does not
             reach it, unless the study tells.
-        interval: In which the difference lies, 95 %; None if the study does not tell.
+        is_clear: Whether it is more than chance; None if the study does not tell.
     """
 
     style: Style
@@ -54,44 +61,43 @@ class Difference(NamedTuple):
     value: float | None
     reached: tuple[int, int]
     difference: float | None = None
-    interval: tuple[float, float] | None = None
+    is_clear: bool | None = None
 
 
-# Differences to everything by method and target, each with the ends of its interval
-Intervals = Mapping[tuple[str, float], tuple[float, float, float]]
+# By method and target: its difference to everything, and whether that is more than chance
+Told = Mapping[tuple[str, float], tuple[float, bool]]
 
 
-def differences(paths: pd.DataFrame, intervals: Intervals | None = None) -> list[Difference]:
+def differences(paths: pd.DataFrame, told: Told | None = None) -> list[Difference]:
     """Return utility at equal forgetting of every method, beside that of everything.
 
     Args:
         paths: See `seuf.reporting.comparison.ABOUT_RUN`.
-        intervals: What the study says of differences; by default the plain ones, where all runs
-            reach the target.
+        told: What the study says of differences; by default the plain ones, where all runs reach
+            the target.
     """
-    paths = with_objective(paths)
-    chosen = paths[paths["chosen"].eq(True)].dropna(subset=["test_forgotten", "objective"])
+    chosen = _runs_of(paths)
     styles, found = method_styles(paths), dict[str, list[dict[str, float | None]]]()
     for (method, *_), path in chosen.groupby(["method", "base", "seed"], sort=False):
         found.setdefault(str(method), []).append(at_equal_forgetting(path.sort_values("step")))
     experts = chosen.groupby("method")["experts"].first()
-    everything = {styles[m].objective: m for m in found if styles[m].label == EVERYTHING}
+    everything = everything_beside(paths)
 
     def reaching(method: str, target: float) -> list[float]:
         values = (numbers[f"utility_at_{target * 100:.0f}"] for numbers in found[method])
         return [value for value in values if value is not None]
 
-    told = []
+    read = []
     for method, runs in found.items():
-        style, other = styles[method], everything.get(styles[method].objective)
+        style, other = styles[method], everything.get(method)
         single = len(str(experts[method] or "  ").split(" ")) == 1
         for target in TARGETS:
             values = reaching(method, target)
-            others = reaching(other, target) if other not in (None, method) else []
-            difference, *interval = (intervals or {}).get((method, target), (None,))
+            others = reaching(other, target) if other in found else []
+            difference, is_clear = (told or {}).get((method, target), (None, None))
             if difference is None and others and len(values) == len(runs) == len(others):
                 difference = mean(values) - mean(others)
-            told.append(
+            read.append(
                 Difference(
                     style,
                     single and not style.label.startswith("random"),
@@ -99,15 +105,66 @@ def differences(paths: pd.DataFrame, intervals: Intervals | None = None) -> list
                     mean(values) if 2 * len(values) >= len(runs) else None,
                     (len(values), len(runs)),
                     difference,
-                    (interval[0], interval[1]) if interval else None,
+                    is_clear,
                 )
             )
+    return read
+
+
+def told_by_questions(paths: pd.DataFrame) -> Told:
+    """Return differences of a study of one run a method, and whether they are more than chance.
+
+    The questions are drawn again and again, the same for all methods: a difference is clear if its
+    middle 95 % leave out 0. Nothing is told where it was not kept which questions were right.
+    """
+    chosen = _runs_of(paths)
+    rights = ["test_forget_right", "test_utility_right"]
+    if chosen.empty or chosen[rights].isna().any(axis=None):
+        return {}
+    runs = {
+        RunKey(str(method), "", 0): answers_of(path) for method, path in chosen.groupby("method")
+    }
+    read, told = Paths.of(runs, TARGETS), dict[tuple[str, float], tuple[float, bool]]()
+    for method, other in everything_beside(paths).items():
+        one, all_of_it = (read.methods.index(name) for name in (method, other))
+        measured = read.measured[one, 0, 0] - read.measured[all_of_it, 0, 0]
+        drawn = read.resampled[one, 0, 0] - read.resampled[all_of_it, 0, 0]
+        for target, difference, samples in zip(TARGETS, measured, drawn, strict=True):
+            if not np.isnan(difference):
+                low, high = np.nanpercentile(samples, [2.5, 97.5])
+                told[method, target] = (float(difference), bool(low > 0 or high < 0))
     return told
 
 
-def headline(paths: pd.DataFrame, intervals: Intervals | None = None) -> str:
+def told_by_bases(comparisons: pd.DataFrame, paths: pd.DataFrame) -> Told:
+    """Return the differences to everything that a study of spread has stated.
+
+    They are clear by its verdict where there is one, else where the interval leaves out 0.
+    """
+    everything, told = everything_beside(paths), dict[tuple[str, float], tuple[float, bool]]()
+    for pair in comparisons.to_dict(orient="records"):
+        if everything.get(pair["method"]) == pair["against"] and pd.notna(pair["difference"]):
+            is_clear = pair["low"] > 0 or pair["high"] < 0
+            if isinstance(pair["verdict"], str):
+                is_clear = pair["verdict"] in ("wins", "loses")
+            told[pair["method"], pair["forgotten"]] = (pair["difference"], bool(is_clear))
+    return told
+
+
+def everything_beside(paths: pd.DataFrame) -> dict[str, str]:
+    """Return, for each method, the one that trains everything with the same objective."""
+    styles = method_styles(paths)
+    everything = {style.objective: m for m, style in styles.items() if style.label == EVERYTHING}
+    return {
+        method: everything[style.objective]
+        for method, style in styles.items()
+        if everything.get(style.objective, method) != method
+    }
+
+
+def headline(paths: pd.DataFrame, told: Told | None = None) -> str:
     """Return what one expert does against everything at equal forgetting, and a table a target."""
-    found = differences(paths, intervals)
+    found = differences(paths, told)
     if not found:
         return '<p class="lead">No method changed the model: there is nothing to compare.</p>'
     tables = "".join(
@@ -115,16 +172,20 @@ def headline(paths: pd.DataFrame, intervals: Intervals | None = None) -> str:
         for target in SHOWN_TARGETS
     )
     below = "Below a value its difference to everything with the same objective"
-    below += "; in colour where its 95 % interval leaves out 0." if intervals else "."
+    below += (
+        f"; in colour where {CLEAR[len(paths[['base', 'seed']].drop_duplicates()) > 1]}."
+        if told
+        else "."
+    )
     lead = (
         "What training one expert keeps against training everything, where "
         f"{_share(SHOWN_TARGETS[0])} of the way from the original to guessing is forgotten:"
     )
-    told = sentences(found)
-    if not told:
-        lead, told = "No method of this study trains one expert.", []
+    lines = sentences(found)
+    if not lines:
+        lead = "No method of this study trains one expert."
     return (
-        f'<p class="lead">{lead}</p>{bullets(told)}'
+        f'<p class="lead">{lead}</p>{bullets(lines)}'
         f'<div class="side-by-side">{tables}</div>{note([below])}'
     )
 
@@ -152,14 +213,9 @@ def _verdict(one: Difference) -> str:
         return NOT_REACHED
     if one.difference is None:
         return ALONE
-    if one.difference == 0 or not _is_clear(one):
+    if one.difference == 0 or one.is_clear is False:
         return UNCLEAR
     return MORE if one.difference > 0 else LESS
-
-
-def _is_clear(one: Difference) -> bool:
-    """Return whether a difference is known not to be 0, or nothing is known of that."""
-    return one.interval is None or one.interval[0] > 0 or one.interval[1] < 0
 
 
 def _named(one: Difference) -> str:
@@ -196,6 +252,12 @@ def _matrix_cell(one: Difference) -> str:
     if one.difference is None:
         return shown
     kind = ""
-    if one.interval is not None and _is_clear(one):
+    if one.is_clear:
         kind = ' class="more"' if one.difference > 0 else ' class="less"'
     return f"{shown}<br><small{kind}>{_signed(one.difference)}</small>"
+
+
+def _runs_of(paths: pd.DataFrame) -> pd.DataFrame:
+    """Return the paths of the chosen learning rates, without what was not evaluated."""
+    paths = with_objective(paths)
+    return paths[paths["chosen"].eq(True)].dropna(subset=["test_forgotten", "objective"])

@@ -29,7 +29,7 @@ from seuf.reporting.expert_figures import (
     margin,
     stability,
 )
-from seuf.reporting.headline import Intervals, headline
+from seuf.reporting.headline import Told, headline
 from seuf.reporting.page import (
     bullets,
     drawn,
@@ -82,6 +82,11 @@ FIGURES = {
         "elsewhere, instead of an expert that forgets.",
     ),
 }
+MEANS = (  # of a study of several runs
+    " Each line is the mean over runs where they have forgotten as much, with a band of one "
+    "standard deviation; it is dotted where some runs have not come so far, and ends where half "
+    "have not."
+)
 GLOSSARY = {
     "FE": "Forget efficacy: right answers about what is to be forgotten. Lower is better, down to "
     "what guessing gives.",
@@ -145,7 +150,7 @@ def report(
     figures: Mapping[str, go.Figure],
     selected: Mapping[str, Mapping[str, Any]],
     examples: Sequence[Mapping[str, Any]] = (),
-    intervals: Intervals | None = None,
+    told: Told | None = None,
 ) -> str:
     """Return the page of a study of many methods as HTML.
 
@@ -157,7 +162,7 @@ def report(
         selected: What each selection rule chose.
         examples: Answers before and after: `method`, `subject`, `question`, `reference`, `before`,
             `after`.
-        intervals: Of differences to everything, by method and target.
+        told: What the study says of differences to everything, by method and target.
     """
     measured = f"FE is {measure(comparison, 'forget')}, UT {measure(comparison, 'utility')}."
     beside = further(comparison)
@@ -165,7 +170,7 @@ def report(
     return page(
         f"SEUF: {about.study}",
         [
-            _head(about, headline(paths, intervals)),
+            _head(about, headline(paths, told)),
             _drawn(figures, "forgetting_paths", "general_loss"),
             section(
                 "The methods",
@@ -189,7 +194,7 @@ def spread_report(
     paths: pd.DataFrame,
     figures: Mapping[str, go.Figure],
     tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]],
-    intervals: Intervals | None = None,
+    told: Told | None = None,
     limits: Sequence[str] = (),
 ) -> str:
     """Return the page of a study that repeats its methods over base models and seeds.
@@ -199,7 +204,7 @@ def spread_report(
         paths: See `seuf.reporting.comparison.ABOUT_RUN`, of all runs.
         figures: By their keys in `FIGURES`, in their order; those that the study has.
         tables: By title: headers, rows of text, and sentences below.
-        intervals: Of differences to everything, by method and target.
+        told: What the study says of differences to everything, by method and target.
         limits: What this study does not show, beside what none does.
     """
     shown = [
@@ -211,8 +216,8 @@ def spread_report(
     return page(
         f"SEUF: {about.study}",
         [
-            _head(about, headline(paths, intervals)),
-            _drawn(figures, *FIGURES),
+            _head(about, headline(paths, told)),
+            _drawn(figures, *FIGURES, after=MEANS),
             *shown,
             section("Glossary", glossary(GLOSSARY)),
             section("Limits", bullets([*limits, *LIMITS])),
@@ -227,9 +232,11 @@ def _head(about: About, told: str) -> str:
     return f'<h1>What was forgotten, what is left</h1><p class="about">{line}</p>{told}'
 
 
-def _drawn(figures: Mapping[str, go.Figure], *names: str, before: str = "") -> str:
+def _drawn(figures: Mapping[str, go.Figure], *names: str, before: str = "", after: str = "") -> str:
     return "".join(
-        section(FIGURES[name][0], before, drawn(name, figures[name]), caption=FIGURES[name][1])
+        section(
+            FIGURES[name][0], before, drawn(name, figures[name]), caption=FIGURES[name][1] + after
+        )
         for name in names
         if name in figures and figures[name].data
     )

@@ -13,10 +13,13 @@ import numpy as np
 import pandas as pd
 
 from seuf.forgetting import TARGETS, unpack_right
+from seuf.reporting.comparison import aligned
 from seuf.reporting.statistics import Estimate, Path, Paths, RunKey, holm
 
 RUN = ["method", "base", "seed"]
 ABOUT = ["base", "seed", "method", "objective", "scope", "selection", "experts", "chosen"]
+SHOWN = TARGETS[1:]  # shares forgotten, of those in the tables for people
+Table = tuple[list[str], list[list[str]]]  # headers and rows, as text
 SIGNIFICANT = 0.05  # of p values after Holm
 # Means over bases beside those at equal forgetting; the first four are the kept checkpoint's.
 PLAIN = ["utility", "forget_efficacy", "retain", "general_loss", "area", "trained_share", "seconds"]
@@ -78,7 +81,7 @@ def summarise(
     """
     kept = runs[at_chosen_rate(runs, learning_rates)]
     by_run: Any = paths[at_chosen_rate(paths, learning_rates)].groupby(RUN, sort=False)
-    answers = {RunKey(*key): _answers(path) for key, path in by_run}
+    answers = {RunKey(*key): answers_of(path) for key, path in by_run}
     read = Paths.of(answers, TARGETS)
     at_edge = methods_at_edge(runs, learning_rates)
     methods = [
@@ -96,7 +99,7 @@ def summarise(
     return Spread(pd.DataFrame(methods), _compared(read, kept, comparisons, compare_at))
 
 
-def _answers(path: pd.DataFrame) -> Path:
+def answers_of(path: pd.DataFrame) -> Path:
     """Return the test answers of a run; where they were not kept, their mean as one answer."""
     path = path[path["test_forget_efficacy"].notna()]
     forget, utility = (
@@ -181,63 +184,78 @@ def metrics(methods: pd.DataFrame) -> dict[str, Any]:
 
 def markdown(spread: Spread) -> str:
     """Return both tables in Markdown, and what a reader must know of them."""
-    methods, shown = _rows(spread.methods), (0.75, 0.9)
-    heads = [f"utility at {100 * target:g} % forgotten ↑ | reached" for target in shown]
-    lines = [
-        f"| method | {' | '.join(heads)} | general loss at 75 % ↓ | kept: utility ↑ "
-        "| kept: forget ↓ | weights trained | lr | seconds |",
-        "|---|" + "---:|" * 10,
-    ]
-    for row in methods:
-        rate = "-" if pd.isna(row["learning_rate"]) else f"{row['learning_rate']:g}"
-        cells = [
-            f"`{row['method']}`",
-            *(
-                cell
-                for target in (f"{100 * target:g}" for target in shown)
-                for cell in (
-                    _interval(*(row[f"utility_at_{target}{end}"] for end in ("", "_low", "_high"))),
-                    f"{row[f'reached_{target}']}/{row['runs']}",
-                )
-            ),
-            _number(row["general_loss_at_75"]),
-            _number(row["utility"]),
-            _number(row["forget_efficacy"]),
-            f"{row['trained_share']:.1%}",
-            f"{rate} (edge)" if row["at_edge"] else rate,
-            f"{row['seconds']:.1f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+    lines = aligned(*readable_methods(spread.methods))
     if len(spread.comparisons):
-        lines += ["", *_comparisons(spread.comparisons)]
-    most = spread.methods["bases"].max(), spread.methods["runs"].max()
-    lines += [
-        "",
-        f"Test questions of {most[0]} base models, {most[1]} runs a method. Utility is read off "
-        "each path where it first forgets that share of the way to chance, over the runs that do. "
-        "In brackets 95 % intervals over base models and questions; p values after Holm. A pair "
-        "counts where both forget so much.",
-    ]
-    return "\n".join(lines) + "\n"
+        lines += ["", *aligned(*readable_comparisons(spread.comparisons))]
+    return "\n".join([*lines, *(f"\n{sentence}" for sentence in notes(spread))]) + "\n"
 
 
-def _comparisons(comparisons: pd.DataFrame) -> list[str]:
+def readable_methods(methods: pd.DataFrame) -> Table:
+    """Return headers and, for each method, its cells as text: what fits a terminal."""
+    names = [f"{100 * target:g}" for target in SHOWN]
+    heads = [head for name in names for head in (f"UT@.{name}", "runs")]
+    rows = []
+    for row in _rows(methods):
+        rate = "-" if pd.isna(row["learning_rate"]) else f"{row['learning_rate']:g}"
+        at_targets = [
+            cell
+            for name in names
+            for cell in (
+                _interval(*(row[f"utility_at_{name}{end}"] for end in ("", "_low", "_high"))),
+                f"{row[f'reached_{name}']}/{row['runs']}",
+            )
+        ]
+        rows.append(
+            [
+                str(row["method"]),
+                *at_targets,
+                *(_number(row[name]) for name in ("general_loss_at_75", *PLAIN[:2])),
+                f"{row['trained_share']:.1%}",
+                f"{rate} (edge)" if row["at_edge"] else rate,
+            ]
+        )
+    return ["method", *heads, "loss", "UT", "FE", "trained", "lr"], rows
+
+
+def readable_comparisons(comparisons: pd.DataFrame) -> Table:
+    """Return headers and, for each pair of methods, its cells as text; the decision comes first."""
     by_pair: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in _rows(comparisons):
         by_pair.setdefault((row["method"], row["against"]), []).append(row)
     at = next(iter(by_pair.values()))
-    heads = [f"difference at {100 * row['forgotten']:g} % | pairs" for row in at]
-    lines = [
-        f"| utility of | less that of | verdict | p | {' | '.join(heads)} | same run |",
-        "|---|---|---|---:|" + "---:|" * (2 * len(at) + 1),
+    heads = [head for row in at for head in (f"at .{100 * row['forgotten']:g}", "pairs")]
+    cells = [
+        [
+            f"{one} - {other}",
+            rows[0]["verdict"],
+            f"{rows[0]['holm_p']:.3f}",
+            *(
+                cell
+                for row in rows
+                for cell in (
+                    _interval(row["difference"], row["low"], row["high"], "+.2f"),
+                    f"{row['pairs_reached']}/{row['pairs']}",
+                )
+            ),
+            str(rows[0]["same_run"]),
+        ]
+        for (one, other), rows in by_pair.items()
     ]
-    for (one, other), rows in by_pair.items():
-        cells = [f"`{one}`", f"`{other}`", rows[0]["verdict"], f"{rows[0]['holm_p']:.3f}"]
-        for row in rows:
-            cells.append(_interval(row["difference"], row["low"], row["high"], "+.2f"))
-            cells.append(f"{row['pairs_reached']}/{row['pairs']}")
-        lines.append(f"| {' | '.join(cells)} | {rows[0]['same_run']} |")
-    return lines
+    return ["difference in utility", "verdict", "p", *heads, "same run"], cells
+
+
+def notes(spread: Spread) -> list[str]:
+    """Return what the tables do not say by themselves."""
+    most = spread.methods["bases"].max(), spread.methods["runs"].max()
+    told = [
+        f"Test questions of {most[0]} base models, {most[1]} runs a method. UT@.75: utility where "
+        "a path has first gone .75 of the way from the original's FE to guessing, over the runs "
+        "that reach it. Loss: nats a token of other text there. UT, FE: the kept checkpoint.",
+        "In brackets 95 % intervals over base models and questions.",
+    ]
+    if len(spread.comparisons):
+        told.append("p: after Holm. A pair of runs counts where both forget so much.")
+    return told
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

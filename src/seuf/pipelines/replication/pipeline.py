@@ -8,6 +8,7 @@ from seuf.pipelines.replication.nodes import (
     run_methods,
     summarise_spread,
 )
+from seuf.pipelines.reporting.nodes import draw_paths, write_spread_report
 from seuf.pipelines.study import study_parameters
 
 OF_BASE = [
@@ -27,6 +28,7 @@ SETTINGS = [
     "params:evaluation",
     "params:replication.seeds",  # comparisons may be stated anew without another run
 ]
+FIGURES = {name: f"figure_{name}" for name in ("forgetting_paths", "general_loss")}
 TABLES = ["grid_runs", "seed_runs", "grid_paths", "seed_paths"]
 
 
@@ -53,7 +55,17 @@ def _pipeline(bases: list[str]) -> Pipeline:
         outputs=["runs", "paths", "spread", "comparisons", "spread_metrics", "spread_markdown"],
         name="summarise_spread",
     )
-    return sum((_of(base) for base in bases), Pipeline([choose, summarise]))
+    draw = Node(draw_paths, inputs="paths", outputs=list(FIGURES.values()), name="draw_figures")
+    write = Node(
+        write_spread_report,
+        inputs={name: name for name in ("paths", "spread", "comparisons")}
+        | {"replication": "params:replication"}
+        | FIGURES,
+        outputs="report",
+        name="write_report",
+    )
+    whole = Pipeline([choose, summarise, draw, write])
+    return sum((_of(base) for base in bases), whole)
 
 
 def _of(base: str) -> Pipeline:

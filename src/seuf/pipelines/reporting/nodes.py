@@ -80,13 +80,43 @@ def write_report(
     **figures: Figure,
 ) -> str:
     """Write the page that says what was forgotten and what is left."""
+    from seuf.reporting.headline import told_by_questions
     from seuf.reporting.report import About, report
 
     # of a model trained here the settings have no path
     model = getattr(base_model, "path", None) or f"a model trained here, seed {base_seed}"
     date = datetime.now(UTC).date().isoformat()
     about = About(study_name(), str(model), str(seed), commit(), date)
-    return report(about, paths, comparison, figures, selected_experts, examples)
+    told = told_by_questions(paths)
+    return report(about, paths, comparison, figures, selected_experts, examples, told)
+
+
+def draw_paths(paths: pd.DataFrame) -> tuple[Figure, Figure]:
+    """Draw the paths of a study of spread: utility and general loss against forgetting."""
+    from seuf.reporting.figures import GENERAL_LOSS, forgetting_paths
+
+    return forgetting_paths(paths), forgetting_paths(paths, GENERAL_LOSS)
+
+
+def write_spread_report(
+    paths: pd.DataFrame,
+    spread: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    replication: dict[str, Any],
+    **figures: Figure,
+) -> str:
+    """Write the page of a study of spread."""
+    from seuf.reporting.headline import told_by_bases
+    from seuf.reporting.report import About, spread_report
+    from seuf.reporting.spread import Spread, notes, readable_comparisons, readable_methods
+
+    tables = {"The methods": (*readable_methods(spread), notes(Spread(spread, comparisons)))}
+    if len(comparisons):
+        tables["The comparisons stated beforehand"] = (*readable_comparisons(comparisons), [])
+    models = f"{len(replication['bases'])} base models trained here"
+    seeds = ", ".join(map(str, replication["seeds"]))
+    about = About(study_name(), models, seeds, commit(), datetime.now(UTC).date().isoformat())
+    return spread_report(about, paths, figures, tables, told_by_bases(comparisons, paths))
 
 
 def commit() -> str | None:
