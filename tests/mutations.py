@@ -101,8 +101,8 @@ MUTATIONS = [
     Mutation(
         "affinity is the mean of all tokens, not of the samples' means",
         "seuf/moe/routing.py",
-        "means = counted / counted.sum(1, keepdim=True).clamp(min=1)",
-        "means = counted / counted.sum() * len(counted)",
+        "weights = counted / counted.sum(1, keepdim=True).clamp(min=1)",
+        "weights = counted / counted.sum() * len(counted)",
         "moe/test_routing.py",
     ),
     Mutation(

@@ -65,10 +65,12 @@ def test_every_objective_has_the_gradient_of_the_whole_batch(objective, at_once)
     torch.testing.assert_close(parts[1], whole[1], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("row", [{"scope": "everything"}, {"scope": "lora"}])
-def test_so_it_is_for_every_scope_and_with_the_divergence_as_retain_loss(row):
+@pytest.mark.parametrize(
+    ("scope", "retain_loss"), [("everything", "kl"), ("lora", "kl"), ("experts", "trace")]
+)
+def test_so_it_is_for_every_scope_and_retain_loss(scope, retain_loss):
     whole, parts = (
-        one_step(tiny_language_model(), size, objective="npo", retain_loss="kl", **row)
+        one_step(tiny_language_model(), size, scope, objective="npo", retain_loss=retain_loss)
         for size in (None, 2)
     )
 
