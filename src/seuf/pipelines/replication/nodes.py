@@ -11,6 +11,7 @@ import pandas as pd
 
 from seuf.benchmarks.records import prompts_of, texts_of
 from seuf.benchmarks.settings import ScoringSettings
+from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel
 from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import Method, ReplicationSettings, UnlearningSettings
@@ -55,8 +56,20 @@ def run_methods(
     return replicate(
         BaseStudy(base_model, forget, retain, unlearning, judge),
         runs_of(table, seeds, experts, chosen_learning_rates),
-        workers=int(os.environ.get(WORKERS, "1")),
+        workers_asked_for(),
     )
+
+
+def workers_asked_for() -> int:
+    """Return how many processes share the runs, 1 unless the environment says otherwise.
+
+    Raises:
+        InputError: If it is no positive number.
+    """
+    asked = os.environ.get(WORKERS, "1")
+    if not asked.isdecimal() or int(asked) < 1:
+        raise InputError(f"{WORKERS} is {asked!r}; it is a number of processes, 1 or more.")
+    return int(asked)
 
 
 def choose_learning_rates(*grid_runs: pd.DataFrame) -> dict[str, float]:

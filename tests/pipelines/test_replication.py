@@ -1,0 +1,42 @@
+"""What the stages of a study of spread take from outside."""
+
+import pandas as pd
+import pytest
+
+from seuf.inputs import InputError
+from seuf.pipelines.replication import nodes
+
+
+def test_one_process_runs_all_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.delenv(nodes.WORKERS, raising=False)
+    assert nodes.workers_asked_for() == 1
+
+    monkeypatch.setenv(nodes.WORKERS, "16")
+    assert nodes.workers_asked_for() == 16
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", ""])
+def test_a_number_of_processes_is_one_or_more(asked, monkeypatch):
+    monkeypatch.setenv(nodes.WORKERS, asked)
+
+    with pytest.raises(InputError, match=f"SEUF_WORKERS is '{asked}'"):
+        nodes.workers_asked_for()
+
+
+def test_a_learning_rate_at_the_edge_of_its_grid_is_warned_of(caplog):
+    """`a` chooses the second of three rates, `b` the first."""
+    utility = {"a": (0.1, 0.9, 0.2), "b": (0.9, 0.1, 0.2)}
+    grid = pd.DataFrame(
+        {
+            "method": method,
+            "learning_rate": rate,
+            "selection_utility": value,
+            "selection_forgotten": 1.0,
+            "reached": True,
+        }
+        for method, values in utility.items()
+        for rate, value in zip((1e-4, 1e-3, 1e-2), values, strict=True)
+    )
+
+    assert nodes.choose_learning_rates(grid, grid) == {"a": 1e-3, "b": 1e-4}
+    assert "the best is at the edge for b." in caplog.text
