@@ -234,6 +234,26 @@ def test_the_base_is_left_as_it_was():
     assert all(torch.equal(before[name], p) for name, p in study.base.model.named_parameters())
 
 
+def test_the_original_is_evaluated_once_and_every_other_state_each_time():
+    """Three runs of two looks after one of the original, and the one of the original itself."""
+    seen: list[float] = []
+
+    def counted() -> Judge:
+        judge = weights_tell()
+
+        def count(model: nn.Module) -> Evaluation:
+            evaluation = judge(model)
+            seen.append(evaluation.utility)
+            return evaluation
+
+        return count
+
+    replicate(small_study()._replace(make_judge=counted), small_runs())
+
+    assert len(seen) == 1 + 3 * 2
+    assert seen.count(seen[0]) == 1
+
+
 def test_processes_give_the_bytes_of_one():
     """All but the seconds, which are of the machine."""
     one, two = (replicate(small_study(), small_runs(), workers) for workers in (1, 2))

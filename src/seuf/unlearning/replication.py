@@ -12,7 +12,8 @@ computed once. On a CPU several processes may share the runs; a run does not dep
 
 from __future__ import annotations
 
-import os
+import pickle
+import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,12 +22,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from seuf.forgetting import TARGETS, mean_until, value_at
+from seuf.moe.digests import sums_of_bits
 from seuf.moe.loading import LanguageModel
+from seuf.moe.threads import threads
 from seuf.unlearning.algorithm import unlearn
-from seuf.unlearning.evaluations import UNMOVED, EvaluationPath, Judge
+from seuf.unlearning.evaluations import UNMOVED, Evaluation, EvaluationPath, Judge
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings
 
 Log = list[dict[str, Any]]  # with the keys `evaluations.LOG_COLUMNS`
@@ -196,26 +200,43 @@ def choose_learning_rates(grid_runs: pd.DataFrame) -> dict[str, float]:
     return chosen
 
 
+def judge_of_runs(study: BaseStudy) -> Judge:
+    """Return the study's judge, which evaluates the original but once.
+
+    Every run begins with it, and a short run's time is mostly that of its evaluations.
+    """
+    judge = study.make_judge()
+    with threads(study.settings.threads):
+        evaluation, original = judge(study.base.model), sums_of_bits(study.base.model)
+
+    def evaluate(model: nn.Module) -> Evaluation:
+        return evaluation if sums_of_bits(model) == original else judge(model)
+
+    return evaluate
+
+
 def _one_by_one(study: BaseStudy, runs: Sequence[Run], workers: int = 1) -> Iterator[Done]:
     """Yield what each run comes to, in their order."""
-    judge = study.make_judge()
+    judge = judge_of_runs(study)
     return (_computed(study, judge, run) for run in runs)
 
 
 def _in_processes(study: BaseStudy, runs: Sequence[Run], workers: int) -> Iterator[Done]:
     """Yield the same, computed by several processes."""
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (study,)) as pool:
+    sent = pickle.dumps(study)  # as bytes: tensors sent as such would be shared, and each writes
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (sent,)) as pool:
         yield from pool.map(_in_worker, runs)
 
 
 _of_worker: dict[str, Any] = {}
 
 
-def _begin(study: BaseStudy) -> None:
-    """Make a worker ready: one thread, no bars of its own."""
-    os.environ["TQDM_DISABLE"] = "1"
+def _begin(sent: bytes) -> None:
+    """Make a worker ready: a base model of its own, one thread, no bars."""
+    study: BaseStudy = pickle.loads(sent)
+    sys.stderr.isatty = lambda: False  # type: ignore[method-assign] # so tqdm shows no bars
     torch.set_num_threads(1)
-    _of_worker.update(study=study, judge=study.make_judge())
+    _of_worker.update(study=study, judge=judge_of_runs(study))
 
 
 def _in_worker(run: Run) -> Done:
