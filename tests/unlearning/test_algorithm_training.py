@@ -88,3 +88,17 @@ def test_a_sample_of_one_token_is_left_out(language_model):
     assert len(language_model.tokenizer("A")["input_ids"]) == 1
 
     assert len(samples_of(language_model, ["A", "Ada lives"], one)) == 1
+
+
+def test_how_many_texts_are_too_long_for_their_answers_is_told(language_model, caplog):
+    """Of the first the question alone is longer than six tokens."""
+    texts, prompts = (
+        ["Who lives in Oslo, and why? Ada", "Who? Ada"],
+        ["Who lives in Oslo, and why?", "Who?"],
+    )
+    short = SETTINGS.model_copy(update={"max_length": 6})
+
+    samples = samples_of(language_model, texts, short, prompts)
+
+    assert len(samples) == 1
+    assert "1 of 2 texts are left out: nothing of them counts within 6 tokens" in caplog.text

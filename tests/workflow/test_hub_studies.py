@@ -53,7 +53,7 @@ FASTER = {
     "unlearning": {
         "steps": 2,
         "batch_size": 2,
-        "max_length": 32,
+        "max_length": 64,
         "evaluate_every": 2,
         "probe_tokens": 64,
         "threads": 1,

@@ -278,6 +278,14 @@ def samples_of(
     settings = settings or UnlearningSettings()
     samples = text_samples(base.tokenizer, texts, settings.max_length, prompts)
     samples = [sample for sample in samples if len(sample) > 1]  # a single token predicts nothing
+    if left_out := sum(map(bool, texts)) - len(samples):
+        log.warning(
+            "%d of %d texts are left out: nothing of them counts within %d tokens "
+            "(unlearning.max_length).",
+            left_out,
+            len(texts),
+            settings.max_length,
+        )
     if settings.pack:
         random.Random(0).shuffle(samples)  # neighbours in a file are about the same thing
         samples = pack(samples, settings.max_length)
