@@ -1,10 +1,13 @@
-"""What the stages of a study of spread take from outside."""
+"""What the stages of a study of spread take from outside, and what they show."""
 
 import pandas as pd
 import pytest
 
 from seuf.inputs import InputError
 from seuf.pipelines.replication import nodes
+from seuf.unlearning.settings import ReplicationSettings
+from tests.reporting import test_spread
+from tests.reporting.examples import LOOKS, paths
 
 
 def test_one_process_runs_all_unless_the_environment_says_otherwise(monkeypatch):
@@ -40,3 +43,17 @@ def test_a_learning_rate_at_the_edge_of_its_grid_is_warned_of(caplog):
 
     assert nodes.choose_learning_rates(grid, grid) == {"a": 1e-3, "b": 1e-4}
     assert "the best is at the edge for b." in caplog.text
+
+
+def test_a_study_of_spread_has_figures_and_a_report(monkeypatch):
+    monkeypatch.setattr(nodes, "study_name", lambda: "mine_seeds")
+    runs = pd.concat([paths("a", full_ga=LOOKS), paths("b", full_ga=LOOKS)])
+    found = test_spread.summarised(*test_spread.study())
+    replication = ReplicationSettings(bases={"a": 0, "b": 1}, seeds=[0, 1])
+
+    figures = dict(zip(("forgetting_paths", "general_loss"), nodes.draw_paths(runs), strict=True))
+    page = nodes.write_spread_report(runs, *found, replication, **figures)
+
+    assert "study mine_seeds · 2 base models trained here · seed 0, 1 · commit " in page
+    assert "<h2>The comparisons stated beforehand</h2>" in page
+    assert 'id="forgetting_paths"' in page

@@ -7,8 +7,7 @@ from plotly.io import from_json
 
 from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
 from seuf.pipelines.reporting import nodes, pipeline
-from tests.reporting import test_spread
-from tests.reporting.examples import LOOKS, SELECTED, log, paths, routing, scores
+from tests.reporting.examples import LOOKS, SELECTED, log, routing, scores
 
 EXAMPLE = {"subject": "forget", "question": "?", "reference": "a", "before": "a", "after": "b"}
 RESULTS = {
@@ -100,27 +99,6 @@ def test_the_report_names_the_model_of_a_study_that_trains_none(monkeypatch):
     assert "study mine · models/moe · seed 3 · commit " in page
 
 
-def test_the_commit_is_the_one_checked_out_and_says_if_code_was_changed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert nodes.commit() is None
-
-    def git(*command):
-        identity = ("-c", "user.name=n", "-c", "user.email=n@n")
-        nodes.subprocess.run(["git", *identity, *command], check=True, capture_output=True)
-
-    git("init")
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src/code.py").write_text("")
-    git("add", ".")
-    git("commit", "--message", "x")
-    clean = nodes.commit()
-    (tmp_path / "src/code.py").write_text("changed")
-
-    assert clean is not None
-    assert len(clean) == 10
-    assert nodes.commit() == f"{clean} with changes"
-
-
 def test_figures_survive_being_saved():
     figures = drawn()
 
@@ -161,17 +139,3 @@ def test_the_nodes_run_as_kedro_calls_them(monkeypatch):
 
     assert set(tables) == {"metrics", "comparison", "comparison_markdown", "paths", "examples"}
     assert set(figures) == {f"figure_{name}" for name in pipeline.FIGURES}
-
-
-def test_a_study_of_spread_has_figures_and_a_report(monkeypatch):
-    monkeypatch.setattr(nodes, "study_name", lambda: "mine_seeds")
-    runs = pd.concat([paths("a", full_ga=LOOKS), paths("b", full_ga=LOOKS)])
-    found = test_spread.summarised(*test_spread.study())
-    replication = {"bases": {"a": 0, "b": 1}, "seeds": [0, 1]}
-
-    figures = dict(zip(("forgetting_paths", "general_loss"), nodes.draw_paths(runs), strict=True))
-    page = nodes.write_spread_report(runs, *found, replication, **figures)
-
-    assert "study mine_seeds · 2 base models trained here · seed 0, 1 · commit " in page
-    assert "<h2>The comparisons stated beforehand</h2>" in page
-    assert 'id="forgetting_paths"' in page

@@ -140,6 +140,17 @@ def test_a_difference_that_may_be_chance_is_not_called_one():
     assert line.endswith("less with RMU (\N{MINUS SIGN}0.30); no clear difference with GA (+0.30).")
 
 
+def test_a_study_that_states_comparisons_claims_no_other():
+    told = {("seuf_ga", 0.75): (0.3, True)}
+
+    (line,) = sentences(differences(STUDY, told))
+
+    assert line.endswith(
+        "more with GA (+0.30); not among the comparisons stated beforehand with RMU "
+        "(\N{MINUS SIGN}0.30)."
+    )
+
+
 def test_everything_that_does_not_get_there_is_said():
     (line,) = sentences(differences(paths(full_ga=HALFWAY, seuf_ga=FLAT)))
 

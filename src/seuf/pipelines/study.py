@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,18 @@ def study_name() -> str:
 def methods() -> list[str]:
     """Return the names of the study's methods in the order of its table."""
     return list(study_parameters()["methods"])
+
+
+def commit() -> str | None:
+    """Return the commit that is checked out, and whether code or configuration differ from it."""
+    try:
+        head, changed = (
+            subprocess.run(["git", *command], capture_output=True, text=True, check=True).stdout
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "src", "conf"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head[:10]}{' with changes' if changed.strip() else ''}"
 
 
 def in_one_box(pipeline: Pipeline) -> Pipeline:

@@ -96,7 +96,7 @@ def attribution(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -
         figure.add_annotation(**heading(panel, f"{title} by layer"))
         figure.update_yaxes(range=[low, high], selector={"anchor": f"x{axis(panel)}"})
     figure.update_xaxes(title="layer", tickformat="d", nticks=8)
-    return themed(figure)
+    return themed(figure).update_layout(margin={"r": 130})  # names of rules are long
 
 
 def doubts(selected: Choices) -> list[str]:

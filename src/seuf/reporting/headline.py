@@ -36,6 +36,7 @@ VERDICTS = (
     MORE := "more with",
     LESS := "less with",
     UNCLEAR := "no clear difference with",
+    UNTESTED := "not among the comparisons stated beforehand with",
     NOT_REACHED := "not reached with",
     ALONE := "reached by one expert alone with",
 )
@@ -172,11 +173,11 @@ def headline(paths: pd.DataFrame, told: Told | None = None) -> str:
         for target in SHOWN_TARGETS
     )
     below = "Below a value its difference to everything with the same objective"
-    below += (
-        f"; in colour where {CLEAR[len(paths[['base', 'seed']].drop_duplicates()) > 1]}."
-        if told
-        else "."
-    )
+    if not told:
+        below += ". Whether that is more than chance is not known."
+    else:
+        several = len(paths[["base", "seed"]].drop_duplicates()) > 1
+        below += f"; in colour where {CLEAR[several]}."
     lead = (
         "What training one expert keeps against training everything, where "
         f"{_share(SHOWN_TARGETS[0])} of the way from the original to guessing is forgotten:"
@@ -193,12 +194,13 @@ def headline(paths: pd.DataFrame, told: Told | None = None) -> str:
 def sentences(found: Sequence[Difference], target: float = SHOWN_TARGETS[0]) -> list[str]:
     """Return a sentence for each rule that chose one expert: with which objective it keeps more."""
     rows = [one for one in found if one.is_one_expert and one.target == target]
+    some_told = any(one.is_clear is not None for one in found)
     lines = []
     for rule in dict.fromkeys(one.style.label for one in rows):
         of_rule = [one for one in rows if one.style.label == rule]
         by_verdict: dict[str, list[Difference]] = {verdict: [] for verdict in VERDICTS}
         for one in of_rule:
-            by_verdict[_verdict(one)].append(one)
+            by_verdict[_verdict(one, some_told)].append(one)
         parts = [
             f"{verdict} {', '.join(map(_named, several))}"
             for verdict, several in by_verdict.items()
@@ -208,13 +210,15 @@ def sentences(found: Sequence[Difference], target: float = SHOWN_TARGETS[0]) -> 
     return lines
 
 
-def _verdict(one: Difference) -> str:
+def _verdict(one: Difference, some_told: bool) -> str:
     if one.value is None:
         return NOT_REACHED
     if one.difference is None:
         return ALONE
     if one.difference == 0 or one.is_clear is False:
         return UNCLEAR
+    if some_told and one.is_clear is None:
+        return UNTESTED
     return MORE if one.difference > 0 else LESS
 
 

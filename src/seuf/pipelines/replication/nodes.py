@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from seuf.benchmarks.records import prompts_of, texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel
+from seuf.pipelines.study import commit, study_name
 from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import Method, ReplicationSettings, UnlearningSettings
 
@@ -97,3 +99,31 @@ def summarise_spread(
         runs, paths, chosen_learning_rates, replication.comparisons, replication.compare_at
     )
     return runs, paths, *found, spread.metrics(found.methods), spread.markdown(found)
+
+
+def draw_paths(paths: pd.DataFrame) -> tuple[Any, Any]:
+    """Draw the paths of a study of spread: utility and general loss against forgetting."""
+    from seuf.reporting.figures import GENERAL_LOSS, forgetting_paths
+
+    return forgetting_paths(paths), forgetting_paths(paths, GENERAL_LOSS)
+
+
+def write_spread_report(
+    paths: pd.DataFrame,
+    spread: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    replication: ReplicationSettings,
+    **figures: Any,
+) -> str:
+    """Write the page of a study of spread."""
+    from seuf.reporting.headline import told_by_bases
+    from seuf.reporting.report import About, spread_report
+    from seuf.reporting.spread import Spread, notes, readable_comparisons, readable_methods
+
+    tables = {"The methods": (*readable_methods(spread), notes(Spread(spread, comparisons)))}
+    if len(comparisons):
+        tables["The comparisons stated beforehand"] = (*readable_comparisons(comparisons), [])
+    models = f"{len(replication.bases)} base models trained here"
+    seeds = ", ".join(map(str, replication.seeds))
+    about = About(study_name(), models, seeds, commit(), datetime.now(UTC).date().isoformat())
+    return spread_report(about, paths, figures, tables, told_by_bases(comparisons, paths))

@@ -5,10 +5,11 @@ from kedro.pipeline import Node, Pipeline
 from seuf.pipelines import base_model, data_preparation, routing_capture
 from seuf.pipelines.replication.nodes import (
     choose_learning_rates,
+    draw_paths,
     run_methods,
     summarise_spread,
+    write_spread_report,
 )
-from seuf.pipelines.reporting.nodes import draw_paths, write_spread_report
 from seuf.pipelines.study import study_parameters
 
 OF_BASE = [

@@ -6,13 +6,12 @@ of methods.
 
 from __future__ import annotations
 
-import subprocess
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
 
-from seuf.pipelines.study import study_name
+from seuf.pipelines.study import commit, study_name
 
 REFERENCE = "retrained"
 Figure = Any  # plotly.graph_objects.Figure; Kedro resolves hints, and other stages need no plotly
@@ -89,46 +88,6 @@ def write_report(
     about = About(study_name(), str(model), str(seed), commit(), date)
     told = told_by_questions(paths)
     return report(about, paths, comparison, figures, selected_experts, examples, told)
-
-
-def draw_paths(paths: pd.DataFrame) -> tuple[Figure, Figure]:
-    """Draw the paths of a study of spread: utility and general loss against forgetting."""
-    from seuf.reporting.figures import GENERAL_LOSS, forgetting_paths
-
-    return forgetting_paths(paths), forgetting_paths(paths, GENERAL_LOSS)
-
-
-def write_spread_report(
-    paths: pd.DataFrame,
-    spread: pd.DataFrame,
-    comparisons: pd.DataFrame,
-    replication: dict[str, Any],
-    **figures: Figure,
-) -> str:
-    """Write the page of a study of spread."""
-    from seuf.reporting.headline import told_by_bases
-    from seuf.reporting.report import About, spread_report
-    from seuf.reporting.spread import Spread, notes, readable_comparisons, readable_methods
-
-    tables = {"The methods": (*readable_methods(spread), notes(Spread(spread, comparisons)))}
-    if len(comparisons):
-        tables["The comparisons stated beforehand"] = (*readable_comparisons(comparisons), [])
-    models = f"{len(replication['bases'])} base models trained here"
-    seeds = ", ".join(map(str, replication["seeds"]))
-    about = About(study_name(), models, seeds, commit(), datetime.now(UTC).date().isoformat())
-    return spread_report(about, paths, figures, tables, told_by_bases(comparisons, paths))
-
-
-def commit() -> str | None:
-    """Return the commit that is checked out, and whether code or configuration differ from it."""
-    try:
-        head, changed = (
-            subprocess.run(["git", *command], capture_output=True, text=True, check=True).stdout
-            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "src", "conf"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head[:10]}{' with changes' if changed.strip() else ''}"
 
 
 def _beside_reference(scores: dict[str, Any], reference: Any) -> dict[str, Any]:

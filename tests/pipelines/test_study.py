@@ -1,0 +1,26 @@
+"""What a pipeline knows of the study that is being run."""
+
+import subprocess
+
+from seuf.pipelines.study import commit
+
+
+def test_the_commit_is_the_one_checked_out_and_says_if_code_was_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert commit() is None
+
+    def git(*command):
+        identity = ("-c", "user.name=n", "-c", "user.email=n@n")
+        subprocess.run(["git", *identity, *command], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/code.py").write_text("")
+    git("add", ".")
+    git("commit", "--message", "x")
+    clean = commit()
+    (tmp_path / "src/code.py").write_text("changed")
+
+    assert clean is not None
+    assert len(clean) == 10
+    assert commit() == f"{clean} with changes"
