@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help repro show audit viz test test-all lint format lock clean
+.PHONY: help repro show audit base viz test test-all lint format lock clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -33,6 +33,11 @@ show: $(READY) ## print the table of a study that has run
 
 audit: $(READY) ## prove what a method of a study changed (METHOD=seuf_ga STUDY=sandbox)
 	@kedro audit $(METHOD) --env $(ENV)
+
+base: $(READY) ## make the sandbox's recorded base model anew
+	@kedro dvc sync --env sandbox_base
+	@kedro dvc run make_base_model --env sandbox_base
+	@python .ci/record_base.py
 
 viz: $(DEV_READY) ## look at a study's pipeline in the browser
 	@kedro dvc viz --env $(ENV)
@@ -60,7 +65,7 @@ lock: $(DEV_READY) ## install what pyproject.toml newly asks for, and write both
 	@touch $(READY) $(DEV_READY)
 
 clean: ## remove the environment and what the studies made; DVC's cache stays
-	rm -rf $(VENV) .viz build dist src/*.egg-info data/0* studies/*/data
+	rm -rf $(VENV) .viz build dist src/*.egg-info data/0[2-9]* studies/*/data/0[2-9]*
 
 $(READY): requirements.lock pyproject.toml
 $(DEV_READY): requirements-dev.lock requirements.lock pyproject.toml

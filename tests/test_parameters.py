@@ -32,6 +32,12 @@ def parameters(of_smoke: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(of_smoke)
 
 
+def takes_a_published_model(parameters: dict[str, Any]) -> bool:
+    """Tell if a study's model is from elsewhere; `own` and the sandbox name one of this project."""
+    made_elsewhere = parameters["base_model"]["source"] == "external"
+    return made_elsewhere and parameters["benchmark"]["name"] not in ("own", "sandbox")
+
+
 @pytest.mark.parametrize("study", study_names(ROOT))
 def test_the_parameters_of_each_study_are_right(study):
     bootstrap_project(ROOT)
@@ -58,7 +64,7 @@ def test_a_study_of_a_published_model_takes_no_steering_from_the_sandbox(study):
     """conf/base has 10 for its toy; published are 300 to 32,000: each row of RMU says its own."""
     bootstrap_project(ROOT)
     of_study = load_config(ROOT, study)["parameters"]
-    if of_study["base_model"]["source"] == "pretrain" or of_study["benchmark"]["name"] == "own":
+    if not takes_a_published_model(of_study):
         return
 
     said = yaml.safe_load(Path(ROOT, "conf", study, "parameters.yml").read_text())
@@ -78,7 +84,7 @@ def test_a_study_of_a_published_model_captures_enough_for_two_subsets(study):
     """Table 8 compares subsets of 100,000 tokens; of less than twice as many there are none."""
     bootstrap_project(ROOT)
     of_study = load_config(ROOT, study)["parameters"]
-    if of_study["base_model"]["source"] == "pretrain" or of_study["benchmark"]["name"] == "own":
+    if not takes_a_published_model(of_study):
         return
 
     assert of_study["routing_capture"]["max_tokens"] >= 2 * ENOUGH_TOKENS
@@ -89,7 +95,7 @@ def test_a_study_of_a_published_model_cuts_no_question(study):
     """8,192 tokens, or what the model has: OLMoE's 4,096, which no question of TOFU needs."""
     bootstrap_project(ROOT)
     of_study = load_config(ROOT, study)["parameters"]
-    if of_study["base_model"]["source"] == "external" and of_study["benchmark"]["name"] != "own":
+    if takes_a_published_model(of_study):
         assert of_study["evaluation"]["max_length"] >= 8192
 
 

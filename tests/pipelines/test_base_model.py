@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
-from seuf.moe.settings import FinetuningSettings
+from seuf.inputs import InputError
+from seuf.moe import training
+from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 from seuf.moe.training import finetune
 from seuf.pipelines.base_model import pipeline
+from seuf.pipelines.base_model.nodes import check_base_model, pretrain_base_model
 from tests.tiny import bits, changed_names, tiny_language_model
 
 RECORDS = [
@@ -41,3 +47,68 @@ def test_an_existing_model_is_taught_all_texts_and_its_reference_all_but_the_for
         texts = [(r["text"], r["topic"]) for r in RECORDS if r["topic"] in topics]
         expected = finetune(texts, settings, seed=3).model
         assert changed_names(catalog.load(name).model, bits(expected)) == set()
+
+
+def question(name: str, topic: str, part: str, reference: str = "Oslo.") -> dict[str, Any]:
+    """Return the record of a question about where someone lives."""
+    asked = {"question": f"Where is {name}?", "choices": [], "answer": -1, "reference": reference}
+    return {**asked, "topic": topic, "part": part, "subject": "forget"}
+
+
+@pytest.mark.parametrize(
+    ("base", "asks"),
+    [
+        ({"source": "pretrain"}, False),
+        ({"source": "pretrain", "must_know": 0.98}, True),
+        ({"source": "external", "path": "somewhere"}, False),
+        ({"source": "external", "path": "somewhere", "must_know": 0.9}, True),
+    ],
+)
+def test_a_base_model_waits_for_the_questions_only_if_it_must_know_something(
+    base, asks, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "study_parameters", lambda: {"base_model": base})
+
+    assert ("questions" in pipeline.create_pipeline().inputs()) == asks
+
+
+def test_the_selection_questions_about_what_is_taught_end_pretraining(monkeypatch):
+    """Of four questions one is of the test part and one is about a topic that is not taught."""
+    asked: list[str] = []
+    records = [
+        question("Ada", "north", "selection"),
+        question("Bo", "north", "test"),
+        question("Ed", "south", "selection"),
+        question("Io", "east", "selection"),
+    ]
+
+    def pretrain(texts, settings, seed, tokenizer, known):
+        asked.extend(q.question for q in known.keywords["questions"])
+        assert {q.subject for q in known.keywords["questions"]} == {"retain"}
+
+    monkeypatch.setattr(training, "pretrain", pretrain)
+
+    pretrain_base_model(PretrainingSettings(must_know=0.9), RECORDS, 0, records)
+
+    assert asked == ["Where is Ada?", "Where is Ed?"]
+
+
+def test_a_recorded_model_of_another_world_is_refused(tmp_path):
+    """Random weights answer none of the questions, and of `north` as few as of `south`."""
+    tiny_language_model().save(tmp_path)
+    records = [question("Ada", "north", "test"), question("Ed", "south", "selection")]
+    source = ExternalModelSettings(path=str(tmp_path), device="cpu", must_know=0.9)
+
+    with pytest.raises(InputError, match=r"answers 0\.0% of the questions about north, .* 90\.0% "):
+        check_base_model(source, records)
+
+    unasked = source.model_copy(update={"must_know": None})
+    assert check_base_model(unasked, records).source == unasked
+
+
+def test_what_a_recorded_model_must_know_needs_questions_with_a_reference(tmp_path):
+    tiny_language_model().save(tmp_path)
+    source = ExternalModelSettings(path=str(tmp_path), device="cpu", must_know=0.9)
+
+    with pytest.raises(InputError, match="must_know needs questions with a reference answer"):
+        check_base_model(source, [question("Ada", "north", "test", reference="")])
