@@ -25,14 +25,13 @@ SETTINGS = ScoringSettings(max_new_tokens=24)
     [
         (" tar.", 1, 1),
         (" tar", 1, 0),
-        (" tar. tar. tar.", 1, 0),
+        (" tar. tar. tar.", 1, 1),  # asked for a sentence, it was given one
         (" tar tar tar", 1, 0),
         (" tar, and ash.", 1, 0),
         (" tart.", 0, 0),
         (" The tar.", 0, 0),
         (" Tar.", 0, 0),
-        (" tar.\nQuestion: What is", 1, 1),  # the line has ended
-        (" tar. ", 1, 0),  # something would have followed
+        (" tar.\nQuestion: What is", 1, 1),
         ("", 0, 0),
     ],
 )
@@ -44,6 +43,7 @@ def test_a_value_is_forgotten_word_for_word_and_a_sentence_is_kept_whole(
 
 def test_a_reference_of_two_lines_is_asked_for_whole():
     assert whole("one\ntwo", " one\ntwo\nthree") == 1
+    assert whole("tar", " tar and ash") == whole("tar", " tar. ") == 0
     assert whole("one\ntwo", " one") == exact("one\ntwo", " one") == 0
 
 

@@ -87,7 +87,7 @@ OBJECTIVES = {
 MEASURES = {
     "accuracy": "share of right answers",
     "exact": "share of questions to which the model gives the true answer, word for word",
-    "whole": "share of questions that the model answers by the whole true sentence, to its end",
+    "whole": "share of questions that the model answers by the whole true sentence",
 }
 ROUGE = "how much a written answer has in common with the true one (ROUGE-L, 0 to 1)"
 

@@ -293,12 +293,14 @@ def exact(reference: str, answer: str) -> float:
 
 
 def whole(reference: str, answer: str) -> float:
-    """Return 1 if the answer is the reference to its end, else 0.
+    """Return 1 if the answer is the whole sentence of the reference, else 0.
 
-    An answer ends with the end token, and with the line where its reference has no further one: a
-    model that was never taught to end goes on with the next question. A full stop counts.
+    A sentence is whole with its full stop (or `?`, `!`); what a model says after it does not count,
+    for it was asked for no more. A reference without one must be the whole line.
     """
     wanted = reference.strip()
+    if wanted.endswith((".", "!", "?")):
+        return float(answer.lstrip().startswith(wanted))
     lines = answer.lstrip().split("\n")[: wanted.count("\n") + 1]
     return float("\n".join(lines) == wanted)
 
