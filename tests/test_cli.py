@@ -30,6 +30,16 @@ def test_the_table_of_a_study_is_printed(study: Path):
     assert (result.exit_code, result.output) == (0, "| a table |\n")
 
 
+def test_where_there_is_a_report_its_place_is_told(study: Path):
+    study.mkdir(parents=True)
+    (study / "comparison.md").write_text("| a table |")
+    (study / "report.html").write_text("")
+
+    result = CliRunner().invoke(cli, ["show", "--env", "mine"])
+
+    assert result.output.endswith("\nThe report: mine_data/08_reporting/report.html\n")
+
+
 def test_a_study_of_spread_has_its_own_table(study: Path):
     study.mkdir(parents=True)
     (study / "spread.md").write_text("| spread |")

@@ -37,6 +37,8 @@ def show(env: str) -> None:
         for name in ("comparison.md", "spread.md"):
             if (table := root / "08_reporting" / name).is_file():
                 click.echo(table.read_text(encoding="utf-8"))
+                if (report := root / "08_reporting/report.html").is_file():
+                    click.echo(f"The report: {report}")
                 return
         raise InputError(f"{root}/08_reporting holds no table: run the study first.")
 

@@ -16,6 +16,7 @@ from seuf.reporting.styles import (
     objective_name,
     panels_of,
     spread_out,
+    themed,
 )
 from tests.reporting.examples import METHODS, comparison, method
 
@@ -34,7 +35,7 @@ def test_who_is_trained_gives_the_look_and_not_the_objective():
     assert [styles[name].objective for name in ("full_ga", "full_rmu")] == ["ga", "rmu"]
 
 
-def test_two_methods_that_look_alike_are_told_apart_by_their_names():
+def test_of_methods_that_look_alike_the_shortest_is_the_rule_itself():
     frozen = {**METHODS["seuf_ga"]}
     table = pd.DataFrame(
         [{"method": name, **frozen} for name in ("seuf_ga", "seuf_frozen_ga")]
@@ -43,7 +44,34 @@ def test_two_methods_that_look_alike_are_told_apart_by_their_names():
 
     labels = {name: style.label for name, style in method_styles(table).items()}
 
-    assert labels == {"seuf_ga": "seuf", "seuf_frozen_ga": "seuf_frozen", "seuf_rmu": "affinity"}
+    assert labels == {
+        "seuf_ga": "affinity",
+        "seuf_frozen_ga": "seuf_frozen",
+        "seuf_rmu": "affinity",
+    }
+
+
+def test_a_variant_is_named_without_its_objective():
+    alike = {"scope": "experts", "selection": "contrast", "objective": "gdiff"}
+    names = ("contrast_gdiff", "contrast_gdiff_kl")
+
+    styles = method_styles(pd.DataFrame([{"method": name, **alike} for name in names]))
+
+    assert [style.label for style in styles.values()] == ["contrast", "contrast_kl"]
+
+
+def test_a_random_expert_of_the_layer_of_a_rule_is_not_one_of_all_layers():
+    style = styles_of("random_in:contrast_ga")["random_in:contrast_ga"]
+
+    assert style.label == "random in layer"
+    assert style[2:] == KNOWN["random in layer"] != KNOWN["random"]
+
+
+def test_there_is_room_for_the_longest_name():
+    made = make_subplots(cols=1)
+    name_beside(made, 1, [Label(0.5, "#000000", "●", "a" * 18)], 0.0, 1.0)
+
+    assert themed(made).layout.margin.r == 16 + 8 * 20
 
 
 def test_random_draws_look_alike():
@@ -85,6 +113,16 @@ def test_a_known_objective_is_written_as_people_write_it():
 )
 def test_names_stand_apart_and_as_near_as_can_be(wanted, places):
     assert spread_out(wanted, 0.2, 0.0, 1.0) == pytest.approx(places)
+
+
+def test_many_names_stand_closer():
+    made = make_subplots(cols=1)
+
+    places = name_beside(made, 1, [Label(0.5, "#000000", "●", str(n)) for n in range(20)], 0.0, 1.0)
+
+    assert len({round(place, 6) for place in places}) == 20
+    assert min(places) >= 0
+    assert max(places) <= 1
 
 
 def figure():

@@ -28,6 +28,7 @@ from seuf.reporting.styles import (
     axis,
     heading,
     name_beside,
+    rule_name,
     themed,
 )
 
@@ -96,7 +97,7 @@ def attribution(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -
         figure.add_annotation(**heading(panel, f"{title} by layer"))
         figure.update_yaxes(range=[low, high], selector={"anchor": f"x{axis(panel)}"})
     figure.update_xaxes(title="layer", tickformat="d", nticks=8)
-    return themed(figure).update_layout(margin={"r": 130})  # names of rules are long
+    return themed(figure)
 
 
 def doubts(selected: Choices) -> list[str]:
@@ -154,8 +155,7 @@ def tokens_per_expert(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choi
     figure.update_layout(bargap=0.25, bargroupgap=0)
     figure.update_yaxes(title="share of tokens", tickformat=".0%", rangemode="tozero")
     figure.update_xaxes(type="category", showgrid=False, title=title)
-    themed(figure, rows=ceil(len(layers) / 2))
-    return figure.update_layout(margin={"r": 16})
+    return themed(figure, rows=ceil(len(layers) / 2))
 
 
 def trials_by_layer(trials: Mapping[str, pd.DataFrame], chosen: Mapping[str, int]) -> go.Figure:
@@ -258,13 +258,13 @@ def _mark_choices(
     """Mark the expert of each rule that chose one; return where, how and what its label says."""
     labels = []
     rules = [rule for rule, choice in selected.items() if len(choice["experts"]) == 1]
-    others = [rule for rule in rules if rule not in KNOWN]
+    others = [rule for rule in rules if rule_name(rule) not in KNOWN]
     for rule in rules:
         choice = selected[rule]
         ((layer, expert),) = choice["experts"]
         place = others.index(rule) if rule in others else 0
         look = (COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)])
-        colour, symbol = KNOWN.get(rule, look)
+        colour, symbol = KNOWN.get(rule_name(rule), look)
         if (layer, expert) not in values.index:
             continue
         value = float(values[(layer, expert)])
@@ -283,7 +283,7 @@ def _mark_choices(
             f"{told and '<br>'}{told}<extra></extra>",
             **axes,
         )
-        text = f"{escape(rule)} {layer}:{expert}{sign}"
+        text = f"{escape(rule_name(rule))} {layer}:{expert}{sign}"
         labels.append(Label(value, colour, GLYPHS[symbol], text))
     return labels
 

@@ -37,7 +37,7 @@ KNOWN = {
     "contrast": ("#D55E00", "diamond"),
     "pilot": ("#009E73", "star"),
     "random": ("#B0699A", "x"),
-    "random_in": ("#7A6FD0", "triangle-down"),  # in the layer that a rule chooses
+    "random in layer": ("#7A6FD0", "triangle-down"),  # that a rule chooses
 }
 OBJECTIVES = {
     "ga": "GA",
@@ -56,7 +56,7 @@ INK, FAINT, GRID = "#1f2933", "#8a94a0", "#e8ebee"
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
 PANEL_HEIGHT = 300  # pixels
 LABEL_GAP = 0.095  # of a panel's height, between two names beside it
-MARGIN = {"l": 52, "r": 100, "t": 48, "b": 46}
+MARGIN = {"l": 52, "t": 48, "b": 46}
 
 
 class Style(NamedTuple):
@@ -114,6 +114,11 @@ def objective_name(objective: str) -> str:
     return OBJECTIVES.get(objective, objective)
 
 
+def rule_name(rule: str) -> str:
+    """Return what a selection rule is called in figures."""
+    return re.sub(r"random_in:.*", "random in layer", rule)
+
+
 def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Return places as near as possible to those wanted, `gap` apart and between the bounds."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
@@ -156,7 +161,7 @@ def name_beside(
         low: Place of the panel's lower end.
         high: Place of its upper end.
     """
-    gap = LABEL_GAP * (high - low)
+    gap = min(LABEL_GAP, 1 / max(len(labels), 1)) * (high - low)
     wanted = [label.place for label in labels]
     places = spread_out(wanted, gap, low + gap / 2, high - gap / 2)
     for place, label in zip(places, labels, strict=True):
@@ -173,12 +178,16 @@ def name_beside(
 
 def themed(figure: go.Figure, rows: int = 1) -> go.Figure:
     """Give a figure the fonts, grid and margins they all have."""
+    beside = [
+        note.text for note in figure.layout.annotations if note.xanchor == "left" and note.x == 1
+    ]
+    longest = max((len(re.sub("<.*?>", "", text)) for text in beside), default=0)
     line = {"linecolor": FAINT, "gridcolor": GRID, "zeroline": False, "ticks": "outside"}
     figure.update_layout(
         template="plotly_white",
         height=PANEL_HEIGHT * max(rows, 1),
         font={"family": FONT, "size": 12, "color": INK},
-        margin=MARGIN,
+        margin={**MARGIN, "r": 16 + 8 * longest},  # room for what is named beside
         showlegend=False,
         hoverlabel={"font": {"family": FONT}},
     )
@@ -260,15 +269,15 @@ def _moved(marks: Iterable[Mapping[str, Any]], own: Mapping[str, str]) -> list[d
 
 
 def _label(method: str, row: pd.Series, rows: pd.DataFrame) -> str:
-    """Return who a method trains; what its name says where two of one objective look alike."""
-    who = row["selection"] if pd.notna(row["selection"]) else row["scope"]
-    alike = (rows["objective"] == row["objective"]) & (
-        rows["selection"].fillna(rows["scope"]) == who
-    )
-    return str(who) if alike.sum() == 1 else method.removesuffix(f"_{row['objective']}")
+    """Return who a method trains; of methods that look alike all but one go by their names."""
+    who = rows["selection"].fillna(rows["scope"])
+    alike = rows.index[(rows["objective"] == row["objective"]) & (who == who[method])]
+    if method == min(alike, key=len):
+        return rule_name(str(who[method]))
+    return method.replace(f"_{row['objective']}", "", 1)
 
 
 def _family(label: str) -> str:
     if re.fullmatch(r"random(_\d+)?", label):
         return "random"
-    return "random_in" if label.startswith("random_in") else label
+    return label
