@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import Batch, Sample, Span, pack
+from seuf.moe.forward import hidden_before
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import batch_nll
 from seuf.unlearning.algorithm import unlearn
@@ -271,6 +272,21 @@ def test_the_steering_vector_has_its_length_and_no_negative_part(size, length, s
     assert vector.norm().item() == pytest.approx(length, rel=1e-4)
     assert (vector >= 0).all()
     assert torch.equal(vector, steering_vector(size, length, seed))
+
+
+def test_a_target_may_be_so_many_norms_of_what_is_forgotten(language_model):
+    """Twice the mean norm over the tokens of all samples drawn; no prompt and no padding.
+
+    Here the first token of each is its prompt, and a pass takes samples of different length.
+    """
+    forget = [Sample(ids, [Span(0, 1, len(ids))]) for ids in tiny_samples(3)]
+    of, shared = method(objective="rmu", steering_norms=2.0), SETTINGS
+    states = [hidden_before(language_model.model, 1, torch.tensor([ids])) for ids in forget]
+
+    passes = ForwardPasses(language_model, forget, RETAIN, of, shared, 0, 0, seed=0)
+
+    expected = 2 * torch.cat([one[0, 1:] for one in states]).norm(dim=-1).mean()
+    torch.testing.assert_close(passes.steering.norm(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_another_seed_steers_elsewhere():

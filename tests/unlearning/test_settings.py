@@ -47,6 +47,15 @@ def test_every_objective_asks_for_what_there_is(objective):
             {"scope": "everything", "only": "experts", "objective": "ga", "router_null_space": 0.1},
             "that train a router",
         ),
+        (
+            {
+                "scope": "everything",
+                "objective": "rmu",
+                "steering_norms": 3.0,
+                "steering_coefficient": 10.0,
+            },
+            "give one of",
+        ),
         ({"scope": "nothing", "retain_loss": "kl"}, "objective None has no `retain_loss`"),
         ({"scope": "everything", "objective": "ga", "learning_rates": []}, "at least 1 item"),
         ({"scope": "everything", "objective": "ga", "learning_rates": [0]}, "greater than 0"),

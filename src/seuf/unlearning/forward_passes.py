@@ -179,6 +179,8 @@ class ForwardPasses:
         self.steering: Tensor | None = None
         if "steering" in self.names:
             length = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
+            if method.steering_norms is not None:
+                length = method.steering_norms * self.mean_norm(to_forget)
             size = self.model.config.hidden_size
             self.steering = steering_vector(size, length, seed).to(self.device)
 
@@ -323,6 +325,15 @@ class ForwardPasses:
             decoder(self.model)(**_inputs(batch), use_cache=False)
         hidden = reached.hidden.float()
         return Hidden(hidden, batch.mask.to(hidden.device))
+
+    @torch.no_grad()
+    def mean_norm(self, positions: Sequence[int]) -> float:
+        """Return the mean norm of what leaves the steered layer now, over tokens that count."""
+        norms, tokens = 0.0, 0
+        for _, hidden in self._in_groups(positions, "norms of activations", self.hidden):
+            norms += float((hidden.values.norm(dim=-1) * hidden.mask).sum())
+            tokens += int(hidden.mask.sum())
+        return norms / tokens
 
     @torch.no_grad()
     def nll_sums(self, positions: Sequence[int]) -> dict[int, Tensor]:

@@ -59,6 +59,9 @@ class Method(Settings):
         micro_batch_size: The same.
         learning_rates: Each is tried with the full step budget; the best result is kept.
         steering_coefficient: Overrides the objective's own, for RMU.
+        steering_norms: RMU's target is so many times as long as the original's activations on the
+            forget set are on the average, whatever the layer. Around 3 it turns them; a target that
+            is shorter than they are does little.
     """
 
     scope: Literal["nothing", "everything", "lora", "experts", "deletion"]
@@ -77,6 +80,7 @@ class Method(Settings):
     micro_batch_size: Annotated[int, Field(gt=0)] | None = None
     learning_rates: Annotated[list[Positive], Field(min_length=1)] = [1e-4]
     steering_coefficient: Positive | None = None
+    steering_norms: Positive | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -101,6 +105,8 @@ class Method(Settings):
             raise ValueError("only scope 'experts' has a router to anchor")
         if self.router_null_space is not None and not self._trains_routers():
             raise ValueError("router_null_space is of scopes and parts that train a router")
+        if self.steering_coefficient and self.steering_norms:
+            raise ValueError("give one of steering_coefficient and steering_norms")
         if (self.only or self.layers) and self.scope != "everything":
             raise ValueError("`only` and `layers` are parts of scope 'everything'")
         if self.rank != LORA_RANK and self.scope != "lora":
