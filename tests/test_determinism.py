@@ -27,6 +27,7 @@ TRAINING = {
     "finetune_base_model",
     "pretrain_reference_model",
     "unlearn",
+    "choose_layer",
     "run_methods",
 }
 

@@ -115,6 +115,17 @@ def test_a_study_of_a_published_model_cuts_no_question(study):
         ),
         ("methods.seuf_gdiff.selection", "esft", r"'esft' is unknown; expert_selection knows"),
         (
+            "methods.contrast_rmu",
+            {"scope": "deletion", "selection": "pilot"},
+            "methods.contrast_rmu: a pilot needs scope 'experts'",
+        ),
+        (
+            "expert_selection.fixed",
+            {"pilot": {"layer": 0, "expert": 1}},
+            r"expert_selection.fixed.pilot is the name of a pilot",
+        ),
+        ("pilot.target", 1.5, r"pilot.target: .*less than or equal to 1"),
+        (
             "expert_selection.rules",
             ["affinity", "contrast", "random_in:gradient_2"],
             r"'random_in:gradient_2' reads gradient: add it to routing_capture.columns",
@@ -240,3 +251,10 @@ def test_rmu_below_the_layers_of_a_row_is_refused_before_anything_runs(parameter
 
     with pytest.raises(InputError, match=r"methods\.deep: rmu steers what leaves layer 1"):
         check_parameters(parameters | {"methods": {"deep": row}})
+
+
+@pytest.mark.parametrize("selection", ["pilot", "pilot_affinity", "random_in:pilot"])
+def test_a_layer_may_be_chosen_by_trial(parameters, selection):
+    parameters["methods"]["seuf_gdiff"]["selection"] = selection
+
+    check_parameters(parameters)

@@ -287,6 +287,23 @@ def test_rankings_are_assumed_in_one_layer_and_fixed_experts_where_they_are():
     assert assumed_experts(model, METHODS["lora"], settings, 0) == []
 
 
+@pytest.mark.parametrize(
+    ("selection", "experts"),
+    [
+        ("pilot", [(0, 0)]),
+        ("random_in:pilot", [(0, 0)]),
+        ("random_in:mine", [(1, 3)]),
+        ("random_in:esft", [(0, 0), (1, 0)]),
+    ],
+)
+def test_a_layer_that_is_not_known_yet_is_assumed_to_be_the_lowest(selection, experts):
+    """Of trials and of random controls; that of an expert named by hand lies in its layer."""
+    settings = SelectionSettings(fixed={"mine": {"layer": 1, "expert": 3}})
+    method = one_expert().model_copy(update={"selection": selection})
+
+    assert assumed_experts(tiny_model("qwen2_moe"), method, settings, None) == experts
+
+
 def test_esft_is_assumed_to_take_as_many_experts_as_it_can():
     """.3 of 4 experts is 1.2: 2 in each of 2 layers."""
     settings = SelectionSettings(rules=["esft"], esft_threshold=0.3)

@@ -74,8 +74,8 @@ def stages(study: Study) -> dict[str, Stage]:
 def _stages_of(study: Study, name: str, nodes: list[Node]) -> dict[str, Stage]:
     """Return one stage for the nodes that are the same up to their namespace.
 
-    Where a study overrides a part of some items' parameters, these watch other files than the rest:
-    they are a stage of their own, numbered.
+    Where a study overrides a part of some items' parameters, or some read other data sets, these
+    watch other files than the rest: they are a stage of their own, numbered.
     """
     desc = {"desc": (nodes[0].func.__doc__ or nodes[0].name).strip().splitlines()[0]}
     # the placeholder stands for the innermost namespace; those around it are boxes of kedro-viz
@@ -95,7 +95,7 @@ def _stages_of(study: Study, name: str, nodes: list[Node]) -> dict[str, Stage]:
         if items is None:
             groups.append((stage, items := []))
         items.append(item)
-        if {**stage, "params": []} != {**groups[0][0], "params": []}:
+        if _without_inputs(stage) != _without_inputs(groups[0][0]):
             raise WorkflowError(
                 f"{node.name!r} and {nodes[0].name!r} differ in more than their {variable}, or its "
                 "name is that of a folder or parameter: they cannot be one stage."
@@ -108,6 +108,12 @@ def _stages_of(study: Study, name: str, nodes: list[Node]) -> dict[str, Stage]:
         }
         for number, (stage, items) in enumerate(groups, 1)
     }
+
+
+def _without_inputs(stage: Stage) -> Stage:
+    """Return a stage with nothing of what it reads but its code."""
+    code = [path for path in stage["deps"] if path.startswith("src/")]
+    return {**stage, "deps": code, "params": []}
 
 
 def _with_placeholder(value: Any, item: str, variable: str) -> Any:

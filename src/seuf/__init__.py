@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from seuf.unlearning.algorithm import Unlearned, samples_of, unlearn
     from seuf.unlearning.attribution import RoutingSettings, capture
     from seuf.unlearning.evaluations import Evaluation
-    from seuf.unlearning.selection import Selection, select
-    from seuf.unlearning.settings import Method, ObjectiveSettings, UnlearningSettings
+    from seuf.unlearning.pilot import LayerChoice, choose_layer
+    from seuf.unlearning.selection import Selection, best_of_layers, select
+    from seuf.unlearning.settings import (
+        Method,
+        ObjectiveSettings,
+        PilotSettings,
+        UnlearningSettings,
+    )
 
 __version__ = "0.1.0"
 
@@ -27,13 +33,17 @@ __all__ = [
     "Evaluation",
     "InputError",
     "LanguageModel",
+    "LayerChoice",
     "Method",
     "ObjectiveSettings",
+    "PilotSettings",
     "RoutingSettings",
     "Selection",
     "Unlearned",
     "UnlearningSettings",
+    "best_of_layers",
     "capture",
+    "choose_layer",
     "export",
     "load",
     "samples_of",
@@ -50,8 +60,14 @@ _MODULES = {
     "seuf.unlearning.algorithm": ["Unlearned", "samples_of", "unlearn"],
     "seuf.unlearning.attribution": ["RoutingSettings", "capture"],
     "seuf.unlearning.evaluations": ["Evaluation"],
-    "seuf.unlearning.selection": ["Selection", "select"],
-    "seuf.unlearning.settings": ["Method", "ObjectiveSettings", "UnlearningSettings"],
+    "seuf.unlearning.pilot": ["LayerChoice", "choose_layer"],
+    "seuf.unlearning.selection": ["Selection", "best_of_layers", "select"],
+    "seuf.unlearning.settings": [
+        "Method",
+        "ObjectiveSettings",
+        "PilotSettings",
+        "UnlearningSettings",
+    ],
 }
 
 # OpenMP threads that spin while they wait make torch ten times slower on shared cores; this is

@@ -22,11 +22,14 @@ from seuf.unlearning.attribution import RoutingSettings
 from seuf.unlearning.rankings import columns_of
 from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import (
+    PILOTS,
     Method,
+    PilotSettings,
     ReplicationSettings,
     UnlearningSettings,
     check_replication,
     check_steered_layer,
+    pilot_rule,
     samples_at_once,
 )
 
@@ -55,13 +58,20 @@ class StudyParameters(BaseModel):
     expert_selection: SelectionSettings
     unlearning: UnlearningSettings
     evaluation: ScoringSettings
+    pilot: PilotSettings = PilotSettings()
     methods: Annotated[dict[str, Method], Field(min_length=1)]
     replication: ReplicationSettings | None = None
 
     @model_validator(mode="after")
     def _selections_are_known(self) -> Self:
-        known = [*self.expert_selection.rules, *self.expert_selection.fixed]
+        known = [*self.expert_selection.rules, *self.expert_selection.fixed, *PILOTS]
+        if named := [name for name in self.expert_selection.fixed if name in PILOTS]:
+            raise ValueError(f"expert_selection.fixed.{named[0]} is the name of a pilot")
         for name, method in self.methods.items():
+            if pilot_rule(method.selection):
+                if method.scope != "experts":
+                    raise ValueError(f"methods.{name}: a pilot needs scope 'experts'")
+                continue
             if method.selection is not None and method.selection not in known:
                 raise ValueError(
                     f"methods.{name}.selection {method.selection!r} is unknown; "

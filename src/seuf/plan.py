@@ -18,6 +18,7 @@ from seuf.moe.loading import empty_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
 from seuf.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning.objectives import arguments_of, is_steered
+from seuf.unlearning.rankings import RANDOM_IN
 from seuf.unlearning.scopes import part_of
 from seuf.unlearning.selection import ESFT, SelectionSettings, most_to_reach
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, samples_at_once
@@ -153,16 +154,18 @@ def assumed_experts(
 ) -> Experts:
     """Return the experts that a method's selection is assumed to choose, (layer, expert) pairs.
 
-    A ranking's lie in one layer; of ESFT these are the most that it can take: by token those of
+    A ranking's lie in one layer, also where trials choose it or a random control draws in it; of
+    ESFT these are the most that it can take: by token those of
     tokens that are spread evenly, by gate all.
     """
     if method.selection is None:
         return []
     layers = {one.index: one.num_experts for one in moe_layers(model)}
-    if method.selection == ESFT:
+    selection = method.selection.removeprefix(RANDOM_IN)
+    if selection == ESFT:
         most = {i: most_to_reach(number, settings) for i, number in layers.items()}
         return [(index, expert) for index, count in most.items() for expert in range(count)]
-    fixed = settings.fixed.get(method.selection)
+    fixed = settings.fixed.get(selection)
     chosen = fixed.layer if fixed else min(layers) if layer is None else layer
     if chosen not in layers:
         raise InputError(f"Layer {chosen} is not a MoE layer; MoE layers are {sorted(layers)}.")

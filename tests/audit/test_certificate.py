@@ -346,6 +346,10 @@ def test_a_run_is_told_with_its_machine_in_universal_time():
             {"scope": "experts", "selection": "random_in:contrast", "objective": "ga"},
             "by lot, in the layers that contrast chooses (rule random_in:contrast)",
         ),
+        (
+            {"scope": "experts", "selection": "pilot", "objective": "ga"},
+            "left most of the other knowledge (rule pilot)",
+        ),
         ({"scope": "experts", "router": "none", "selection": "a"}, "the routers were held"),
         ({"scope": "nothing"}, "the base model as it was"),
     ],

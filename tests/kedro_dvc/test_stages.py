@@ -285,6 +285,17 @@ def test_nodes_that_differ_in_more_than_their_namespace_are_refused(study):
         stages(study(_methods("ga") + other))
 
 
+def test_nodes_that_read_other_data_are_a_stage_of_their_own(study):
+    other = _pipeline("routing", "params:methods.npo", output="npo.delta", namespace="npo")
+
+    made = stages(study(_methods("ga", "rmu") + other))
+
+    assert list(made) == ["select", "select-2", "in_sync"]
+    assert made["select"]["matrix"] == {"method": ["ga", "rmu"]}
+    assert made["select-2"]["matrix"] == {"method": ["npo"]}
+    assert "data/routing.csv" in made["select-2"]["deps"]
+
+
 def _select(data: str, output: str, *parameters: str) -> Pipeline:
     return _pipeline(data, *parameters, output=output)
 

@@ -14,6 +14,7 @@ from seuf.unlearning.selection import (
     RoutingTable,
     Selection,
     SelectionSettings,
+    best_of_layers,
     seed_of_draw,
     select_experts,
 )
@@ -401,3 +402,21 @@ def test_random_experts_differ_between_bases_and_between_seeds():
     }
 
     assert len(drawn) == 9
+
+
+def test_the_best_of_each_layer_stand_in_the_order_of_the_best():
+    """By contrast .35 at (3, 2) and .05 at (1, 0); by affinity .50 at (1, 0) and .40 at (3, 2)."""
+    tables = affinities(FORGET), affinities(RETAIN)
+
+    assert best_of_layers(*tables) == [[(3, 2)], [(1, 0)]]
+    assert best_of_layers(*tables, rule="affinity") == [[(1, 0)], [(3, 2)]]
+    assert best_of_layers(*tables, top=2) == [[(3, 2), (3, 0)], [(1, 0), (1, 2)]]
+
+
+def test_every_nth_layer_begins_in_the_middle_of_the_first_n():
+    """Of seven layers 0 to 6 every third: 1 and 4; every second: 0, 2, 4, 6."""
+    table = torch.zeros(7, 2)
+    tables = [RoutingTable(list(range(7)), table, torch.stack([table, table]), table)] * 2
+
+    assert sorted(best_of_layers(*tables, every=3)) == [[(1, 0)], [(4, 0)]]
+    assert sorted(best_of_layers(*tables, every=2)) == [[(i, 0)] for i in (0, 2, 4, 6)]

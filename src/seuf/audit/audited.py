@@ -25,6 +25,7 @@ from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError
 
 CONFIDENTIAL = ("forget_set", "questions", "pretraining_texts", "passages", "reference_texts")
+OF_METHOD = ("delta", "scores", "timing", "chosen_layer", "trials")
 REPORTS = ("comparison", "metrics", "report")
 
 
@@ -166,7 +167,7 @@ class AuditedMethod:
 
     def path(self, name: str) -> str:
         """Return where a data set lies, from the project's root; the method's own by its kind."""
-        own = f"{self.method}.{name}" if name in ("delta", "scores", "timing") else name
+        own = f"{self.method}.{name}" if name in OF_METHOD else name
         return str(self.study.dataset(own)["filepath"])
 
     def read(self, name: str) -> Any:

@@ -20,6 +20,7 @@ from seuf.audit import FAIL, NOTE, PASS
 from seuf.audit.report import interval, known
 from seuf.unlearning.rankings import RANDOM_IN, ranking_and_rank
 from seuf.unlearning.selection import ESFT
+from seuf.unlearning.settings import PILOTS
 
 TITLE = "Unlearning certificate"
 NO_CERTIFICATE = "Audit failed: no certificate"
@@ -61,6 +62,10 @@ SELECTIONS = {
     "other texts would",
     "reap": "those whose answers to the texts to be forgotten weigh most in their layer",
     "random": "by lot",
+    "pilot": "by trial: of each layer's expert that the texts to be forgotten use more than all "
+    "other texts do, the one whose change left most of the other knowledge",
+    "pilot_affinity": "by trial: of each layer's most used expert, the one whose change left most "
+    "of the other knowledge",
     "esft": "the fewest that together handle a set share of the texts to be forgotten",
 }
 OBJECTIVES = {
@@ -205,7 +210,7 @@ def selection(rule: str) -> str:
     """Return by which rule the experts were chosen."""
     if rule.startswith(RANDOM_IN):
         return f"by lot, in the layers that {rule.removeprefix(RANDOM_IN)} chooses (rule {rule})"
-    name, rank = (rule, 1) if rule == ESFT else ranking_and_rank(rule) or ("", 1)
+    name, rank = (rule, 1) if rule in (ESFT, *PILOTS) else ranking_and_rank(rule) or ("", 1)
     if name not in SELECTIONS:
         return f"by hand, as {rule} in the settings"
     ranked = f"; number {rank} of that order" if rule != name and name != "random" else ""

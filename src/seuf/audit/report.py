@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,9 +107,10 @@ def first_cause(report: Report) -> str | None:
 
 def unlearn_run(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the run that made the delta: the last of its stage; None if none was recorded."""
-    stage = f"unlearn@{report['method']}"
+    # numbered where the methods of a study do not all read the same
+    stage = rf"unlearn(-\d+)?@{re.escape(report['method'])}"
     runs = reversed(report.get("runs") or [])
-    return next((run for run in runs if run["stage"] == stage), None)
+    return next((run for run in runs if re.fullmatch(stage, run["stage"])), None)
 
 
 def interval(score: Mapping[str, Any], moment: str) -> tuple[float, float] | None:

@@ -21,7 +21,7 @@ CLOSE = 1e-9  # two sums of the same numbers
 
 def choice(audited: AuditedMethod, delta: Delta) -> Iterator[Check]:
     """Check that the delta's settings are the study's, and its experts those of the routing."""
-    from seuf.unlearning.settings import Method
+    from seuf.unlearning.settings import Method, pilot_rule
 
     settings, about = audited.settings, delta.about
     method = Method.model_validate(settings)
@@ -33,7 +33,9 @@ def choice(audited: AuditedMethod, delta: Delta) -> Iterator[Check]:
     shown = ("scope", "selection", "objective", "anchor_weight")
     text = ", ".join(f"{key} {settings[key]}" for key in shown if settings.get(key))
     yield passed("method", f"settings and seed are the study's: {text}")
-    if method.selection is not None:
+    if pilot_rule(method.selection):
+        yield _selection_by_trial(audited, str(method.selection), about.get("experts"))
+    elif method.selection is not None:
         yield _selection(audited, method.selection, about.get("experts"))
 
 
@@ -51,12 +53,44 @@ def _selection(audited: AuditedMethod, rule: str, experts: Any) -> Check:
     settings = SelectionSettings.model_validate(parameters["expert_selection"])
     seeds = parameters["base_seed"], parameters["seed"]
     again = select_experts(forget, retain, settings, *seeds)[rule]["experts"]
+    return _compared(rule, experts, chosen, again, "routing")
+
+
+def _selection_by_trial(audited: AuditedMethod, rule: str, experts: Any) -> Check:
+    """Check a delta's experts against those that trials chose, and these against the trials."""
+    import pandas as pd
+
+    from seuf.pipelines.expert_selection.nodes import routing_table
+    from seuf.unlearning.pilot import judge_layers
+    from seuf.unlearning.rankings import RANDOM_IN
+    from seuf.unlearning.selection import best_of_layers, random_beside, seed_of_draw
+    from seuf.unlearning.settings import PilotSettings, pilot_rule
+
+    parameters = audited.study.config["parameters"]
+    settings = PilotSettings.model_validate(parameters.get("pilot", {}))
+    forget, retain, trials = (
+        pd.read_csv(audited.project / audited.path(name))
+        for name in ("routing_forget", "routing_retain", "trials")
+    )
+    routing, top = routing_table(forget), parameters["expert_selection"].get("top", 1)
+    tried = best_of_layers(
+        routing, routing_table(retain), str(pilot_rule(rule)), top, settings.every
+    )
+    rows: Any = trials.astype(object).where(trials.notna(), None).to_dict("records")
+    again = tried[judge_layers(tried, rows, settings.target)[1]]
+    if rule.startswith(RANDOM_IN):
+        seed = seed_of_draw(parameters["base_seed"], parameters["seed"])
+        again = random_beside(again, routing, seed).experts
+    return _compared(rule, experts, audited.read("chosen_layer")["experts"], again, "trials")
+
+
+def _compared(rule: str, experts: Any, chosen: Any, again: Any, what: str) -> Check:
     if experts != chosen:
         return failed("expert", f"the delta's experts {experts} are not those of {rule}: {chosen}")
     if [list(one) for one in again] != chosen:
-        return failed("expert", f"the recorded routing leads {rule} to {again}, not to {chosen}")
+        return failed("expert", f"the recorded {what} leads {rule} to {again}, not to {chosen}")
     names = ", ".join(f"expert {expert} of layer {layer}" for layer, expert in chosen[:4])
-    return passed("expert", f"{rule} chooses {names} from the recorded routing, worked out again")
+    return passed("expert", f"{rule} chooses {names} from the recorded {what}, worked out again")
 
 
 def scores(audited: AuditedMethod) -> Iterator[Check]:

@@ -108,9 +108,7 @@ def unlearn(
     digest = model_digest(model)
     if method.scope == "nothing":
         return Unlearned(Delta({}, digest, checkpoint_dtypes(model)), [], 0.0)
-    for name, samples in (("forget", forget), ("retain", retain)):
-        if not samples or min(map(len, samples)) < 2:
-            raise InputError(f"The {name} set has no sample, or one of fewer than two tokens.")
+    check_samples(forget, retain)
     with ExitStack() as stack:
         stack.callback(check_unchanged, model, digest)
         stack.enter_context(threads(settings.threads))
@@ -130,12 +128,11 @@ def unlearn(
             scope.delete()
             path.add({**at, "step": 1}, *evaluate(), scope)
         else:
+            first = scope.first_layer
             passes = ForwardPasses(
-                base, forget, retain, method, settings, scope.first_layer, steered, seed, experts
+                base, forget, retain, method, settings, first, steered, seed, experts
             )
-            if method.router_null_space is not None:
-                hold_routers(scope, base, retain, method.router_null_space)
-            train_at_each_rate(passes, method, experts, evaluate, scope, original, settings, path)
+            train(base, retain, passes, method, experts, evaluate, scope, original, settings, path)
         if path.tensors is None:
             log.warning("No checkpoint: training broke before the first evaluation.")
         scope.restore(path.tensors or original)
@@ -144,7 +141,9 @@ def unlearn(
     return Unlearned(Delta.of(model, changed, digest), path.log, share)
 
 
-def train_at_each_rate(
+def train(
+    base: LanguageModel,
+    retain: Sequence[Sequence[int]],
     passes: ForwardPasses,
     method: Method,
     experts: Experts,
@@ -155,6 +154,8 @@ def train_at_each_rate(
     path: EvaluationPath,
 ) -> None:
     """Train with one learning rate after the other, each from the original, which is put back."""
+    if method.router_null_space is not None:
+        hold_routers(scope, base, retain, method.router_null_space)
     anchored = experts if method.scope == "experts" and method.anchor_weight else []
     anchor = Anchor(scope.model, anchored, method.anchor_on, method.anchor_target)
     with scope:
@@ -291,6 +292,17 @@ def samples_of(
         samples = pack(samples, settings.max_length)
     check_positions(base.model, samples, "set unlearning.max_length to {} or less")
     return samples
+
+
+def check_samples(forget: Sequence[Sequence[int]], retain: Sequence[Sequence[int]]) -> None:
+    """Raise if there is nothing to train on.
+
+    Raises:
+        InputError: If a set has no sample, or one of fewer than two tokens.
+    """
+    for name, samples in (("forget", forget), ("retain", retain)):
+        if not samples or min(map(len, samples)) < 2:
+            raise InputError(f"The {name} set has no sample, or one of fewer than two tokens.")
 
 
 def steered_layer(

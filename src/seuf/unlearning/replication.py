@@ -97,17 +97,17 @@ def runs_of(
     Args:
         methods: The table.
         seeds: Of the study; the first tries the grid.
-        experts_of: Returns the experts that a method trains, given a seed.
+        experts_of: Returns the experts that a method of one learning rate trains, given a seed.
         chosen: A learning rate for each method that trains.
     """
     rows = {name: row for name, row in methods.items() if row.objective or chosen is None}
+
+    def run_of(name: str, method: Method, rate: float, seed: int) -> Run:
+        at_rate = method.model_copy(update={"learning_rates": [rate]})
+        return Run(name, at_rate, experts_of(at_rate, seed), seed)
+
     return [
-        Run(
-            name,
-            method.model_copy(update={"learning_rates": [rate]}),
-            experts_of(method, seed),
-            seed,
-        )
+        run_of(name, method, rate, seed)
         for seed in (seeds[:1] if chosen is None else seeds[1:])
         for name, method in rows.items()
         for rate in (method.learning_rates if chosen is None else [chosen[name]])

@@ -205,6 +205,32 @@ def select(
     return select_experts(forget, retain, SelectionSettings(rules=[rule]), seed)[rule]
 
 
+def best_of_layers(
+    forget: RoutingTable | Routing,
+    retain: RoutingTable | Routing,
+    rule: str = "contrast",
+    top: int = 1,
+    every: int = 1,
+) -> list[list[tuple[int, int]]]:
+    """Return each layer's best experts by a rule, the layer of the best one first.
+
+    Args:
+        forget: How the forget set is routed.
+        retain: How the retain set is routed.
+        rule: A row of `SELECTIONS`.
+        top: Experts of each layer.
+        every: Take every n-th MoE layer, beginning in the middle of the first n.
+    """
+    inputs = rule_inputs(rule, forget, retain, SelectionSettings(), seed=0)
+    falling = SELECTIONS[rule](**inputs).sort(dim=1, descending=True, stable=True)
+    best = falling.values[:, 0].tolist()
+    rows = range((every - 1) // 2, len(forget.layers), every)
+    return [
+        [(forget.layers[row], expert) for expert in falling.indices[row, :top].tolist()]
+        for row in sorted(rows, key=lambda row: -best[row])
+    ]
+
+
 def seed_of_draw(base_seed: int, seed: int) -> int:
     """Return the seed of random experts: another for each base model and each seed of a study."""
     digest = hashlib.blake2b(f"{base_seed} {seed}".encode(), digest_size=7).digest()

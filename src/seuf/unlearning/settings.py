@@ -221,6 +221,36 @@ class UnlearningSettings(Settings):
         return self
 
 
+# The layer chosen by trial: of each the rule that says which expert of a layer is tried.
+PILOTS = {"pilot": "contrast", "pilot_affinity": "affinity"}
+
+
+def pilot_rule(selection: str | None) -> str | None:
+    """Return by which rule experts are tried, where the layer of a selection is chosen by trial.
+
+    That is so of `PILOTS`, and of a random control of one, `random_in:pilot`.
+    """
+    return PILOTS.get((selection or "").rpartition(":")[2])
+
+
+class PilotSettings(Settings):
+    """How layers are tried, see `seuf.unlearning.pilot`.
+
+    Attributes:
+        target: Share forgotten at which their utility is compared.
+        steps: Updates of a trial; null for as many as a run has.
+        evaluate_every: Steps between two evaluations; null for as many as in a run.
+        learning_rates: Tried in each layer; null for the method's own.
+        every: Try every n-th MoE layer only, beginning in the middle of the first n.
+    """
+
+    target: Annotated[float, Field(gt=0, le=1)] = 0.75
+    steps: Annotated[int, Field(gt=0)] | None = None
+    evaluate_every: Annotated[int, Field(gt=0)] | None = None
+    learning_rates: Annotated[list[Positive], Field(min_length=1)] | None = None
+    every: Annotated[int, Field(gt=0)] = 1
+
+
 class ReplicationSettings(Settings):
     """A study of spread: every method on several base models, each with several seeds.
 

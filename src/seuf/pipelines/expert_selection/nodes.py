@@ -23,7 +23,7 @@ def select_experts(
     seed: int,
 ) -> dict[str, Any]:
     """Apply each rule to how both sets are routed, and log why a choice is in doubt."""
-    forget, retain = _routing_table(routing_forget), _routing_table(routing_retain)
+    forget, retain = routing_table(routing_forget), routing_table(routing_retain)
     drawing = selection.seed_of_draw(base_seed, seed)
     chosen = selection.select_experts(forget, retain, expert_selection, drawing)
     for rule, choice in chosen.items():
@@ -38,7 +38,8 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _routing_table(table: pd.DataFrame) -> RoutingTable:
+def routing_table(table: pd.DataFrame) -> RoutingTable:
+    """Return what rules see of the routing of one set."""
     import torch
 
     def matrix(column: str) -> torch.Tensor:

@@ -16,7 +16,13 @@ from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel
 from seuf.pipelines.study import commit, study_name
 from seuf.unlearning.selection import SelectionSettings
-from seuf.unlearning.settings import Method, ReplicationSettings, UnlearningSettings
+from seuf.unlearning.settings import (
+    Method,
+    PilotSettings,
+    ReplicationSettings,
+    UnlearningSettings,
+    pilot_rule,
+)
 
 log = logging.getLogger(__name__)
 Records = list[dict[str, Any]]
@@ -35,19 +41,37 @@ def run_methods(
     methods: dict[str, Any],
     expert_selection: SelectionSettings,
     unlearning: UnlearningSettings,
+    pilot: PilotSettings,
     evaluation: ScoringSettings,
     seeds: list[int],
     chosen_learning_rates: dict[str, float] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run every method: the grid with the first seed, or with chosen rates the other seeds."""
     from seuf.pipelines.expert_selection.nodes import select_experts
+    from seuf.pipelines.layer_choice.nodes import choose_layer
     from seuf.pipelines.unlearning.nodes import experts_of, judge_of
     from seuf.unlearning.algorithm import samples_of
     from seuf.unlearning.replication import BaseStudy, replicate, runs_of
 
+    routing = routing_forget, routing_retain
+    by_trial = partial(
+        choose_layer,
+        base_model,
+        *routing,
+        forget_set,
+        retain_set,
+        questions,
+        expert_selection=expert_selection,
+        unlearning=unlearning,
+        pilot=pilot,
+        evaluation=evaluation,
+        base_seed=base_seed,
+    )
+
     def experts(method: Method, seed: int) -> list[tuple[int, int]]:
-        selected = select_experts(routing_forget, routing_retain, expert_selection, base_seed, seed)
-        return experts_of(selected, method)
+        if pilot_rule(method.selection):
+            return experts_of(by_trial(method=method, seed=seed)[0], method)
+        return experts_of(select_experts(*routing, expert_selection, base_seed, seed), method)
 
     table = {name: Method.model_validate(row) for name, row in methods.items()}
     forget, retain = (

@@ -26,6 +26,7 @@ SETTINGS = [
     "params:methods",
     "params:expert_selection",
     "params:unlearning",
+    "params:pilot",
     "params:evaluation",
     "params:replication.seeds",  # comparisons may be stated anew without another run
 ]

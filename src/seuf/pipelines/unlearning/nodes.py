@@ -105,7 +105,13 @@ def judge_of(
 
 
 def experts_of(selected: dict[str, Any], method: Method) -> list[tuple[int, int]]:
-    """Return the experts that the method's rule selected; none where it has no rule."""
+    """Return the experts that the method's rule selected; none where it has no rule.
+
+    Args:
+        selected: What every rule chose, by its name; or what trials of this method chose.
+        method: The method.
+    """
     if method.selection is None:
         return []
-    return [(layer, expert) for layer, expert in selected[method.selection]["experts"]]
+    chosen = selected.get(method.selection, selected)
+    return [(layer, expert) for layer, expert in chosen["experts"]]

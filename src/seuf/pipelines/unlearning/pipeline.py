@@ -2,12 +2,12 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from seuf.pipelines.study import in_one_box, methods
+from seuf.pipelines.study import in_one_box, methods, study_parameters
 from seuf.pipelines.unlearning.nodes import unlearn
+from seuf.unlearning.settings import pilot_rule
 
 SHARED = {
     "base_model",
-    "selected_experts",
     "forget_set",
     "retain_set",
     "questions",
@@ -21,11 +21,12 @@ def create_pipeline(**_: object) -> Pipeline:
 
 
 def _of(method: str) -> Pipeline:
+    by_trial = pilot_rule(study_parameters()["methods"][method].get("selection"))
     node = Node(
         unlearn,
         inputs=[
             "base_model",
-            "selected_experts",
+            "chosen_layer" if by_trial else "selected_experts",
             "forget_set",
             "retain_set",
             "questions",
@@ -41,7 +42,7 @@ def _of(method: str) -> Pipeline:
     return Pipeline(
         [node],
         namespace=method,
-        inputs=SHARED,
+        inputs=SHARED if by_trial else SHARED | {"selected_experts"},
         parameters={
             "params:method": f"params:methods.{method}",
             "params:unlearning": "params:unlearning",

@@ -1,0 +1,90 @@
+"""Algorithm 1, step 3, by trial: see `seuf.unlearning.pilot`."""
+
+from __future__ import annotations
+
+import time
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from seuf.benchmarks.records import prompts_of, texts_of
+from seuf.benchmarks.settings import ScoringSettings
+from seuf.moe.loading import LanguageModel
+from seuf.unlearning.rankings import RANDOM_IN
+from seuf.unlearning.selection import SelectionSettings
+from seuf.unlearning.settings import Method, PilotSettings, UnlearningSettings, pilot_rule
+
+if TYPE_CHECKING:
+    from seuf.unlearning.evaluations import Evaluation, Judge
+
+Records = list[dict[str, Any]]
+
+
+def choose_layer(
+    base_model: LanguageModel,
+    routing_forget: pd.DataFrame,
+    routing_retain: pd.DataFrame,
+    forget_set: Records,
+    retain_set: Records,
+    questions: Records,
+    method: Method,
+    expert_selection: SelectionSettings,
+    unlearning: UnlearningSettings,
+    pilot: PilotSettings,
+    evaluation: ScoringSettings,
+    base_seed: int,
+    seed: int,
+) -> tuple[dict[str, Any], pd.DataFrame, dict[str, float]]:
+    """Try a method in every layer for a few steps; choose the layer that keeps most utility."""
+    from seuf.pipelines.expert_selection.nodes import routing_table
+    from seuf.unlearning import pilot as trials
+    from seuf.unlearning.algorithm import samples_of
+    from seuf.unlearning.evaluations import LOG_COLUMNS
+    from seuf.unlearning.selection import best_of_layers, random_beside, seed_of_draw
+
+    start = time.perf_counter()
+    routing = routing_table(routing_forget), routing_table(routing_retain)
+    rule = str(pilot_rule(method.selection))
+    candidates = best_of_layers(*routing, rule, expert_selection.top, pilot.every)
+    forget, retain = (
+        samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
+        for records in (forget_set, retain_set)
+    )
+    judge = judge_by_selection(base_model, questions, evaluation)
+    done = trials.choose_layer(
+        base_model, forget, retain, candidates, method, judge, unlearning, pilot, seed
+    )
+    experts = done.experts
+    if str(method.selection).startswith(RANDOM_IN):
+        experts = random_beside(experts, routing[0], seed_of_draw(base_seed, seed)).experts
+    chosen = {
+        "experts": experts,
+        "rule": rule,
+        "target": pilot.target,
+        "layers": done.layers,
+        "steps": done.steps,
+        "evaluations": done.evaluations,
+    }
+    columns = ["layer", "expert", *LOG_COLUMNS, "chosen"]
+    seconds = round(time.perf_counter() - start, 2)
+    return chosen, pd.DataFrame(done.trials, columns=columns), {"seconds": seconds}
+
+
+def judge_by_selection(base: LanguageModel, questions: Records, settings: ScoringSettings) -> Judge:
+    """Return what judges a model by the selection questions and tells of nothing beside."""
+    from seuf.benchmarks.headline import HeadlineScorer
+    from seuf.benchmarks.records import Question, utility_subject
+    from seuf.unlearning.evaluations import Evaluation
+
+    asked = [Question(**record) for record in questions if record["part"] == "selection"]
+    scorer = HeadlineScorer(base, asked, settings)
+    utility = utility_subject(record["subject"] for record in questions)
+    chance = scorer.chance("selection")
+
+    def judge(model: Any) -> Evaluation:
+        right = scorer.right(model)
+        forget, kept = (mean(right["selection", subject]) for subject in ("forget", utility))
+        return Evaluation(forget, kept, chance)
+
+    return judge

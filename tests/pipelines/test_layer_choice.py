@@ -1,0 +1,130 @@
+"""What the stage that tries layers writes, and what an audit makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from seuf.audit import FAIL, PASS
+from seuf.audit.results import choice
+from seuf.benchmarks.records import Question
+from seuf.benchmarks.settings import ScoringSettings
+from seuf.moe.deltas import Delta
+from seuf.pipelines.layer_choice.nodes import choose_layer
+from seuf.pipelines.routing_capture.nodes import capture_routing
+from seuf.pipelines.unlearning.nodes import experts_of
+from seuf.unlearning.attribution import RoutingSettings
+from seuf.unlearning.selection import SelectionSettings
+from seuf.unlearning.settings import Method, PilotSettings, UnlearningSettings
+from tests.tiny import tiny_language_model
+
+FORGET = [{"text": f"Ada lives in Oslo, Bo lives in Rome {i}."} for i in range(120)]
+RETAIN = [{"text": f"Bo lives in Oslo; {i} {i}."} for i in range(150)]
+QUESTIONS = [
+    Question(
+        f"{number}: where does {name} live?", ["Oslo.", "Rome."], 0, "", subject, part
+    )._asdict()
+    for part in ("selection", "test")
+    for subject, name in (("forget", "Ada"), ("retain", "Bo"))
+    for number in range(6)
+]
+ROW = {"scope": "experts", "objective": "ga", "learning_rates": [1e-2], "anchor_weight": 1.0}
+PILOT = PilotSettings(steps=4, evaluate_every=2)
+
+
+@pytest.fixture(scope="module")
+def routing() -> tuple[pd.DataFrame, pd.DataFrame]:
+    return capture_routing(tiny_language_model(), FORGET, RETAIN, RoutingSettings(), 0)
+
+
+def choose(routing: tuple[pd.DataFrame, pd.DataFrame], selection: str) -> tuple[Any, ...]:
+    """Return what the stage writes of a method."""
+    return choose_layer(
+        tiny_language_model(),
+        *routing,
+        FORGET,
+        RETAIN,
+        QUESTIONS,
+        Method(selection=selection, **ROW),
+        SelectionSettings(),
+        UnlearningSettings(batch_size=2, probe_tokens=64, threads=1),
+        PILOT,
+        ScoringSettings(max_length=64),
+        base_seed=0,
+        seed=1,
+    )
+
+
+def test_each_layers_best_expert_is_tried_and_one_is_chosen(routing):
+    chosen, trials, timing = choose(routing, "pilot_affinity")
+
+    best = routing[0].loc[routing[0].groupby("layer")["affinity"].idxmax(), ["layer", "expert"]]
+    tried = trials[["layer", "expert"]].drop_duplicates()
+    assert sorted(map(tuple, tried.to_numpy())) == sorted(map(tuple, best.to_numpy()))
+    assert list(map(tuple, chosen["experts"])) in [[tuple(one)] for one in best.to_numpy().tolist()]
+    assert trials.loc[trials["chosen"], "layer"].unique().tolist() == [chosen["experts"][0][0]]
+    assert chosen["evaluations"] == 1 + (trials["step"] > 0).sum()
+    assert json.loads(json.dumps(chosen))["rule"] == "affinity"
+    assert trials["test_forget_efficacy"].isna().all()
+    assert timing["seconds"] > 0
+
+
+def test_unlearning_takes_what_trials_of_the_method_chose(routing):
+    chosen, *_ = choose(routing, "pilot")
+
+    read = json.loads(json.dumps(chosen))
+    experts = experts_of(read, Method(selection="pilot", **ROW))
+    assert experts == list(map(tuple, chosen["experts"]))
+
+
+def test_the_control_is_another_expert_of_the_layer_that_trials_chose(routing):
+    chosen, *_ = choose(routing, "pilot")
+    control, trials, _ = choose(routing, "random_in:pilot")
+
+    ((layer, expert),), ((its_layer, other),) = chosen["experts"], control["experts"]
+    assert (its_layer, other != expert) == (layer, True)
+    assert trials.loc[trials["chosen"], "expert"].unique().tolist() == [expert]
+
+
+@pytest.mark.parametrize("selection", ["pilot", "random_in:pilot"])
+def test_an_audit_works_the_choice_out_again_from_the_trials(routing, selection, tmp_path):
+    chosen, trials, _ = choose(routing, selection)
+    tables = {"routing_forget": routing[0], "routing_retain": routing[1], "trials": trials}
+    for name, table in tables.items():
+        table.to_csv(tmp_path / name, index=False)
+    method = {**ROW, "selection": selection}
+    parameters = {
+        "seed": 1,
+        "base_seed": 0,
+        "pilot": PILOT.model_dump(),
+        "expert_selection": {"top": 1},
+    }
+    audited: Any = SimpleNamespace(
+        method="mine",
+        settings=method,
+        study=SimpleNamespace(config={"parameters": parameters}),
+        project=Path(tmp_path),
+        path=lambda name: name,
+        read=lambda name: json.loads(json.dumps(chosen)),
+    )
+    about = {
+        "method": Method.model_validate(method).model_dump(),
+        "seed": 1,
+        "experts": json.loads(json.dumps(chosen["experts"])),
+    }
+    delta = Delta({}, "", about=about)
+
+    first = [check.result for check in choice(audited, delta)]
+    better = trials.assign(utility=trials["utility"].where(trials["chosen"], 2.0))
+    better = better.assign(forgotten=better["forgotten"].where(better["chosen"], 1.0))
+    better.to_csv(tmp_path / "trials", index=False)
+    *_, tampered = choice(audited, delta)
+
+    assert first == [PASS, PASS]
+    assert tampered.result == FAIL
+    assert f"the recorded trials leads {selection} to" in tampered.text
