@@ -26,6 +26,7 @@ def test_every_objective_asks_for_what_there_is(objective):
         ({"scope": "everything", "objective": "ga", "anchor_weight": 1.0}, "router to anchor"),
         ({"scope": "some", "objective": "ga"}, "'nothing', 'everything', 'lora', 'experts' or"),
         ({"scope": "deletion"}, "needs a selection"),
+        ({"scope": "deletion", "selection": "pilot"}, "has no steps to try: selection 'pilot'"),
         ({"scope": "deletion", "objective": "ga", "selection": "reap"}, "needs an objective"),
         ({"scope": "everything", "objective": "ga", "rank": 4}, "only scope 'lora'"),
         ({"scope": "lora", "objective": "ga", "rank": 0}, "greater than 0"),

@@ -101,6 +101,8 @@ class Method(Settings):
             raise ValueError(f"objective {self.objective!r} has no `retain_loss` to choose")
         if (self.selection is None) != (self.scope not in ("experts", "deletion")):
             raise ValueError("scope 'experts' or 'deletion', and no other, needs a selection")
+        if self.scope == "deletion" and pilot_rule(self.selection):
+            raise ValueError(f"a deletion has no steps to try: selection {self.selection!r}")
         if self.anchor_weight and self.scope != "experts":
             raise ValueError("only scope 'experts' has a router to anchor")
         if self.router_null_space is not None and not self._trains_routers():
