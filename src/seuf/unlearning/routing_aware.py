@@ -26,10 +26,12 @@ from seuf.moe.batches import Batch, by_length
 from seuf.moe.forward import stop_at
 from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import Routing, capture_routing, skip_packed_sequence_check
+from seuf.moe.stability import first_tokens
 from seuf.unlearning.scopes import Scope
 from seuf.unlearning.settings import Experts
 
 BATCH_SIZE = 16
+TOKENS = 100_000  # of the retain set on which a router's inputs are measured
 ROUNDS = 50  # of matching one expert after the other; a single one is matched in the first
 MOST = 10.0  # a token weighs at most so many times, and at least so little, of the mean
 log = logging.getLogger(__name__)
@@ -45,13 +47,13 @@ def hold_routers(
     Args:
         scope: Its context is not open yet.
         base: The model in its original state.
-        retain: Token ids of the samples to keep.
+        retain: Token ids of the samples to keep; their first `TOKENS` tokens are passed.
         tolerance: See `null_space`.
     """
     layers = {layer.index: layer for layer in moe_layers(base.model)}
     inside = {id(p): index for index, la in layers.items() for p in la.router.parameters()}
     held = {name: inside[id(p)] for name, p in scope.whole.items() if id(p) in inside}
-    batches = by_length(retain, BATCH_SIZE, base.padding)
+    batches = by_length(first_tokens(retain, TOKENS), BATCH_SIZE, base.padding)
     moments = router_inputs(base.model, sorted({*held.values()}), batches)
     for name, index in held.items():
         projection = null_space(moments[index], tolerance)
