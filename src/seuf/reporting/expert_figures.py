@@ -301,7 +301,7 @@ def _draw_layer(figure: go.Figure, panel: int, shares: pd.DataFrame) -> None:
             xaxis=f"x{name}",
             yaxis=f"y{name}",
         )
-    ticks: dict[str, Any] = {"tickangle": 0, "dtick": 1 if len(experts) <= 24 else None}
+    ticks: dict[str, Any] = {"tickangle": 0, "dtick": ceil(len(experts) / 16)}
     figure.update_xaxes(**ticks, selector={"anchor": f"y{name}"})
     even = float(shares["forget"].mean())
     place = {"xref": f"x{name} domain", "yref": f"y{name}"}
@@ -340,5 +340,13 @@ def _mark_chosen_layer(figure: go.Figure, panel: int, layer: int) -> None:
     line = {"color": FAINT, "width": 1, "dash": "dot"}
     figure.add_shape(type="line", x0=layer, x1=layer, y0=0, y1=1, line=line, **place)
     figure.add_annotation(
-        **place, x=layer, y=1, yanchor="bottom", showarrow=False, text=f"chosen: layer {layer}"
+        **place,
+        x=layer,
+        y=1,
+        text=f"chosen: layer {layer}",
+        showarrow=False,
+        xanchor="left",
+        xshift=-4,
+        yanchor="bottom",
+        font={"size": 10},
     )
