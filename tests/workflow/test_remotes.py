@@ -151,7 +151,8 @@ def test_an_erasure_tells_what_it_finds_where(erased):
 
 def test_no_byte_of_the_forget_set_is_left(remotes, erased):
     lines = (remotes.project.root / PRIMARY / "forget_set.jsonl").read_bytes().splitlines()
-    texts = [line.split(b'"')[3] for line in lines]
+    shown = (remotes.project.root / "examples/own_data/forget.jsonl").read_bytes()
+    texts = [text for line in lines if (text := line.split(b'"')[3]) not in shown]
 
     assert _with_any(remotes.root, texts)
     assert _with_any(erased[0].root, texts) == []
@@ -231,10 +232,10 @@ def test_s3_gives_back_the_same_bytes_and_is_erased_too(remotes, s3, tmp_path):
     project.done("dvc", "pull", STUDY)
 
     assert {name: (project.root / name).read_bytes() for name in before} == before
-    assert len(list(_bucket(s3, "forget").objects.all())) == len(FORGET)
+    assert len(list(_bucket(s3, "forget").objects.all())) == len(RESTRICTED)
     erasure = project.invoke(*ERASE, "--yes").output
     assert erasure.count("workspace, cache, remote forget") == len(FORGET)
-    assert list(_bucket(s3, "forget").objects.all()) == []
+    assert len(list(_bucket(s3, "forget").objects.all())) == len(SHOWING)
     assert "up to date" in project.done(*GATE)
 
 
