@@ -86,10 +86,12 @@ def probe_of(
 def first_tokens(samples: Sequence[Sequence[int]], tokens: int) -> list[Sequence[int]]:
     """Return the first samples that together have at least so many tokens."""
     taken: list[Sequence[int]] = []
+    total = 0
     for sample in samples:
-        if sum(map(len, taken)) >= tokens:
+        if total >= tokens:
             break
         taken.append(sample)
+        total += len(sample)
     return taken
 
 
