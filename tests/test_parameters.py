@@ -205,15 +205,37 @@ def test_the_study_of_spread_has_the_methods_of_the_sandbox():
     assert spread.items() >= base.items()
 
 
-def test_methods_of_a_study_of_spread_try_as_many_learning_rates(parameters):
-    """Two of three rows have two."""
+def test_methods_of_a_study_of_spread_take_as_many_updates(parameters):
+    """Of ten steps: two rows have two learning rates, the third one. Deletion takes none."""
     ga = {"scope": "everything", "objective": "ga"}
-    rows = {"a": [1e-4, 1e-3], "b": [1e-3, 1e-2], "c": [1e-3]}
-    methods = {name: ga | {"learning_rates": rates} for name, rates in rows.items()}
-    replication = {"bases": {"base_0": 0}, "seeds": [0]}
+    rates = {"a": [1e-4, 1e-3], "b": [1e-3, 1e-2], "c": [1e-3]}
+    methods = {name: ga | {"learning_rates": of_row} for name, of_row in rates.items()}
+    methods["d"] = {"scope": "deletion", "selection": "affinity"}
+    parameters["unlearning"] = {"steps": 10}
+    parameters["replication"] = {"bases": {"base_0": 0}, "seeds": [0]}
 
-    with pytest.raises(InputError, match=r"tries as many learning_rates: 2, and not c \(1\)"):
-        check_parameters(parameters | {"methods": methods, "replication": replication})
+    with pytest.raises(InputError, match=r"as many updates, 20 here, and not c \(10\)"):
+        check_parameters(parameters | {"methods": methods})
+
+
+def test_the_trials_of_a_pilot_count_as_learning_rates_do(parameters):
+    """Three layers, two rates and five steps are 30 updates, beside the 20 of its own two rates:
+    as many as five rates of ten steps.
+    """
+    one = {"scope": "experts", "objective": "ga"}
+    rates = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    methods = {
+        "pilot": one | {"selection": "pilot", "learning_rates": rates[:2]},
+        "contrast": one | {"selection": "contrast", "learning_rates": rates},
+    }
+    parameters["base_model"] = {"source": "pretrain", "layers": 3}
+    parameters["unlearning"] = {"steps": 10}
+    parameters["replication"] = {"bases": {"base_0": 0}, "seeds": [0]}
+
+    check_parameters(parameters | {"methods": methods, "pilot": {"steps": 5}})
+
+    with pytest.raises(InputError, match=r"and not contrast \(50\)|and not pilot \(56\)"):
+        check_parameters(parameters | {"methods": methods, "pilot": {"steps": 6}})
 
 
 def test_comparisons_are_of_rows(parameters):

@@ -101,7 +101,13 @@ class StudyParameters(BaseModel):
     @model_validator(mode="after")
     def _methods_are_replicated_alike(self) -> Self:
         if self.replication is not None:
-            check_replication(self.methods, self.replication)
+            check_replication(
+                self.methods,
+                self.replication,
+                self.unlearning.steps,
+                self.pilot,
+                getattr(self.base_model, "layers", None),
+            )
         return self
 
     @model_validator(mode="after")

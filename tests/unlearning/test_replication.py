@@ -11,12 +11,13 @@ from seuf.unlearning.evaluations import Evaluation, Judge
 from seuf.unlearning.replication import (
     BaseStudy,
     Run,
+    Trial,
     choose_learning_rates,
     numbers_of,
     replicate,
     runs_of,
 )
-from seuf.unlearning.settings import Method
+from seuf.unlearning.settings import Method, PilotSettings
 from tests.tiny import bits, tiny_language_model
 from tests.unlearning.runs import FORGET, RETAIN, SETTINGS, method
 
@@ -56,7 +57,8 @@ def weights_tell() -> Judge:
 
 
 def small_study() -> BaseStudy:
-    return BaseStudy(tiny_language_model(), FORGET, RETAIN, SETTINGS, weights_tell)
+    judges = weights_tell, weights_tell
+    return BaseStudy(tiny_language_model(), FORGET, RETAIN, SETTINGS, *judges)
 
 
 def small_runs() -> list[Run]:
@@ -68,6 +70,12 @@ def small_runs() -> list[Run]:
         Run("random", method(selection="random"), [(1, 3)], 0),
         Run("full", method("everything"), [], 0),
     ]
+
+
+def trial_of(selection: str, trained: list[list[tuple[int, int]]]) -> Trial:
+    """Return trials of two steps in both layers, with two learning rates."""
+    row = method(selection=selection, learning_rates=[1e-3, 1e-2])
+    return Trial(row, 0, [[(0, 1)], [(1, 2)]], trained, PilotSettings(steps=2, evaluate_every=2))
 
 
 def test_more_base_models_that_forget_enough_count_for_more_than_utility():
@@ -223,6 +231,52 @@ def test_every_look_of_every_run_is_in_the_paths():
         "original": [0],
         **{name: [0, 2, 4] for name in ("seuf", "contrast", "random", "full")},
     }
+
+
+def test_a_pilot_trains_what_its_trials_chose_and_counts_them():
+    """Two layers, two learning rates, two steps: at most eight updates, and fewer if some stop."""
+    tried = trial_of("pilot", trained=[[(0, 1)], [(1, 2)]])
+    runs, paths = replicate(
+        small_study(), [Run("pilot", method(selection="pilot"), [], 0, tried), *small_runs()[1:2]]
+    )
+
+    pilot, seuf = runs.to_dict("records")
+    assert pilot["experts"] in ("0:1", "1:2")
+    assert 4 <= pilot["trial_steps"] <= 8
+    assert pilot["seconds"] >= pilot["trial_seconds"] > 0
+    assert set(pilot["trial_utility"].replace(":", " ").split()) >= {"0", "1"}
+    assert (seuf["trial_steps"], seuf["trial_seconds"]) == (0, 0)
+    assert pd.isna(seuf["trial_utility"])
+    assert set(paths[paths["method"] == "pilot"]["experts"]) == {pilot["experts"]}
+
+
+def test_the_control_of_a_pilot_shares_its_trials_and_trains_another_expert():
+    beside = {"0:1": "0:3", "1:2": "1:0"}
+    pilot = trial_of("pilot", trained=[[(0, 1)], [(1, 2)]])
+    control = trial_of("random_in:pilot", trained=[[(0, 3)], [(1, 0)]])
+    runs, _ = replicate(
+        small_study(),
+        [
+            Run("pilot", method(selection="pilot"), [], 0, pilot),
+            Run("control", method(selection="random_in:pilot"), [], 0, control),
+        ],
+    )
+
+    one, other = runs.to_dict("records")
+    assert pilot.identity == control.identity
+    assert other["experts"] == beside[one["experts"]]
+    assert other["trial_seconds"] == one["trial_seconds"]
+
+
+def test_an_expert_that_is_deleted_has_no_learning_rate():
+    """Its path has two points, and only the second is a checkpoint."""
+    row = Method(scope="deletion", selection="contrast")
+
+    runs, paths = replicate(small_study(), [Run("deleted", row, [(1, 2)], 0)])
+
+    assert runs["learning_rate"].isna().all()
+    assert paths["learning_rate"].isna().all()
+    assert paths["kept"].tolist() == [False, True]
 
 
 def test_the_base_is_left_as_it_was():

@@ -5,6 +5,8 @@
    with which most base models forget `forget_target`, and of those the one of most utility there.
    The test questions have no say.
 3. With the other seeds, every method runs with that learning rate.
+4. A pilot (`seuf.unlearning.pilot`) tries its layers for each base model and seed anew, with all
+   learning rates of its row, and each run's seconds count those of its trials.
 
 Two methods whose rules choose the same expert are one run where all else is the same too: it is
 computed once. On a CPU several processes may share the runs; a run does not depend on them.
@@ -17,12 +19,13 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from seuf.forgetting import TARGETS, mean_until, value_at
@@ -30,8 +33,9 @@ from seuf.moe.digests import sums_of_bits
 from seuf.moe.loading import LanguageModel
 from seuf.moe.threads import threads
 from seuf.unlearning.algorithm import unlearn
-from seuf.unlearning.evaluations import UNMOVED, Evaluation, EvaluationPath, Judge
-from seuf.unlearning.settings import Experts, Method, UnlearningSettings
+from seuf.unlearning.evaluations import UNMOVED, EvaluationPath, Judge
+from seuf.unlearning.pilot import choose_layer
+from seuf.unlearning.settings import Experts, Method, PilotSettings, UnlearningSettings
 
 Log = list[dict[str, Any]]  # with the keys `evaluations.LOG_COLUMNS`
 # What the kept checkpoint scores on the test questions, by names of `evaluations.LOG_COLUMNS`.
@@ -43,6 +47,48 @@ KEPT = {
 }
 
 
+class Trial(NamedTuple):
+    """How a pilot finds its experts: the method is tried with the best experts of each layer.
+
+    Attributes:
+        method: With all the learning rates of its row.
+        seed: As of the run that follows.
+        candidates: Experts of each layer, see `selection.best_of_layers`.
+        trained: What is trained if a candidate wins: the same, or a control in its layer.
+        pilot: The budget of a trial.
+    """
+
+    method: Method
+    seed: int
+    candidates: list[Experts]
+    trained: list[Experts]
+    pilot: PilotSettings
+
+    @property
+    def identity(self) -> Hashable:
+        """What makes the trial: a control has the same as the method that it controls."""
+        return _by_any_rule(self.method), self.seed, str(self.candidates), self.pilot
+
+
+class Tried(NamedTuple):
+    """What a trial came to.
+
+    Attributes:
+        place: Of the candidate that won.
+        utility: Of each layer where it forgets enough, as `0:0.61 1:-`.
+        steps: Updates that the trials took together.
+        seconds: The same.
+    """
+
+    place: int
+    utility: str | None
+    steps: int
+    seconds: float
+
+
+NOT_TRIED = Tried(0, None, 0, 0.0)
+
+
 class Run(NamedTuple):
     """One run: a method of the table with one learning rate, its experts, and a seed."""
 
@@ -50,12 +96,20 @@ class Run(NamedTuple):
     method: Method
     experts: Experts
     seed: int
+    trial: Trial | None = None
 
     @property
     def identity(self) -> Hashable:
         """What makes the run: of two runs with the same, one is the other."""
-        by_another_rule = self.method.model_copy(update={"selection": None})
-        return by_another_rule.model_dump_json(), tuple(self.experts), self.seed
+        return _by_any_rule(self.method), tuple(self.experts), self.seed
+
+
+class Done(NamedTuple):
+    """What a run came to."""
+
+    log: Log
+    trained_share: float
+    seconds: float
 
 
 class BaseStudy(NamedTuple):
@@ -67,6 +121,7 @@ class BaseStudy(NamedTuple):
         retain: Token ids of the samples to keep.
         settings: The budget.
         make_judge: Returns what judges by the selection questions and tells of the test questions.
+        make_trial_judge: Returns what judges by the selection questions and tells of no others.
     """
 
     base: LanguageModel
@@ -74,20 +129,13 @@ class BaseStudy(NamedTuple):
     retain: Sequence[Sequence[int]]
     settings: UnlearningSettings
     make_judge: Callable[[], Judge]
-
-
-class Done(NamedTuple):
-    """What a run came to."""
-
-    log: Log
-    trained_share: float
-    seconds: float
+    make_trial_judge: Callable[[], Judge]
 
 
 def runs_of(
     methods: Mapping[str, Method],
     seeds: Sequence[int],
-    experts_of: Callable[[Method, int], Experts],
+    experts_of: Callable[[Method, int], Experts | Trial],
     chosen: Mapping[str, float] | None = None,
 ) -> list[Run]:
     """Return the runs of the grid with the first seed; with chosen rates, of the other seeds.
@@ -97,21 +145,21 @@ def runs_of(
     Args:
         methods: The table.
         seeds: Of the study; the first tries the grid.
-        experts_of: Returns the experts that a method of one learning rate trains, given a seed.
+        experts_of: Returns the experts that a method trains, given a seed, or how to find them.
         chosen: A learning rate for each method that trains.
     """
-    rows = {name: row for name, row in methods.items() if row.objective or chosen is None}
-
-    def run_of(name: str, method: Method, rate: float, seed: int) -> Run:
-        at_rate = method.model_copy(update={"learning_rates": [rate]})
-        return Run(name, at_rate, experts_of(at_rate, seed), seed)
-
-    return [
-        run_of(name, method, rate, seed)
-        for seed in (seeds[:1] if chosen is None else seeds[1:])
-        for name, method in rows.items()
-        for rate in (method.learning_rates if chosen is None else [chosen[name]])
-    ]
+    runs = []
+    for seed in seeds[:1] if chosen is None else seeds[1:]:
+        for name, method in methods.items():
+            if chosen is not None and method.objective is None:
+                continue
+            found = experts_of(method, seed)
+            trial = found if isinstance(found, Trial) else None
+            experts = [] if isinstance(found, Trial) else found
+            for rate in method.learning_rates if chosen is None else [chosen[name]]:
+                at_rate = method.model_copy(update={"learning_rates": [rate]})
+                runs.append(Run(name, at_rate, experts, seed, trial))
+    return runs
 
 
 def replicate(
@@ -124,27 +172,37 @@ def replicate(
         runs: See `runs_of`.
         workers: Processes that share them.
     """
-    first: dict[Hashable, Run] = {}
-    for run in runs:
-        first.setdefault(run.identity, run)
-    computed = _in_processes if workers > 1 else _one_by_one
-    results = computed(study, list(first.values()), workers)
-    shown = tqdm(results, desc="runs", total=len(first), disable=None)
-    done = dict(zip(first, shown, strict=True))
+    with computing(study, workers) as compute:
+        trials = {run.trial.identity: run.trial for run in runs if run.trial is not None}
+        tried = dict(zip(trials, compute(list(trials.values()), "trials"), strict=True))
+        runs = [
+            run
+            if (trial := run.trial) is None
+            else run._replace(experts=trial.trained[tried[trial.identity].place])
+            for run in runs
+        ]
+        first: dict[Hashable, Run] = {}
+        for run in runs:
+            first.setdefault(run.identity, run)
+        done = dict(zip(first, compute(list(first.values()), "runs"), strict=True))
     rows, paths = [], []
     for run in runs:
         twin, (log, share, seconds) = first[run.identity], done[run.identity]
+        by_trial = tried[run.trial.identity] if run.trial is not None else NOT_TRIED
         about = _about(run)
         rows.append(
             {
                 **about,
                 **numbers_of(log, study.settings.forget_target),
                 "trained_share": share,
-                "seconds": round(seconds, 2),
+                "seconds": round(seconds + by_trial.seconds, 2),
+                "trial_seconds": round(by_trial.seconds, 2),
+                "trial_steps": by_trial.steps,
+                "trial_utility": by_trial.utility,
                 "same_as": twin.name if twin is not run else None,
             }
         )
-        paths += [about | entry for entry in log]
+        paths += [about | entry | {"learning_rate": about["learning_rate"]} for entry in log]
     return pd.DataFrame(rows), pd.DataFrame(paths)
 
 
@@ -200,58 +258,101 @@ def choose_learning_rates(grid_runs: pd.DataFrame) -> dict[str, float]:
     return chosen
 
 
-def judge_of_runs(study: BaseStudy) -> Judge:
-    """Return the study's judge, which evaluates the original but once.
+class Worker:
+    """Computes trials and runs on one base model, one after the other.
 
-    Every run begins with it, and a short run's time is mostly that of its evaluations.
+    Args:
+        study: What they share.
     """
-    judge = study.make_judge()
-    with threads(study.settings.threads):
-        evaluation, original = judge(study.base.model), sums_of_bits(study.base.model)
 
-    def evaluate(model: nn.Module) -> Evaluation:
-        return evaluation if sums_of_bits(model) == original else judge(model)
+    def __init__(self, study: BaseStudy) -> None:
+        self.study = study
 
-    return evaluate
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of the runs."""
+        return self._remembering(self.study.make_judge())
+
+    @cached_property
+    def trial_judge(self) -> Judge:
+        """The judge of the trials."""
+        return self._remembering(self.study.make_trial_judge())
+
+    def _remembering(self, judge: Judge) -> Judge:
+        """Return a judge that evaluates the original but once.
+
+        Every run begins with it, and a short run's time is mostly that of its evaluations.
+        """
+        model = self.study.base.model
+        with threads(self.study.settings.threads):
+            evaluation, original = judge(model), sums_of_bits(model)
+        return lambda now: evaluation if sums_of_bits(now) == original else judge(now)
+
+    def compute(self, task: Run | Trial) -> Done | Tried:
+        """Return what a run or a trial comes to."""
+        return self.run(task) if isinstance(task, Run) else self.choose(task)
+
+    def run(self, run: Run) -> Done:
+        """Return what a run comes to."""
+        base, forget, retain, settings, *_ = self.study
+        judge, start = self.judge, time.perf_counter()
+        if run.method.scope == "nothing":
+            path = EvaluationPath(judge(base.model), settings.forget_target)
+            path.add({"step": 0}, path.original, UNMOVED)
+            return Done(path.log, 0.0, time.perf_counter() - start)
+        done = unlearn(base, forget, retain, run.method, run.experts, judge, settings, run.seed)
+        return Done(done.log, done.trained_share, time.perf_counter() - start)
+
+    def choose(self, trial: Trial) -> Tried:
+        """Return which candidate of a trial wins."""
+        base, forget, retain, settings, *_ = self.study
+        method, seed, candidates, _, pilot = trial
+        judge, start = self.trial_judge, time.perf_counter()
+        choice = choose_layer(
+            base, forget, retain, candidates, method, judge, settings, pilot, seed
+        )
+        utilities = (
+            f"{layer['layer']}:{'-' if (value := layer['utility']) is None else f'{value:.3f}'}"
+            for layer in sorted(choice.layers, key=lambda layer: layer["layer"])
+        )
+        place, seconds = candidates.index(choice.experts), time.perf_counter() - start
+        return Tried(place, " ".join(utilities), choice.steps, seconds)
 
 
-def _one_by_one(study: BaseStudy, runs: Sequence[Run], workers: int = 1) -> Iterator[Done]:
-    """Yield what each run comes to, in their order."""
-    judge = judge_of_runs(study)
-    return (_computed(study, judge, run) for run in runs)
+Compute = Callable[[Sequence[Run | Trial], str], Iterator[Any]]
+_workers: list[Worker] = []  # of this process, if it is a worker
 
 
-def _in_processes(study: BaseStudy, runs: Sequence[Run], workers: int) -> Iterator[Done]:
-    """Yield the same, computed by several processes."""
-    sent = pickle.dumps(study)  # as bytes: tensors sent as such would be shared, and each writes
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (sent,)) as pool:
-        yield from pool.map(_in_worker, runs)
+@contextmanager
+def computing(study: BaseStudy, workers: int) -> Iterator[Compute]:
+    """Yield what computes tasks, in their order, here or in several processes."""
 
+    def shown(results: Iterator[Any], what: str, total: int) -> Iterator[Any]:
+        return iter(tqdm(results, what, total, disable=None))
 
-_of_worker: dict[str, Any] = {}
+    if workers == 1:
+        worker = Worker(study)
+        yield lambda tasks, what: shown(map(worker.compute, tasks), what, len(tasks))
+        return
+    # as bytes: tensors sent as such would be shared, and each process writes to them
+    begun = get_context("spawn"), _begin, (pickle.dumps(study),)
+    with ProcessPoolExecutor(workers, *begun) as pool:
+        yield lambda tasks, what: shown(pool.map(_compute, tasks), what, len(tasks))
 
 
 def _begin(sent: bytes) -> None:
-    """Make a worker ready: a base model of its own, one thread, no bars."""
-    study: BaseStudy = pickle.loads(sent)
-    sys.stderr.isatty = lambda: False  # type: ignore[method-assign] # so tqdm shows no bars
+    """Make a process a worker, with a base model of its own, one thread and no bars."""
+    sys.stderr.isatty = lambda: False  # type: ignore[method-assign] # so tqdm shows none
     torch.set_num_threads(1)
-    _of_worker.update(study=study, judge=judge_of_runs(study))
+    _workers.append(Worker(pickle.loads(sent)))
 
 
-def _in_worker(run: Run) -> Done:
-    return _computed(_of_worker["study"], _of_worker["judge"], run)
+def _compute(task: Run | Trial) -> Done | Tried:
+    return _workers[0].compute(task)
 
 
-def _computed(study: BaseStudy, judge: Judge, run: Run) -> Done:
-    base, forget, retain, settings, _ = study
-    start = time.perf_counter()
-    if run.method.objective is None:
-        path = EvaluationPath(judge(base.model), settings.forget_target)
-        path.add({"step": 0}, path.original, UNMOVED)
-        return Done(path.log, 0.0, time.perf_counter() - start)
-    done = unlearn(base, forget, retain, run.method, run.experts, judge, settings, run.seed)
-    return Done(done.log, done.trained_share, time.perf_counter() - start)
+def _by_any_rule(method: Method) -> str:
+    return method.model_copy(update={"selection": None}).model_dump_json()
 
 
 def _about(run: Run) -> dict[str, Any]:

@@ -275,18 +275,39 @@ class ReplicationSettings(Settings):
         return self
 
 
-def check_replication(methods: Mapping[str, Method], settings: ReplicationSettings) -> None:
-    """Raise if methods of a study of spread try unequal numbers of rates, or one is not there.
+def check_replication(
+    methods: Mapping[str, Method],
+    settings: ReplicationSettings,
+    steps: int,
+    pilot: PilotSettings,
+    layers: int | None,
+) -> None:
+    """Raise if methods of a study of spread take unequal numbers of updates, or one is not there.
+
+    Args:
+        methods: The table.
+        settings: Of the study.
+        steps: Updates with each learning rate.
+        pilot: The budget of a trial; its updates count as those of further learning rates do.
+        layers: Of the model; if that is not known, pilots are not counted.
 
     Raises:
         InputError: With the rows that differ from most, or the comparison that names no row.
     """
-    numbers = {name: len(row.learning_rates) for name, row in methods.items() if row.objective}
-    usual = Counter(numbers.values()).most_common(1)[0][0] if numbers else 0
-    if others := [f"{name} ({number})" for name, number in numbers.items() if number != usual]:
+    updates = {}
+    for name, row in methods.items():
+        rates = len(row.learning_rates)
+        if row.objective and pilot_rule(row.selection) is None:
+            updates[name] = rates * steps
+        elif row.objective and layers is not None:
+            tried = len(range((pilot.every - 1) // 2, layers, pilot.every))
+            at_each = len(pilot.learning_rates or row.learning_rates) * (pilot.steps or steps)
+            updates[name] = rates * steps + tried * at_each
+    usual = Counter(updates.values()).most_common(1)[0][0] if updates else 0
+    if others := [f"{name} ({number})" for name, number in updates.items() if number != usual]:
         raise InputError(
-            f"every method of a study of spread tries as many learning_rates: {usual}, and not "
-            f"{', '.join(others)}"
+            f"every method of a study of spread takes as many updates, {usual} here, and not "
+            f"{', '.join(others)}: learning_rates times unlearning.steps, and a pilot's trials"
         )
     for pair in settings.comparisons:
         if missing := [name for name in pair if name not in methods]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -15,8 +15,10 @@ from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel
 from seuf.pipelines.study import commit, study_name
+from seuf.unlearning.rankings import RANDOM_IN
 from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import (
+    Experts,
     Method,
     PilotSettings,
     ReplicationSettings,
@@ -47,43 +49,44 @@ def run_methods(
     chosen_learning_rates: dict[str, float] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run every method: the grid with the first seed, or with chosen rates the other seeds."""
-    from seuf.pipelines.expert_selection.nodes import select_experts
-    from seuf.pipelines.layer_choice.nodes import choose_layer
+    from seuf.pipelines.expert_selection.nodes import routing_table, select_experts
+    from seuf.pipelines.layer_choice.nodes import judge_by_selection
     from seuf.pipelines.unlearning.nodes import experts_of, judge_of
     from seuf.unlearning.algorithm import samples_of
-    from seuf.unlearning.replication import BaseStudy, replicate, runs_of
+    from seuf.unlearning.replication import BaseStudy, Trial, replicate, runs_of
+    from seuf.unlearning.selection import best_of_layers, random_beside, seed_of_draw
 
-    routing = routing_forget, routing_retain
-    by_trial = partial(
-        choose_layer,
-        base_model,
-        *routing,
-        forget_set,
-        retain_set,
-        questions,
-        expert_selection=expert_selection,
-        unlearning=unlearning,
-        pilot=pilot,
-        evaluation=evaluation,
-        base_seed=base_seed,
-    )
+    routing = routing_table(routing_forget), routing_table(routing_retain)
 
-    def experts(method: Method, seed: int) -> list[tuple[int, int]]:
-        if pilot_rule(method.selection):
-            return experts_of(by_trial(method=method, seed=seed)[0], method)
-        return experts_of(select_experts(*routing, expert_selection, base_seed, seed), method)
+    @cache
+    def selected(seed: int) -> dict[str, Any]:
+        return select_experts(routing_forget, routing_retain, expert_selection, base_seed, seed)
+
+    def experts(method: Method, seed: int) -> Experts | Trial:
+        rule = pilot_rule(method.selection)
+        if rule is None:
+            return experts_of(selected(seed), method)
+        trained = tried = best_of_layers(*routing, rule, expert_selection.top, pilot.every)
+        if str(method.selection).startswith(RANDOM_IN):
+            draw = seed_of_draw(base_seed, seed)
+            trained = [random_beside(one, routing[0], draw).experts for one in tried]
+        return Trial(method, seed, tried, trained, pilot)
 
     table = {name: Method.model_validate(row) for name, row in methods.items()}
     forget, retain = (
         samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
         for records in (forget_set, retain_set)
     )
-    judge = partial(judge_of, base_model, questions, general_texts, evaluation)
-    return replicate(
-        BaseStudy(base_model, forget, retain, unlearning, judge),
-        runs_of(table, seeds, experts, chosen_learning_rates),
-        workers_asked_for(),
+    study = BaseStudy(
+        base_model,
+        forget,
+        retain,
+        unlearning,
+        make_judge=partial(judge_of, base_model, questions, general_texts, evaluation),
+        make_trial_judge=partial(judge_by_selection, base_model, questions, evaluation),
     )
+    runs = runs_of(table, seeds, experts, chosen_learning_rates)
+    return replicate(study, runs, workers_asked_for())
 
 
 def workers_asked_for() -> int:
