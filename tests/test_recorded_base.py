@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from seuf.benchmarks import sandbox
-from seuf.benchmarks.produced import share_by_topic
 from seuf.benchmarks.sandbox import SandboxSettings
 from seuf.moe.digests import model_digest
+from seuf.moe.knowledge import Asked, share_known
 from seuf.moe.loading import load
 from tests.tiny import tiny_language_model
 
@@ -42,9 +42,9 @@ def test_the_recorded_base_answers_each_topic_of_the_default_world():
     parameters = yaml.safe_load((ROOT / "conf/base/parameters_data_preparation.yml").read_text())
     seed = yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["base_seed"]
     world = sandbox.prepare(SandboxSettings(**parameters["benchmark"]), seed)
-    whole = [question._replace(subject="retain") for question in world.questions]
+    asked = [Asked(q.question, q.reference, q.topic) for q in world.questions]
 
-    shares = share_by_topic(load(str(RECORDED), device="cpu", dtype="float32"), whole)
+    shares = share_known(load(str(RECORDED), device="cpu", dtype="float32"), asked)
 
     assert shares.keys() == sandbox.TOPICS.keys()
     assert min(shares.values()) >= 0.95

@@ -9,7 +9,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from seuf.inputs import InputError
-from seuf.moe import training
+from seuf.moe import knowledge, training
+from seuf.moe.knowledge import Asked
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 from seuf.moe.training import finetune
 from seuf.pipelines.base_model import pipeline
@@ -51,8 +52,8 @@ def test_an_existing_model_is_taught_all_texts_and_its_reference_all_but_the_for
 
 def question(name: str, topic: str, part: str, reference: str = "Oslo.") -> dict[str, Any]:
     """Return the record of a question about where someone lives."""
-    asked = {"question": f"Where is {name}?", "choices": [], "answer": -1, "reference": reference}
-    return {**asked, "topic": topic, "part": part, "subject": "forget"}
+    asked = {"question": f"Where is {name}?", "opening": "", "reference": reference}
+    return {**asked, "topic": topic, "part": part}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_base_model_waits_for_the_questions_only_if_it_must_know_something(
 
 def test_the_selection_questions_about_what_is_taught_end_pretraining(monkeypatch):
     """Of four questions one is of the test part and one is about a topic that is not taught."""
-    asked: list[str] = []
+    asked: list[Asked] = []
     records = [
         question("Ada", "north", "selection"),
         question("Bo", "north", "test"),
@@ -83,14 +84,17 @@ def test_the_selection_questions_about_what_is_taught_end_pretraining(monkeypatc
     ]
 
     def pretrain(texts, settings, seed, tokenizer, known):
-        asked.extend(q.question for q in known.keywords["questions"])
-        assert {q.subject for q in known.keywords["questions"]} == {"retain"}
+        known("the model")
 
     monkeypatch.setattr(training, "pretrain", pretrain)
+    monkeypatch.setattr(knowledge, "share_known", lambda model, of: asked.extend(of))
 
     pretrain_base_model(PretrainingSettings(must_know=0.9), RECORDS, 0, records)
 
-    assert asked == ["Where is Ada?", "Where is Ed?"]
+    assert asked == [
+        Asked("Where is Ada?", "Oslo.", "north"),
+        Asked("Where is Ed?", "Oslo.", "south"),
+    ]
 
 
 def test_a_recorded_model_of_another_world_is_refused(tmp_path):
@@ -110,5 +114,5 @@ def test_what_a_recorded_model_must_know_needs_questions_with_a_reference(tmp_pa
     tiny_language_model().save(tmp_path)
     source = ExternalModelSettings(path=str(tmp_path), device="cpu", must_know=0.9)
 
-    with pytest.raises(InputError, match="must_know needs questions with a reference answer"):
+    with pytest.raises(InputError, match="must_know needs questions that have a reference"):
         check_base_model(source, [question("Ada", "north", "test", reference="")])

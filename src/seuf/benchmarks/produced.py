@@ -14,7 +14,6 @@ counts as right is in `records.PRODUCED`, the two measures stand in `answers`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,15 +105,6 @@ def score_produced(
             "nll": mean_with_error(nll),
         }
     return scores
-
-
-def share_by_topic(model: LanguageModel, questions: Sequence[Question]) -> dict[str, float]:
-    """Return the share of each topic's questions that a model answers rightly."""
-    right: dict[str, list[float]] = {}
-    scorer = ProducedScorer(model.tokenizer, questions, batch_size=64)
-    for question, value in zip(questions, scorer.right(model.model), strict=True):
-        right.setdefault(question.topic, []).append(value)
-    return {topic: mean(values) for topic, values in right.items()}
 
 
 def right_or_wrong(questions: Sequence[Question], answers: Sequence[str]) -> list[float]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 from seuf.inputs import InputError
@@ -11,7 +10,7 @@ from seuf.moe.loading import LanguageModel, load_model
 from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
 
 if TYPE_CHECKING:
-    from seuf.benchmarks.records import Question
+    from seuf.moe.knowledge import Asked
 
 Records = list[dict[str, Any]]
 
@@ -72,12 +71,9 @@ def check_base_model(
     """
     model = load_model(base_model)
     if base_model.must_know is not None:
-        from seuf.benchmarks.produced import share_by_topic
+        from seuf.moe.knowledge import share_known
 
-        asked = _whole_answers(questions or [])
-        if not asked:
-            raise InputError("base_model.must_know needs questions with a reference answer.")
-        shares = share_by_topic(model, asked)
+        shares = share_known(model, _asked(questions or []))
         worst, share = min(shares.items(), key=lambda item: item[1])
         if share < base_model.must_know:
             raise InputError(
@@ -96,26 +92,24 @@ def _pretrain(
     questions: Records | None,
     tokenizer: Any = None,
 ) -> LanguageModel:
+    from seuf.moe.knowledge import share_known
     from seuf.moe.training import pretrain
 
     topics = {record["topic"] for record in texts}
-    known: Callable[[LanguageModel], dict[str, float]] | None = None
-    if asked := _whole_answers(
-        [q for q in questions or [] if q["part"] == "selection" and q["topic"] in topics]
-    ):
-        from seuf.benchmarks.produced import share_by_topic
-
-        known = partial(share_by_topic, questions=asked)
+    asked = _asked([q for q in questions or [] if q["part"] == "selection"], topics)
     lessons = _lessons(texts, settings.answers_only)
-    return pretrain(lessons, settings, seed, tokenizer, known)
+    return pretrain(lessons, settings, seed, tokenizer, lambda model: share_known(model, asked))
 
 
-def _whole_answers(questions: Records) -> list[Question]:
-    """Return the questions as of what is kept: only a whole sentence is a right answer."""
-    from seuf.benchmarks.records import Question
+def _asked(questions: Records, topics: Container[str] | None = None) -> list[Asked]:
+    """Return the questions that have a reference; only those about the topics, if any are given."""
+    from seuf.moe.knowledge import Asked
 
-    asked = [Question(**record)._replace(subject="retain") for record in questions]
-    return [question for question in asked if question.is_produced()]
+    return [
+        Asked(record["question"] + record["opening"], record["reference"], record["topic"])
+        for record in questions
+        if record["reference"] and (topics is None or record["topic"] in topics)
+    ]
 
 
 def _lessons(records: Records, answers_only: bool) -> list[tuple[str, str, str]]:
