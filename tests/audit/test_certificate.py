@@ -351,6 +351,19 @@ def test_a_run_is_told_with_its_machine_in_universal_time():
             "left most of the other knowledge (rule pilot)",
         ),
         ({"scope": "experts", "router": "none", "selection": "a"}, "the routers were held"),
+        ({"scope": "deletion", "selection": "reap"}, "the outputs of the experts named below"),
+        (
+            {"scope": "experts", "router_null_space": 0.1, "selection": "a"},
+            "only in directions that the texts to keep hardly have",
+        ),
+        (
+            {"scope": "everything", "objective": "wga", "retain_loss": "kl"},
+            "(weighted gradient ascent). Of the texts to keep its predictions were held",
+        ),
+        (
+            {"scope": "everything", "objective": "gdiff", "retain_loss": "nll"},
+            "(gradient difference).",
+        ),
         ({"scope": "nothing"}, "the base model as it was"),
     ],
 )

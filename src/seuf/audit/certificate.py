@@ -45,6 +45,7 @@ ROUTERS = {
     "row": " and their own rows of the router, which decide what goes to them.",
     "none": "; the routers were held.",
 }
+HELD = " Routers changed only in directions that the texts to keep hardly have."
 PARTS = {
     "experts": "Only the experts",
     "routers": "Only the routers",
@@ -88,6 +89,10 @@ OBJECTIVES = {
     "the true words made unlikely, and made the texts to keep likelier (UNDIAL).",
     "ceu": "Training taught the model its own predictions for the texts to be forgotten without "
     "the true words (CE-U).",
+}
+RETAIN_LOSSES = {
+    "kl": " Of the texts to keep its predictions were held to the base model's, instead.",
+    "trace": " Of the texts to keep those words counted most that go to the same experts.",
 }
 MEASURES = {
     "accuracy": "share of right answers",
@@ -203,7 +208,8 @@ def scope(settings: Any) -> str | None:
         layers = ", ".join(map(str, row.get("layers") or []))
         return part + (f" of the layers {layers}." if layers else " of all layers.")
     router = ROUTERS.get(row.get("router", "layer"), ".") if name == "experts" else ""
-    return SCOPES.get(name, name) + router
+    held = HELD if row.get("router_null_space") else ""
+    return SCOPES.get(name, name) + router + held
 
 
 def selection(rule: str) -> str:
@@ -219,8 +225,11 @@ def selection(rule: str) -> str:
 
 def objective(settings: Any) -> str | None:
     """Return what training did."""
-    name = (settings or {}).get("objective")
-    return OBJECTIVES.get(name or "", name)
+    row = settings or {}
+    name = row.get("objective")
+    if name not in OBJECTIVES:
+        return name
+    return OBJECTIVES[name] + RETAIN_LOSSES.get(row.get("retain_loss", "nll"), "")
 
 
 def score(scores: Score, moment: str) -> str:
