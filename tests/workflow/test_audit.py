@@ -96,7 +96,7 @@ def uncommitted_code_and_parameter(root: Path) -> None:
     path = root / "src/seuf/unlearning/algorithm.py"
     path.write_text(path.read_text() + "# changed\n")
     path = root / "conf/base/parameters_unlearning.yml"
-    path.write_text(path.read_text().replace("steps: ", "steps: 1"))
+    path.write_text(path.read_text().replace("steps: ", "steps: 1", 1))
 
 
 def a_bit_in_the_base(root: Path) -> None:
