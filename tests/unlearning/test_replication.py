@@ -74,8 +74,8 @@ def small_runs() -> list[Run]:
 
 def trial_of(selection: str, trained: list[list[tuple[int, int]]]) -> Trial:
     """Return trials of two steps in both layers, with two learning rates."""
-    row = method(selection=selection, learning_rates=[1e-3, 1e-2])
-    return Trial(row, 0, [[(0, 1)], [(1, 2)]], trained, PilotSettings(steps=2, evaluate_every=2))
+    row, pilot = method(selection=selection), {"steps": 2, "learning_rates": [1e-3, 1e-2]}
+    return Trial(row, 0, [[(0, 1)], [(1, 2)]], trained, PilotSettings(**pilot))
 
 
 def test_more_base_models_that_forget_enough_count_for_more_than_utility():

@@ -67,7 +67,8 @@ class Trial(NamedTuple):
     @property
     def identity(self) -> Hashable:
         """What makes the trial: a control has the same as the method that it controls."""
-        return _by_any_rule(self.method), self.seed, str(self.candidates), self.pilot
+        pilot = self.pilot.model_dump_json()
+        return _by_any_rule(self.method), self.seed, str(self.candidates), pilot
 
 
 class Tried(NamedTuple):
