@@ -59,7 +59,7 @@ def layer_contrast(forget: Tensor, retain: Tensor) -> Tensor:
 def contrast_within(
     forget: Tensor, retain: Tensor, depth: Tensor, depths: tuple[float, float]
 ) -> Tensor:
-    """Return the contrast in layers of a range of depths: the last say what is known, not know it.
+    """Return the contrast (L, E) in layers of a range of depths, `NEVER` in the others.
 
     Args:
         forget: Affinity on the forget set (L, E).
