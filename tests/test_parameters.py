@@ -219,8 +219,8 @@ def test_methods_of_a_study_of_spread_take_as_many_updates(parameters):
 
 
 def test_the_trials_of_a_pilot_count_as_learning_rates_do(parameters):
-    """Three layers, two rates and five steps are 30 updates, beside the 20 of its own two rates:
-    as many as five rates of ten steps.
+    """Three layers and five steps are 15 updates, with two rates in each of them 30. Beside the 20
+    of the row's own two rates 30 are as many as five rates of ten steps.
     """
     one = {"scope": "experts", "objective": "ga"}
     rates = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
@@ -232,10 +232,12 @@ def test_the_trials_of_a_pilot_count_as_learning_rates_do(parameters):
     parameters["unlearning"] = {"steps": 10}
     parameters["replication"] = {"bases": {"base_0": 0}, "seeds": [0]}
 
-    check_parameters(parameters | {"methods": methods, "pilot": {"steps": 5}})
+    check_parameters(
+        parameters | {"methods": methods, "pilot": {"steps": 5, "learning_rates": [1e-3, 1e-2]}}
+    )
 
-    with pytest.raises(InputError, match=r"and not contrast \(50\)|and not pilot \(56\)"):
-        check_parameters(parameters | {"methods": methods, "pilot": {"steps": 6}})
+    with pytest.raises(InputError, match=r"35 here, and not contrast \(50\)"):
+        check_parameters(parameters | {"methods": methods, "pilot": {"steps": 5}})
 
 
 def test_comparisons_are_of_rows(parameters):

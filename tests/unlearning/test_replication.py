@@ -157,6 +157,20 @@ def test_a_run_has_the_experts_of_its_seed():
     assert [run.experts for run in tasks] == [[(0, 5)]]
 
 
+def test_a_pilot_is_tried_with_the_middle_learning_rate_whatever_the_run_has():
+    row = method(selection="pilot", learning_rates=[1e-4, 1e-2, 1e-3])
+    given: list[list[float]] = []
+
+    def experts(at: Method, seed: int) -> list[tuple[int, int]]:
+        given.append(at.learning_rates)
+        return []
+
+    runs_of({"pilot": row}, [0, 1], experts)
+    runs_of({"pilot": row}, [0, 1], experts, {"pilot": 1e-2})
+
+    assert given == [[1e-3], [1e-3]]
+
+
 def test_numbers_are_read_off_the_test_path_at_equal_forgetting():
     """FE .42, .33, .25 to chance .25 forget 0, .09/.17 = .529 and 1; UT .60, .45, .34.
 

@@ -5,8 +5,9 @@
    with which most base models forget `forget_target`, and of those the one of most utility there.
    The test questions have no say.
 3. With the other seeds, every method runs with that learning rate.
-4. A pilot (`seuf.unlearning.pilot`) tries its layers for each base model and seed anew, with all
-   learning rates of its row, and each run's seconds count those of its trials.
+4. A pilot (`seuf.unlearning.pilot`) tries its layers for each base model and seed anew, with the
+   middle learning rate of its row unless the study names others, and each run's seconds count those
+   of its trials.
 
 Two methods whose rules choose the same expert are one run where all else is the same too: it is
 computed once. On a CPU several processes may share the runs; a run does not depend on them.
@@ -51,7 +52,7 @@ class Trial(NamedTuple):
     """How a pilot finds its experts: the method is tried with the best experts of each layer.
 
     Attributes:
-        method: With all the learning rates of its row.
+        method: With the learning rate that its layers are tried with.
         seed: As of the run that follows.
         candidates: Experts of each layer, see `selection.best_of_layers`.
         trained: What is trained if a candidate wins: the same, or a control in its layer.
@@ -147,6 +148,7 @@ def runs_of(
         methods: The table.
         seeds: Of the study; the first tries the grid.
         experts_of: Returns the experts that a method trains, given a seed, or how to find them.
+            It is given the method with its middle learning rate alone.
         chosen: A learning rate for each method that trains.
     """
     runs = []
@@ -154,12 +156,13 @@ def runs_of(
         for name, method in methods.items():
             if chosen is not None and method.objective is None:
                 continue
-            found = experts_of(method, seed)
+            rates = sorted(method.learning_rates)
+            middle = _at(method, rates[(len(rates) - 1) // 2])
+            found = experts_of(middle, seed)
             trial = found if isinstance(found, Trial) else None
             experts = [] if isinstance(found, Trial) else found
             for rate in method.learning_rates if chosen is None else [chosen[name]]:
-                at_rate = method.model_copy(update={"learning_rates": [rate]})
-                runs.append(Run(name, at_rate, experts, seed, trial))
+                runs.append(Run(name, _at(method, rate), experts, seed, trial))
     return runs
 
 
@@ -350,6 +353,10 @@ def _begin(sent: bytes) -> None:
 
 def _compute(task: Run | Trial) -> Done | Tried:
     return _workers[0].compute(task)
+
+
+def _at(method: Method, learning_rate: float) -> Method:
+    return method.model_copy(update={"learning_rates": [learning_rate]})
 
 
 def _by_any_rule(method: Method) -> str:

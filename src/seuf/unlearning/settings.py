@@ -301,7 +301,7 @@ def check_replication(
             updates[name] = rates * steps
         elif row.objective and layers is not None:
             tried = len(range((pilot.every - 1) // 2, layers, pilot.every))
-            at_each = len(pilot.learning_rates or row.learning_rates) * (pilot.steps or steps)
+            at_each = len(pilot.learning_rates or ["the middle one"]) * (pilot.steps or steps)
             updates[name] = rates * steps + tried * at_each
     usual = Counter(updates.values()).most_common(1)[0][0] if updates else 0
     if others := [f"{name} ({number})" for name, number in updates.items() if number != usual]:
