@@ -87,10 +87,14 @@ def test_the_report_is_written_from_what_the_other_nodes_made(monkeypatch):
     assert "study mine · a model trained here, seed 0 · seed 3 · commit " in page
 
 
-def test_the_report_names_the_model_of_a_study_that_trains_none(monkeypatch):
-    """Kedro hands over settings, not the table that was read."""
+@pytest.mark.parametrize(
+    "model",
+    [ExternalModelSettings(path="models/moe"), {"source": "external", "path": "models/moe"}],
+)
+def test_the_report_names_the_model_of_a_study_that_trains_none(model, monkeypatch):
+    """Kedro hands over settings in a run of all nodes, the table that was read in one of this."""
     monkeypatch.setattr(nodes, "study_name", lambda: "mine")
-    made, model = compared(), ExternalModelSettings(path="models/moe")
+    made = compared()
 
     page = nodes.write_report(
         made["comparison"], made["paths"], SELECTED, made["examples"], model, **SEEDS, **drawn()

@@ -178,6 +178,14 @@ def test_the_tables_show_value_and_difference_in_colour_only_where_it_is_clear()
     assert "95 % interval" not in headline(STUDY)
 
 
+def test_everything_is_not_one_expert_where_the_paths_come_from_a_file(tmp_path):
+    STUDY.to_csv(tmp_path / "paths.csv", index=False)
+
+    lines = sentences(differences(pd.read_csv(tmp_path / "paths.csv")))
+
+    assert [line.partition(",")[0] for line in lines] == ["affinity"]
+
+
 def test_a_study_that_changed_nothing_says_so():
     assert "No method changed the model" in headline(paths(original=()))
 

@@ -172,6 +172,16 @@ def test_what_is_measured_beside_has_a_table_of_its_own(written):
     assert "<th>ROUGE-L forget&nbsp;↓</th>" in page(comparison(full_ga={"rouge_forget": 0.1}))
 
 
+def test_no_table_of_what_is_measured_beside_is_wider_than_paper():
+    """Eleven columns: eight in the first table, three in the second."""
+    many = {f"measure_{number}": 0.5 for number in range(8)}
+
+    written = page(comparison(full_ga=many)).split("<h2>Measured beside</h2>")[1]
+
+    first, second = written.split("</section>")[0].split("</thead>")[:2]
+    assert (first.count("<th>"), second.count("<th>")) == (1 + 8, 1 + 3)
+
+
 def test_a_study_of_spread_has_a_page_with_its_tables():
     runs = pd.concat([paths("a", full_ga=LOOKS), paths("b", full_ga=LOOKS)])
     table = (["method", "UT@.75"], [["full_ga", "0.40 ± 0.01"]], ["Over two bases."])

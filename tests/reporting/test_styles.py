@@ -10,6 +10,7 @@ from seuf.reporting.styles import (
     KNOWN,
     Label,
     at,
+    grid,
     heading,
     method_styles,
     name_beside,
@@ -113,6 +114,10 @@ def test_a_known_objective_is_written_as_people_write_it():
 )
 def test_names_stand_apart_and_as_near_as_can_be(wanted, places):
     assert spread_out(wanted, 0.2, 0.0, 1.0) == pytest.approx(places)
+
+
+def test_of_an_odd_number_of_panels_the_last_cell_has_no_axes():
+    assert len(panels_of(grid(3))) == 3
 
 
 def test_many_names_stand_closer():

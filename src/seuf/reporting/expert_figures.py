@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from seuf.forgetting import TARGETS, value_at
 from seuf.reporting.styles import (
@@ -26,6 +25,7 @@ from seuf.reporting.styles import (
     Label,
     at,
     axis,
+    grid,
     heading,
     name_beside,
     rule_name,
@@ -60,7 +60,7 @@ def attribution(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -
         retain[[*names, "affinity"]], on=names, suffixes=("_forget", "_retain")
     )
     both["contrast"] = both["affinity_forget"] - both["affinity_retain"]
-    figure = make_subplots(cols=2, horizontal_spacing=0.24)
+    figure = grid(2, spacing=0.24)
     panels = {"affinity": "affinity_forget", "contrast": "contrast"}
     for panel, (title, column) in enumerate(panels.items(), 1):
         axes = {"xaxis": f"x{axis(panel)}", "yaxis": f"y{axis(panel)}"}
@@ -96,7 +96,7 @@ def attribution(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -
         name_beside(figure, panel, [*ends, *marks], low, high)
         figure.add_annotation(**heading(panel, f"{title} by layer"))
         figure.update_yaxes(range=[low, high], selector={"anchor": f"x{axis(panel)}"})
-    figure.update_xaxes(title="layer", tickformat="d", nticks=8)
+    figure.update_xaxes(title="layer", tick0=0, dtick=ceil(both["layer"].nunique() / 8))
     return themed(figure)
 
 
@@ -137,12 +137,7 @@ def tokens_per_expert(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choi
         selected: What each selection rule chose.
     """
     rules, layers = rules_by_expert(selected), layers_to_draw(selected)
-    figure = make_subplots(
-        cols=min(2, max(len(layers), 1)),
-        rows=max(ceil(len(layers) / 2), 1),
-        horizontal_spacing=0.16,
-        vertical_spacing=0.3 / max(ceil(len(layers) / 2), 1),
-    )
+    figure = grid(len(layers), spacing=0.16)
     for panel, layer in enumerate(layers, start=1):
         shares = ranked_shares(forget, retain, layer)
         _draw_layer(figure, panel, shares)
@@ -166,9 +161,7 @@ def trials_by_layer(trials: Mapping[str, pd.DataFrame], chosen: Mapping[str, int
             the selection questions, `forgotten` and `utility`.
         chosen: The layer that each method was given.
     """
-    figure = make_subplots(
-        rows=max(ceil(len(trials) / 2), 1), cols=min(2, len(trials)), horizontal_spacing=0.2
-    )
+    figure = grid(len(trials))
     for panel, (method, table) in enumerate(trials.items(), 1):
         best = utility_by_layer(table)
         figure.add_annotation(**heading(panel, escape(method)))

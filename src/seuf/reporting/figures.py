@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from seuf.forgetting import TARGETS, value_at
 from seuf.reporting.styles import (
@@ -22,6 +21,7 @@ from seuf.reporting.styles import (
     Label,
     Style,
     axis,
+    grid,
     heading,
     method_styles,
     name_beside,
@@ -31,7 +31,6 @@ from seuf.reporting.styles import (
 )
 
 UTILITY, GENERAL_LOSS = "test_utility", "general_loss"
-COLUMNS = 2  # of panels
 GRID_STEPS = 40  # of the share forgotten, where a band is computed
 DOTTED = {"color": FAINT, "width": 1, "dash": "dot"}
 SETS = ("forget", "retain")
@@ -98,7 +97,7 @@ def forgetting_paths(
     drawn = paths[paths["chosen"].eq(True)].dropna(subset=["test_forgotten", what])
     styles = method_styles(paths)
     objectives = list(dict.fromkeys(drawn["objective"].dropna()))
-    figure = _grid(len(objectives))
+    figure = grid(len(objectives))
     start = drawn[drawn["step"] == 0]
     if start.empty:
         return themed(figure)
@@ -135,7 +134,7 @@ def forgetting_paths(
     )
     if scale.is_log:
         figure.update_yaxes(tickvals=_round_ticks(*scale.y))
-    return themed(figure, rows=ceil(len(objectives) / COLUMNS))
+    return themed(figure, rows=ceil(len(objectives) / 2))
 
 
 def overlap_over_steps(paths: pd.DataFrame) -> go.Figure:
@@ -150,7 +149,7 @@ def overlap_over_steps(paths: pd.DataFrame) -> go.Figure:
     drawn = paths[paths["chosen"].eq(True)].dropna(subset=["objective", "overlap_forget"])
     drawn = drawn.groupby(["method", "step"], sort=False, as_index=False).first()
     styles, objectives = method_styles(paths), list(dict.fromkeys(drawn["objective"]))
-    figure = _grid(len(SETS) * len(objectives))
+    figure = grid(len(SETS) * len(objectives))
     scale = Scale((0, float(drawn["step"].max()) if len(drawn) else 1.0), (0.0, 1.04))
     panel = 0
     for objective in objectives:
@@ -174,7 +173,7 @@ def overlap_over_steps(paths: pd.DataFrame) -> go.Figure:
             _label_lines(figure, panel, lines, scale, at_end=True)
     figure.update_xaxes(title="optimizer step", range=scale.x)
     figure.update_yaxes(title="overlap", range=scale.y)
-    return themed(figure, rows=ceil(panel / COLUMNS))
+    return themed(figure, rows=ceil(panel / 2))
 
 
 def mean_path(runs: Sequence[pd.DataFrame], what: str) -> pd.DataFrame:
@@ -364,14 +363,6 @@ def _round_ticks(low: float, high: float) -> list[float]:
     steps = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 3)
     ticks = [step * 10**power for power in range(-3, 6) for step in steps]
     return [tick for tick in ticks if low <= tick <= high]
-
-
-def _grid(panels: int) -> go.Figure:
-    columns = min(COLUMNS, max(panels, 1))
-    rows = max(ceil(panels / columns), 1)
-    return make_subplots(
-        rows=rows, cols=columns, horizontal_spacing=0.2, vertical_spacing=0.32 / rows
-    )
 
 
 def _axes(panel: int) -> dict[str, str]:

@@ -7,6 +7,7 @@ objective, whatever comes out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import mean
@@ -91,7 +92,7 @@ def differences(paths: pd.DataFrame, told: Told | None = None) -> list[Differenc
     read = []
     for method, runs in found.items():
         style, other = styles[method], everything.get(method)
-        single = len(str(experts[method] or "  ").split(" ")) == 1
+        single = re.fullmatch(r"\d+:\d+", str(experts[method])) is not None
         for target in TARGETS:
             values = reaching(method, target)
             others = reaching(other, target) if other in found else []

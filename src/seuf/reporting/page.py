@@ -49,7 +49,7 @@ section { margin: 2.8rem 0 0; }
 .side-by-side > div { min-width: 0; }
 .panels { display: flex; flex-wrap: wrap; padding: .6rem .2rem; }
 .panel { flex: 0 0 auto; width: 520px; max-width: 100%; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide + .wide { margin-top: .8rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .7rem; text-align: right; white-space: nowrap; }

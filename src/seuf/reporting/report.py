@@ -44,6 +44,7 @@ from seuf.reporting.page import (
 )
 from seuf.reporting.styles import method_styles
 
+WIDTH = 8  # columns of a table beside the method
 SHOWN_EXAMPLES = 8  # of a method
 FIGURES = {
     "forgetting_paths": (
@@ -165,8 +166,15 @@ def report(
         told: What the study says of differences to everything, by method and target.
     """
     measured = f"FE is {measure(comparison, 'forget')}, UT {measure(comparison, 'utility')}."
-    beside = further(comparison)
-    more = section("Measured beside", _table_of_methods(comparison, *beside))
+    headers, rows = further(comparison)
+    more = [  # a table too wide would be cut on paper
+        _table_of_methods(
+            comparison,
+            [headers[0], *headers[start : start + WIDTH]],
+            [[cells[0], *cells[start : start + WIDTH]] for cells in rows],
+        )
+        for start in range(1, len(headers), WIDTH)
+    ]
     return page(
         f"SEUF: {about.study}",
         [
@@ -178,7 +186,7 @@ def report(
                 note(notes(comparison)),
                 caption=f"Test questions; ± is one standard error. {escape(measured)}",
             ),
-            more if len(beside[0]) > 1 else "",
+            section("Measured beside", *more) if more else "",
             _drawn(figures, "attribution", before=warning(doubts(selected))),
             section("The selected experts", _experts(selected)),
             _drawn(figures, "trials_by_layer", "tokens_per_expert", "overlap_over_steps"),

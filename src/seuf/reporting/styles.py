@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 # Tones of Okabe and Ito's, in the order in which those without a colour of their own take them
 COLOURS = ["#E69F00", "#56B4E9", "#A0673A", "#8F8F1F", "#CC79A7", "#44AA99", "#C0504D"]
@@ -174,6 +176,22 @@ def name_beside(
             font={"size": 12},
         )
     return places
+
+
+def grid(panels: int, spacing: float = 0.2) -> go.Figure:
+    """Return a figure of so many panels, two a row; of an odd number the last cell is empty."""
+    columns = min(2, max(panels, 1))
+    rows = max(ceil(panels / 2), 1)
+    cells: list[dict[str, Any] | None] = [
+        {} if cell < max(panels, 1) else None for cell in range(rows * columns)
+    ]
+    return make_subplots(
+        rows=rows,
+        cols=columns,
+        specs=[cells[row * columns : (row + 1) * columns] for row in range(rows)],
+        horizontal_spacing=spacing,
+        vertical_spacing=0.32 / rows,
+    )
 
 
 def themed(figure: go.Figure, rows: int = 1) -> go.Figure:

@@ -82,8 +82,10 @@ def write_report(
     from seuf.reporting.headline import told_by_questions
     from seuf.reporting.report import About, report
 
-    # of a model trained here the settings have no path
-    model = getattr(base_model, "path", None) or f"a model trained here, seed {base_seed}"
+    # settings in a run of the whole pipeline, a table in one of this node; of a model that is
+    # trained here neither has a path
+    given = base_model if isinstance(base_model, dict) else vars(base_model)
+    model = given.get("path") or f"a model trained here, seed {base_seed}"
     date = datetime.now(UTC).date().isoformat()
     about = About(study_name(), str(model), str(seed), commit(), date)
     told = told_by_questions(paths)
