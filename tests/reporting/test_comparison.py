@@ -218,6 +218,8 @@ def test_the_layer_of_a_method_is_that_of_its_first_expert():
         ("rouge_holdout", "ROUGE-L holdout"),
         ("choices_unseen", "choices unseen ↑"),
         ("general_loss_at_75", "loss@.75"),
+        ("nll_forget", "NLL forget ↑"),
+        ("nll_unseen", "NLL unseen ↓"),
     ],
 )
 def test_a_measure_has_a_readable_name(name, called):
