@@ -1,10 +1,8 @@
-"""The grid, the choice it leads to, the other seeds, and the tables."""
+"""Every method with the learning rates of its row, and with other seeds."""
 
 from __future__ import annotations
 
-import logging
 import os
-from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 
@@ -14,19 +12,16 @@ from seuf.benchmarks.records import prompts_of, texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel
-from seuf.pipelines.study import commit, study_name
 from seuf.unlearning.rankings import RANDOM_IN
 from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import (
     Experts,
     Method,
     PilotSettings,
-    ReplicationSettings,
     UnlearningSettings,
     pilot_rule,
 )
 
-log = logging.getLogger(__name__)
 Records = list[dict[str, Any]]
 WORKERS = "SEUF_WORKERS"  # processes that share the runs: of the machine, so it is no parameter
 
@@ -99,58 +94,3 @@ def workers_asked_for() -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise InputError(f"{WORKERS} is {asked!r}; it is a number of processes, 1 or more.")
     return int(asked)
-
-
-def choose_learning_rates(*grid_runs: pd.DataFrame) -> dict[str, float]:
-    """Choose each method's learning rate by the selection questions, over all base models."""
-    from seuf.reporting.spread import methods_at_edge
-    from seuf.unlearning.replication import choose_learning_rates
-
-    runs = pd.concat(grid_runs)
-    chosen = choose_learning_rates(runs)
-    if at_edge := methods_at_edge(runs, chosen):
-        log.warning("Widen learning_rates: the best is at the edge for %s.", ", ".join(at_edge))
-    return chosen
-
-
-def summarise_spread(
-    replication: ReplicationSettings, chosen_learning_rates: dict[str, float], *tables: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any], str]:
-    """Tell each method at equal forgetting, and the differences that the study was made for."""
-    from seuf.reporting import spread
-
-    bases, half = list(replication.bases), len(tables) // 2
-    runs, paths = (spread.merged(part, bases) for part in (tables[:half], tables[half:]))
-    paths = spread.tidy_paths(paths, chosen_learning_rates)
-    found = spread.summarise(
-        runs, paths, chosen_learning_rates, replication.comparisons, replication.compare_at
-    )
-    return runs, paths, *found, spread.metrics(found.methods), spread.markdown(found)
-
-
-def draw_paths(paths: pd.DataFrame) -> tuple[Any, Any]:
-    """Draw the paths of a study of spread: utility and general loss against forgetting."""
-    from seuf.reporting.figures import GENERAL_LOSS, forgetting_paths
-
-    return forgetting_paths(paths), forgetting_paths(paths, GENERAL_LOSS)
-
-
-def write_spread_report(
-    paths: pd.DataFrame,
-    spread: pd.DataFrame,
-    comparisons: pd.DataFrame,
-    replication: ReplicationSettings,
-    **figures: Any,
-) -> str:
-    """Write the page of a study of spread."""
-    from seuf.reporting.headline import told_by_bases
-    from seuf.reporting.report import About, spread_report
-    from seuf.reporting.spread import Spread, notes, readable_comparisons, readable_methods
-
-    tables = {"The methods": (*readable_methods(spread), notes(Spread(spread, comparisons)))}
-    if len(comparisons):
-        tables["The comparisons stated beforehand"] = (*readable_comparisons(comparisons), [])
-    models = f"{len(replication.bases)} base models trained here"
-    seeds = ", ".join(map(str, replication.seeds))
-    about = About(study_name(), models, seeds, commit(), datetime.now(UTC).date().isoformat())
-    return spread_report(about, paths, figures, tables, told_by_bases(comparisons, paths))

@@ -3,10 +3,10 @@
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines import base_model, data_preparation, routing_capture
-from seuf.pipelines.replication.nodes import (
+from seuf.pipelines.replication.nodes import run_methods
+from seuf.pipelines.replication.summary import (
     choose_learning_rates,
     draw_paths,
-    run_methods,
     summarise_spread,
     write_spread_report,
 )
