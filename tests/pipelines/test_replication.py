@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from seuf.inputs import InputError
-from seuf.pipelines.replication import nodes
+from seuf.pipelines.replication import nodes, summary
 from seuf.unlearning.settings import ReplicationSettings
 from tests.reporting import test_spread
 from tests.reporting.examples import LOOKS, paths
@@ -41,18 +41,18 @@ def test_a_learning_rate_at_the_edge_of_its_grid_is_warned_of(caplog):
         for rate, value in zip((1e-4, 1e-3, 1e-2), values, strict=True)
     )
 
-    assert nodes.choose_learning_rates(grid, grid) == {"a": 1e-3, "b": 1e-4}
+    assert summary.choose_learning_rates(grid, grid) == {"a": 1e-3, "b": 1e-4}
     assert "the best is at the edge for b." in caplog.text
 
 
 def test_a_study_of_spread_has_figures_and_a_report(monkeypatch):
-    monkeypatch.setattr(nodes, "study_name", lambda: "mine_seeds")
+    monkeypatch.setattr(summary, "study_name", lambda: "mine_seeds")
     runs = pd.concat([paths("a", full_ga=LOOKS), paths("b", full_ga=LOOKS)])
     found = test_spread.summarised(*test_spread.study())
     replication = ReplicationSettings(bases={"a": 0, "b": 1}, seeds=[0, 1])
 
-    figures = dict(zip(("forgetting_paths", "general_loss"), nodes.draw_paths(runs), strict=True))
-    page = nodes.write_spread_report(runs, *found, replication, **figures)
+    figures = dict(zip(("forgetting_paths", "general_loss"), summary.draw_paths(runs), strict=True))
+    page = summary.write_spread_report(runs, *found, replication, **figures)
 
     assert "study mine_seeds · 2 base models trained here · seed 0, 1 · commit " in page
     assert "<h2>The comparisons stated beforehand</h2>" in page
