@@ -32,6 +32,7 @@ def test_a_new_study_has_the_configuration_of_another_and_a_place_of_its_own(oth
     assert yaml.safe_load((mine / "globals.yml").read_text()) == {
         "study": "other",
         "data_root": "studies/other/data",
+        "model": None,
     }
     assert (mine / PARAMETERS).read_text() == (theirs / PARAMETERS).read_text()
     assert other.invoke("dvc", "sync", "--check", "--env", "other").exit_code == 0
