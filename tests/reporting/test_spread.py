@@ -240,7 +240,7 @@ def test_paths_say_which_learning_rate_was_chosen():
     tidy = spread.tidy_paths(paths, CHOSEN)
 
     assert tidy["chosen"].tolist() == [False, True]
-    assert list(tidy.columns[:9]) == [*spread.ABOUT, "learning_rate"]
+    assert list(tidy.columns[:9]) == [*spread.ABOUT_RUN, "learning_rate"]
 
 
 def test_an_interval_of_utility_ends_where_utility_does():

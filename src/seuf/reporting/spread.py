@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from seuf.forgetting import TARGETS, unpack_right
-from seuf.reporting.comparison import aligned
+from seuf.reporting.comparison import ABOUT_RUN, aligned, number
 from seuf.reporting.statistics import Estimate, Path, Paths, RunKey, holm
 
 RUN = ["method", "base", "seed"]
-ABOUT = ["base", "seed", "method", "objective", "scope", "selection", "experts", "chosen"]
 SHOWN = TARGETS[1:]  # shares forgotten, of those in the tables for people
 Table = tuple[list[str], list[list[str]]]  # headers and rows, as text
 SIGNIFICANT = 0.05  # of p values after Holm
@@ -49,7 +48,7 @@ def at_chosen_rate(table: pd.DataFrame, learning_rates: Mapping[str, float]) -> 
 def tidy_paths(paths: pd.DataFrame, learning_rates: Mapping[str, float]) -> pd.DataFrame:
     """Return paths with `chosen`: whether a row is of its method's learning rate."""
     paths = paths.assign(chosen=at_chosen_rate(paths, learning_rates))
-    return paths[[*ABOUT, *paths.columns.drop(ABOUT)]]
+    return paths[[*ABOUT_RUN, *paths.columns.drop(ABOUT_RUN)]]
 
 
 def methods_at_edge(grid_runs: pd.DataFrame, learning_rates: Mapping[str, float]) -> list[str]:
@@ -209,7 +208,7 @@ def readable_methods(methods: pd.DataFrame) -> Table:
             [
                 str(row["method"]),
                 *at_targets,
-                *(_number(row[name]) for name in ("general_loss_at_75", *PLAIN[:2])),
+                *(number(row[name], ".2f") for name in ("general_loss_at_75", *PLAIN[:2])),
                 f"{row['trained_share']:.1%}",
                 f"{rate} (edge)" if row["at_edge"] else rate,
             ]
@@ -262,10 +261,6 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
 
 
-def _number(value: float, form: str = ".2f") -> str:
-    return "-" if pd.isna(value) else format(value, form)
-
-
 def _interval(value: float, low: float, high: float, form: str = ".2f") -> str:
     ends = "" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]"
-    return _number(value, form) + ends
+    return number(value, form) + ends
