@@ -5,9 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.forgetting import (
+    at_targets,
     mean_until,
+    outcome,
     pack_right,
     preference,
+    rank_of_outcome,
     share_forgotten,
     unpack_right,
     value_at,
@@ -49,6 +52,33 @@ def test_a_detour_adds_nothing_to_the_mean():
     forgotten, utility = [0.0, 0.6, 0.2, 0.8], [1.0, 0.4, 0.8, 0.2]
 
     assert mean_until(forgotten, utility, 0.8) == pytest.approx((0.6 * 0.7 + 0.2 * 0.3) / 0.8)
+
+
+def test_what_is_read_off_a_path_at_the_targets():
+    """Of (0, 1), (.5, .5) and (1, 0) utility is 1 - share; the area until .9 is .55."""
+    numbers = at_targets([0.0, 0.5, 1.0], [1.0, 0.5, 0.0], None)
+
+    assert list(numbers.values()) == pytest.approx([0.5, 0.25, 0.1, *[None] * 3, 0.55])
+    utilities = [f"utility_at_{share}" for share in (50, 75, 90)]
+    losses = [f"general_loss_at_{share}" for share in (50, 75, 90)]
+    assert list(numbers) == [*utilities, *losses, "area"]
+
+
+def test_an_outcome_at_the_target_is_preferred_and_else_the_one_that_forgets_most():
+    """At .5 the first path has .9 - .2 / 2 = .8; the second comes to .4, the third to .3."""
+    reached, most, least = (
+        outcome([{"forgotten": f, "utility": u} for f, u in path], 0.5)
+        for path in (
+            [(0.0, 0.9), (None, None), (1.0, 0.7)],
+            [(0.0, 0.9), (0.4, 0.1), (0.2, 0.9)],
+            [(0.0, 0.9), (0.3, 0.9)],
+        )
+    )
+
+    assert reached == {"utility": pytest.approx(0.8), "forgotten": 1.0, "utility_there": 0.7}
+    assert most == {"utility": None, "forgotten": 0.4, "utility_there": 0.1}
+    assert rank_of_outcome(reached) > rank_of_outcome(most) > rank_of_outcome(least)
+    assert rank_of_outcome(least) > rank_of_outcome(outcome([], 0.5))
 
 
 def test_an_original_at_chance_has_nothing_to_forget():

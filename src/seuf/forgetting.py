@@ -9,7 +9,8 @@ path does not reach is None.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 TARGETS = (0.5, 0.75, 0.9)  # shares forgotten at which methods are compared
 ROUNDING = 1e-9  # a share that misses a target by its last bits has reached it
@@ -71,6 +72,62 @@ def mean_until(
         area += (end - most) * sum(value for value in ends if value is not None) / 2
         most = end
     return area / target
+
+
+def at_targets(
+    forgotten: Sequence[float],
+    utility: Sequence[float] | None,
+    general_loss: Sequence[float] | None,
+) -> dict[str, float | None]:
+    """Return what is read off a path: numbers at each of `TARGETS`, and the area under utility.
+
+    Args:
+        forgotten: Share forgotten at each evaluation, in their order, the original first.
+        utility: The same of utility; None where not all of it was measured.
+        general_loss: The same of the loss on other text.
+
+    Returns:
+        `utility_at_50` and the like of both, and `area`; None where it is not reached.
+    """
+    numbers: dict[str, float | None] = {}
+    for name, values in (("utility", utility), ("general_loss", general_loss)):
+        for target in TARGETS:
+            value = None if values is None else value_at(forgotten, values, target)
+            numbers[f"{name}_at_{100 * target:g}"] = value
+    return numbers | {"area": None if utility is None else mean_until(forgotten, utility)}
+
+
+def outcome(path: Iterable[Mapping[str, Any]], target: float) -> dict[str, float | None]:
+    """Return `utility` where a path first forgets the target, None if nowhere.
+
+    Beside it the most that it forgot, `forgotten`, with the `utility_there`.
+
+    Args:
+        path: `forgotten` and `utility` of each evaluation, the original first; where the first is
+            None, nothing was evaluated.
+        target: Share forgotten.
+    """
+    looked = [row for row in path if row["forgotten"] is not None]
+    shares, utilities = ([row[name] for row in looked] for name in ("forgotten", "utility"))
+    most = max(range(len(looked)), key=lambda place: shares[place], default=None)
+    return {
+        "utility": value_at(shares, utilities, target),
+        "forgotten": None if most is None else shares[most],
+        "utility_there": None if most is None else utilities[most],
+    }
+
+
+def rank_of_outcome(of: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return by what an `outcome` is preferred to others: the larger tuple.
+
+    Of those that forget at least the target the one of most utility there; if there is none, the
+    one that forgets most.
+    """
+    if of["utility"] is not None:
+        return 1.0, of["utility"]
+    if of["forgotten"] is None:
+        return (0.0,)
+    return 0.0, of["forgotten"], of["utility_there"]
 
 
 def preference(forgotten: float | None, utility: float, target: float) -> tuple[float, ...]:

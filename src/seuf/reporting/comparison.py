@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from seuf.forgetting import TARGETS, mean_until, value_at
+from seuf.forgetting import TARGETS, at_targets
 
 Metrics = dict[str, dict[str, float]]
 Row = dict[str, Any]
@@ -24,13 +24,10 @@ MISSING = "-"
 STDERR = "_stderr"
 # The first columns of a study's paths; those of the training logs follow.
 ABOUT_RUN = ["base", "seed", "method", "objective", "scope", "selection", "experts", "chosen"]
-# What is read off a path at equal forgetting, and the column of the log that it is read from.
-AT_TARGETS = {"utility": "test_utility", "general_loss": "general_loss"}
 # Subjects that utility may be asked about, the first that a study has: `unseen` is in no loss.
 UTILITY_SUBJECTS = ("unseen", "retain")
 COLUMNS = [
-    *(f"{name}_at_{target * 100:.0f}" for name in AT_TARGETS for target in TARGETS),
-    "area",
+    *at_targets([], [], []),
     "forget_efficacy",
     "forget_efficacy_stderr",
     "utility",
@@ -137,14 +134,11 @@ def at_equal_forgetting(path: pd.DataFrame) -> dict[str, float | None]:
     Returns:
         `utility_at_50` and the like, and `area` under utility; None where it is not reached.
     """
-    forgotten, numbers = path["test_forgotten"].tolist(), dict[str, float | None]()
-    for name, column in AT_TARGETS.items():
-        values = path[column].tolist()
-        for target in TARGETS:
-            measured = path[column].notna().all()
-            value = value_at(forgotten, values, target) if measured else None
-            numbers[f"{name}_at_{target * 100:.0f}"] = value
-    return numbers | {"area": mean_until(forgotten, path["test_utility"].tolist())}
+    utility, general_loss = (
+        path[column].tolist() if path[column].notna().all() else None
+        for column in ("test_utility", "general_loss")
+    )
+    return at_targets(path["test_forgotten"].tolist(), utility, general_loss)
 
 
 def compare(

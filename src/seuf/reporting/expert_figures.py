@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from seuf.forgetting import TARGETS, value_at
+from seuf.forgetting import TARGETS, outcome, rank_of_outcome
 from seuf.reporting.styles import (
     COLOURS,
     FAINT,
@@ -201,16 +201,17 @@ def utility_by_layer(trials: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row a layer, a column a target; missing where no learning rate reached it.
     """
-    rows: dict[int, dict[float, float]] = {}
     looked = trials.dropna(subset=["forgotten"]).sort_values("step", kind="stable")
-    for _, path in looked.groupby(["layer", "expert", "learning_rate"]):
-        layer = int(path["layer"].iloc[0])
-        best = rows.setdefault(layer, dict.fromkeys(TARGETS, float("nan")))
-        for target in TARGETS:
-            found = value_at(path["forgotten"].tolist(), path["utility"].tolist(), target)
-            if found is not None:
-                best[target] = float(np.fmax(best[target], found))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(TARGETS)).sort_index()
+    rows: dict[int, dict[float, float | None]] = {}
+    for layer, tried in looked.groupby("layer"):
+        paths: list[Any] = [
+            path.to_dict("records") for _, path in tried.groupby(["expert", "learning_rate"])
+        ]
+        rows[int(layer)] = {  # type: ignore[arg-type]
+            target: max((outcome(path, target) for path in paths), key=rank_of_outcome)["utility"]
+            for target in TARGETS
+        }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(TARGETS)).astype(float)
 
 
 def layers_to_draw(selected: Choices) -> list[int]:

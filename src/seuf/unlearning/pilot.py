@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from seuf.forgetting import value_at
+from seuf.forgetting import outcome, rank_of_outcome
 from seuf.inputs import InputError
 from seuf.moe.activations import HiddenStates
 from seuf.moe.digests import check_unchanged, model_digest
@@ -43,8 +43,8 @@ class LayerChoice:
 
     Attributes:
         experts: Those of the chosen layer.
-        layers: Of each candidate, in the order of the trials, what `outcome` says of its best
-            learning rate, with its `experts`, `steps` and `evaluations`.
+        layers: Of each candidate, in the order of the trials, its best `learning_rate` and what
+            `forgetting.outcome` says of it, with its `experts`, `steps` and `evaluations`.
         trials: The paths of all trials: rows with the keys `evaluations.LOG_COLUMNS`, `layer`,
             `expert` and `chosen`.
         steps: Updates that the trials took together.
@@ -193,41 +193,23 @@ class TrialPath(EvaluationPath):
         return "dominated" if dominated else None
 
 
-def outcome(trial: Sequence[Row], target: float) -> dict[str, Any]:
-    """Return what a trial came to: `utility` where it first forgets the target, None if nowhere.
-
-    Beside it the most that it forgot, `forgotten`, with the `utility_there`.
-
-    Args:
-        trial: The path of one learning rate, the original first.
-        target: Share forgotten.
-    """
-    path = [row for row in trial if row["forgotten"] is not None]
-    shares, utilities = ([row[name] for row in path] for name in ("forgotten", "utility"))
-    most = max(range(len(path)), key=lambda place: shares[place], default=None)
-    return {
-        "learning_rate": trial[0]["learning_rate"],
-        "utility": value_at(shares, utilities, target),
-        "forgotten": None if most is None else shares[most],
-        "utility_there": None if most is None else utilities[most],
-    }
-
-
 def judge_layers(
     candidates: Sequence[Experts], trials: Sequence[Row], target: float
 ) -> tuple[list[dict[str, Any]], int]:
     """Return what the trials of each candidate came to, and which of these is the best."""
     layers = [summary(experts, trials, target) for experts in candidates]
-    return layers, max(
-        range(len(layers)), key=lambda place: _rank(layers[place])
-    )  # first of equals
+    ranks = [rank_of_outcome(layer) for layer in layers]
+    return layers, ranks.index(max(ranks))  # of equals the first
 
 
 def summary(experts: Experts, log: Sequence[Row], target: float) -> dict[str, Any]:
     """Return what the trials of one candidate came to: the best of its learning rates."""
     names = _names(experts)
     trials = _trials(row for row in log if names.items() <= row.items())
-    best = max((outcome(trial, target) for trial in trials), key=_rank)  # of equals the first
+    rates = [
+        {"learning_rate": trial[0]["learning_rate"], **outcome(trial, target)} for trial in trials
+    ]
+    best = max(rates, key=rank_of_outcome)  # of equals the first
     return {
         "layer": names["layer"],
         "experts": [list(one) for one in experts],
@@ -235,15 +217,6 @@ def summary(experts: Experts, log: Sequence[Row], target: float) -> dict[str, An
         "steps": sum(trial[-1]["step"] for trial in trials),
         "evaluations": sum(row["utility"] is not None for trial in trials for row in trial[1:]),
     }
-
-
-def _rank(of: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return by what an outcome is preferred: the larger tuple."""
-    if of["utility"] is not None:
-        return 1.0, of["utility"]
-    if of["forgotten"] is None:
-        return (0.0,)
-    return 0.0, of["forgotten"], of["utility_there"]
 
 
 def _trials(log: Iterable[Row]) -> list[list[Row]]:

@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from seuf.forgetting import TARGETS, mean_until, value_at
+from seuf.forgetting import at_targets, outcome
 from seuf.moe.digests import sums_of_bits
 from seuf.moe.loading import LanguageModel
 from seuf.moe.threads import threads
@@ -218,24 +218,20 @@ def numbers_of(log: Log, forget_target: float) -> dict[str, Any]:
         forget_target: Share forgotten at which learning rates are compared, on the selection
             questions.
     """
-    path = [row for row in log if row["forgotten"] is not None]
-    tested = [row for row in path if row["test_forgotten"] is not None]
-    shares = [row["test_forgotten"] for row in tested]
-    numbers: dict[str, Any] = {}
-    for name, column in (("utility", "test_utility"), ("general_loss", "general_loss")):
-        values = [row[column] for row in tested]
-        known = values and None not in values
-        for target in TARGETS:
-            at = value_at(shares, values, target) if known else None
-            numbers[f"{name}_at_{100 * target:g}"] = at
-    numbers["area"] = mean_until(shares, [row["test_utility"] for row in tested])
+    tested = [row for row in log if None not in (row["forgotten"], row["test_forgotten"])]
+    shares, utility, losses = (
+        [row[column] for row in tested]
+        for column in ("test_forgotten", "test_utility", "general_loss")
+    )
     kept = next((row for row in log if row["kept"]), log[0])
-    numbers |= {name: kept[column] for name, column in KEPT.items()}
-    selected = [row["forgotten"] for row in path], [row["utility"] for row in path]
-    numbers["selection_utility"] = value_at(*selected, forget_target)
-    numbers["selection_forgotten"] = max(selected[0], default=None)
-    numbers["reached"] = numbers["selection_utility"] is not None
-    return numbers
+    selected = outcome(log, forget_target)
+    return {
+        **at_targets(shares, utility, None if None in losses else losses),
+        **{name: kept[column] for name, column in KEPT.items()},
+        "selection_utility": selected["utility"],
+        "selection_forgotten": selected["forgotten"],
+        "reached": selected["utility"] is not None,
+    }
 
 
 def choose_learning_rates(grid_runs: pd.DataFrame) -> dict[str, float]:
