@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from seuf.inputs import InputError
 from seuf.unlearning.evaluations import Evaluation, Judge
 from seuf.unlearning.replication import (
     BaseStudy,
@@ -331,3 +332,29 @@ def test_processes_give_the_bytes_of_one():
             mine.drop(columns="seconds", errors="ignore").to_csv()
             == theirs.drop(columns="seconds", errors="ignore").to_csv()
         )
+
+
+def test_a_model_on_several_devices_is_not_shared_by_processes():
+    study = small_study()
+    study.base.model.model.layers[1].to("meta")
+
+    with pytest.raises(InputError, match=r"on one device; this one is on cpu, meta\.$"):
+        replicate(study, small_runs(), 2)
+
+
+@pytest.mark.gpu
+def test_processes_on_gpus_give_the_bytes_of_one():
+    """The model is back on its GPU afterwards."""
+    torch.use_deterministic_algorithms(True)
+    results = []
+    for processes in (1, 2):
+        study = small_study()
+        study.base.model.to("cuda")
+        results.append(replicate(study, small_runs(), processes))
+        assert study.base.model.device.type == "cuda"
+    torch.use_deterministic_algorithms(False)
+    (rows, paths), (others, other_paths) = results
+
+    columns = [name for name in rows if "seconds" not in name]
+    pd.testing.assert_frame_equal(rows[columns], others[columns])
+    pd.testing.assert_frame_equal(paths, other_paths)

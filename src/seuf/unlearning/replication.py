@@ -10,19 +10,17 @@
    of its trials.
 
 Two methods whose rules choose the same expert are one run where all else is the same too: it is
-computed once. On a CPU several processes may share the runs; a run does not depend on them.
+computed once. Several processes may share the runs, each with a base model of its own; a run does
+not depend on them (`workers`).
 """
 
 from __future__ import annotations
 
 import pickle
-import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -30,13 +28,16 @@ import torch
 from tqdm import tqdm
 
 from seuf.forgetting import at_targets, outcome
+from seuf.inputs import InputError
 from seuf.moe.digests import sums_of_bits
+from seuf.moe.forward import is_offloaded
 from seuf.moe.loading import LanguageModel
 from seuf.moe.threads import threads
 from seuf.unlearning.algorithm import unlearn
 from seuf.unlearning.evaluations import UNMOVED, EvaluationPath, Judge
 from seuf.unlearning.pilot import choose_layer
 from seuf.unlearning.settings import Experts, Method, PilotSettings, UnlearningSettings
+from seuf.unlearning.workers import shared, visible_gpus, workers
 
 Log = list[dict[str, Any]]  # with the keys `evaluations.LOG_COLUMNS`
 # What the kept checkpoint scores on the test questions, by names of `evaluations.LOG_COLUMNS`.
@@ -167,16 +168,16 @@ def runs_of(
 
 
 def replicate(
-    study: BaseStudy, runs: Sequence[Run], workers: int = 1
+    study: BaseStudy, runs: Sequence[Run], processes: int = 1
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return one row a run, and one row an evaluation of a run: its path.
 
     Args:
         study: What the runs share.
         runs: See `runs_of`.
-        workers: Processes that share them.
+        processes: That share them.
     """
-    with computing(study, workers) as compute:
+    with computing(study, processes) as compute:
         trials = {run.trial.identity: run.trial for run in runs if run.trial is not None}
         tried = dict(zip(trials, compute(list(trials.values()), "trials"), strict=True))
         runs = [
@@ -319,36 +320,55 @@ class Worker:
         return Tried(place, " ".join(utilities), choice.steps, seconds)
 
 
-Compute = Callable[[Sequence[Run | Trial], str], Iterator[Any]]
-_workers: list[Worker] = []  # of this process, if it is a worker
+Compute = Callable[[Sequence[Run | Trial], str], Iterable[Any]]
 
 
 @contextmanager
-def computing(study: BaseStudy, workers: int) -> Iterator[Compute]:
-    """Yield what computes tasks, in their order, here or in several processes."""
+def computing(study: BaseStudy, number: int) -> Iterator[Compute]:
+    """Yield what computes tasks, in their order, here or in several processes.
 
-    def shown(results: Iterator[Any], what: str, total: int) -> Iterator[Any]:
-        return iter(tqdm(results, what, total, disable=None))
+    Several processes have a base model each, on the GPUs in turn if it is on one, see `workers`.
 
-    if workers == 1:
+    Raises:
+        InputError: If the model is on several devices, where several processes are asked for.
+    """
+    if number == 1:
         worker = Worker(study)
-        yield lambda tasks, what: shown(map(worker.compute, tasks), what, len(tasks))
+        yield lambda tasks, what: tqdm(map(worker.compute, tasks), what, len(tasks), disable=None)
         return
-    # as bytes: tensors sent as such would be shared, and each process writes to them
-    begun = get_context("spawn"), _begin, (pickle.dumps(study),)
-    with ProcessPoolExecutor(workers, *begun) as pool:
-        yield lambda tasks, what: shown(pool.map(_compute, tasks), what, len(tasks))
+    model: Any = study.base.model
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1 or is_offloaded(model):
+        raise InputError(
+            "Several processes (SEUF_WORKERS) need a model that is on one device; this one is on "
+            f"{', '.join(sorted(map(str, devices)))}."
+        )
+    device, on_gpu = model.device, model.device.type == "cuda"
+    model.to("cpu")  # one GPU's tensors are not those of another
+    if on_gpu:
+        torch.cuda.empty_cache()
+    try:
+        # as bytes: tensors sent as such would be shared, and each process writes to them
+        sent = pickle.dumps((study, on_gpu))
+        with workers(_begin, sent, number, visible_gpus() if on_gpu else ()) as among:
+            yield lambda tasks, what: shared(among, tasks, what, _name)
+    finally:
+        model.to(device)
 
 
-def _begin(sent: bytes) -> None:
-    """Make a process a worker, with a base model of its own, one thread and no bars."""
-    sys.stderr.isatty = lambda: False  # type: ignore[method-assign] # so tqdm shows none
-    torch.set_num_threads(1)
-    _workers.append(Worker(pickle.loads(sent)))
+def _begin(sent: bytes) -> Callable[[Run | Trial], Done | Tried]:
+    """Return what computes tasks in a process with a base model of its own."""
+    study, on_gpu = pickle.loads(sent)
+    if on_gpu:
+        study.base.model.to("cuda")
+    return Worker(study).compute
 
 
-def _compute(task: Run | Trial) -> Done | Tried:
-    return _workers[0].compute(task)
+def _name(task: Run | Trial) -> str:
+    """Name a task in an error."""
+    method = task.method
+    name = task.name if isinstance(task, Run) else f"the trial of {method.selection}"
+    return f"{name} (seed {task.seed}, learning rates {method.learning_rates})"
 
 
 def _at(method: Method, learning_rate: float) -> Method:
