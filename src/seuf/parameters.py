@@ -17,7 +17,12 @@ from pydantic import (
 from seuf.benchmarks.registry import BENCHMARKS, BenchmarkSettings, load_benchmark
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
-from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
+from seuf.moe.settings import (
+    ExternalModelSettings,
+    FinetuningSettings,
+    PretrainingSettings,
+    UpcyclingSettings,
+)
 from seuf.unlearning.attribution import RoutingSettings
 from seuf.unlearning.rankings import columns_of
 from seuf.unlearning.selection import SelectionSettings
@@ -34,7 +39,8 @@ from seuf.unlearning.settings import (
 )
 
 BaseModelSettings = Annotated[
-    PretrainingSettings | FinetuningSettings | ExternalModelSettings, Field(discriminator="source")
+    PretrainingSettings | FinetuningSettings | UpcyclingSettings | ExternalModelSettings,
+    Field(discriminator="source"),
 ]
 
 

@@ -15,7 +15,7 @@ from seuf.inputs import InputError
 from seuf.moe import footprint
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.loading import empty_model
-from seuf.moe.settings import ExternalModelSettings, FinetuningSettings
+from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, UpcyclingSettings
 from seuf.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning.objectives import arguments_of, is_steered
 from seuf.unlearning.rankings import RANDOM_IN
@@ -204,6 +204,10 @@ def _empty_model(settings: BaseModelSettings) -> Any:
 
     from seuf.moe.training import new_model
 
+    if isinstance(settings, UpcyclingSettings):
+        from seuf.moe.upcycling import empty_mixture
+
+        return empty_mixture(settings)
     with torch.device("meta"):
         return new_model(settings, settings.vocabulary)
 

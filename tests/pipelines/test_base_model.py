@@ -9,12 +9,20 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from seuf.inputs import InputError
-from seuf.moe import knowledge, training
+from seuf.moe import distillation, knowledge, training
+from seuf.moe.architectures import moe_layers
 from seuf.moe.knowledge import Asked
-from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
+from seuf.moe.loading import LanguageModel
+from seuf.moe.settings import (
+    ExternalModelSettings,
+    FinetuningSettings,
+    PretrainingSettings,
+    UpcyclingSettings,
+)
 from seuf.moe.training import finetune
 from seuf.pipelines.base_model import pipeline
 from seuf.pipelines.base_model.nodes import check_base_model, pretrain_base_model
+from tests.moe.test_upcycling import dense_model
 from tests.tiny import bits, changed_names, tiny_language_model
 
 RECORDS = [
@@ -61,6 +69,7 @@ def question(name: str, topic: str, part: str, reference: str = "Oslo.") -> dict
     [
         ({"source": "pretrain"}, False),
         ({"source": "pretrain", "must_know": 0.98}, True),
+        ({"source": "upcycle"}, False),
         ({"source": "external", "path": "somewhere"}, False),
         ({"source": "external", "path": "somewhere", "must_know": 0.9}, True),
     ],
@@ -71,6 +80,52 @@ def test_a_base_model_waits_for_the_questions_only_if_it_must_know_something(
     monkeypatch.setattr(pipeline, "study_parameters", lambda: {"base_model": base})
 
     assert ("questions" in pipeline.create_pipeline().inputs()) == asks
+
+
+def test_a_dense_model_writes_what_its_mixture_is_distilled_on(tmp_path, monkeypatch):
+    """A mixture learns the benchmark's texts beside; its reference learns all but the forgotten."""
+    tiny = dense_model("llama", vocab_size=300)
+    LanguageModel(tiny, tiny_language_model().tokenizer).save(tmp_path)
+    settings = UpcyclingSettings(
+        path=str(tmp_path),
+        device="cpu",
+        experts=4,
+        granularity=2,
+        top_k=2,
+        steps=1,
+        length=16,
+        taught_length=16,
+        sampling={"texts": 3, "apart": 1, "max_new_tokens": 4},
+    )
+    study = {"base_model": settings.model_dump(), "reference_model": "alike"}
+    monkeypatch.setattr(pipeline, "study_parameters", lambda: study)
+    learnt: list[list[str]] = []
+
+    def distil(taught, general, settings, seed):
+        learnt.append(taught)
+        assert [topic for _, topic in general] == ["sampled"] * 3 + ["kept"]
+        return distillation_distil(taught, general, settings, seed)
+
+    distillation_distil = distillation.distil
+    monkeypatch.setattr(distillation, "distil", distil)
+    catalog = DataCatalog(
+        {
+            "params:base_model": MemoryDataset(settings, copy_mode="assign"),
+            "params:base_seed": MemoryDataset(3),
+            "pretraining_texts": MemoryDataset(RECORDS),
+            "retain_set": MemoryDataset(RECORDS[:1]),
+            "forget_set": MemoryDataset([r for r in RECORDS if r["topic"] == "south"]),
+            "base_model": MemoryDataset(copy_mode="assign"),
+            "reference_model": MemoryDataset(copy_mode="assign"),
+        }
+    )
+
+    SequentialRunner().run(pipeline.create_pipeline(), catalog)
+
+    every = [r["text"] for r in RECORDS]
+    assert learnt == [every, [r["text"] for r in RECORDS if r["topic"] == "north"]]
+    assert len(moe_layers(catalog.load("base_model").model)) == 2
+    assert [row["topic"] for row in catalog.load("sampled_apart")] == ["sampled"]
 
 
 def test_the_selection_questions_about_what_is_taught_end_pretraining(monkeypatch):

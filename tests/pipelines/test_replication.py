@@ -4,7 +4,10 @@ import pandas as pd
 import pytest
 
 from seuf.inputs import InputError
+from seuf.pipelines.base_model import pipeline as base_model
+from seuf.pipelines.data_preparation import pipeline as data_preparation
 from seuf.pipelines.replication import nodes, summary
+from seuf.pipelines.replication import pipeline as replication
 from seuf.unlearning.settings import ReplicationSettings
 from tests.reporting import test_spread
 from tests.reporting.examples import LOOKS, paths
@@ -57,3 +60,22 @@ def test_a_study_of_spread_has_figures_and_a_report(monkeypatch):
     assert "study mine_seeds · 2 base models trained here · seed 0, 1 · commit " in page
     assert "<h2>The comparisons stated beforehand</h2>" in page
     assert 'id="forgetting_paths"' in page
+
+
+def test_bases_that_are_upcycled_share_what_their_dense_model_says(monkeypatch):
+    """The dense model is one; each base learns from what it says, and none waits for another."""
+    study = {
+        "replication": {"bases": {"a": 0, "b": 1}},
+        "base_model": {"source": "upcycle"},
+        "benchmark": {"name": "sandbox"},
+    }
+    for module in (replication, base_model, data_preparation):
+        monkeypatch.setattr(module, "study_parameters", lambda: study)
+
+    nodes_of = {node.name: node for node in replication.create_pipeline().nodes}
+
+    assert nodes_of["sample_dense_model"].outputs == ["sampled_texts", "sampled_apart"]
+    for base in ("a", "b"):
+        makes = nodes_of[f"{base}.make_base_model"]
+        assert {"sampled_texts", f"{base}.pretraining_texts"} < {*makes.inputs}
+        assert makes.outputs == [f"{base}.base_model"]

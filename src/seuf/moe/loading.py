@@ -105,7 +105,8 @@ def load_model(source: ExternalModelSettings) -> LanguageModel:
     moe_layers(empty)
     if source.device_map is None:
         _check_memory(empty, source.path, device)
-    tokenizer = _tokenizer(source, folder)
+    trust = source.trust_remote_code
+    tokenizer = tokenizer_of(reference, folder, trust_remote_code=trust)
     fetch_weights(reference, folder)
     commit = commit_of(reference, folder)
     if warning := revision_warning(reference, commit, "base_model.revision"):
@@ -148,6 +149,30 @@ def free_bytes(device: torch.device) -> dict[str, int]:
     # what torch has reserved and not given out is free too
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return {f"{device}'s memory": torch.cuda.mem_get_info(device)[0] + reserved, **free}
+
+
+def tokenizer_of(reference: HubReference, folder: Path, **options: Any) -> Any:
+    """Return the tokenizer of a model.
+
+    Args:
+        reference: The model, for messages.
+        folder: With the tokenizer's files.
+        options: For transformers, such as `trust_remote_code`.
+
+    Raises:
+        InputError: If there is none, or it knows no words.
+    """
+    from transformers import AutoTokenizer
+
+    with clear_errors(HubReference(reference.path, reference.revision, "tokenizer of the model")):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    # without its files transformers makes one that knows no words
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) + 1:
+        raise InputError(
+            f"The {reference.name} has no tokenizer: put tokenizer.json and "
+            "tokenizer_config.json of the model that it was made from beside its config.json."
+        )
+    return tokenizer
 
 
 def _reference(source: ExternalModelSettings) -> HubReference:
@@ -195,22 +220,6 @@ def _check_memory(empty: Any, name: str, device: torch.device) -> None:
                 f"{str(empty.dtype).removeprefix('torch.')}, and {free / GB:.3g} GB of {memory} "
                 f"are free: {LESS_MEMORY}."
             )
-
-
-def _tokenizer(source: ExternalModelSettings, folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    with clear_errors(HubReference(source.path, source.revision, "tokenizer of the model")):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=source.trust_remote_code
-        )
-    # without its files transformers makes one that knows no words
-    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) + 1:
-        raise InputError(
-            f"The {_reference(source).name} has no tokenizer: put tokenizer.json and "
-            "tokenizer_config.json of the model that it was made from beside its config.json."
-        )
-    return tokenizer
 
 
 def _with_weights(source: ExternalModelSettings, folder: Path, device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""Settings of a study's base model: trained from scratch, taken as it is, or fine-tuned."""
+"""Settings of a study's base model: trained from scratch, taken as it is, fine-tuned, upcycled."""
 
 from __future__ import annotations
 
@@ -143,3 +143,83 @@ class FinetuningSettings(ExistingModelSettings):
         return ExternalModelSettings(
             **self.model_dump(include=set(ExistingModelSettings.model_fields))
         )
+
+
+class SamplingSettings(Settings):
+    """What the dense model says when it is asked nothing in particular.
+
+    Attributes:
+        texts: Texts that the model is distilled on.
+        apart: Further ones that nothing is trained on, for the general loss.
+        max_new_tokens: Tokens of a text, beside its opening.
+        batch_size: Texts at once, or as many as fit in memory.
+        seed: Decides openings and what is drawn.
+    """
+
+    texts: Count = 6144
+    apart: Count = 128
+    max_new_tokens: Count = 200
+    batch_size: Count = 1024
+    seed: int = 0
+
+
+class UpcyclingSettings(ExistingModelSettings):
+    """A dense model made a mixture of experts, distilled from itself and taught the benchmark.
+
+    See `seuf.moe.upcycling` and `seuf.moe.distillation`.
+
+    Attributes:
+        gguf_file: Name of a GGUF file in the folder or repository; needs the package `gguf`.
+        experts: E, in each layer; a multiple of `granularity`.
+        top_k: Experts chosen for each token; a multiple of `granularity`, so that a token takes
+            whole copies of the dense layer at first.
+        granularity: Parts of equal width that the neurons of a dense layer are cut into.
+        redrawn: Share of each expert's neurons that are drawn anew.
+        router_range: Standard deviation of the router's rows, alike within a copy.
+        router_noise: Standard deviation of each row's own part, in `router_range`.
+        sampling: What the dense model is asked to say.
+        steps: Updates.
+        batch_size: Samples of general text in an update: the dense model's own, and those kept.
+        length: Tokens in such a sample.
+        taught_batch_size: Texts of the benchmark in an update.
+        taught_length: Tokens of one at most.
+        learning_rate: Peak of the schedule: a linear rise, then half a cosine down to a twentieth.
+        warmup: Steps of the rise.
+        balance_weight: Weight of the load-balancing loss.
+        activation_checkpointing: Compute activations twice instead of keeping them: less memory, a
+            third more time.
+        threads: CPU threads; the number decides the last bits of every sum.
+    """
+
+    source: Literal["upcycle"] = "upcycle"
+    path: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    gguf_file: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    experts: Count = 32
+    top_k: Count = 4
+    granularity: Count = 4
+    redrawn: Annotated[float, Field(ge=0, le=1)] = 0.3
+    router_range: Annotated[float, Field(gt=0)] = 0.02
+    router_noise: Annotated[float, Field(ge=0)] = 0.1
+    sampling: SamplingSettings = SamplingSettings()
+    steps: Count = 600
+    batch_size: Count = 20
+    length: Count = 512
+    taught_batch_size: Count = 160
+    taught_length: Count = 160
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    warmup: Count = 30
+    balance_weight: Annotated[float, Field(ge=0)] = 0.01
+    activation_checkpointing: bool = False
+    threads: Count = 1
+
+    @model_validator(mode="after")
+    def _experts_are_whole_copies(self) -> Self:
+        for name in ("experts", "top_k"):
+            if getattr(self, name) % self.granularity:
+                raise ValueError(f"{name} must be a multiple of granularity, {self.granularity}")
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k is {self.top_k}, of {self.experts} experts")
+        if self.device_map is not None:
+            raise ValueError("a model that is upcycled is trained on one device: no device_map")
+        return self

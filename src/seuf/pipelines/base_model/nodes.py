@@ -1,4 +1,4 @@
-"""Make the base model: train a small one, finetune an existing one, or check that one is there."""
+"""Make the base model: train, finetune or upcycle one, or check that one is there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel, load_model
-from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, PretrainingSettings
+from seuf.moe.settings import (
+    ExternalModelSettings,
+    FinetuningSettings,
+    PretrainingSettings,
+    UpcyclingSettings,
+)
 
 if TYPE_CHECKING:
     from seuf.moe.knowledge import Asked
@@ -36,6 +41,34 @@ def finetune_base_model(
 
     texts = _lessons(pretraining_texts, base_model.answers_only)
     return finetune(texts, base_model, base_seed)
+
+
+def sample_dense_model(base_model: UpcyclingSettings) -> tuple[Records, Records]:
+    """Let the dense model write texts to distil on, and some that nothing is trained on."""
+    from seuf.moe.distillation import sample_dense
+
+    shown, apart = sample_dense(base_model)
+    return _sampled(shown), _sampled(apart)
+
+
+def upcycle_base_model(
+    base_model: UpcyclingSettings,
+    pretraining_texts: Records,
+    retain_set: Records,
+    sampled_texts: Records,
+    base_seed: int,
+) -> LanguageModel:
+    """Make a mixture of experts of a dense model, and teach it the benchmark's texts."""
+    from seuf.moe.distillation import distil
+
+    taught = [record["text"] for record in pretraining_texts]
+    general = [(record["text"], "sampled") for record in sampled_texts]
+    general += [(record["text"], "kept") for record in retain_set]
+    return distil(taught, general, base_model, base_seed)
+
+
+def _sampled(texts: list[str]) -> Records:
+    return [{"text": text, "topic": "sampled", "prompt": ""} for text in texts]
 
 
 def leave_out_forgotten(pretraining_texts: Records, forget_set: Records) -> Records:

@@ -1,4 +1,4 @@
-"""The base model, trained, finetuned or only checked; and the one that never saw the forget set.
+"""The base model, however it is made; and the one that never saw the forget set.
 
 Where a study has a `reference_model`, it is made as the base model is, from the same texts but
 those about what is to be forgotten: unlearning cannot do better than that.
@@ -15,6 +15,8 @@ from seuf.pipelines.base_model.nodes import (
     leave_out_forgotten,
     pretrain_base_model,
     pretrain_reference_model,
+    sample_dense_model,
+    upcycle_base_model,
 )
 from seuf.pipelines.study import study_parameters
 
@@ -23,17 +25,47 @@ Sources = dict[str, tuple[Callable[..., object], list[str]]]
 SOURCES: Sources = {
     "pretrain": (pretrain_base_model, ["pretraining_texts", "params:base_seed"]),
     "finetune": (finetune_base_model, ["pretraining_texts", "params:base_seed"]),
+    "upcycle": (
+        upcycle_base_model,
+        ["pretraining_texts", "retain_set", "sampled_texts", "params:base_seed"],
+    ),
     "external": (check_base_model, []),
 }
 REFERENCE_SOURCES: Sources = {
     "pretrain": (pretrain_reference_model, ["reference_texts", "params:base_seed", "base_model"]),
     "finetune": (finetune_base_model, ["reference_texts", "params:base_seed"]),
+    "upcycle": (
+        upcycle_base_model,
+        ["reference_texts", "retain_set", "sampled_texts", "params:base_seed"],
+    ),
     "external": (check_base_model, []),
 }
+SAMPLED = ["sampled_texts", "sampled_apart"]
+
+
+def sampling_pipeline() -> Pipeline:
+    """Return the node that lets the dense model write, where the base model is upcycled.
+
+    What it writes is the same for all base models of a study of spread.
+    """
+    if study_parameters()["base_model"]["source"] != "upcycle":
+        return Pipeline([])
+    sample = Node(
+        sample_dense_model,
+        inputs=["params:base_model"],
+        outputs=SAMPLED,
+        name="sample_dense_model",
+    )
+    return Pipeline([sample])
 
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the nodes that make the models of the study, each by its source."""
+    return sampling_pipeline() + models_pipeline()
+
+
+def models_pipeline() -> Pipeline:
+    """Return the same without the node that lets a dense model write."""
     parameters = study_parameters()
     make, inputs = SOURCES[parameters["base_model"]["source"]]
     base = Node(

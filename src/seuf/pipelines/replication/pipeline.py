@@ -2,7 +2,8 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from seuf.pipelines import base_model, data_preparation, routing_capture
+from seuf.pipelines import data_preparation, routing_capture
+from seuf.pipelines.base_model.pipeline import SAMPLED, models_pipeline, sampling_pipeline
 from seuf.pipelines.replication.nodes import run_methods
 from seuf.pipelines.replication.summary import (
     choose_learning_rates,
@@ -67,7 +68,7 @@ def _pipeline(bases: list[str]) -> Pipeline:
         name="write_report",
     )
     whole = Pipeline([choose, summarise, draw, write])
-    return sum((_of(base) for base in bases), whole)
+    return sum((_of(base) for base in bases), whole + sampling_pipeline())
 
 
 def _of(base: str) -> Pipeline:
@@ -83,7 +84,12 @@ def _of(base: str) -> Pipeline:
         outputs=["seed_runs", "seed_paths"],
         name="run_other_seeds",
     )
-    before = [stage.create_pipeline() for stage in (data_preparation, base_model, routing_capture)]
+    before = [
+        data_preparation.create_pipeline(),
+        models_pipeline(),
+        routing_capture.create_pipeline(),
+    ]
+    of_base = sum(before, Pipeline([grid, seeds]))
     shared = [
         *SETTINGS,
         "params:benchmark",
@@ -92,9 +98,9 @@ def _of(base: str) -> Pipeline:
         "params:seed",
     ]
     return Pipeline(
-        sum(before, Pipeline([grid, seeds])),
+        of_base,
         namespace=base,
-        inputs={"chosen_learning_rates"},
+        inputs={"chosen_learning_rates", *(of_base.inputs() & {*SAMPLED})},
         parameters={
             "params:base_seed": f"params:replication.bases.{base}",
             **{name: name for name in shared},

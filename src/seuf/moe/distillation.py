@@ -1,0 +1,269 @@
+"""Distil a mixture of experts from the dense model that it was made of, and teach it new texts.
+
+An update minimises, over one mixed batch,
+
+    KL(dense || mixture) on general text + NLL of the taught texts + weight * load balance
+
+General text is what the dense model says itself and what a study keeps, in full samples. The load
+is balanced over the whole batch, general and taught: balanced within each kind, no expert could
+belong to a kind of text, and there would be nothing to select. Balance is each layer's own (Fedus
+et al. 2022, arXiv 2101.03961, Eq. 4), its mean over layers is 1 where all experts get as much.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from seuf.moe.architectures import check_positions, decoder, moe_layers
+from seuf.moe.backoff import must_fit
+from seuf.moe.batches import Batch, Sample, pad, text_samples
+from seuf.moe.dense_samples import sample_texts
+from seuf.moe.loading import LanguageModel
+from seuf.moe.loss import Logits, output_head
+from seuf.moe.settings import UpcyclingSettings
+from seuf.moe.threads import threads
+from seuf.moe.training import Lesson, endless_samples
+from seuf.moe.upcycling import load_dense, upcycle
+
+log = logging.getLogger(__name__)
+BETAS, DECAY, LARGEST_GRADIENT = (0.9, 0.95), 0.01, 1.0
+LOWEST_RATE = 0.05  # of the peak
+BUCKET = 16  # taught batches that are made of texts sorted by length
+REPORTS = 20  # lines in a log, where there is no terminal for a bar
+SMALLER = "set base_model.activation_checkpointing to true, or lower base_model.batch_size"
+
+
+def sample_dense(settings: UpcyclingSettings) -> tuple[list[str], list[str]]:
+    """Return what the dense model says: texts to distil on, and others that are kept apart."""
+    with threads(settings.threads):
+        texts = sample_texts(_placed(load_dense(settings), settings), settings.sampling)
+    return texts[: settings.sampling.texts], texts[settings.sampling.texts :]
+
+
+def distil(
+    taught: Sequence[str], general: Sequence[Lesson], settings: UpcyclingSettings, seed: int
+) -> LanguageModel:
+    """Return the dense model as a mixture of experts that knows the taught texts.
+
+    Args:
+        taught: Texts to learn.
+        general: Texts on which the dense model's predictions are kept, each with its topic; a
+            sample holds texts of one topic only.
+        settings: Which model, its experts, and the training budget.
+        seed: Decides what `upcycle` draws, and order.
+
+    Raises:
+        InputError: If there is no such model, it cannot be upcycled, samples are too long for it,
+            or memory is short.
+    """
+    with threads(settings.threads):
+        dense = load_dense(settings)
+        positions = "set base_model.length and taught_length to {} or less"
+        longest = max(settings.length, settings.taught_length)
+        check_positions(dense.model, [range(longest)], positions)
+        mixture = LanguageModel(upcycle(dense.model, settings, seed), dense.tokenizer)
+        dense, mixture = _placed(dense, settings), _placed(mixture, settings)
+        rng = random.Random(seed)
+        samples = text_samples(dense.tokenizer, taught, settings.taught_length)
+        lessons = taught_batches(samples, settings.taught_batch_size, dense.padding, rng)
+        texts = endless_samples(general, dense.tokenizer, settings.length, rng)
+        _train(mixture, dense, texts, lessons, settings)
+    return mixture
+
+
+def taught_batches(
+    samples: Sequence[Sample], size: int, padding: int, rng: random.Random
+) -> Iterator[Batch]:
+    """Yield batches without end, of samples of about one length: each pass in another order."""
+    order = list(samples)
+    while True:
+        rng.shuffle(order)
+        for start in range(0, len(order), size * BUCKET):
+            some = sorted(order[start : start + size * BUCKET], key=len)
+            batches = [some[at : at + size] for at in range(0, len(some), size)]
+            rng.shuffle(batches)
+            for batch in batches:
+                yield pad(batch, padding)
+
+
+def balance_loss(router_logits: Sequence[Tensor], top_k: int) -> Tensor:
+    """Return the mean over layers of E sum_e f_e p_e: the share of choices times the probability.
+
+    Args:
+        router_logits: Of each layer, (N, E): all tokens of the mixed batch, no padding.
+        top_k: Experts chosen for each token.
+
+    Returns:
+        One number; 1 where all experts get as much, E / top_k where all tokens choose alike.
+    """
+    losses = []
+    for logits in router_logits:
+        probabilities, experts = logits.float().softmax(-1), logits.shape[-1]
+        chosen = F.one_hot(logits.topk(top_k, dim=-1).indices, experts).sum(1)
+        share = chosen.float().mean(0) / top_k
+        losses.append(experts * (share * probabilities.mean(0)).sum())
+    return torch.stack(losses).mean()
+
+
+def rate_at(step: int, settings: UpcyclingSettings) -> float:
+    """Return the learning rate of a step, from 0: a linear rise, then half a cosine."""
+    rise = min(1.0, (step + 1) / settings.warmup)
+    fall = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    return settings.learning_rate * rise * (LOWEST_RATE + (1 - LOWEST_RATE) * fall)
+
+
+def _placed(model: LanguageModel, settings: UpcyclingSettings) -> LanguageModel:
+    """Return a model on the device and in the type that it is trained in."""
+    gpu = "cuda" if torch.cuda.is_available() else "cpu"
+    device = gpu if settings.device == "auto" else settings.device
+    placed: Any = model.model
+    placed.to(device=torch.device(device), dtype=getattr(torch, settings.dtype))
+    return model
+
+
+class Trainer:
+    """Takes updates of the mixture; masters and optimizer are in float32, which is what is learnt.
+
+    Args:
+        mixture: What learns.
+        dense: What it learns from.
+        settings: Weights of the losses, and the schedule.
+    """
+
+    def __init__(
+        self, mixture: LanguageModel, dense: LanguageModel, settings: UpcyclingSettings
+    ) -> None:
+        self.mixture, self.dense, self.settings = mixture.model, dense.model, settings
+        self.weights: list[Tensor] = list(mixture.model.parameters())
+        self.masters = [weight.detach().float().clone() for weight in self.weights]
+        self.optimizer = torch.optim.AdamW(
+            self.masters, lr=1.0, betas=BETAS, weight_decay=DECAY, fused=True
+        )
+
+    def update(self, general: Batch, lesson: Batch, rate: float) -> Tensor:
+        """Take one step on a mixed batch.
+
+        Args:
+            general: Full samples of general text.
+            lesson: Texts to learn.
+            rate: Learning rate.
+
+        Returns:
+            KL, in nats a token, NLL of the lesson, the same, and balance, (3,).
+        """
+        said, routed = self._pass(self.mixture, general)
+        learnt, routed_too = self._pass(self.mixture, lesson)
+        with torch.no_grad():
+            original = self._logits(self.dense, general)
+        losses = [_mean(*said.divergence(original)), _mean(*learnt.nll())]
+        router_logits = [torch.cat(pair) for pair in zip(routed, routed_too, strict=True)]
+        balance = balance_loss(router_logits, self.settings.top_k)
+        loss: Tensor = losses[0] + losses[1] + self.settings.balance_weight * balance
+        loss.backward()
+        for master, weight in zip(self.masters, self.weights, strict=True):
+            master.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+        nn.utils.clip_grad_norm_(self.masters, LARGEST_GRADIENT)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            torch._foreach_copy_(self.weights, self.masters)
+        return torch.stack([*losses, balance]).detach()
+
+    def _pass(self, model: Any, batch: Batch) -> tuple[Logits, list[Tensor]]:
+        """Return a batch's logits and, of each layer, the router's (N, E), without padding."""
+        kept: list[Tensor] = []
+        present = batch.attention_mask.flatten().bool().to(model.device)
+        handles = [
+            layer.router.register_forward_hook(lambda module, args, output: kept.append(output[0]))
+            for layer in moe_layers(model)
+        ]
+        try:
+            logits = self._logits(model, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, [of_layer[present] for of_layer in kept]
+
+    def _logits(self, model: Any, batch: Batch) -> Logits:
+        inputs = batch.inputs(model.device)
+        hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
+        return Logits(hidden, output_head(model), batch.labels)
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    return values.sum() / counted.sum()
+
+
+def _train(
+    mixture: LanguageModel,
+    dense: LanguageModel,
+    texts: Iterator[Any],
+    lessons: Iterator[Batch],
+    settings: UpcyclingSettings,
+) -> None:
+    """Take `settings.steps` updates, with a bar on a terminal and lines in a log."""
+    model: Any = mixture.model.train()
+    if settings.activation_checkpointing:
+        _checkpointing(model, "enable")({"use_reentrant": False})
+    trainer, report = Trainer(mixture, dense, settings), Report(settings.steps)
+    for step in report.steps:
+        ids = [[token for token, _ in sample] for sample in islice(texts, settings.batch_size)]
+        general, lesson = pad(ids, mixture.padding), next(lessons)
+        with must_fit(SMALLER):
+            losses = trainer.update(general, lesson, rate_at(step, settings))
+        tokens = general.input_ids.numel() + int(lesson.attention_mask.sum())
+        report.add(step + 1, losses, tokens)
+    if settings.activation_checkpointing:
+        _checkpointing(model, "disable")()
+    model.eval()
+
+
+def _checkpointing(model: Any, what: str) -> Any:
+    """Return transformers' method, whose name changed with version 5.18."""
+    new = getattr(model, f"activation_checkpointing_{what}", None)
+    return new or getattr(model, f"gradient_checkpointing_{what}")
+
+
+class Report:
+    """Tells the mean losses since it last told, and tokens a second; between, no one waits.
+
+    Args:
+        total: Steps there will be.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.every = total, max(1, total // REPORTS)
+        self.steps = tqdm(range(total), desc="distilling", unit="step", disable=None)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.losses, self.tokens, self.start = list[Tensor](), 0, time.perf_counter()
+
+    def add(self, done: int, losses: Tensor, tokens: int) -> None:
+        """Take the losses (3,) and tokens of a step, and tell if it is time."""
+        self.losses.append(losses)
+        self.tokens += tokens
+        if done % self.every and done != self.total:
+            return
+        means = torch.stack(self.losses).mean(0).tolist()
+        told = {n: f"{v:.3f}" for n, v in zip(("kl", "nll", "balance"), means, strict=True)}
+        told["tokens/s"] = f"{self.tokens / (time.perf_counter() - self.start):,.0f}"
+        self.steps.set_postfix(told, refresh=False)
+        if self.steps.disable:
+            line = ", ".join(f"{name} {value}" for name, value in told.items())
+            log.info("distilling, step %d of %d: %s", done, self.total, line)
+        self._begin()
