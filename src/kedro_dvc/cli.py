@@ -125,9 +125,11 @@ def run(
         click.echo(f"{count} unchanged")
         return
 
+    from kedro_dvc.records import check_repository
     from kedro_dvc.run import reproduce
     from kedro_dvc.watch import summary, watching
 
+    check_repository(project)
     stages = [target if ".yaml" in target else f"{file}:{target}" for target in targets]
     on_error = "keep-going" if how.pop("keep_going") else "fail"
     start = time.perf_counter()

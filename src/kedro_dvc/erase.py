@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,7 +23,7 @@ from dvc_objects.fs.base import ObjectFileSystem
 from tabulate import tabulate
 
 from kedro_dvc.disk import locked_stages
-from kedro_dvc.files import WorkflowError, files_of
+from kedro_dvc.files import WorkflowError, files_of, git
 from kedro_dvc.hashing import DIRECTORY, file_digests
 from kedro_dvc.project import Study, for_dvc
 
@@ -101,8 +100,15 @@ def plan_erasure(repo: Repo, paths: Collection[str], shared: bool = False) -> Er
         repo: The project as DVC sees it.
         paths: The outputs, from the project's root.
         shared: Whether to delete also what other outputs hold with the same content.
+
+    Raises:
+        WorkflowError: If git, whose history has the earlier versions, cannot be asked.
     """
     root = Path(repo.root_dir)
+    try:
+        git(root, "rev-parse", "--git-dir")
+    except WorkflowError as error:
+        raise WorkflowError(f"git's history has the versions to be erased: {error}") from None
     stores, unsearched = stores_of(repo)
     known = set(_with_files(known_versions(repo), stores))
     here = set(_in_workspace(root, paths))
@@ -129,7 +135,7 @@ def plan_erasure(repo: Repo, paths: Collection[str], shared: bool = False) -> Er
         for one in sorted(named)
         if one.md5.endswith(DIRECTORY) and _listing(one.md5, stores) is None
     ]
-    if _git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
+    if git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
         unknown.append("the commits that this shallow clone lacks: git fetch --unshallow")
     return ErasurePlan(
         list(paths), versions, sorted(same_content) if kept else [], stores, unsearched, unknown
@@ -228,14 +234,14 @@ def _lock_files(root: Path, run_cache: Path) -> Iterator[tuple[PurePosixPath, st
             return PurePosixPath(".")
         return path.parent if path.suffix == ".dvc" else None  # .dvc, a folder, has no suffix
 
-    for name in _git(root, "ls-files", "-coz", "--exclude-standard").split("\0"):
+    for name in git(root, "ls-files", "-coz", "--exclude-standard").split("\0"):
         if (place := folder(name)) and (root / name).is_file():
             yield place, (root / name).read_text(encoding="utf-8")
     everywhere = ("--all", "--reflog", "--indexed-objects", "--objects")
-    for line in _git(root, "rev-list", *everywhere).splitlines():
+    for line in git(root, "rev-list", *everywhere).splitlines():
         sha, _, name = line.partition(" ")
         if place := folder(name):
-            yield place, _git(root, "cat-file", "blob", sha)
+            yield place, git(root, "cat-file", "blob", sha)
     for path in run_cache.glob("*/*/*"):
         yield PurePosixPath("."), path.read_text(encoding="utf-8")
 
@@ -268,8 +274,3 @@ def _in_workspace(root: Path, paths: Iterable[str]) -> Iterator[Version]:
 
 def _is_within(path: str, paths: Iterable[str]) -> bool:
     return any(path == one or path.startswith(f"{one}/") for one in paths)
-
-
-def _git(root: Path, *command: str) -> str:
-    made = subprocess.run(["git", *command], cwd=root, check=True, capture_output=True)
-    return made.stdout.decode(errors="surrogateescape")

@@ -1,10 +1,12 @@
-"""What every module may import: the error that is shown as one line, and files.
+"""What every module may import: the error that is shown as one line, files, and git.
 
 Nothing heavy is imported, as a command that finds nothing to do takes no longer than its imports.
 """
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Hashable
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,9 +32,31 @@ def files_of(path: Path) -> list[Path]:
     return sorted(one for one in (path, *path.rglob("*")) if one.is_file())
 
 
+def stamp(path: Path) -> Hashable:
+    """Return what changes when a file, or one in a folder, is written."""
+    facts = ((file, file.stat()) for file in files_of(path))
+    return tuple((str(file), s.st_ino, s.st_size, s.st_mtime_ns) for file, s in facts)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def git(project: Path, *command: str) -> str:
+    """Return what a command of git prints; bytes that are no UTF-8 become surrogates.
+
+    Raises:
+        WorkflowError: With git's own reason, or that it is not installed.
+    """
+    try:
+        made = subprocess.run(["git", *command], cwd=project, capture_output=True)
+    except FileNotFoundError:
+        raise WorkflowError("git is not installed") from None
+    if made.returncode:
+        reason = made.stderr.decode(errors="replace")
+        raise WorkflowError(" ".join(reason.split()).removeprefix("fatal: "))
+    return made.stdout.decode(errors="surrogateescape")

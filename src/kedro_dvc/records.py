@@ -14,18 +14,20 @@ records leave it out.
 DVC reads a stage's code only after the stage has run. If a file was edited meanwhile, dvc.lock
 would name code that never ran. So all code and configuration is read when the process begins, and
 again after the node has run and after its outputs are saved: if a file that the stage watches has
-changed, the stage fails. What remains is the moment between the last reading and DVC's.
+changed, the stage fails. Its input files are not read for this: the stage fails if one was written
+to while it ran, by size, time and inode, which is how DVC tells. What remains is the moment between
+the last look and DVC's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
-import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from importlib.metadata import distributions
@@ -40,19 +42,21 @@ from kedro.pipeline import Node, Pipeline
 from kedro.utils import find_kedro_project
 
 from kedro_dvc.configuration import BASE
-from kedro_dvc.files import WorkflowError, path_of, write_text
+from kedro_dvc.files import WorkflowError, git, path_of, stamp, write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.project import dvc_file
 from kedro_dvc.stages import expanded, node_of
 
 DECIDING = ("conf", "src", "pyproject.toml", "requirements.lock", "dvc.yaml", "studies/*/dvc.yaml")
 SOURCES = ("src/**/*.py", "conf/**/*.yml", "conf/**/*.yaml")
+OURS = ("src/", "conf/")  # of what a stage depends on, that which is no data
 EVIDENCE = "evidence"
 KEYS = ("node", "started", "seconds", "commit", "clean", "environment", "outputs")
 
 Files = Mapping[str, bytes]  # by path from the project's root
 Inputs = Mapping[str, Any]
 Record = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 class RunRecords:
@@ -75,14 +79,23 @@ class RunRecords:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline) -> None:
-        """Note the time and the commit; a run of several nodes is no stage's."""
+        """Note the time, the commit and the inputs; a run of several nodes is no stage's.
+
+        Raises:
+            WorkflowError: If there is a repository that git cannot read.
+        """
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
-        self._commit, self._clean = commit_of(self._project)
         self._node = pipeline.nodes[0] if len(pipeline.nodes) == 1 else None
+        if self._node is None:
+            return
+        check_repository(self._project)
+        self._commit, self._clean = commit_of(self._project)
+        watched = watched_by(self._project, self._study, self._node.name)
+        self._inputs = {name: self._stamp(name) for name in (watched.data if watched else ())}
 
     @hook_impl
     def after_node_run(self, inputs: dict[str, Any]) -> None:
-        """Fail before outputs are saved if the code was edited; note the project's own facts."""
+        """Fail before outputs are saved if code or inputs changed; note the project's own facts."""
         if self._node is not None:
             self._check(self._node)
             self._own = self._facts(inputs)
@@ -112,12 +125,17 @@ class RunRecords:
         write_text(record_path(self._project, self._study, self._node.name), _text(record))
 
     def _check(self, node: Node) -> None:
-        """Raise if what the stage watches is not as it was when this process began."""
-        if files := edited_since_start(self._project, self._study, node.name):
+        """Raise if what the stage watches is not as it was when it began."""
+        files = edited_since_start(self._project, self._study, node.name)
+        files += [name for name, before in self._inputs.items() if self._stamp(name) != before]
+        if files:
             raise WorkflowError(
                 f"{', '.join(files)}: edited since {node.name} began, which ran with what was "
                 "there before. Nothing is recorded: run the stage again."
             )
+
+    def _stamp(self, name: str) -> Hashable:
+        return stamp(self._project / name)
 
     def _is_recorded(self, node: Node, outputs: dict[str, str]) -> bool:
         """Return whether a record has these outputs, from what the stage watches now."""
@@ -205,15 +223,17 @@ def _is_reproducible(dataset: object) -> bool:
 
 
 class Watched(NamedTuple):
-    """What a stage watches beside its data.
+    """What a stage watches.
 
     Attributes:
         paths: Code, and folders with all that is in them.
         parameters: Keys of the files of configuration; None stands for the whole file.
+        data: Files and folders that it reads.
     """
 
     paths: list[str]
     parameters: dict[str, list[str] | None]
+    data: list[str]
 
     def edited(self, before: Files, now: Files) -> list[str]:
         """Return the files that differ; those of configuration only if a watched value does."""
@@ -235,7 +255,7 @@ class Watched(NamedTuple):
         then = {name: _git(project, "show", f"{commit}:./{name}") or "" for name in names}
         now = {name: text for name, text in sources(project).items() if name in then}
         return any(map(self._is_code, names)) or bool(
-            self.edited({name: text.encode() for name, text in then.items()}, now)
+            self.edited({name: os.fsencode(text) for name, text in then.items()}, now)
         )
 
     def _is_code(self, name: str) -> bool:
@@ -285,8 +305,9 @@ def _watched(file: Path, changed: int) -> dict[str, Watched]:
     content = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
     return {
         node_of(stage, name): Watched(
-            [path for path in stage.get("deps", []) if path.startswith(("src/", "conf/"))],
+            [path for path in stage.get("deps", []) if path.startswith(OURS)],
             {path: keys for entry in stage.get("params", []) for path, keys in entry.items()},
+            [path for path in stage.get("deps", []) if not path.startswith(OURS)],
         )
         for name, stage in expanded(content["stages"])
     }
@@ -305,6 +326,29 @@ def commit_of(project: Path) -> tuple[str | None, bool]:
     return (head or "").strip() or None, changed == ""
 
 
+def check_repository(project: Path) -> None:
+    """Raise if a project is in a repository that git cannot read: records would name no commit.
+
+    A project that is in none may run, but is told once that no audit can pass.
+
+    Raises:
+        WorkflowError: With git's own reason, such as that the repository is another user's.
+    """
+    try:
+        git(project, "rev-parse", "--git-dir")
+    except WorkflowError as error:
+        if any((one / ".git").exists() for one in (project, *project.resolve().parents)):
+            raise WorkflowError(f"no commit can be recorded: {error}") from None
+        if project not in _told:
+            _told.add(project)
+            log.warning("Records name no commit, and no audit can pass: %s", error)
+
+
+_told: set[Path] = set()  # projects outside git
+
+
 def _git(project: Path, *command: str) -> str | None:
-    made = subprocess.run(["git", *command], cwd=project, capture_output=True, text=True)
-    return made.stdout if made.returncode == 0 else None
+    try:
+        return git(project, *command)
+    except WorkflowError:
+        return None

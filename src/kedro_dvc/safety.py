@@ -17,7 +17,7 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DataCatalog
 
-from kedro_dvc.files import WorkflowError, files_of, path_of
+from kedro_dvc.files import WorkflowError, path_of, stamp
 
 COPIES = 2  # the output, and what DVC's cache keeps of it
 GB = 1e9
@@ -104,26 +104,20 @@ class SharingCatalog(DataCatalog):
         metadata = getattr(dataset, "metadata", None) or {}
         if not _sharing or path is None or not metadata.get("dvc", {}).get("keep"):
             return super().load(name, version)
-        stamp, kept = _stamp(path), _kept.get(str(path))
+        state, kept = stamp(path), _kept.get(str(path))
         if (
             kept is not None
-            and kept.stamp == stamp
+            and kept.stamp == state
             and kept.fingerprint == _fingerprint(dataset, kept.data)
         ):
             log.debug("Sharing data from %s", name)
             return kept.data
         _kept.clear()  # before the new one is loaded: two may not fit
         data = super().load(name, version)
-        _kept[str(path)] = _Kept(stamp, data, _fingerprint(dataset, data))
+        _kept[str(path)] = _Kept(state, data, _fingerprint(dataset, data))
         return data
 
 
 def _fingerprint(dataset: object, data: Any) -> Hashable:
     fingerprint = getattr(dataset, "fingerprint", None)
     return fingerprint(data) if fingerprint else None
-
-
-def _stamp(path: Path) -> Hashable:
-    """Return what changes when a file, or one in a folder, is written."""
-    facts = ((file, file.stat()) for file in files_of(path))
-    return tuple((str(file), s.st_ino, s.st_size, s.st_mtime_ns) for file, s in facts)

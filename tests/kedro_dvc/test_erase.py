@@ -287,3 +287,11 @@ def test_only_outputs_of_the_study_can_be_erased():
         }
         with pytest.raises(WorkflowError, match=r"'forget' is no output .*'smoke'; these are: for"):
             outputs_named(study, ["retain_set", "forget"])
+
+
+def test_an_erasure_outside_git_says_why_it_cannot_be(small):
+    shutil.rmtree(small.root / ".git")
+    (small.root / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+
+    with Repo() as repo, pytest.raises(WorkflowError, match="git's history has the versions"):
+        plan_erasure(repo, ["made.txt"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +177,22 @@ def test_a_stage_fails_if_what_it_watches_is_edited_while_it_runs(project, when,
     assert not record_path(project, "mine", "make_out").exists()
 
 
+@pytest.mark.parametrize("when", ["meanwhile", "saving"])
+@pytest.mark.parametrize("text", ["other\n", None])
+def test_a_stage_fails_if_an_input_is_written_while_it_runs(project, when, text):
+    """DVC would hash the later bytes, and name them as those that the stage has read."""
+
+    def edit() -> None:
+        (project / "data/in.csv").unlink()
+        if text:
+            (project / "data/in.csv").write_text(text)
+
+    with pytest.raises(WorkflowError, match=r"data/in\.csv: edited since make_out began"):
+        ran(project, **{when: edit})
+
+    assert not record_path(project, "mine", "make_out").exists()
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [
@@ -188,6 +205,31 @@ def test_a_stage_does_not_mind_other_edits(project, file, text):
     ran(project, meanwhile=lambda: (project / file).write_text(text))
 
     assert record_of(project)["outputs"] == {"out": ONE}
+
+
+def test_another_users_repository_fails_a_stage_before_it_runs(project, monkeypatch):
+    """A container sees a mount so; the record would hold `commit: null`."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to test it
+
+    with pytest.raises(WorkflowError, match="no commit can be recorded: detected dubious owner"):
+        ran(project, meanwhile=lambda: pytest.fail("it ran"))
+
+
+def test_a_repository_without_the_program_git_fails_a_stage_before_it_runs(project, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(WorkflowError, match="no commit can be recorded: git is not installed"):
+        ran(project, meanwhile=lambda: pytest.fail("it ran"))
+
+
+def test_a_project_outside_git_is_told_once_that_records_name_no_commit(project, caplog):
+    shutil.rmtree(project / ".git")
+
+    ran(project)
+    ran(project)
+
+    assert record_of(project)["commit"] is None
+    assert caplog.text.count("Records name no commit, and no audit can pass: not a git repo") == 1
 
 
 def test_a_run_that_is_no_stage_of_dvc_is_not_checked(project):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import yaml
 
 from kedro_dvc.disk import counted, gigabytes, listed
+from kedro_dvc.files import WorkflowError, git
 from kedro_dvc.project import dvc_file
-from kedro_dvc.records import DECIDING, EVIDENCE, commit_of, read_record
+from kedro_dvc.records import DECIDING, EVIDENCE, read_record
 from kedro_dvc.stages import expanded, paths_of, stamp
 from kedro_dvc.sync import sync
 from seuf.audit import Check, failed, noted, passed
@@ -20,19 +20,14 @@ from seuf.audit.audited import AuditedMethod, Stage, producers
 
 def commit(audited: AuditedMethod) -> Iterator[Check]:
     """Check that code, configuration, lock and evidence are as they were committed."""
-    head, _ = commit_of(audited.project)
-    if head is None:
-        yield failed("commit", "the project is in no git commit: nothing says which code this is")
-        return
     evidence = f"{EVIDENCE}/{audited.study.name}/runs"
-    command = ["git", "status", "--porcelain", "--untracked-files=all", "-z", "--", *DECIDING]
-    status = subprocess.run(
-        [*command, str(audited.lock), evidence],
-        cwd=audited.project,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    command = ["status", "--porcelain", "--untracked-files=all", "-z", "--", *DECIDING]
+    try:
+        head = git(audited.project, "rev-parse", "--verify", "HEAD").strip()
+        status = git(audited.project, *command, str(audited.lock), evidence)
+    except WorkflowError as error:
+        yield failed("commit", f"nothing says which code this is: {error}")
+        return
     changed = [line[3:] for line in status.split("\0") if line]
     if changed:
         yield failed("commit", f"{listed(changed)} not as in commit {head[:12]}: commit it first")
