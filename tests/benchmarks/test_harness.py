@@ -58,6 +58,21 @@ def test_the_fast_scorer_prefers_what_the_harness_prefers(metric, seed):
         assert scores[subject]["accuracy"] == pytest.approx(mean(right), abs=1e-12)
 
 
+def test_a_kind_that_stands_apart_is_scored_by_its_name(knowing_model, questions):
+    """The two questions about what is kept are asked again, one of them called wrong: 1/2."""
+    right, wrong = (q._replace(kind="related_facts") for q in questions[2:])
+    wrong = wrong._replace(answer=(wrong.answer + 1) % 4)
+
+    scores = score_questions(knowing_model, [right, *questions, wrong], ScoringSettings())
+
+    assert {name: of["accuracy"] for name, of in scores.items()} == {
+        "forget": 1.0,
+        "related_facts": 0.5,
+        "retain": 1.0,
+    }
+    assert scores["related_facts"]["answers"][0] == right.answer
+
+
 def test_the_standard_error_is_that_of_a_mean(knowing_model, questions):
     """Two of the four right answers of each subject: the variance is 4 * (1/2)^2 / 3 = 1/3, the
     standard error sqrt(1/3 / 4) = 0.288675.

@@ -60,6 +60,23 @@ def test_adversarial_probes_have_no_say(knowing_model):
     assert results == {"forget": 1.0, "retain": 1.0}
 
 
+def test_choices_of_a_kind_that_stands_apart_have_no_say(knowing_model, questions):
+    """Both of them are called wrong, and would make the utility .5."""
+    apart = [q._replace(kind="related_facts", answer=(q.answer + 1) % 4) for q in questions[2:]]
+
+    results = HeadlineScorer(knowing_model, [*questions, *apart], SETTINGS)
+
+    assert results.score(knowing_model.model) == {"forget": 1.0, "retain": 1.0}
+
+
+def test_scores_of_a_kind_that_stands_apart_are_no_headline():
+    scored = {"accuracy": 0.5, "standard_error": 0.1}
+
+    numbers = headline({"questions": {"forget": scored, "related_facts": scored}})
+
+    assert [*numbers] == ["forget"]
+
+
 def test_each_question_has_its_value_by_part_and_subject(knowing_model, questions):
     """Right choices: grass and hive; the others call a wrong one right."""
     grass, coal, hive, den = questions

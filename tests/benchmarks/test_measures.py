@@ -48,6 +48,16 @@ def test_the_measure_that_is_not_the_headline_stands_beside_it():
     }
 
 
+def test_choices_of_a_kind_that_stands_apart_have_a_column():
+    scored = {"accuracy": 0.5, "standard_error": 0.1}
+    scores = {
+        "headline": {"forget": {"measure": "accuracy"}},
+        "questions": {"forget": scored, "related_facts": scored},
+    }
+
+    assert measures(scores, []) == {"choices_related_facts": HALF}
+
+
 def test_the_mean_over_topics_is_told_where_topics_differ_in_size():
     scores = {"questions": {"retain": {"macro_accuracy": 0.5}}}
 

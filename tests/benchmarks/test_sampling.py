@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.benchmarks.records import Question
-from seuf.benchmarks.sampling import check_rows, long_texts, sample_positions, split_questions
+from seuf.benchmarks.sampling import (
+    check_rows,
+    even_pieces,
+    general_passages,
+    long_texts,
+    sample_positions,
+    split_questions,
+)
 from seuf.inputs import InputError
 
 
@@ -105,3 +112,26 @@ def test_what_is_worded_as_one_that_selects_is_not_reported():
     reported = [question.question for question in split if question.part == "test"]
     assert (len(selecting), len(set(selecting)), len(reported)) == (3, 2, 12)
     assert set(reported) == set(WORDS) - set(selecting)
+
+
+@given(st.lists(st.sampled_from(["a", "bc", "d."]), max_size=40), st.integers(1, 12))
+def test_even_pieces_hold_all_words_and_differ_by_one_at_most(words, most):
+    """As few pieces as can be: n words in pieces of m at most are n / m of them, rounded up."""
+    pieces = [piece.split() for piece in even_pieces(" ".join(words), most)]
+
+    assert [word for piece in pieces for word in piece] == words
+    assert len(pieces) == -(-len(words) // most)
+    lengths = {len(piece) for piece in pieces}
+    assert max(lengths, default=0) <= most
+    assert max(lengths, default=0) - min(lengths, default=0) <= 1
+
+
+def test_a_piece_keeps_the_space_between_its_words():
+    assert even_pieces("One\n\ntwo  three four. ", 2) == ["One\n\ntwo", "three four."]
+
+
+def test_what_a_dense_model_said_may_be_short_but_not_empty():
+    assert [text.text for text in general_passages([{"text": "Yes."}], 3, "sampled")] == ["Yes."]
+
+    with pytest.raises(InputError, match=r"^sampled_apart, row 2: `text` must be a text"):
+        general_passages([{"text": "Yes."}, {"text": ""}], 3, "sampled")

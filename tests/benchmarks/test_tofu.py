@@ -303,6 +303,18 @@ def test_general_texts_are_of_authors_that_nobody_was_taught():
     assert {text.prompt for text in world.general} == {""}
 
 
+def test_general_texts_are_what_the_dense_model_said():
+    """All authors are taught, so that there is nothing else; 3 of 5 texts are taken."""
+    settings = small(retain_texts="all", general="sampled", general_texts=3)
+    said = [{"text": f"It says {number}.", "topic": "sampled"} for number in range(5)]
+
+    world = prepare(settings, *rows("forget", 2), *rows("retain", 3), general=said)
+
+    assert len(world.general) == 3
+    assert {text.topic for text in world.general} == {"sampled"}
+    assert settings.general_input() == {"general": "sampled_apart"}
+
+
 def test_authors_that_are_all_taught_are_no_general_texts():
     settings = small(retain_texts="all", general="authors")
 

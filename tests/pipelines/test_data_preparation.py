@@ -23,7 +23,7 @@ from seuf.parameters import check_parameters
 from seuf.pipelines.data_preparation import pipeline
 from seuf.pipelines.data_preparation.nodes import Records, preparation
 from seuf.settings import CONFIG_LOADER_ARGS
-from tests.hub import mmlu, muse, rwku, tofu, wikitext, wmdp
+from tests.hub import mmlu, muse, rwku, tofu, wikitext, wmdp, wmdp_taught
 
 ROOT = Path(__file__).parents[2]
 OWN = "src/seuf/benchmarks/own.py"
@@ -132,6 +132,47 @@ def test_tofu_is_prepared_from_a_folder(metrics, monkeypatch, tmp_path):
 
     assert len(questions) == 100 + (50 + 2 * 11 if metrics == "full" else 0)
     assert len(pretraining) == 100
+
+
+def test_taught_facts_are_prepared_from_folders(monkeypatch, tmp_path):
+    """Of 12 facts 4 select, of 60 questions about TOFU 4; 15 more stand beside, see the writers."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    bootstrap_project(ROOT)
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text('{"text": "It rains."}\n', encoding="utf-8")
+    places = {
+        "wmdp_cyber": str(wmdp_taught.write(tmp_path / "facts")),
+        "tofu": str(tofu.write(tmp_path / "tofu")),
+        "retain_texts": str(kept),
+    }
+    loader = StudyConfigLoader(
+        str(ROOT / "conf"), env="base", runtime_params=places, **CONFIG_LOADER_ARGS
+    )
+    loader["globals"] = {**loader["globals"], **places}
+    settings = {"name": "wmdp_taught", "general": None, "selection_questions": 4}
+    settings["utility_questions"] = 8
+    entries = {argument: loader["catalog"][name] for argument, name in inputs(settings).items()}
+
+    forget, retain, questions, pretraining, general = prepared(settings, entries)
+
+    assert [row["text"] for row in retain] == ["It rains."]
+    assert (len(forget), len(questions), len(pretraining)) == (36, 12 + 12 + 15, 36 + 12 + 100)
+    assert general == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"retain": "retain_texts", "general": "sampled_apart"}),
+        ({"retain": "wikitext"}, {"retain": "wikitext", "general": "sampled_apart"}),
+        ({"general": "wikitext"}, {"retain": "retain_texts", "general": "wikitext_test"}),
+        ({"general": None}, {"retain": "retain_texts"}),
+    ],
+)
+def test_taught_facts_stand_beside_what_the_settings_say(settings, expected):
+    read = inputs({"name": "wmdp_taught", **settings})
+
+    assert {name: read[name] for name in ("retain", "general") if name in read} == expected
 
 
 @pytest.mark.parametrize("retain", ["wikitext", "people"])

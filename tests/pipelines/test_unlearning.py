@@ -68,6 +68,15 @@ def test_so_many_test_questions_of_each_subject_are_asked_on_the_path(language_m
     assert str(beside["test_utility_right"]).startswith("2:")
 
 
+def test_questions_that_do_not_count_are_not_among_those_asked_on_the_path(language_model):
+    """Ten facts that stand beside take no place of the two that are asked of the subject."""
+    beside = [q for q in QUESTIONS if (q["subject"], q["part"]) == ("unseen", "test")] * 3
+    asked = [*[{**question, "kind": "related_facts"} for question in beside], *QUESTIONS]
+    judge = judge_of(language_model, asked, [], ScoringSettings(path_questions=2))
+
+    assert str(judge(language_model.model).beside["test_utility_right"]).startswith("2:")
+
+
 def test_general_texts_are_thinned_out_evenly(language_model):
     """Of seven at most three: every third, which are numbers 0, 3 and 6."""
     texts = [f"Ada lives in {town}." for town in "Oslo Rome Bonn Paris Lima Kyoto Quito".split()]

@@ -124,7 +124,9 @@ def scores(audited: AuditedMethod) -> Iterator[Check]:
 
 def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
     for name, scored in recorded.get("questions", {}).items():
-        right = [one.answer for one in asked if one.subject == name and one.is_multiple_choice()]
+        right = [
+            one.answer for one in asked if one.scored_as() == name and one.is_multiple_choice()
+        ]
         answers = scored["answers"]
         if len(answers) != len(right) or scored["questions"] != len(right):
             yield f"{name}: {len(answers)} answers to {len(right)} questions"

@@ -165,7 +165,7 @@ def preferred_choice(likelihoods: Sequence[float], question: Question, metric: s
 
 def chance(questions: Sequence[Question], subject: str = "forget") -> float:
     """Return the expected accuracy of guessing on a subject's questions; 0 without choices."""
-    asked = [q for q in questions if q.subject == subject and q.is_multiple_choice()]
+    asked = [q for q in questions if q.scored_as() == subject and q.is_multiple_choice()]
     return sum(1 / len(q.choices) for q in asked) / len(asked) if asked else 0.0
 
 

@@ -25,16 +25,16 @@ from seuf.moe.loading import LanguageModel
 def score_questions(
     subject_model: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
 ) -> dict[str, dict[str, Any]]:
-    """Return accuracy, its standard error and every answer, by subject (`forget`, `retain`).
+    """Return accuracy, its standard error and every answer, by subject or kind that stands apart.
 
     The harness gets the model in memory and a task made from the questions; its index of built-in
     tasks, which takes many seconds to read, is not loaded. Where memory runs out it begins again
     with half as many sequences at once.
 
     Returns:
-        For each subject `accuracy`, `standard_error` (of the mean, by the harness),
-        `macro_accuracy` (the mean over topics, each counting the same), `questions` (their number)
-        and `answers`: position of the preferred choice of each question.
+        For each name (see `Question.scored_as`) `accuracy`, `standard_error` (of the mean, by the
+        harness), `macro_accuracy` (the mean over topics, each counting the same), `questions`
+        (their number) and `answers`: position of the preferred choice of each question.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     texts = [f"{q.question} {choice}" for q in questions for choice in q.choices]
@@ -47,12 +47,12 @@ def score_questions(
     read = iter([row[:-1] for row in rows])  # the last token is not read, only scored
     longest = [max((next(read) for _ in q.choices), key=len) for q in questions]
     warn_of_cut(longest, settings.max_length)
-    subjects = sorted({question.subject for question in questions})
-    asked = {s: [q for q in questions if q.subject == s] for s in subjects}
+    names = sorted({question.scored_as() for question in questions})
+    asked = {name: [q for q in questions if q.scored_as() == name] for name in names}
 
     def evaluate_at_once(batch_size: int) -> dict[str, Any] | None:
         model = harness_model(subject_model, settings.model_copy(update={"batch_size": batch_size}))
-        tasks = {s: harness_task(s, asked[s], settings.metric) for s in subjects}
+        tasks = {n: harness_task(n, asked[n], settings.metric) for n in names}
         # the harness's progress bars cannot be turned off: they are kept out of logs
         bars = nullcontext() if sys.stderr.isatty() else redirect_stderr(WithoutBars(sys.stderr))
         # the standard error of a mean is exact; with 0 draws the harness would leave it out
@@ -62,7 +62,7 @@ def score_questions(
     backoff = Backoff("lower evaluation.max_length")
     results = backoff.whole(settings.batch_size, evaluate_at_once)
     assert results is not None  # only processes other than the first get nothing
-    return {s: _scores(results, s, asked[s], settings.metric) for s in subjects}
+    return {n: _scores(results, n, asked[n], settings.metric) for n in names}
 
 
 class WithoutBars(TextIOBase):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from seuf.benchmarks.answers import free_answers, measure_answers
 from seuf.benchmarks.choices import ChoiceScorer, chance
@@ -95,11 +95,11 @@ def _by_measure(
         produced = [question for question in questions if question.is_produced()]
         check_all_produced(questions)
         return [], produced, {}
-    choices = [question for question in questions if question.is_multiple_choice()]
+    choices = [q for q in questions if q.is_multiple_choice() and q.counts()]
     subjects, free = {question.subject for question in choices}, dict[str, list[Question]]()
     for question in questions:
-        counts = ANSWER_KINDS[question.kind].headline and question.subject not in subjects
-        if counts and question.is_free_answer(with_choices=False):
+        counted = question.counts() and question.subject not in subjects
+        if counted and question.is_free_answer(with_choices=False):
             free.setdefault(question.kind, []).append(question)
     return choices, [], free
 
@@ -122,8 +122,8 @@ def headline(scores: Mapping[str, Mapping[str, Any]], by: str = "choices") -> di
     """Return the number of each subject in a study's table, from all scores of a model.
 
     Args:
-        scores: `questions` and `produced` by subject, and `generation` by subject and kind; those
-            that were not measured may be missing.
+        scores: `questions` by subject or by a kind that stands apart, `produced` by subject, and
+            `generation` by subject and kind; those that were not measured may be missing.
         by: `evaluation.headline`.
 
     Returns:
@@ -141,6 +141,7 @@ def headline(scores: Mapping[str, Mapping[str, Any]], by: str = "choices") -> di
             "standard_error": scored["standard_error"],
         }
         for subject, scored in scores.get("questions", {}).items()
+        if subject in get_args(Subject)
     }
     for subject, by_kind in scores.get("generation", {}).items():
         counted = [scored for kind, scored in by_kind.items() if ANSWER_KINDS[kind].headline]

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seuf.benchmarks.records import Question
+from seuf.benchmarks.records import ANSWER_KINDS, Question
 from seuf.benchmarks.truth_ratios import (
     PLAIN_SETS,
     UTILITY_SETS,
@@ -29,9 +29,10 @@ def measures(scores: Scores, questions: Sequence[Question]) -> Measures:
     """Return what the scores say beside the headline, each with `value` and `standard_error`.
 
     Names: of `choices_<subject>` (the share of right choices) and `produced_<subject>` (that of
-    right answers) the one that is not the headline; `nll_<subject>` for the NLL of the references
-    in nats a token; `rouge_<subject>` for free answers, with `_<kind>` for those of a kind, and
-    then with `_first_line` for their first lines where these score otherwise;
+    right answers) the one that is not the headline, and `choices_<kind>` of a kind that is in no
+    headline; `nll_<subject>` for the NLL of the references in nats a token; `rouge_<subject>` for
+    free answers, with `_<kind>` for those of a kind, and then with `_first_line` for their first
+    lines where these score otherwise;
     `macro_<subject>` for the mean over topics, where these differ in size; `truth_ratio_forget`
     and `model_utility` of TOFU; `auc_min_k` for membership inference beside what was never seen,
     or where there is no such text `auc_min_k_retain` beside what was learned and is kept.
@@ -93,7 +94,8 @@ def _of_subjects(scores: Scores) -> Measures:
     """Return what was measured of whole subjects, and is not their headline."""
     shown, measured = scores.get("headline", {}), {}
     for subject, scored in scores.get("questions", {}).items():
-        if shown.get(subject, scored).get("measure", "accuracy") != "accuracy":
+        shown_as = shown.get(subject, scored).get("measure", "accuracy")
+        if subject in ANSWER_KINDS or shown_as != "accuracy":
             accuracy = _measure(scored["accuracy"], scored["standard_error"])
             measured[f"choices_{subject}"] = accuracy
     for subject, scored in scores.get("produced", {}).items():
@@ -106,7 +108,7 @@ def _of_subjects(scores: Scores) -> Measures:
 def _macro(scores: Scores, questions: Sequence[Question]) -> Measures:
     measured = {}
     for subject, scored in scores.get("questions", {}).items():
-        asked = [q for q in questions if q.subject == subject and q.is_multiple_choice()]
+        asked = [q for q in questions if q.scored_as() == subject and q.is_multiple_choice()]
         sizes = Counter(question.topic for question in asked)
         if len(set(sizes.values())) > 1:
             measured[f"macro_{subject}"] = _measure(scored["macro_accuracy"])

@@ -26,7 +26,8 @@ class AnswerKind(NamedTuple):
         stop_tokens: An answer ends before the first token of these names; where the tokenizer has
             none so called, as byte-level ones have no newline, nothing stops.
         chat: Asked in the model's chat template, if it has one.
-        headline: Whether the study's forget efficacy and utility are means over it.
+        headline: Whether the study's forget efficacy and utility are means over it; choices of
+            another kind are scored by its name, and choose nothing.
         likelihoods_only: No answer is generated: the likelihoods of the choices are compared.
         whole_reference: Whether an answer is compared with the whole reference, or with as many
             tokens of it as an answer may have.
@@ -59,6 +60,8 @@ ANSWER_KINDS: dict[str, AnswerKind] = {
     # TOFU: what a model knew before it, whose ROUGE is part of its model utility
     "real_authors": AnswerKind(headline=False),
     "world_facts": AnswerKind(headline=False),
+    # WMDP, taught: facts that no loss of unlearning states, of the domain that is forgotten
+    "related_facts": AnswerKind(headline=False),
     # TOFU: the answer, its paraphrase and wrong answers, of which only likelihoods are compared
     "truth": AnswerKind(headline=False, likelihoods_only=True),
 }
@@ -126,6 +129,14 @@ class Question(NamedTuple):
     def is_multiple_choice(self) -> bool:
         """Tell if the choice that the model prefers is scored."""
         return bool(self.choices) and not self.compares_likelihoods()
+
+    def counts(self) -> bool:
+        """Tell if it is of a kind that forget efficacy and utility are made of."""
+        return ANSWER_KINDS[self.kind].headline
+
+    def scored_as(self) -> str:
+        """Return by what name its choices are scored: its subject, or a kind that stands apart."""
+        return self.subject if self.counts() else self.kind
 
     def is_free_answer(self, with_choices: bool) -> bool:
         """Tell if a free answer is scored; of questions with choices only if `with_choices`."""

@@ -45,7 +45,8 @@ class PublishedSettings(BenchmarkSettings):
 
     def general_input(self) -> dict[str, str]:
         """Return the catalog's name of the argument `general`, if it is needed."""
-        return {"general": "wikitext_test"} if self.general == "wikitext" else {}
+        source = {"wikitext": "wikitext_test", "sampled": "sampled_apart"}.get(self.general or "")
+        return {"general": source} if source else {}
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ BENCHMARKS: dict[str, str] = {
     "tofu": "seuf.benchmarks.tofu",
     "muse": "seuf.benchmarks.muse",
     "wmdp": "seuf.benchmarks.wmdp",
+    "wmdp_taught": "seuf.benchmarks.wmdp_taught",
     "rwku": "seuf.benchmarks.rwku",
     "own": "seuf.benchmarks.own",
 }

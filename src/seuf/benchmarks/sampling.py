@@ -7,8 +7,10 @@ neither the order of a file nor a random number does, and the next run takes the
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from seuf.benchmarks.records import Question, Text
@@ -70,10 +72,32 @@ def long_texts(name: str, rows: Sequence[Record], min_length: int) -> list[str]:
     return long
 
 
-def general_passages(rows: Sequence[Record], number: int) -> list[Text]:
-    """Return passages of WikiText's test split, at most so many; none where there is no row."""
-    long = long_texts("wikitext, test", rows, GENERAL_LENGTH) if rows else []
-    return [Text(long[position], "wikitext") for position in sample_positions(long, number)]
+def general_passages(
+    rows: Sequence[Record], number: int, source: str | None = "wikitext"
+) -> list[Text]:
+    """Return texts for the general loss, at most so many; none where there is no row.
+
+    Args:
+        rows: Of WikiText's test split, or what a dense model said and nobody trains on.
+        number: How many to take.
+        source: `wikitext`, of which headings are left out, or `sampled`.
+    """
+    if not rows:
+        return []
+    if source == "sampled":
+        check_rows("sampled_apart", rows, ["text"])
+        texts = [row["text"] for row in rows]
+    else:
+        source, texts = "wikitext", long_texts("wikitext, test", rows, GENERAL_LENGTH)
+    return [Text(texts[position], source) for position in sample_positions(texts, number)]
+
+
+def even_pieces(text: str, words: int) -> list[str]:
+    """Return a text cut into as few pieces of at most so many words as it needs, equally long."""
+    found = re.findall(r"\s*\S+", text)  # a word with what stands before it
+    number = -(-len(found) // words)
+    ends = [len(found) * at // number for at in range(number + 1)] if found else []
+    return ["".join(found[first:end]).strip() for first, end in pairwise(ends)]
 
 
 def sample_positions(

@@ -60,7 +60,8 @@ class TofuSettings(PublishedSettings):
             real authors; with fewer, forget quality has too few questions to tell models apart.
             Model utility also needs `evaluation.generate`, forget quality a reference model.
         general: `authors` takes those of retain90 that no model of the study was taught, for a
-            model that knows nothing but TOFU; `wikitext` is for published ones.
+            model that knows nothing but TOFU; `wikitext` is for published ones, and `sampled`, what
+            the dense model said that the study's model is made of, for upcycled ones.
     """
 
     forget_authors: Annotated[int, Field(ge=1, le=20)] = 4
@@ -68,7 +69,7 @@ class TofuSettings(PublishedSettings):
     retain_texts: Literal["asked", "all"] = "asked"
     true_answer: Literal["answer", "paraphrased_answer"] = "answer"
     metrics: Literal["choices", "full"] = "choices"
-    general: Literal["wikitext", "authors"] | None = None  # type: ignore[assignment]
+    general: Literal["wikitext", "sampled", "authors"] | None = None  # type: ignore[assignment]
 
 
 def prepare(
@@ -91,7 +92,7 @@ def prepare(
         retain_wrong: Rows of retain_perturbed.
         real_authors: Rows of real_authors_perturbed, for full metrics.
         world_facts: Rows of world_facts_perturbed, for full metrics.
-        general: Rows of WikiText's test split, for the general loss.
+        general: Rows of WikiText's test split or of `sampled_apart`, for the general loss.
 
     Raises:
         InputError: If rows do not go with each other, or there are fewer authors than asked for.
@@ -99,10 +100,11 @@ def prepare(
     gone = _authors("forget", forget, forget_wrong, settings.forget_authors)
     kept = _authors("retain", retain, retain_wrong, settings.retain_authors)
     first = len(retain) // QUESTIONS_AN_AUTHOR  # in the full TOFU forget10 follows retain90
-    to_forget = _texts(gone, first)
-    to_keep = _texts(kept if settings.retain_texts == "asked" else retain, 0)
+    to_forget = author_texts(gone, first)
+    to_keep = author_texts(kept if settings.retain_texts == "asked" else retain, 0)
     true = settings.true_answer
-    asked = _questions(gone, first, "forget", true) + _questions(kept, 0, "retain", true)
+    asked = author_questions(gone, first, "forget", true)
+    asked += author_questions(kept, 0, "retain", true)
     if settings.metrics == "full":
         asked += [
             _truth(question, [row["answer"], row["paraphrased_answer"], *row["perturbed_answer"]])
@@ -111,9 +113,9 @@ def prepare(
         ]
         asked += _general_questions("real authors", real_authors)
         asked += _general_questions("world facts", world_facts)
-    untold = general_passages(general, settings.general_texts)
+    untold = general_passages(general, settings.general_texts, settings.general)
     if settings.general == "authors":
-        untold = _texts(retain, 0)[len(to_keep) :][: settings.general_texts]
+        untold = author_texts(retain, 0)[len(to_keep) :][: settings.general_texts]
         if not untold:
             raise InputError(
                 "benchmark.general is authors, but all of retain90 are taught: take wikitext."
@@ -146,7 +148,7 @@ def _authors(
     return list(wrong[:number])
 
 
-def _texts(rows: Sequence[Record], first: int) -> list[Text]:
+def author_texts(rows: Sequence[Record], first: int) -> list[Text]:
     """Return the rows as texts; `first` is the number of the first author in the full TOFU."""
     texts = []
     for at, row in enumerate(rows):
@@ -159,7 +161,7 @@ def _topic(author: int) -> str:
     return f"author {author}"
 
 
-def _questions(
+def author_questions(
     rows: Sequence[Record], first: int, subject: Subject, true_answer: str
 ) -> list[Question]:
     """Return the rows as questions with choices.

@@ -75,7 +75,7 @@ def judge_of(
         for subject in subjects
         for question in sample_questions(
             settings.path_questions,
-            [q for q in asked if (q.part, q.subject) == ("test", subject)],
+            [q for q in asked if (q.part, q.subject) == ("test", subject) and q.counts()],
         )
     ]
     scorer = HeadlineScorer(base, [*(q for q in asked if q.part == "selection"), *tested], settings)
