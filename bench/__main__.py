@@ -27,6 +27,9 @@ from seuf.moe.forward import compile_pieces
 if TYPE_CHECKING:
     from bench.drive import Drive
 
+WHAT = ["capture", "steps", "job", "offload", "drive", "smol"]
+PARTS = ["plain", "look", "methods", "pilot"]
+
 
 def main() -> None:
     """Measure, print a table for each measurement, and append its rows to a file as JSON."""
@@ -40,6 +43,9 @@ def main() -> None:
     if "drive" in options.what:
         facts = {"machine": best.name, "shape": options.shape, "compiled": False}
         return _report("drive", facts, _drive(options).rows(), options.json)
+    if "smol" in options.what:
+        facts = {"machine": best.name, "shape": "smol", "compiled": False}
+        return _report("smol", facts, _smol(options), options.json)
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     base = (offload.build if "offload" in options.what else build)(
         options.shape, options.device, dtype
@@ -60,6 +66,13 @@ def _drive(options: Any) -> Drive:
     read = json.loads(Path(options.parameters).read_text(encoding="utf-8"))
     parameters = StudyParameters.model_validate(read)
     return Drive(options.shape, options.device, parameters, options.methods)
+
+
+def _smol(options: Any) -> Iterator[dict[str, Any]]:
+    from bench.smol import Smol  # with all that scores questions
+
+    smol = Smol(options.device, options.checkpoint, options.tiny)
+    return smol.rows(options.parts, options.profile)
 
 
 def _rows(
@@ -98,7 +111,7 @@ def _say(text: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", nargs="+", choices=["capture", "steps", "job", "offload", "drive"])
+    parser.add_argument("what", nargs="+", choices=WHAT)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="small")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, default=4, help="samples of each set in a step")
@@ -110,6 +123,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--no-plain", action="store_true", help="leave plain transformers out")
     parser.add_argument("--parameters", help="JSON file with a study's parameters, for drive")
     parser.add_argument("--methods", nargs="+", default=[], help="of that study")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="of smol")
+    parser.add_argument("--tiny", action="store_true", help="a smol that a CPU can do")
+    parser.add_argument("--checkpoint", help="folder with smol's model, else random weights")
+    parser.add_argument("--profile", action="store_true", help="tell what a look and a step call")
     parser.add_argument("--json", help="file to append the rows to")
     return parser.parse_args()
 

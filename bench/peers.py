@@ -49,6 +49,32 @@ class MaskedTraining:
             parameter.requires_grad_(False)
 
 
+class WholeTraining:
+    """AdamW on all parameters, in the type that they have.
+
+    Args:
+        model: All of it is trained until `close`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.trained = list(model.parameters())
+        for parameter in self.trained:
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-6, weight_decay=0.0)
+
+    def step(self, loss: Tensor) -> None:
+        """Take one step."""
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def close(self) -> None:
+        """Freeze the model again."""
+        for parameter in self.trained:
+            parameter.requires_grad_(False)
+
+
 def gdiff(model: nn.Module, forget: Tensor, retain: Tensor) -> Callable[[], Tensor]:
     """Return the loss of gradient difference: two whole passes, all logits."""
 
