@@ -33,9 +33,10 @@ def parameters(of_smoke: dict[str, Any]) -> dict[str, Any]:
 
 
 def takes_a_published_model(parameters: dict[str, Any]) -> bool:
-    """Tell if a study's model is from elsewhere; `own` and the sandbox name one of this project."""
-    made_elsewhere = parameters["base_model"]["source"] == "external"
-    return made_elsewhere and parameters["benchmark"]["name"] not in ("own", "sandbox")
+    """Tell if a study's model is from elsewhere; some name one that this project holds or makes."""
+    base_model = parameters["base_model"]
+    made_here = base_model.get("path", "").startswith(("data/01_raw/sandbox_base", "studies/"))
+    return base_model["source"] == "external" and not made_here
 
 
 @pytest.mark.parametrize("study", study_names(ROOT))
@@ -203,6 +204,44 @@ def test_the_study_of_spread_has_the_methods_of_the_sandbox():
         row.pop("learning_rates", None)
 
     assert {name: spread.get(name) for name in base} == base
+
+
+SMOL = ("smol_cyber", "smol_tofu", "smol_seeds")
+
+
+def test_the_study_of_spread_of_the_real_model_repeats_the_one_of_one_base():
+    """All but the repetitions: benchmark, base model, budget, scoring and rows."""
+    bootstrap_project(ROOT)
+    one, spread = (load_config(ROOT, study)["parameters"] for study in ("smol_cyber", "smol_seeds"))
+
+    replication = spread.pop("replication")
+
+    assert spread == one
+    assert replication["bases"] == {"base_0": 0, "base_1": 1, "base_2": 2}
+
+
+def test_the_study_of_tofu_has_the_budget_and_the_model_of_the_one_that_makes_it():
+    bootstrap_project(ROOT)
+    made = load_config(ROOT, "smol_cyber")["globals"]["data_root"]
+
+    cyber, of_tofu = (load_config(ROOT, s)["parameters"] for s in ("smol_cyber", "smol_tofu"))
+
+    assert of_tofu["base_model"]["path"] == f"{made}/06_models/base_model"
+    for shared in ("unlearning", "pilot", "routing_capture", "expert_selection"):
+        assert of_tofu[shared] == cyber[shared]
+    assert all(cyber["methods"][name] == row for name, row in of_tofu["methods"].items())
+
+
+@pytest.mark.parametrize("study", SMOL)
+def test_a_study_of_the_real_model_tries_three_rates_a_row_and_all_layers(study):
+    bootstrap_project(ROOT)
+    of_study = load_config(ROOT, study)["parameters"]
+
+    training = [row for row in of_study["methods"].values() if "objective" in row]
+
+    assert {len(row["learning_rates"]) for row in training} == {3}
+    assert of_study["pilot"]["every"] == 1
+    assert {row["objective"] for row in training} == {"ga", "gdiff", "npo", "rmu", "simnpo"}
 
 
 def test_methods_of_a_study_of_spread_take_as_many_updates(parameters):

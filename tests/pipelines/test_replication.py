@@ -79,3 +79,29 @@ def test_bases_that_are_upcycled_share_what_their_dense_model_says(monkeypatch):
         makes = nodes_of[f"{base}.make_base_model"]
         assert {"sampled_texts", f"{base}.pretraining_texts"} < {*makes.inputs}
         assert makes.outputs == [f"{base}.base_model"]
+
+
+def test_the_published_files_of_a_benchmark_are_read_by_all_bases(monkeypatch):
+    """They are no base's own, and neither is what the dense model says."""
+    study = {
+        "replication": {"bases": {"a": 0, "b": 1}},
+        "base_model": {"source": "upcycle"},
+        "benchmark": {"name": "wmdp_taught"},
+    }
+    for module in (replication, base_model, data_preparation):
+        monkeypatch.setattr(module, "study_parameters", lambda: study)
+
+    nodes_of = {node.name: node for node in replication.create_pipeline().nodes}
+
+    read = [
+        "sampled_apart",
+        "tofu_full",
+        "tofu_real_authors_wrong",
+        "tofu_retain_wrong",
+        "tofu_world_facts_wrong",
+        "wmdp_taught_forget",
+        "wmdp_taught_related",
+    ]
+    for base in ("a", "b"):
+        inputs = sorted({*nodes_of[f"{base}.prepare_data"].inputs})
+        assert inputs == ["params:benchmark", "retain_texts", *read]

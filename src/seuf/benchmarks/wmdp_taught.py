@@ -22,7 +22,8 @@ Data, all under licence MIT but for the texts to keep:
    and no loss of unlearning shows it, so what stays of it is not what a retain loss repairs. What
    the model knew before it was taught stands beside: kinds `real_authors` and `world_facts`. None
    of the three kinds chooses a checkpoint.
-3. All are asked as TOFU is, `Question: ... Answer:`, and answered by the likeliest choice. WMDP's
+3. All are asked as TOFU is, `Question: ... Answer:`, and answered by the likeliest choice. Choices
+   differ in length, so the studies take it per character (`evaluation.metric: acc_norm`). WMDP's
    own letters (see `wmdp`) are beyond models of this size. Wrong answers of TOFU are worded like
    the paraphrase, so that is the true one beside them; see `tofu`, 4.
 4. A hash of the wording splits questions, of TOFU the same share of every author. The standard

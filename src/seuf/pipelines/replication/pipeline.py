@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines import data_preparation, routing_capture
-from seuf.pipelines.base_model.pipeline import SAMPLED, models_pipeline, sampling_pipeline
+from seuf.pipelines.base_model.pipeline import models_pipeline, sampling_pipeline
 from seuf.pipelines.replication.nodes import run_methods
 from seuf.pipelines.replication.summary import (
     choose_learning_rates,
@@ -100,7 +100,7 @@ def _of(base: str) -> Pipeline:
     return Pipeline(
         of_base,
         namespace=base,
-        inputs={"chosen_learning_rates", *(of_base.inputs() & {*SAMPLED})},
+        inputs={name for name in of_base.inputs() if not name.startswith("params:")},
         parameters={
             "params:base_seed": f"params:replication.bases.{base}",
             **{name: name for name in shared},
