@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from kedro_dvc.files import enter_project
+
 Command = Callable[..., Any]
 COLOURS = {"ok": "green", "warning": "yellow", "ERROR": "red"}
 
@@ -19,6 +21,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "ERROR": "red"}
 @click.group()
 def dvc() -> None:
     """Write DVC's stages from the Kedro project, run them and check what they wrote."""
+    enter_project()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed, as with `2>&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115

@@ -5,12 +5,15 @@ Nothing heavy is imported, as a command that finds nothing to do takes no longer
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Hashable
 from pathlib import Path
 from typing import IO, Any
 
 import click
+
+STANDS = "kedro_dvc.stands"  # in click's context: where the user stands
 
 
 class WorkflowError(click.ClickException):
@@ -19,6 +22,38 @@ class WorkflowError(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message on one line."""
         click.echo(f"error: {self.format_message()}", file=file, err=file is None)
+
+
+class UserPath(click.Path):
+    """A path from where the user stands, though the command works in the project's root."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path, absolute if the user stands elsewhere than in the root."""
+        root, path = enter_project(), Path(value).expanduser()
+        here = click.get_current_context().meta[STANDS]
+        return path if here == root else here / path
+
+
+def enter_project() -> Path:
+    """Make the root of the Kedro project that one stands in the working directory, and return it.
+
+    Kedro runs its commands where one stands, and the paths of a project lead from its root.
+    Outside a project nothing changes.
+    """
+    stands = click.get_current_context().meta
+    if STANDS not in stands:
+        here = stands[STANDS] = Path.cwd()
+        os.chdir(next(filter(_is_project, (here, *here.parents)), here))
+    return Path.cwd()
+
+
+def _is_project(folder: Path) -> bool:
+    """Return whether Kedro takes a folder for a project; it may not be installed."""
+    path = folder / "pyproject.toml"
+    return path.is_file() and "[tool.kedro]" in path.read_text(encoding="utf-8", errors="replace")
 
 
 def path_of(dataset: object) -> Path | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from kedro_dvc.cli import dvc
+from kedro_dvc.files import UserPath, enter_project
 from seuf.audit.cli import audit, exit_on_input_error, request
 from seuf.inputs import InputError
 
@@ -33,7 +34,7 @@ def show(env: str) -> None:
     from kedro_dvc.project import load_config
 
     with exit_on_input_error():
-        root = Path(load_config(Path.cwd(), env)["globals"]["data_root"])
+        root = Path(load_config(enter_project(), env)["globals"]["data_root"])
         for name in ("comparison.md", "spread.md"):
             if (table := root / "08_reporting" / name).is_file():
                 click.echo(table.read_text(encoding="utf-8"))
@@ -65,7 +66,7 @@ def plan(env: str, layer: int | None) -> None:
     from seuf.plan import study_memory, table
 
     with exit_on_input_error():
-        parameters = load_config(Path.cwd(), env)["parameters"]
+        parameters = load_config(enter_project(), env)["parameters"]
         check_parameters(parameters)
         rows = table(study_memory(StudyParameters.model_validate(parameters), layer))
         aligned = ["left", *["right"] * (len(rows[0]) - 1)]
@@ -74,7 +75,7 @@ def plan(env: str, layer: int | None) -> None:
 
 @cli.command()
 @click.argument("method")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=UserPath())
 @ENV
 def export(method: str, folder: Path, env: str) -> None:
     """Write a method's model as a checkpoint that plain transformers loads, with a model card.
@@ -87,7 +88,7 @@ def export(method: str, folder: Path, env: str) -> None:
     from seuf.method_export import export_method
 
     with exit_on_input_error():
-        export_method(load_study(Path.cwd(), env), method, folder)
+        export_method(load_study(enter_project(), env), method, folder)
     click.echo(f"wrote {folder}")
 
 

@@ -25,11 +25,12 @@ class StudyHooks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Make the study known to the registry and check its parameters."""
+        """Make the study known to the registry and check its parameters, from the root."""
         from kedro_dvc.project import check_study
         from seuf.parameters import check_parameters
 
         sys.excepthook = _one_line_for_input_errors
+        os.chdir(context.project_path)  # `kedro run` may be called from below it
         os.environ["KEDRO_ENV"] = check_study(context.project_path, context.env or "base")
         check_parameters(context.config_loader["parameters"])
 

@@ -262,3 +262,20 @@ def test_an_input_error_is_a_line_on_stderr_and_the_exit_code(capsys):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), exit_on_input_error():
         raise ZeroDivisionError
+
+
+def test_a_folder_below_the_project_is_the_project(project, monkeypatch):
+    """Else it would have a ledger and salts of its own; a path is from where one stands."""
+    (project / "pyproject.toml").write_text("[tool.kedro]\n")
+    opened("17")
+    (project / "docs/deep").mkdir(parents=True)
+    write_texts(project / "docs/deep/asked.jsonl", TEXTS)
+    monkeypatch.chdir(project / "docs/deep")
+
+    listed = say("list")
+    monkeypatch.chdir(project / "docs/deep")
+    held = say("holds", "17", "--texts", "asked.jsonl")
+
+    assert "| 17" in listed[1]
+    assert held == (0, "2 of 2 texts were among the records of request 17\n")
+    assert [path.name for path in (project / "docs/deep").iterdir()] == ["asked.jsonl"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 from kedro.io import MemoryDataset
+from kedro.utils import find_kedro_project
 
-from kedro_dvc.files import files_of, path_of, write_text
+from kedro_dvc.files import UserPath, enter_project, files_of, path_of, write_text
 from seuf.datasets.texts import TextDataset
 
 
@@ -39,3 +41,18 @@ def test_a_file_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         write_text(path, "new")
     assert path.read_text() == "old"
+
+
+def test_the_root_is_found_as_kedro_finds_it(tmp_path, monkeypatch):
+    """Without Kedro, which whoever verifies a statement need not have."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/pyproject.toml").write_text("[tool.ruff]\n")  # no project of Kedro
+    (tmp_path / "pyproject.toml").write_text("[tool.kedro]\n")
+    monkeypatch.chdir(tmp_path / "a/b")
+
+    with click.Context(click.Command("c")):
+        given = UserPath().convert("file", None, None)
+        root = enter_project()
+
+    assert root == find_kedro_project(tmp_path / "a/b") == tmp_path
+    assert given == tmp_path / "a/b/file"

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kedro_dvc.files import UserPath, enter_project
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.audit import Check
     from seuf.audit.audited import AuditedMethod
 
-FILE = click.Path(path_type=Path)
+FILE = UserPath()
 ENV = click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 SHOWN = 12  # characters of a digest
 COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "red"}
@@ -54,6 +55,7 @@ def audit() -> None:
 
     `kedro audit method --help` lists the options.
     """
+    enter_project()
 
 
 @audit.command(name="method")
@@ -188,7 +190,9 @@ def events(to: str, env: str) -> None:
 
     with exit_on_input_error():
         study = load_study(Path.cwd(), env)
-        number = emit(recorded_runs(Path.cwd(), env), env, to, confidential_paths(study))
+        runs = recorded_runs(Path.cwd(), env)
+        place = to if "://" in to else str(UserPath().convert(to, None, None))
+        number = emit(runs, env, place, confidential_paths(study))
     click.echo(f"{number} events to {to}")
 
 
@@ -201,6 +205,7 @@ def _print(checks: Iterable[Check]) -> None:
 @click.group()
 def request() -> None:
     """Requests to forget: what was asked, and which model serves it; never the texts."""
+    enter_project()
 
 
 @request.command(name="open")
