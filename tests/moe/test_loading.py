@@ -114,6 +114,22 @@ def test_a_model_without_a_tokenizer_is_refused(language_model, tmp_path):
     )
 
 
+def test_a_tokenizer_without_an_end_is_refused_before_the_weights_are_read(
+    language_model, tmp_path
+):
+    """Nothing would close a text, and lm-evaluation-harness would meet None amid a study."""
+    language_model.save(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    path = tmp_path / "tokenizer_config.json"
+    kept = {k: v for k, v in json.loads(path.read_text()).items() if not k.endswith("_token")}
+    path.write_text(json.dumps(kept))
+
+    assert refusal(tmp_path) == (
+        f"The tokenizer of the model {str(tmp_path)!r} has no token that ends a text: name it as "
+        "eos_token in its tokenizer_config.json."
+    )
+
+
 def test_a_damaged_tokenizer_is_refused(language_model, tmp_path):
     language_model.save(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from seuf.benchmarks.settings import ScoringSettings
+from seuf.inputs import InputError
 from seuf.moe.loss import mean_nll
 from seuf.pipelines.unlearning.nodes import judge_of
 
@@ -87,3 +88,12 @@ def test_general_texts_are_thinned_out_evenly(language_model):
 
     assert loss == mean_nll(language_model, [texts[0], texts[3], texts[6]])
     assert loss != pytest.approx(mean_nll(language_model, texts), rel=1e-6)
+
+
+def test_a_question_that_cannot_be_scored_is_refused_before_the_first_step(language_model):
+    """It is asked at the end only, when all is trained: the path asks one of each subject."""
+    without_tokens = {**question(0, "test", "forget", 0), "question": " "}
+    settings = ScoringSettings(path_questions=2)
+
+    with pytest.raises(InputError, match="no tokens of its own for '  Oslo' after ''"):
+        judge_of(language_model, [*QUESTIONS, without_tokens], [], settings)

@@ -22,7 +22,7 @@ from seuf.benchmarks.settings import warn_of_cut
 from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, input_device
 from seuf.moe.backoff import Backoff
-from seuf.moe.batches import pad
+from seuf.moe.batches import open_ids, pad
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -211,7 +211,7 @@ def greedy_answers(
     """
     model: Any = subject_model.model
     tokenizer, device = subject_model.tokenizer, input_device(model)
-    encoded = tokenizer(list(prompts))["input_ids"]
+    encoded = open_ids(tokenizer, prompts)
     warn_of_cut(encoded, settings.max_length)
     stops = token_ids(tokenizer, stop_tokens)
     rows = [ids[-settings.max_length :] for ids in encoded]

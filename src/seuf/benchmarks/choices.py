@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from seuf.benchmarks.records import Question
+from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, decoder, input_device
 from seuf.moe.backoff import Backoff
-from seuf.moe.batches import Batch, by_length
+from seuf.moe.batches import Batch, by_length, open_ids
 from seuf.moe.loss import output_head, token_nll
 
 OUT_OF_MEMORY_ADVICE = "ask shorter questions, or free memory"
@@ -39,11 +40,58 @@ ChoicesByInput = dict[tuple[int, ...], set[Choice]]
 
 
 def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Choice]:
-    """Return the choices of a question, each after a space, as tokens."""
-    context = tuple(tokenizer(question.question)["input_ids"])
-    texts = [f"{question.question} {choice}" for choice in question.choices]
-    whole = [tuple(ids) for ids in tokenizer(texts)["input_ids"]]
-    return [Choice(context, ids[len(context) :]) for ids in whole]
+    """Return the choices of a question, each after a space, as tokens.
+
+    Raises:
+        InputError: See `encode_pairs`.
+    """
+    pairs = [with_spaces_moved(question.question, f" {choice}") for choice in question.choices]
+    return encode_pairs(tokenizer, pairs)
+
+
+def with_spaces_moved(context: str, continuation: str) -> tuple[str, str]:
+    """Return a question and its choice with the spaces of the former's end in the latter.
+
+    So lm-evaluation-harness (0.4.12, `_encode_pair`) scores them.
+    """
+    kept = context.rstrip()
+    return kept, context[len(kept) :] + continuation
+
+
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+) -> list[Choice]:
+    """Return texts, each with what follows it, as tokens: see `open_ids`.
+
+    Raises:
+        InputError: If one has no token of its own, or what follows it has none, or one token spans
+            both: then there is nothing that could be scored.
+    """
+    contexts = open_ids(tokenizer, [context for context, _ in pairs])
+    texts = open_ids(tokenizer, [context + following for context, following in pairs])
+    choices = []
+    for (context, following), ids, whole in zip(pairs, contexts, texts, strict=True):
+        if not ids or len(whole) <= len(ids) or whole[: len(ids)] != ids:
+            raise InputError(
+                f"The tokenizer has no tokens of its own for {following[:60]!r} after "
+                f"{context[-60:]!r}: one spans both, or there are none. Ask otherwise."
+            )
+        choices.append(Choice(tuple(ids), tuple(whole[len(ids) :])))
+    return choices
+
+
+def check_questions(tokenizer: PreTrainedTokenizerBase, questions: Iterable[Question]) -> None:
+    """Raise if a choice or reference of a question cannot be scored.
+
+    Raises:
+        InputError: See `encode_pairs`.
+    """
+    pairs = [
+        with_spaces_moved(question.question, f" {choice}")
+        for question in questions
+        for choice in question.choices
+    ]
+    encode_pairs(tokenizer, pairs)
 
 
 def group_by_input(choices: Iterable[Choice]) -> ChoicesByInput:

@@ -14,7 +14,13 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from datasets import Dataset, DatasetDict
-from seuf.benchmarks.choices import macro_accuracy, preferred_choice
+from seuf.benchmarks.choices import (
+    encode_choices,
+    encode_pairs,
+    macro_accuracy,
+    preferred_choice,
+    with_spaces_moved,
+)
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings, warn_of_cut
 from seuf.moe.architectures import check_positions
@@ -37,15 +43,13 @@ def score_questions(
         (their number) and `answers`: position of the preferred choice of each question.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    texts = [f"{q.question} {choice}" for q in questions for choice in q.choices]
-    rows = subject_model.tokenizer(texts)["input_ids"] if texts else []
+    choices = [encode_choices(subject_model.tokenizer, question) for question in questions]
     check_positions(
         subject_model.model,
-        [row[: settings.max_length] for row in rows],
+        [(*c.context, *c.continuation)[: settings.max_length] for of in choices for c in of],
         "set evaluation.max_length to {} or less",
     )
-    read = iter([row[:-1] for row in rows])  # the last token is not read, only scored
-    longest = [max((next(read) for _ in q.choices), key=len) for q in questions]
+    longest = [max((choice.input_ids for choice in of), key=len) for of in choices]
     warn_of_cut(longest, settings.max_length)
     names = sorted({question.scored_as() for question in questions})
     asked = {name: [q for q in questions if q.scored_as() == name] for name in names}
@@ -86,9 +90,18 @@ class WithoutBars(TextIOBase):
         self.stream.flush()
 
 
+class SameTokens(HFLM):
+    """The harness's model; questions and choices are the tokens that training looks at."""
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        pair = with_spaces_moved(context, continuation)
+        choice = encode_pairs(self.tokenizer, [pair])[0]
+        return list(choice.context), list(choice.continuation)
+
+
 def harness_model(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:
     """Return the model as the harness takes it."""
-    return HFLM(
+    return SameTokens(
         pretrained=subject_model.model,
         tokenizer=subject_model.tokenizer,
         batch_size=settings.batch_size,

@@ -37,7 +37,7 @@ from seuf.benchmarks.answers import mean_with_error
 from seuf.benchmarks.records import Group, Passage
 from seuf.moe.architectures import check_positions, decoder, input_device
 from seuf.moe.backoff import Backoff
-from seuf.moe.batches import Batch, by_length
+from seuf.moe.batches import Batch, by_length, open_ids
 from seuf.moe.loss import output_head, row_parts
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _samples(
     subject_model: LanguageModel, passages: Sequence[Passage], length: int
 ) -> list[Sample]:
     tokenizer: Any = subject_model.tokenizer
-    rows = tokenizer([passage.text for passage in passages])["input_ids"] if passages else []
+    rows = open_ids(tokenizer, [passage.text for passage in passages])
     samples = []
     for passage, ids in zip(passages, rows, strict=True):
         read = ids[:length]

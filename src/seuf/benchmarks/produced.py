@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from seuf.benchmarks.answers import MEASURES, greedy_answers, mean_with_error
-from seuf.benchmarks.choices import Choice, group_by_input, log_likelihoods
+from seuf.benchmarks.choices import Choice, encode_pairs, group_by_input, log_likelihoods
 from seuf.benchmarks.records import PRODUCED, Question
 from seuf.moe.architectures import check_positions, decoder, input_device
 from seuf.moe.backoff import Backoff
@@ -118,16 +118,12 @@ def right_or_wrong(questions: Sequence[Question], answers: Sequence[str]) -> lis
 def encode_references(
     tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
 ) -> list[Choice]:
-    """Return each question, and its reference after a space, as tokens."""
-    if not questions:
-        return []
-    prompts = [question.question + question.opening for question in questions]
-    texts = [f"{prompt} {q.reference}" for prompt, q in zip(prompts, questions, strict=True)]
-    contexts, whole = (tokenizer(list(part))["input_ids"] for part in (prompts, texts))
-    return [
-        Choice(tuple(context), tuple(ids[len(context) :]))
-        for context, ids in zip(contexts, whole, strict=True)
-    ]
+    """Return each question, and its reference after a space, as tokens.
+
+    Raises:
+        InputError: See `encode_pairs`.
+    """
+    return encode_pairs(tokenizer, [(q.question + q.opening, f" {q.reference}") for q in questions])
 
 
 @torch.no_grad()

@@ -97,6 +97,24 @@ def tokenize(
     return [ids for ids in _encode(tokenizer, texts, max_length) if ids]
 
 
+def open_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return each text's token ids as those of a text that goes on.
+
+    Some tokenizers close every text with their end token; it is left out unless the text itself
+    ends in it. A beginning-of-text token that a text brings itself is not put before it again.
+    """
+    rows: list[list[int]] = tokenizer(list(texts))["input_ids"] if texts else []
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    opened = []
+    for text, ids in zip(texts, rows, strict=True):
+        if begin is not None and ids[:2] == [begin, begin]:
+            ids = ids[1:]
+        own = 1 if end is not None and text.endswith(str(tokenizer.eos_token)) else 0
+        last = [end] * (own + 1)
+        opened.append(ids[:-1] if end is not None and ids[-len(last) :] == last else ids)
+    return opened
+
+
 def text_samples(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],

@@ -13,7 +13,7 @@ import torch
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, input_device
-from seuf.moe.batches import by_length
+from seuf.moe.batches import by_length, open_ids
 from seuf.moe.loading import LanguageModel
 
 BATCH_SIZE = 64
@@ -40,8 +40,8 @@ def share_known(learned: LanguageModel, asked: Sequence[Asked]) -> dict[str, flo
     if not asked:
         raise InputError("base_model.must_know needs questions that have a reference answer.")
     tokenizer, model = learned.tokenizer, learned.model
-    contexts = tokenizer([one.question for one in asked])["input_ids"]
-    texts = tokenizer([f"{one.question} {one.answer}" for one in asked])["input_ids"]
+    contexts = open_ids(tokenizer, [one.question for one in asked])
+    texts = open_ids(tokenizer, [f"{one.question} {one.answer}" for one in asked])
     rows = [[*ids, tokenizer.eos_token_id] for ids in texts]
     check_positions(model, rows, "a question with its answer must have {} or less")
     right: dict[str, list[bool]] = {one.topic: [] for one in asked}

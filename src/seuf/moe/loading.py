@@ -107,6 +107,11 @@ def load_model(source: ExternalModelSettings) -> LanguageModel:
         _check_memory(empty, source.path, device)
     trust = source.trust_remote_code
     tokenizer = tokenizer_of(reference, folder, trust_remote_code=trust)
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"The tokenizer of the {reference.name} has no token that ends a text: name it as "
+            "eos_token in its tokenizer_config.json."
+        )
     fetch_weights(reference, folder)
     commit = commit_of(reference, folder)
     if warning := revision_warning(reference, commit, "base_model.revision"):

@@ -95,8 +95,6 @@ def finetune(texts: Sequence[Lesson], settings: FinetuningSettings, seed: int) -
         InputError: If there is no such model, it cannot be adapted, or samples are too long for it.
     """
     base = load_model(settings.taught)
-    if base.tokenizer.eos_token_id is None:
-        raise InputError(f"The tokenizer of {settings.path} has no token that ends a text.")
     check_positions(base.model, [range(settings.length)], "set base_model.length to {} or less")
     samples = endless_samples(texts, base.tokenizer, settings.length, random.Random(seed))
 

@@ -61,6 +61,7 @@ def judge_of(
     base: LanguageModel, questions: Records, general_texts: Records, settings: ScoringSettings
 ) -> Judge:
     """Return what judges a model by the selection questions and tells of the test questions."""
+    from seuf.benchmarks.choices import check_questions
     from seuf.benchmarks.headline import HeadlineScorer
     from seuf.benchmarks.records import Question, utility_subject
     from seuf.benchmarks.sampling import sample_questions
@@ -78,6 +79,10 @@ def judge_of(
             [q for q in asked if (q.part, q.subject) == ("test", subject) and q.counts()],
         )
     ]
+    looked_at = set(map(id, tested))
+    check_questions(
+        base.tokenizer, [q for q in asked if q.part == "test" and id(q) not in looked_at]
+    )
     scorer = HeadlineScorer(base, [*(q for q in asked if q.part == "selection"), *tested], settings)
     utility, every = utility_subject(subjects), -(-len(general_texts) // settings.path_texts)
     general = texts_of(general_texts)[:: every or 1]
