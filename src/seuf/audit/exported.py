@@ -63,7 +63,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise InputError(f"{folder / INDEX} is no index of a checkpoint: {error!r}") from error
     if not isinstance(checkpoint.files, dict):
         raise InputError(f"{folder / INDEX} is no index of a checkpoint.")
-    names = sorted({str(name) for name in checkpoint.files.values()})
+    files = checkpoint.all_files()
+    names = sorted({str(name) for name in files.values()})
     for name in names:  # all of them, before any is opened
         if Path(name).name != name or not name.endswith(WEIGHTS):
             raise InputError(f"The index of {folder} names {name!r}: no {WEIGHTS} file in it.")
@@ -75,7 +76,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 keys = set(file.keys())
         except SafetensorError as error:
             raise InputError(f"{folder / name} is damaged: {error}") from error
-        if wrong := sorted(keys ^ {key for key, of in checkpoint.files.items() if of == name}):
+        if wrong := sorted(keys ^ {key for key, of in files.items() if of == name}):
             raise InputError(
                 f"{folder / name} and the index differ in what it holds: {wrong[0]!r}."
             )

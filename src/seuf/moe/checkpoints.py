@@ -23,7 +23,7 @@ from torch import Tensor
 from seuf.inputs import InputError
 from seuf.moe.digests import digest_of, type_of
 from seuf.moe.hub import INDEX, SINGLE
-from seuf.moe.names import empty_checkpoint, rows_of_experts, split_row, to_checkpoint
+from seuf.moe.names import empty_checkpoint, rows_of_experts, same_bits, split_row, to_checkpoint
 
 
 class Checkpoint:
@@ -31,7 +31,9 @@ class Checkpoint:
 
     Attributes:
         folder: Where it lies.
-        files: The file that holds each key.
+        files: The file that holds each key, but for the copies.
+        copies: Keys that are stored beside the one they are tied to, with the same bits, each with
+            that one: a loaded model has no such tensor.
 
     Raises:
         InputError: If the folder is not a checkpoint in safetensors.
@@ -40,6 +42,12 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder, self.files = folder, _files(folder)
         self._opened = cache(lambda file: safe_open(folder / file, framework="pt"))
+        self.copies = {
+            copy: source
+            for copy, source in _tied_keys(folder).items()
+            if self.files.keys() >= {copy, source} and same_bits(self[copy], self[source])
+        }
+        self._file_of_copy = {copy: self.files.pop(copy) for copy in self.copies}
 
     def __getitem__(self, key: str) -> Tensor:
         return self._opened(self.files[key]).get_tensor(key)
@@ -52,7 +60,14 @@ class Checkpoint:
         """Return the model that the checkpoint is of, in the types it loads in, without weights."""
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(self.folder, device_map={"": "meta"})
+        model = AutoModelForCausalLM.from_pretrained(self.folder, device_map={"": "meta"})
+        if self.copies:  # without values transformers cannot see that they are tied
+            model.tie_weights()
+        return model
+
+    def all_files(self) -> dict[str, str]:
+        """Return the file that holds each key, copies too."""
+        return {**self.files, **self._file_of_copy}
 
 
 def folder_digest(folder: Path, dtypes: dict[str, str]) -> str:
@@ -95,8 +110,10 @@ def write_changed(base: Path, tensors: Mapping[str, Tensor], folder: Path) -> No
         tensors: New values by key, see `seuf.moe.names`.
         folder: Does not exist yet.
     """
-    files, changed = _files(base), dict[str, dict[str, Tensor]]()
-    for key, value in tensors.items():
+    checkpoint, changed = Checkpoint(base), dict[str, dict[str, Tensor]]()
+    files = checkpoint.all_files()
+    copies = {copy: tensors[of].clone() for copy, of in checkpoint.copies.items() if of in tensors}
+    for key, value in {**tensors, **copies}.items():
         changed.setdefault(files[split_row(key)[0]], {})[key] = value
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
@@ -119,6 +136,20 @@ def _files(folder: Path) -> dict[str, str]:
         with safe_open(single, framework="pt") as file:
             return dict.fromkeys(file.keys(), SINGLE)
     raise InputError(f"{folder} is not a checkpoint: it holds neither {INDEX} nor {SINGLE}.")
+
+
+def _tied_keys(folder: Path) -> dict[str, str]:
+    """Return the keys that a model's configuration ties to others, each with that one."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError):  # none, or one with Python files of its own
+        return {}
+    if not getattr(config, "tie_word_embeddings", False):
+        return {}
+    with torch.device("meta"):
+        return dict(AutoModelForCausalLM.from_config(config).all_tied_weights_keys)
 
 
 def _write_file(path: Path, changed: dict[str, Tensor], target: Path) -> None:
