@@ -8,6 +8,7 @@ from seuf.reporting.styles import (
     COLOURS,
     EVERYTHING,
     KNOWN,
+    SYMBOLS,
     Label,
     at,
     grid,
@@ -64,8 +65,22 @@ def test_a_variant_is_named_without_its_objective():
 def test_a_random_expert_of_the_layer_of_a_rule_is_not_one_of_all_layers():
     style = styles_of("random_in:contrast_ga")["random_in:contrast_ga"]
 
-    assert style.label == "random in layer"
+    assert style.label == "random in contrast"
     assert style[2:] == KNOWN["random in layer"] != KNOWN["random"]
+
+
+def test_random_experts_of_the_layers_of_two_rules_are_told_apart():
+    one, other = styles_of("random_in:contrast_ga", "random_in:pilot_ga").values()
+
+    assert (one.label, other.label) == ("random in contrast", "random in pilot")
+    assert one[2:] != other[2:] == KNOWN["random in pilot"]
+
+
+def test_each_family_of_a_large_study_has_a_look_of_its_own():
+    looks = [*KNOWN.values(), *zip(COLOURS, SYMBOLS, strict=False)]
+
+    assert len({colour for colour, _ in looks}) == len(looks)
+    assert objective_name("simnpo") == "SimNPO"
 
 
 def test_there_is_room_for_the_longest_name():

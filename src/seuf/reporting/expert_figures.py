@@ -25,6 +25,7 @@ from seuf.reporting.styles import (
     Label,
     at,
     axis,
+    family,
     grid,
     heading,
     name_beside,
@@ -252,13 +253,13 @@ def _mark_choices(
     """Mark the expert of each rule that chose one; return where, how and what its label says."""
     labels = []
     rules = [rule for rule, choice in selected.items() if len(choice["experts"]) == 1]
-    others = [rule for rule in rules if rule_name(rule) not in KNOWN]
+    others = [rule for rule in rules if family(rule_name(rule)) not in KNOWN]
     for rule in rules:
         choice = selected[rule]
         ((layer, expert),) = choice["experts"]
         place = others.index(rule) if rule in others else 0
         look = (COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)])
-        colour, symbol = KNOWN.get(rule_name(rule), look)
+        colour, symbol = KNOWN.get(family(rule_name(rule)), look)
         if (layer, expert) not in values.index:
             continue
         value = float(values[(layer, expert)])

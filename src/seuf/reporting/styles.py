@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 # Tones of Okabe and Ito's, in the order in which those without a colour of their own take them
-COLOURS = ["#E69F00", "#56B4E9", "#A0673A", "#8F8F1F", "#CC79A7", "#44AA99", "#C0504D"]
+COLOURS = ["#56B4E9", "#8F8F1F", "#CC79A7", "#44AA99", "#C0504D"]
 SYMBOLS = ["triangle-up", "triangle-down", "hexagon", "pentagon", "cross", "star", "bowtie"]
 GLYPHS = {
     "square": "■",
@@ -33,13 +33,16 @@ GLYPHS = {
     "bowtie": "⧓",
 }
 EVERYTHING, DELETION = "everything", "deletion"  # scopes
-KNOWN = {
+KNOWN = {  # by family, see `family`
     EVERYTHING: ("#7D8894", "square"),
     "affinity": ("#1F83C4", "circle"),
     "contrast": ("#D55E00", "diamond"),
     "pilot": ("#009E73", "star"),
+    "lora": ("#E69F00", "triangle-up"),
+    "esft": ("#A0673A", "hexagon"),
     "random": ("#B0699A", "x"),
-    "random in layer": ("#7A6FD0", "triangle-down"),  # that a rule chooses
+    "random in layer": ("#A98BD9", "bowtie"),  # that a rule chooses
+    "random in pilot": ("#7A6FD0", "triangle-down"),
 }
 OBJECTIVES = {
     "ga": "GA",
@@ -93,13 +96,13 @@ def method_styles(table: pd.DataFrame) -> dict[str, Style]:
     for method, row in rows.iterrows():
         if pd.notna(row["objective"]):
             labels[str(method)] = _label(str(method), row, rows)
-    families = list(dict.fromkeys(_family(label) for label in labels.values()))
-    others = [family for family in families if family not in KNOWN]
+    families = list(dict.fromkeys(family(label) for label in labels.values()))
+    others = [name for name in families if name not in KNOWN]
     looks = dict(KNOWN)
-    for place, family in enumerate(others):
-        looks[family] = (COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)])
+    for place, name in enumerate(others):
+        looks[name] = (COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)])
     return {
-        str(method): Style(labels[method], str(row["objective"]), *looks[_family(labels[method])])
+        str(method): Style(labels[method], str(row["objective"]), *looks[family(labels[method])])
         if method in labels
         else Style(str(method), "", FAINT, "x")
         for method, row in rows.iterrows()
@@ -117,8 +120,8 @@ def objective_name(objective: str) -> str:
 
 
 def rule_name(rule: str) -> str:
-    """Return what a selection rule is called in figures."""
-    return re.sub(r"random_in:.*", "random in layer", rule)
+    """Return what a selection rule is called in figures: `random in pilot` of `random_in:pilot`."""
+    return rule.replace("random_in:", "random in ")
 
 
 def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -295,7 +298,10 @@ def _label(method: str, row: pd.Series, rows: pd.DataFrame) -> str:
     return method.replace(f"_{row['objective']}", "", 1)
 
 
-def _family(label: str) -> str:
+def family(label: str) -> str:
+    """Return which methods look like one of that label: draws of random experts do."""
     if re.fullmatch(r"random(_\d+)?", label):
         return "random"
+    if label.startswith("random in ") and label not in KNOWN:
+        return "random in layer"
     return label
