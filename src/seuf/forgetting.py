@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 TARGETS = (0.5, 0.75, 0.9)  # shares forgotten at which methods are compared
+LAYERS_AT = TARGETS[1]  # and one expert of each layer
 ROUNDING = 1e-9  # a share that misses a target by its last bits has reached it
 
 

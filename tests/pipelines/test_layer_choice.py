@@ -42,7 +42,9 @@ def routing() -> tuple[pd.DataFrame, pd.DataFrame]:
     return capture_routing(tiny_language_model(), FORGET, RETAIN, RoutingSettings(), 0)
 
 
-def choose(routing: tuple[pd.DataFrame, pd.DataFrame], selection: str) -> tuple[Any, ...]:
+def choose(
+    routing: tuple[pd.DataFrame, pd.DataFrame], selection: str, pilot: PilotSettings = PILOT
+) -> tuple[Any, ...]:
     """Return what the stage writes of a method."""
     return choose_layer(
         tiny_language_model(),
@@ -53,10 +55,11 @@ def choose(routing: tuple[pd.DataFrame, pd.DataFrame], selection: str) -> tuple[
         Method(selection=selection, **ROW),
         SelectionSettings(),
         UnlearningSettings(batch_size=2, probe_tokens=64, threads=1),
-        PILOT,
+        pilot,
         ScoringSettings(max_length=64),
         base_seed=0,
         seed=1,
+        general_texts=RETAIN[:2],
     )
 
 
@@ -72,6 +75,18 @@ def test_each_layers_best_expert_is_tried_and_one_is_chosen(routing):
     assert json.loads(json.dumps(chosen))["rule"] == "affinity"
     assert trials["test_forget_efficacy"].isna().all()
     assert timing["seconds"] > 0
+
+
+def test_a_sweep_tells_of_every_layers_test_questions_and_general_loss(routing):
+    sweep = PILOT.model_copy(update={"sweep": True})
+
+    chosen, trials, _ = choose(routing, "pilot_affinity", sweep)
+
+    about = trials[["base", "seed", "objective", "rule"]].drop_duplicates()
+    assert about.to_numpy().tolist() == [[0, 1, "ga", "affinity"]]
+    assert set(trials["layer"]) == {layer["layer"] for layer in chosen["layers"]}
+    assert trials[["test_utility", "test_forgotten", "general_loss"]].notna().all(axis=None)
+    assert "dominated" not in set(trials["stopped"])
 
 
 def test_unlearning_takes_what_trials_of_the_method_chose(routing):

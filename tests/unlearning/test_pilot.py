@@ -48,6 +48,18 @@ def knowledge(model: nn.Module) -> Evaluation:
     return Evaluation(values[0], values[1], chance=0.1)
 
 
+def judged(*answers: tuple[float, float, float]) -> Callable[[nn.Module], Evaluation]:
+    """Judge as written, with the forget efficacy of the test questions; the original's is .75."""
+    written = iter([(0.75, 0.9, 0.75), *answers])
+
+    def judge(model: nn.Module) -> Evaluation:
+        forget, utility, test = next(written)
+        beside = {"test_forget_efficacy": test, "test_utility": utility, "test_chance": 0.25}
+        return Evaluation(forget, utility, 0.25, beside)
+
+    return judge
+
+
 def scripted(*answers: tuple[float, float]) -> Callable[[nn.Module], Evaluation]:
     """Judge as written: forget efficacy and utility; first the original's, .75 and .9."""
     written = iter([(0.75, 0.9), *answers])
@@ -92,6 +104,52 @@ def test_a_trial_ends_where_it_first_reaches_the_target(base):
     assert done.experts == [(2, 1)]
     assert done.layers[0]["utility"] == pytest.approx(0.7125)
     assert (done.steps, done.evaluations) == (6, 4)
+
+
+def test_a_sweep_gives_no_layer_up_and_follows_the_test_questions_to_the_target(base):
+    """Shares (.75 - FE) / .5 of selection | test. Layer 2 ends where both are above .75.
+
+    Layer 2: .8 | .3, then .9 | .8. Layer 0: .3 with less utility than layer 2 has at the target,
+    .76 | .76 at the end. Layer 3: .8 | .7 and .8 | .74, its steps are over. At .75 layer 2 keeps
+    .9 - .2 x .75 / .8 = .7125, layer 0 .6 - .1 x .45 / .46, layer 3 .9 - .5 x .75 / .8.
+    """
+    judge = judged(
+        *[(0.35, 0.7, 0.6), (0.3, 0.6, 0.35)],
+        *[(0.6, 0.6, 0.6), (0.37, 0.5, 0.37)],
+        *[(0.35, 0.4, 0.4), (0.35, 0.3, 0.38)],
+    )
+
+    done = choose(base, judge, sweep=True)
+
+    assert done.experts == [(2, 1)]
+    assert [one["utility"] for one in done.layers] == [
+        pytest.approx(0.7125),
+        pytest.approx(0.6 - 0.1 * 0.45 / 0.46),
+        pytest.approx(0.9 - 0.5 * 0.75 / 0.8),
+    ]
+    assert (done.steps, done.evaluations) == (12, 7)
+    ends = [(row["layer"], row["stopped"]) for row in done.trials if row["stopped"]]
+    assert ends == [(2, "reached"), (0, "reached")]
+    shares = [row["test_forgotten"] for row in done.trials]
+    assert shares == pytest.approx([0, 0.3, 0.8, 0, 0.3, 0.76, 0, 0.7, 0.74])
+
+
+def test_a_trial_of_a_sweep_ends_as_a_run_does_where_the_test_questions_do_not_come_along(base):
+    """All selection questions are forgotten at two looks in a row, .4 of the test questions."""
+    settings = SETTINGS.model_copy(update={"stop_at": 1.0})
+    pilot = PilotSettings(steps=6, evaluate_every=2, sweep=True)
+    judge = judged(*[(0.25, 0.7, 0.55)] * 3)
+
+    done = choose_layer(base, FORGET, RETAIN, CANDIDATES[:1], method(), judge, settings, pilot)
+
+    assert [row["stopped"] for row in done.trials] == [None, None, "forgotten"]
+
+
+def test_a_sweep_must_come_as_far_as_layers_are_compared():
+    with pytest.raises(ValueError, match=r"layers where 0.75 is forgotten.*a target of 0.5"):
+        PilotSettings(target=0.5, sweep=True)
+
+    assert not PilotSettings(target=0.5).sweep
 
 
 def test_where_no_layer_forgets_enough_the_one_that_forgets_most_is_chosen(base):

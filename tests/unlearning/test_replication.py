@@ -10,6 +10,7 @@ from torch import nn
 from seuf.inputs import InputError
 from seuf.unlearning.evaluations import Evaluation, Judge
 from seuf.unlearning.replication import (
+    LAYER_COLUMNS,
     BaseStudy,
     Run,
     Trial,
@@ -73,10 +74,11 @@ def small_runs() -> list[Run]:
     ]
 
 
-def trial_of(selection: str, trained: list[list[tuple[int, int]]]) -> Trial:
+def trial_of(selection: str, trained: list[list[tuple[int, int]]], sweep: bool = False) -> Trial:
     """Return trials of two steps in both layers, with two learning rates."""
-    row, pilot = method(selection=selection), {"steps": 2, "learning_rates": [1e-3, 1e-2]}
-    return Trial(row, 0, [[(0, 1)], [(1, 2)]], trained, PilotSettings(**pilot))
+    row = method(selection=selection)
+    pilot = PilotSettings(steps=2, learning_rates=[1e-3, 1e-2], sweep=sweep)
+    return Trial(row, 0, [[(0, 1)], [(1, 2)]], trained, pilot)
 
 
 def test_more_base_models_that_forget_enough_count_for_more_than_utility():
@@ -230,7 +232,7 @@ def test_a_step_that_was_not_evaluated_is_no_part_of_the_path():
 
 
 def test_methods_that_choose_the_same_expert_are_one_run():
-    runs, paths = replicate(small_study(), small_runs())
+    runs, paths, _ = replicate(small_study(), small_runs())
 
     assert runs.set_index("method")["same_as"].dropna().to_dict() == {"contrast": "seuf"}
     columns = ["step", "loss", "utility", "kept"]
@@ -240,7 +242,7 @@ def test_methods_that_choose_the_same_expert_are_one_run():
 
 def test_every_look_of_every_run_is_in_the_paths():
     """Four steps, evaluated at every second one, after the original; of the original only it."""
-    _, paths = replicate(small_study(), small_runs())
+    _, paths, _ = replicate(small_study(), small_runs())
 
     assert paths.groupby("method", sort=False)["step"].apply(list).to_dict() == {
         "original": [0],
@@ -251,7 +253,7 @@ def test_every_look_of_every_run_is_in_the_paths():
 def test_a_pilot_trains_what_its_trials_chose_and_counts_them():
     """Two layers, two learning rates, two steps: at most eight updates, and fewer if some stop."""
     tried = trial_of("pilot", trained=[[(0, 1)], [(1, 2)]])
-    runs, paths = replicate(
+    runs, paths, swept = replicate(
         small_study(), [Run("pilot", method(selection="pilot"), [], 0, tried), *small_runs()[1:2]]
     )
 
@@ -263,13 +265,14 @@ def test_a_pilot_trains_what_its_trials_chose_and_counts_them():
     assert (seuf["trial_steps"], seuf["trial_seconds"]) == (0, 0)
     assert pd.isna(seuf["trial_utility"])
     assert set(paths[paths["method"] == "pilot"]["experts"]) == {pilot["experts"]}
+    assert swept.empty
 
 
 def test_the_control_of_a_pilot_shares_its_trials_and_trains_another_expert():
     beside = {"0:1": "0:3", "1:2": "1:0"}
     pilot = trial_of("pilot", trained=[[(0, 1)], [(1, 2)]])
     control = trial_of("random_in:pilot", trained=[[(0, 3)], [(1, 0)]])
-    runs, _ = replicate(
+    runs, _, _ = replicate(
         small_study(),
         [
             Run("pilot", method(selection="pilot"), [], 0, pilot),
@@ -283,11 +286,36 @@ def test_the_control_of_a_pilot_shares_its_trials_and_trains_another_expert():
     assert other["trial_seconds"] == one["trial_seconds"]
 
 
+def test_a_sweep_keeps_the_paths_of_all_layers_with_the_test_questions():
+    """Two layers, two rates: the original and the look at two steps of each; both rules agree.
+
+    The control shares the trials of its pilot. Without a sweep there are none.
+    """
+    rows = [
+        Run(name, method(selection=name), [], 0, trial_of(name, [[(0, 1)], [(1, 2)]], sweep=True))
+        for name in ("pilot", "pilot_affinity", "random_in:pilot")
+    ]
+
+    runs, _, swept = replicate(small_study(), rows)
+
+    assert list(swept.columns) == LAYER_COLUMNS
+    assert swept.groupby(["method", "rule"], sort=False).size().to_dict() == {
+        ("pilot", "contrast"): 8,
+        ("pilot_affinity", "affinity"): 8,
+    }
+    assert swept.groupby(["layer", "expert"]).size().to_dict() == {(0, 1): 8, (1, 2): 8}
+    assert swept["test_utility"].notna().all()
+    assert swept["general_loss"].notna().all()
+    (chosen,) = swept[swept["chosen"]][["layer", "expert"]].drop_duplicates().to_numpy().tolist()
+    assert runs["experts"][0] == "{}:{}".format(*chosen)
+    assert set(runs["trial_steps"]) == {8}
+
+
 def test_an_expert_that_is_deleted_has_no_learning_rate():
     """Its path has two points, and only the second is a checkpoint."""
     row = Method(scope="deletion", selection="contrast")
 
-    runs, paths = replicate(small_study(), [Run("deleted", row, [(1, 2)], 0)])
+    runs, paths, _ = replicate(small_study(), [Run("deleted", row, [(1, 2)], 0)])
 
     assert runs["learning_rate"].isna().all()
     assert paths["learning_rate"].isna().all()

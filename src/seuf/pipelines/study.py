@@ -33,6 +33,11 @@ def methods() -> list[str]:
     return list(study_parameters()["methods"])
 
 
+def is_sweep(parameters: Mapping[str, Any]) -> bool:
+    """Return whether the pilots of a study record every layer's path (`PilotSettings.sweep`)."""
+    return bool((parameters.get("pilot") or {}).get("sweep"))
+
+
 def commit() -> str | None:
     """Return the commit that is checked out, and whether code or configuration differ from it."""
     try:

@@ -11,6 +11,10 @@ questions (`seuf.forgetting`). `algorithm.unlearn` then spends the full budget t
 3. It ends when it is dominated: its utility is already below what the best trial so far has at the
    target, and is taken not to come back while more is forgotten.
 4. Where no trial reaches the target, the layer that forgets most is kept.
+5. A sweep (`PilotSettings.sweep`) is to tell what each layer keeps: a judge tells of the test
+   questions too, a trial goes on until these have forgotten the target as well, or as a run ends,
+   and none is dominated. Its choice differs from a pilot's only where a dominated trial would have
+   come back.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from seuf.forgetting import outcome, rank_of_outcome
+from seuf.forgetting import ROUNDING, outcome, rank_of_outcome
 from seuf.inputs import InputError
 from seuf.moe.activations import HiddenStates
 from seuf.moe.digests import check_unchanged, model_digest
@@ -100,7 +104,7 @@ def choose_layer(
         stack.enter_context(threads(settings.threads))
         looks = Looks(base, judge, forget, retain, settings, firsts)
         prefixes: dict[int, HiddenStates | None] = {first: None for first in firsts if first}
-        path = TrialPath(looks.at_the_original(), pilot.target)
+        path = TrialPath(looks.at_the_original(), pilot.target, pilot.sweep)
         for experts in candidates:
             path.begin(experts)
             _try(base, forget, retain, tried, experts, looks, settings, seed, prefixes, path)
@@ -161,10 +165,12 @@ class TrialPath(EvaluationPath):
     Args:
         original: The evaluation of the untouched model.
         target: Share forgotten at which layers are compared.
+        sweep: See `PilotSettings`.
     """
 
-    def __init__(self, original: Evaluation, target: float) -> None:
+    def __init__(self, original: Evaluation, target: float, sweep: bool = False) -> None:
         super().__init__(original, target)
+        self.sweep = sweep
         self.best: float | None = None  # utility at the target
         self.about: dict[str, Any] = {}
 
@@ -185,7 +191,12 @@ class TrialPath(EvaluationPath):
 
     def is_over(self, stop_at: float) -> str | None:
         """Return why a trial ends: its number is known, or is taken to be too low."""
-        utility = outcome(_trials(self.log)[-1], self.target)["utility"]
+        trial = _trials(self.log)[-1]
+        utility = outcome(trial, self.target)["utility"]
+        if self.sweep:
+            tested = [share for row in trial if (share := row["test_forgotten"]) is not None]
+            shown = max(tested, default=1.0) >= self.target - ROUNDING
+            return "reached" if utility is not None and shown else super().is_over(stop_at)
         if utility is not None:
             self.best = utility if self.best is None else max(self.best, utility)
             return "reached"

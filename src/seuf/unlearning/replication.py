@@ -34,12 +34,22 @@ from seuf.moe.forward import is_offloaded
 from seuf.moe.loading import LanguageModel
 from seuf.moe.threads import threads
 from seuf.unlearning.algorithm import unlearn
-from seuf.unlearning.evaluations import UNMOVED, EvaluationPath, Judge
+from seuf.unlearning.evaluations import LOG_COLUMNS, UNMOVED, EvaluationPath, Judge
 from seuf.unlearning.pilot import choose_layer
-from seuf.unlearning.settings import Experts, Method, PilotSettings, UnlearningSettings
+from seuf.unlearning.settings import (
+    Experts,
+    Method,
+    PilotSettings,
+    UnlearningSettings,
+    pilot_rule,
+)
 from seuf.unlearning.workers import shared, visible_gpus, workers
 
 Log = list[dict[str, Any]]  # with the keys `evaluations.LOG_COLUMNS`
+LAYER_COLUMNS = [
+    *("seed", "method", "objective", "rule"),
+    *("layer", "expert", "chosen", *LOG_COLUMNS),
+]
 # What the kept checkpoint scores on the test questions, by names of `evaluations.LOG_COLUMNS`.
 KEPT = {
     "forget_efficacy": "test_forget_efficacy",
@@ -81,12 +91,14 @@ class Tried(NamedTuple):
         utility: Of each layer where it forgets enough, as `0:0.61 1:-`.
         steps: Updates that the trials took together.
         seconds: The same.
+        paths: Of a sweep, the paths of all its trials, see `pilot.LayerChoice`; else empty.
     """
 
     place: int
     utility: str | None
     steps: int
     seconds: float
+    paths: Sequence[dict[str, Any]] = ()
 
 
 NOT_TRIED = Tried(0, None, 0, 0.0)
@@ -169,8 +181,11 @@ def runs_of(
 
 def replicate(
     study: BaseStudy, runs: Sequence[Run], processes: int = 1
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return one row a run, and one row an evaluation of a run: its path.
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return one row a run, one row an evaluation of a run, and one of a trial of a sweep.
+
+    The last have the columns `LAYER_COLUMNS`; trials that several methods share are those of the
+    first of them.
 
     Args:
         study: What the runs share.
@@ -190,7 +205,7 @@ def replicate(
         for run in runs:
             first.setdefault(run.identity, run)
         done = dict(zip(first, compute(list(first.values()), "runs"), strict=True))
-    rows, paths = [], []
+    rows, paths, of_layers = [], [], dict[Hashable, Log]()
     for run in runs:
         twin, (log, share, seconds) = first[run.identity], done[run.identity]
         by_trial = tried[run.trial.identity] if run.trial is not None else NOT_TRIED
@@ -208,7 +223,12 @@ def replicate(
             }
         )
         paths += [about | entry | {"learning_rate": about["learning_rate"]} for entry in log]
-    return pd.DataFrame(rows), pd.DataFrame(paths)
+        if run.trial is not None:
+            trial_of = {**about, "rule": pilot_rule(run.method.selection)}
+            key = run.trial.identity, trial_of["rule"]  # rules may agree in every layer
+            of_layers.setdefault(key, [trial_of | entry for entry in by_trial.paths])
+    swept = [entry for entries in of_layers.values() for entry in entries]
+    return pd.DataFrame(rows), pd.DataFrame(paths), pd.DataFrame(swept, columns=LAYER_COLUMNS)
 
 
 def numbers_of(log: Log, forget_target: float) -> dict[str, Any]:
@@ -308,7 +328,8 @@ class Worker:
         """Return which candidate of a trial wins."""
         base, forget, retain, settings, *_ = self.study
         method, seed, candidates, _, pilot = trial
-        judge, start = self.trial_judge, time.perf_counter()
+        judge = self.judge if pilot.sweep else self.trial_judge
+        start = time.perf_counter()
         choice = choose_layer(
             base, forget, retain, candidates, method, judge, settings, pilot, seed
         )
@@ -317,7 +338,8 @@ class Worker:
             for layer in sorted(choice.layers, key=lambda layer: layer["layer"])
         )
         place, seconds = candidates.index(choice.experts), time.perf_counter() - start
-        return Tried(place, " ".join(utilities), choice.steps, seconds)
+        paths = choice.trials if pilot.sweep else ()
+        return Tried(place, " ".join(utilities), choice.steps, seconds, paths)
 
 
 Compute = Callable[[Sequence[Run | Trial], str], Iterable[Any]]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from seuf.forgetting import TARGETS
+from seuf.forgetting import LAYERS_AT, TARGETS
 from seuf.inputs import InputError, Settings
 from seuf.unlearning.objectives import (
     NEEDS_WHOLE_BATCH,
@@ -244,6 +244,11 @@ class PilotSettings(Settings):
         evaluate_every: Steps between two evaluations; null for as many as in a run.
         learning_rates: Tried in each layer; null for the method's own.
         every: Try every n-th MoE layer only, beginning in the middle of the first n.
+        sweep: Follow every trial to where both the selection and the test questions have forgotten
+            the target, give none up as dominated, and tell of the test questions and the general
+            loss beside, so that what one expert of each layer keeps can be compared
+            (`seuf.reporting.layers`). The choice is still by the selection questions. In a study of
+            spread so with the first seed; the pilots of the others need no such record.
     """
 
     target: Annotated[float, Field(gt=0, le=1)] = 0.75
@@ -251,6 +256,16 @@ class PilotSettings(Settings):
     evaluate_every: Annotated[int, Field(gt=0)] | None = None
     learning_rates: Annotated[list[Positive], Field(min_length=1)] | None = None
     every: Annotated[int, Field(gt=0)] = 1
+    sweep: bool = False
+
+    @model_validator(mode="after")
+    def _sweeps_as_far_as_layers_are_compared(self) -> Self:
+        if self.sweep and self.target < LAYERS_AT:
+            raise ValueError(
+                f"a sweep compares layers where {LAYERS_AT} is forgotten: its trials must not end "
+                f"before, at a target of {self.target}"
+            )
+        return self
 
 
 class ReplicationSettings(Settings):

@@ -35,9 +35,14 @@ def choose_layer(
     evaluation: ScoringSettings,
     base_seed: int,
     seed: int,
+    general_texts: Records | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame, dict[str, float]]:
-    """Try a method in every layer for a few steps; choose the layer that keeps most utility."""
+    """Try a method in every layer for a few steps; choose the layer that keeps most utility.
+
+    A sweep also tells of the test questions and of the general texts, and whose trials they are.
+    """
     from seuf.pipelines.expert_selection.nodes import routing_table
+    from seuf.pipelines.unlearning.nodes import judge_of
     from seuf.unlearning import pilot as trials
     from seuf.unlearning.algorithm import samples_of
     from seuf.unlearning.evaluations import LOG_COLUMNS
@@ -51,7 +56,10 @@ def choose_layer(
         samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
         for records in (forget_set, retain_set)
     )
-    judge = judge_by_selection(base_model, questions, evaluation)
+    if pilot.sweep:
+        judge = judge_of(base_model, questions, general_texts or [], evaluation)
+    else:
+        judge = judge_by_selection(base_model, questions, evaluation)
     done = trials.choose_layer(
         base_model, forget, retain, candidates, method, judge, unlearning, pilot, seed
     )
@@ -66,9 +74,11 @@ def choose_layer(
         "steps": done.steps,
         "evaluations": done.evaluations,
     }
-    columns = ["layer", "expert", *LOG_COLUMNS, "chosen"]
-    seconds = round(time.perf_counter() - start, 2)
-    return chosen, pd.DataFrame(done.trials, columns=columns), {"seconds": seconds}
+    table = pd.DataFrame(done.trials, columns=["layer", "expert", *LOG_COLUMNS, "chosen"])
+    if pilot.sweep:
+        about = {"base": base_seed, "seed": seed, "objective": method.objective, "rule": rule}
+        table = table.assign(**about)[[*about, *table.columns]]
+    return chosen, table, {"seconds": round(time.perf_counter() - start, 2)}
 
 
 def judge_by_selection(base: LanguageModel, questions: Records, settings: ScoringSettings) -> Judge:

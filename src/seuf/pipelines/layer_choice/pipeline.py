@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.layer_choice.nodes import choose_layer
-from seuf.pipelines.study import in_one_box, study_parameters
+from seuf.pipelines.study import in_one_box, is_sweep, study_parameters
 from seuf.unlearning.settings import pilot_rule
 
 SHARED = {
@@ -14,22 +14,25 @@ SHARED = {
     "retain_set",
     "questions",
 }
+TOLD_BESIDE = {"general_texts"}  # of a sweep
 PARAMETERS = ["expert_selection", "unlearning", "pilot", "evaluation", "base_seed", "seed"]
 
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the nodes that choose layers; without such a method an empty pipeline."""
-    methods = study_parameters()["methods"]
+    parameters = study_parameters()
+    methods = parameters["methods"]
     piloted = [name for name, row in methods.items() if pilot_rule(row.get("selection"))]
-    return in_one_box(sum((_of(method) for method in piloted), Pipeline([])))
+    shared = SHARED | TOLD_BESIDE if is_sweep(parameters) else SHARED
+    return in_one_box(sum((_of(method, shared) for method in piloted), Pipeline([])))
 
 
-def _of(method: str) -> Pipeline:
+def _of(method: str, shared: set[str]) -> Pipeline:
     names = [f"params:{name}" for name in PARAMETERS]
     node = Node(
         choose_layer,
         inputs={
-            **{name: name for name in sorted(SHARED)},
+            **{name: name for name in sorted(shared)},
             "method": "params:method",
             **dict(zip(PARAMETERS, names, strict=True)),
         },
@@ -39,7 +42,7 @@ def _of(method: str) -> Pipeline:
     return Pipeline(
         [node],
         namespace=method,
-        inputs=SHARED,
+        inputs=shared,
         parameters={
             "params:method": f"params:methods.{method}",
             **{name: name for name in names},
