@@ -8,8 +8,9 @@ from seuf.pipelines.base_model import pipeline as base_model
 from seuf.pipelines.data_preparation import pipeline as data_preparation
 from seuf.pipelines.replication import nodes, summary
 from seuf.pipelines.replication import pipeline as replication
+from seuf.pipelines.study import study_parameters
 from seuf.unlearning.settings import ReplicationSettings
-from tests.reporting import test_spread
+from tests.reporting import test_layers, test_spread
 from tests.reporting.examples import LOOKS, paths
 
 
@@ -105,3 +106,33 @@ def test_the_published_files_of_a_benchmark_are_read_by_all_bases(monkeypatch):
     for base in ("a", "b"):
         inputs = sorted({*nodes_of[f"{base}.prepare_data"].inputs})
         assert inputs == ["params:benchmark", "retain_texts", *read]
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_only_a_study_that_sweeps_has_paths_of_layers(sweep, monkeypatch):
+    """In the grid of each base; the other seeds have none."""
+    monkeypatch.setenv("KEDRO_ENV", "sandbox_seeds")
+    given = {"replication": {"bases": {"a": 0, "b": 1}}, "pilot": {"sweep": sweep}}
+    monkeypatch.setattr(replication, "study_parameters", lambda: study_parameters() | given)
+
+    made = {node.name: node for node in replication.create_pipeline().nodes}
+
+    paths = ["a.layer_paths", "b.layer_paths"] * sweep
+    assert [name for name in made["a.try_grid"].outputs if "layer" in name] == paths[:1]
+    assert made["a.run_other_seeds"].outputs == ["a.seed_runs", "a.seed_paths"]
+    assert ("compare_layers" in made) == sweep
+    assert not sweep or made["compare_layers"].inputs == ["paths", *paths]
+    assert ("figure_layers" in made["write_report"].inputs) == sweep
+
+
+def test_layers_are_compared_over_the_bases():
+    """At .75 the paths of both bases have .3984 left, see `test_layers`."""
+    study = pd.concat([paths(base, full_ga=LOOKS) for base in ("a", "b")])
+    of_base = test_layers.trials(LOOKS).drop(columns="base")
+
+    table, figure, picture = summary.compare_layers(study, a=of_base, b=of_base)
+
+    (mean,) = table[table["base"].eq("all") & table["layer"].eq(0)].to_dict("records")
+    assert (mean["utility_at_75"], mean["bases"]) == (pytest.approx(0.3984, abs=1e-4), 2)
+    assert len(figure.layout.annotations) > 4
+    assert picture.endswith("</svg>\n")

@@ -7,6 +7,7 @@ from plotly.io import from_json
 
 from seuf.moe.settings import ExternalModelSettings, PretrainingSettings
 from seuf.pipelines.reporting import nodes, pipeline
+from seuf.reporting.report import About, report
 from tests.reporting.examples import LOOKS, SELECTED, log, routing, scores
 
 EXAMPLE = {"subject": "forget", "question": "?", "reference": "a", "before": "a", "after": "b"}
@@ -116,6 +117,41 @@ def test_a_pilot_has_a_figure_of_its_trials():
 
     assert "trials_by_layer" not in drawn()
     assert drawn(**{"pilot_ga.trials": trials})["trials_by_layer"].data
+
+
+def swept(monkeypatch, parameters):
+    """Return the nodes of a study whose pilots sweep."""
+    row = {**TABLE["seuf_ga"], "selection": "pilot"}
+    methods = {"methods": TABLE | {"pilot_ga": row}, "pilot": parameters}
+    monkeypatch.setattr(pipeline, "study_parameters", lambda: methods)
+    monkeypatch.setattr(pipeline, "methods", lambda: list(methods["methods"]))
+    return {node.name: node for node in pipeline.create_pipeline().nodes}
+
+
+def test_a_sweep_is_compared_by_layer(monkeypatch):
+    made = swept(monkeypatch, {"sweep": True})
+    trials = log(*LOOKS).assign(base=0, seed=3, objective="ga", rule="contrast", layer=1, expert=2)
+
+    node = made["methods.compare_layers"]
+    out = node.run({"paths": compared()["paths"], "pilot_ga.trials": trials.assign(chosen=True)})
+
+    assert made["write_report"].inputs[-1] == "figure_layers"
+    assert out["layers"]["chosen_by"].dropna().tolist() == ["pilot"]
+    assert out["layers_picture"].startswith("<svg ")
+    assert "<h2>Which layer: what one expert of each keeps</h2>" in report(
+        About("mine", "", "3", None, ""),
+        compared()["paths"],
+        compared()["comparison"],
+        {"layers": out["figure_layers"]},
+        SELECTED,
+    )
+
+
+def test_without_a_sweep_there_is_no_stage_for_it(monkeypatch):
+    made = swept(monkeypatch, {"sweep": False})
+
+    assert "methods.compare_layers" not in made
+    assert "figure_layers" not in made["write_report"].inputs
 
 
 def test_every_method_reaches_its_nodes_in_the_order_of_the_table(study):

@@ -10,7 +10,9 @@ from plotly.offline import get_plotlyjs
 
 from seuf.reporting.expert_figures import attribution, tokens_per_expert, trials_by_layer
 from seuf.reporting.figures import GENERAL_LOSS, forgetting_paths, overlap_over_steps
+from seuf.reporting.layers import layer_table, layers_figure
 from seuf.reporting.report import FIGURES, About, report, spread_report
+from tests.reporting import test_layers
 from tests.reporting.examples import LOOKS, SELECTED, comparison, log, paths, routing
 
 ERROR = "0.1250<small> ± 0.0625</small>"
@@ -38,6 +40,7 @@ def figures(seen=STUDY, selected=SELECTED):
         "forgetting_paths": forgetting_paths(seen),
         "general_loss": forgetting_paths(seen, GENERAL_LOSS),
         "attribution": attribution(shares, shares, selected),
+        "layers": layers_figure(layer_table(test_layers.trials(LOOKS), test_layers.STUDY)),
         "trials_by_layer": trials_by_layer(trials, {}),
         "tokens_per_expert": tokens_per_expert(shares, shares, selected),
         "overlap_over_steps": overlap_over_steps(seen),
@@ -105,7 +108,7 @@ def test_every_panel_is_a_figure_that_plotly_can_draw(written):
     texts = re.findall(r'<script type="application/json">(.*?)</script>', written)
 
     panels = [json.loads(text) for text in texts]
-    assert len(panels) == 2 + 2 + 2 + 1 + 1 + 4
+    assert len(panels) == 2 + 2 + 2 + 2 + 1 + 1 + 4
     assert all(panel["data"] and panel["layout"]["autosize"] for panel in panels)
 
 

@@ -133,7 +133,7 @@ def forgetting_paths(
         range=ends_of_axis, title=title, type="log" if scale.is_log else "linear", nticks=6
     )
     if scale.is_log:
-        figure.update_yaxes(tickvals=_round_ticks(*scale.y))
+        figure.update_yaxes(tickvals=round_ticks(*scale.y))
     return themed(figure, rows=ceil(len(objectives) / 2))
 
 
@@ -247,7 +247,7 @@ def _draw(figure: go.Figure, panel: int, line: Line) -> None:
             x=[*line.x, *reversed(line.x)],
             y=[*line.high, *reversed(line.low)],
             fill="toself",
-            fillcolor=_faded(style.colour),
+            fillcolor=faded(style.colour),
             line={"width": 0},
             hoverinfo="skip",
             **axes,
@@ -358,7 +358,7 @@ def _mark_model(figure: go.Figure, panel: int, name: str, x: float, y: float, sc
     )
 
 
-def _round_ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """Return round numbers for a logarithmic axis, at most some six."""
     steps = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 3)
     ticks = [step * 10**power for power in range(-3, 6) for step in steps]
@@ -369,6 +369,7 @@ def _axes(panel: int) -> dict[str, str]:
     return {"xaxis": f"x{axis(panel)}", "yaxis": f"y{axis(panel)}"}
 
 
-def _faded(colour: str) -> str:
+def faded(colour: str) -> str:
+    """Return a colour as that of a band."""
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, 0.16)"

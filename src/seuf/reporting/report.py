@@ -58,6 +58,15 @@ FIGURES = {
         "The same paths, with the loss on text that nobody trains on: how well the model still "
         "writes. Lower is better; a model that falls apart rises steeply.",
     ),
+    "layers": (
+        "Which layer: what one expert of each keeps",
+        "The best expert of every layer was trained, by affinity and by contrast, with the pilot's "
+        "learning rates. Utility on questions that chose nothing, and the loss on text that nobody "
+        "trains on, where .75 is forgotten: read off each path between two looks. Bands are 95 % "
+        "intervals, of one base model over questions, else over base models, which are the faint "
+        "points; a hollow point is a mean over fewer than all. A cross, and a gap in the line: not "
+        "reached. Large marks are the layers that the paper's rule, contrast and the pilot chose.",
+    ),
     "attribution": (
         "Which experts handle the forget set",
         "Gate affinity of the original model's experts: how much of a token's routing each gets. A "
@@ -179,7 +188,7 @@ def report(
         f"SEUF: {about.study}",
         [
             _head(about, headline(paths, told)),
-            _drawn(figures, "forgetting_paths", "general_loss"),
+            _drawn(figures, "forgetting_paths", "general_loss", "layers"),
             section(
                 "The methods",
                 _table_of_methods(comparison, *readable(comparison)),
@@ -225,7 +234,8 @@ def spread_report(
         f"SEUF: {about.study}",
         [
             _head(about, headline(paths, told)),
-            _drawn(figures, *FIGURES, after=MEANS),
+            _drawn(figures, "forgetting_paths", "general_loss", after=MEANS),
+            _drawn(figures, "layers"),
             *shown,
             section("Glossary", glossary(GLOSSARY)),
             section("Limits", bullets([*limits, *LIMITS])),

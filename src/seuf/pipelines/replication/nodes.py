@@ -23,6 +23,7 @@ from seuf.unlearning.settings import (
 )
 
 Records = list[dict[str, Any]]
+TABLES = ("runs", "paths", "layer_paths")
 WORKERS = "SEUF_WORKERS"  # processes that share the runs: of the machine, so it is no parameter
 
 
@@ -42,8 +43,11 @@ def run_methods(
     evaluation: ScoringSettings,
     seeds: list[int],
     chosen_learning_rates: dict[str, float] | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run every method: the grid with the first seed, or with chosen rates the other seeds."""
+) -> dict[str, pd.DataFrame]:
+    """Run every method: the grid with the first seed, or with chosen rates the other seeds.
+
+    The grid of a study that sweeps has a third table: the paths of one expert of every layer.
+    """
     from seuf.pipelines.expert_selection.nodes import routing_table, select_experts
     from seuf.pipelines.layer_choice.nodes import judge_by_selection
     from seuf.pipelines.unlearning.nodes import experts_of, judge_of
@@ -52,6 +56,8 @@ def run_methods(
     from seuf.unlearning.selection import best_of_layers, random_beside, seed_of_draw
 
     routing = routing_table(routing_forget), routing_table(routing_retain)
+    is_swept = pilot.sweep and chosen_learning_rates is None
+    budget = pilot.model_copy(update={"sweep": is_swept})
 
     @cache
     def selected(seed: int) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def run_methods(
         if str(method.selection).startswith(RANDOM_IN):
             draw = seed_of_draw(base_seed, seed)
             trained = [random_beside(one, routing[0], draw).experts for one in tried]
-        return Trial(method, seed, tried, trained, pilot)
+        return Trial(method, seed, tried, trained, budget)
 
     table = {name: Method.model_validate(row) for name, row in methods.items()}
     forget, retain = (
@@ -81,7 +87,8 @@ def run_methods(
         make_trial_judge=partial(judge_by_selection, base_model, questions, evaluation),
     )
     runs = runs_of(table, seeds, experts, chosen_learning_rates)
-    return replicate(study, runs, workers_asked_for())
+    tables = dict(zip(TABLES, replicate(study, runs, workers_asked_for()), strict=True))
+    return tables if is_swept else {name: tables[name] for name in TABLES[:2]}
 
 
 def workers_asked_for() -> int:

@@ -7,11 +7,12 @@ from seuf.pipelines.base_model.pipeline import models_pipeline, sampling_pipelin
 from seuf.pipelines.replication.nodes import run_methods
 from seuf.pipelines.replication.summary import (
     choose_learning_rates,
+    compare_layers,
     draw_paths,
     summarise_spread,
     write_spread_report,
 )
-from seuf.pipelines.study import study_parameters
+from seuf.pipelines.study import is_sweep, study_parameters
 
 OF_BASE = [
     "base_model",
@@ -37,11 +38,14 @@ TABLES = ["grid_runs", "seed_runs", "grid_paths", "seed_paths"]
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the pipeline of a study of spread; of any other study an empty one."""
-    replication = study_parameters().get("replication")
-    return _pipeline(list(replication["bases"])) if replication else Pipeline([])
+    parameters = study_parameters()
+    replication = parameters.get("replication")
+    if not replication:
+        return Pipeline([])
+    return _pipeline(list(replication["bases"]), is_sweep(parameters))
 
 
-def _pipeline(bases: list[str]) -> Pipeline:
+def _pipeline(bases: list[str], swept: bool) -> Pipeline:
     choose = Node(
         choose_learning_rates,
         inputs=[f"{base}.grid_runs" for base in bases],
@@ -63,25 +67,33 @@ def _pipeline(bases: list[str]) -> Pipeline:
         write_spread_report,
         inputs={name: name for name in ("paths", "spread", "comparisons")}
         | {"replication": "params:replication"}
-        | FIGURES,
+        | FIGURES
+        | ({"layers": "figure_layers"} if swept else {}),
         outputs="report",
         name="write_report",
     )
-    whole = Pipeline([choose, summarise, draw, write])
-    return sum((_of(base) for base in bases), whole + sampling_pipeline())
+    of_layers = Node(
+        compare_layers,
+        inputs={"paths": "paths"} | {base: f"{base}.layer_paths" for base in bases},
+        outputs=["layers", "figure_layers", "layers_picture"],
+        name="compare_layers",
+    )
+    whole = Pipeline([choose, summarise, draw, write, *[of_layers] * swept])
+    return sum((_of(base, swept) for base in bases), whole + sampling_pipeline())
 
 
-def _of(base: str) -> Pipeline:
+def _of(base: str, swept: bool) -> Pipeline:
     grid = Node(
         run_methods,
         inputs=[*OF_BASE, *SETTINGS],
-        outputs=["grid_runs", "grid_paths"],
+        outputs={"runs": "grid_runs", "paths": "grid_paths"}
+        | ({"layer_paths": "layer_paths"} if swept else {}),
         name="try_grid",
     )
     seeds = Node(
         run_methods,
         inputs=[*OF_BASE, *SETTINGS, "chosen_learning_rates"],
-        outputs=["seed_runs", "seed_paths"],
+        outputs={"runs": "seed_runs", "paths": "seed_paths"},
         name="run_other_seeds",
     )
     before = [

@@ -51,6 +51,14 @@ def draw_paths(paths: pd.DataFrame) -> tuple[Any, Any]:
     return forgetting_paths(paths), forgetting_paths(paths, GENERAL_LOSS)
 
 
+def compare_layers(paths: pd.DataFrame, **of_bases: pd.DataFrame) -> tuple[pd.DataFrame, Any, str]:
+    """Tell what one expert of each layer keeps: as a table, a figure, and a picture."""
+    from seuf.reporting import layers
+
+    named = [table.assign(base=base) for base, table in of_bases.items()]
+    return layers.compare_layers(paths, named)
+
+
 def write_spread_report(
     paths: pd.DataFrame,
     spread: pd.DataFrame,

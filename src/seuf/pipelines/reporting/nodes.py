@@ -68,6 +68,13 @@ def draw_figures(
     return drawn
 
 
+def compare_layers(paths: pd.DataFrame, **trials: pd.DataFrame) -> tuple[pd.DataFrame, Figure, str]:
+    """Tell what one expert of each layer keeps: as a table, a figure, and a picture."""
+    from seuf.reporting import layers
+
+    return layers.compare_layers(paths, list(trials.values()))
+
+
 def write_report(
     comparison: pd.DataFrame,
     paths: pd.DataFrame,

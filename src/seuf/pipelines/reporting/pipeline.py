@@ -2,8 +2,13 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from seuf.pipelines.reporting.nodes import compare_methods, draw_figures, write_report
-from seuf.pipelines.study import in_one_box, methods, study_parameters
+from seuf.pipelines.reporting.nodes import (
+    compare_layers,
+    compare_methods,
+    draw_figures,
+    write_report,
+)
+from seuf.pipelines.study import in_one_box, is_sweep, methods, study_parameters
 
 FIGURES = [
     "forgetting_paths",
@@ -12,17 +17,26 @@ FIGURES = [
     "tokens_per_expert",
     "overlap_over_steps",
 ]
+LAYERS = ["layers", "figure_layers", "layers_picture"]
 PILOT = "pilot"  # how the name of a rule begins that chooses by trials
 SEEDS = {"base_seed": "params:base_seed", "seed": "params:seed"}
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the pipeline; its first two nodes take something of every method."""
+    """Return the pipeline; all nodes but the last take something of every method."""
+    parameters = study_parameters()
     tried = [
         name
-        for name, row in study_parameters()["methods"].items()
+        for name, row in parameters["methods"].items()
         if str((row or {}).get("selection") or "").startswith(PILOT)
     ]
+    of_layers = Node(
+        compare_layers,
+        inputs=_named("paths") | _of_methods(tried, "trials"),
+        outputs=LAYERS,
+        name="compare_layers",
+    )
+    swept = [of_layers] if is_sweep(parameters) and tried else []
     figures = [*FIGURES, *(["trials_by_layer"] if tried else [])]
     drawn = {figure: f"figure_{figure}" for figure in figures}
     compare = Node(
@@ -43,11 +57,12 @@ def create_pipeline(**_: object) -> Pipeline:
         inputs=_named("comparison", "paths", "selected_experts", "examples")
         | {"base_model": "params:base_model"}
         | SEEDS
-        | drawn,
+        | drawn
+        | ({"layers": "figure_layers"} if swept else {}),
         outputs="report",
         name="write_report",
     )
-    return in_one_box(Pipeline([compare, draw])) + Pipeline([write])
+    return in_one_box(Pipeline([compare, draw, *swept])) + Pipeline([write])
 
 
 def _of_methods(names: list[str], *kinds: str) -> dict[str, str]:
