@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
+from kedro_dvc import project
+from kedro_dvc.files import write_text
+from kedro_dvc.hashing import sha256s
+from kedro_dvc.records import environment_path, record_path
+from seuf.audit.ledger import write_entry
+from seuf.cli import cli
 from seuf.datasets.checkpoint import CheckpointDataset
 from seuf.inputs import InputError
-from seuf.method_export import _base, export_method
+from seuf.method_export import _base, check_exported, export_method
 from seuf.moe.deltas import Delta, export
 from seuf.moe.digests import model_digest
 from seuf.moe.loading import load_model
 from seuf.moe.settings import ExternalModelSettings
 from seuf.reporting.comparison import comparison_table
-from tests.local_hub import COMMIT, cached
+from tests.local_hub import COMMIT, TOKEN, cached, running_hub
 from tests.reporting.examples import numbers
 from tests.tiny import bits, changed_names, some_change
 
@@ -82,11 +93,12 @@ def test_the_base_model_is_exported_from_where_it_lies(
     base = referred(tmp_path / "base", path).load()
     delta = Delta.of(base.model, some_change(base.model), model_digest(base.model))
 
-    name, folder = _base(tmp_path / "base")
+    about, folder = _base(tmp_path / "base", {"source": "external", "path": path})
     export(folder, delta, tmp_path / "exported")
 
     exported = load_model(ExternalModelSettings(path=str(tmp_path / "exported"), device="cpu"))
-    assert name == path
+    assert about.name == (NAME if of_hub else "checkpoint")
+    assert (about.on_hub, about.commit) == (of_hub, COMMIT if of_hub else None)
     assert changed_names(exported.model, bits(language_model.model)) != set()
     with delta.applied_to(base.model):
         assert changed_names(exported.model, bits(base.model)) == set()
@@ -95,7 +107,21 @@ def test_the_base_model_is_exported_from_where_it_lies(
 def test_a_base_model_that_was_trained_here_lies_where_it_was_saved(tmp_path, language_model):
     CheckpointDataset(str(tmp_path / "base_model")).save(language_model)
 
-    assert _base(tmp_path / "base_model") == ("base_model", tmp_path / "base_model")
+    about, folder = _base(tmp_path / "base_model", {"source": "pretrain"})
+
+    assert (about.source, about.on_hub, folder) == ("pretrain", False, tmp_path / "base_model")
+
+
+def test_a_base_model_that_was_made_of_another_names_it_and_its_licence(checkpoint, tmp_path):
+    (checkpoint / "README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\nA card.\n")
+    (tmp_path / "base").mkdir()
+
+    about, folder = _base(tmp_path / "base", {"source": "upcycle", "path": str(checkpoint)})
+
+    assert folder == tmp_path / "base"
+    assert about.name == "checkpoint"
+    assert about.licence == {"license": "apache-2.0"}
+    assert str(tmp_path) not in str(about)
 
 
 @pytest.fixture
@@ -105,15 +131,21 @@ def study(tmp_path, language_model) -> Any:
     made.mkdir()
     CheckpointDataset(str(made / "base_model")).save(language_model)
     model = language_model.model
-    Delta.of(model, some_change(model), model_digest(model)).save(made / "seuf_ga.delta")
+    delta = Delta.of(model, some_change(model), model_digest(model))
+    delta.about["experts"] = [[1, 1]]
+    delta.save(made / "seuf_ga.delta")
     rows = {"untouched": numbers(1.0, 1.0, 0.0), "seuf_ga": numbers(0.5, 1.0, 0.1)}
     comparison_table(rows).to_csv(made / "comparison", index=False)
     for name, lines in (("forget_set", 2), ("retain_set", 3)):
         (made / name).write_text("{}\n" * lines)
-    methods = {"seuf_ga": {"scope": "experts"}}
+    methods = {"seuf_ga": {"scope": "experts", "selection": "affinity", "objective": "ga"}}
+    parameters = {"methods": methods, "base_model": {"source": "pretrain"}}
+    node = SimpleNamespace(name="methods.seuf_ga.unlearn", outputs=["seuf_ga.delta"])
     return SimpleNamespace(
         name="mine",
-        config={"parameters": {"methods": methods}, "globals": {"study": "mine"}},
+        project=tmp_path / "made",
+        pipelines={"__default__": SimpleNamespace(nodes=[node])},
+        config={"parameters": parameters, "globals": {"study": "mine"}},
         dataset=lambda name: {"filepath": str(made / name)},
     )
 
@@ -153,3 +185,130 @@ def test_an_exported_folder_has_the_rights_of_any_other(study, tmp_path):
     export_method(study, "seuf_ga", tmp_path / "exported")
 
     assert (tmp_path / "exported").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def served(study: Any, *requests: str) -> str:
+    """Write the ledger and the run's record that belong to the delta; return its digest."""
+    (path,) = [Path(study.dataset("seuf_ga.delta")["filepath"])]
+    digest = sha256s([path])[path]
+    for name in requests:
+        opened = {"records": 1, "digest": "d", "file": "f", "date": "today"}
+        write_entry(study.project, {"what": "opened", "request": name, **opened})
+    entry = {"what": "served", "date": "today", "study": "mine", "method": "seuf_ga"}
+    models = {"delta": digest, "base": "b", "model": "m", "starts": True, "covered": True}
+    write_entry(study.project, {**entry, **models, "request": requests[0]})
+    run = {"node": "methods.seuf_ga.unlearn", "outputs": {"delta": digest}, "commit": "fade"}
+    environment = "{}\n"
+    name = hashlib.sha256(environment.encode()).hexdigest()[:32]
+    write_text(environment_path(study.project, name), environment)
+    record = {**run, "environment": name, "clean": True}
+    write_text(record_path(study.project, "mine", run["node"]), json.dumps(record))
+    return digest
+
+
+def test_the_card_tells_what_the_model_serves_and_what_made_it(study, tmp_path):
+    digest = served(study, "17", "18")
+
+    export_method(study, "seuf_ga", tmp_path / "exported")
+
+    card = (tmp_path / "exported/README.md").read_text()
+    assert "| requests served | 17 |" in card
+    assert f"| delta, SHA-256 of the file | `{digest}` |" in card
+    assert "| code, commit | `fade` |" in card
+    assert "| experts, layer:expert | 1:1 |" in card
+
+
+def test_the_card_names_nothing_of_this_machine(study, tmp_path):
+    served(study, "17")
+
+    export_method(study, "seuf_ga", tmp_path / "exported")
+
+    card = (tmp_path / "exported/README.md").read_text()
+    for secret in (str(tmp_path), str(Path.home()), socket.gethostname()):
+        assert secret not in card
+
+
+def test_what_was_exported_passes_as_the_method_s_model(study, tmp_path):
+    folder = tmp_path / "exported"
+    export_method(study, "seuf_ga", folder)
+    card = folder / "README.md"
+    card.write_text(card.read_text() + "\nWhat I have to say of it.\n")
+
+    check_exported(study, "seuf_ga", folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "README.md").unlink(), "lacks the scores of seuf_ga"),
+        (lambda folder: (folder / "README.md").write_text("# A"), "lacks the scores of seuf_ga"),
+        (lambda folder: (folder / "x.py").write_text(""), "'x.py' could hold code"),
+        (lambda folder: (folder / "notes.txt").write_text("x"), "'notes.txt' is not in the base"),
+        (lambda folder: write_other_weights(folder), "is not the model of seuf_ga: "),
+    ],
+)
+def test_another_folder_does_not_pass_as_the_method_s_model(study, tmp_path, spoil, message):
+    folder = tmp_path / "exported"
+    export_method(study, "seuf_ga", folder)
+    spoil(folder)
+
+    with pytest.raises(InputError, match=message):
+        check_exported(study, "seuf_ga", folder)
+
+
+def write_other_weights(folder: Path) -> None:
+    """Change one element of the embeddings."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][0, 0] += 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_method_that_was_not_compared_has_no_scores_to_be_published_with(study, tmp_path):
+    path = tmp_path / "made/comparison"
+    table = pd.read_csv(path)
+    table[table["method"] != "seuf_ga"].to_csv(path, index=False)
+    export_method(study, "seuf_ga", tmp_path / "exported")
+
+    with pytest.raises(InputError, match="lacks the scores of seuf_ga"):
+        check_exported(study, "seuf_ga", tmp_path / "exported")
+
+
+def exporting(study: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """Run `kedro export` of the study's one method."""
+    monkeypatch.setattr(project, "load_study", lambda *_: study)
+    return CliRunner().invoke(cli, ["export", "seuf_ga", *arguments])
+
+
+def test_a_model_is_exported_and_pushed_then_pushed_again_with_an_edited_card(
+    study, tmp_path, monkeypatch
+):
+    folder, name = tmp_path / "exported", "me/without"
+    with running_hub(tmp_path / "cache", monkeypatch) as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        first = exporting(study, monkeypatch, str(folder), "--push", name)
+        card = (folder / "README.md").read_text()
+        (folder / "README.md").write_text(f"{card}\nMore.\n")
+        refused = exporting(study, monkeypatch, str(folder), "--push", name)
+        second = exporting(study, monkeypatch, str(folder), "--push", name, "--exist-ok")
+
+        assert first.output == (
+            f"wrote {folder}\npushed {hub.url}/{name}/commit/{COMMIT} (private)\n"
+        )
+        assert hub.pushed[name, "main"]["README.md"] == f"{card}\nMore.\n".encode()
+    assert (refused.exit_code, second.exit_code) == (1, 0)
+    assert refused.output.startswith("error: me/without exists on the hub: say --exist-ok ")
+
+
+def test_nothing_is_exported_where_it_could_not_be_pushed(study, tmp_path, monkeypatch):
+    with running_hub(tmp_path / "cache", monkeypatch):
+        ended = exporting(study, monkeypatch, str(tmp_path / "exported"), "--push", "me/without")
+
+    assert ended.output.startswith("error: There is no token for the hub: ")
+    assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("option", [["--public"], ["--exist-ok"], ["--revision", "v2"]])
+def test_options_of_a_push_without_one_are_refused(study, tmp_path, monkeypatch, option):
+    ended = exporting(study, monkeypatch, str(tmp_path / "exported"), *option)
+
+    assert ended.output == "error: --public, --revision and --exist-ok are of --push.\n"

@@ -77,19 +77,46 @@ def plan(env: str, layer: int | None) -> None:
 @click.argument("method")
 @click.argument("folder", type=UserPath())
 @ENV
-def export(method: str, folder: Path, env: str) -> None:
+@click.option("--push", "repository", metavar="OWNER/NAME", help="Upload it to the hub, too.")
+@click.option("--private/--public", default=True, help="Who may read it there; private by default.")
+@click.option("--revision", help="The branch that it goes to, made if it is not there.")
+@click.option("--exist-ok", is_flag=True, help="The repository may exist already.")
+def export(
+    method: str,
+    folder: Path,
+    env: str,
+    repository: str | None,
+    private: bool,
+    revision: str | None,
+    exist_ok: bool,
+) -> None:
     """Write a method's model as a checkpoint that plain transformers loads, with a model card.
 
-    FOLDER must not exist yet.
+    FOLDER must not exist yet, except with --push: then it is uploaded once it was found to be that
+    method's model, so that its card can be read and completed first.
 
-    Example: kedro export seuf_ga exported/seuf_ga
+    Example: kedro export seuf_ga exported/seuf_ga --push me/model-without
     """
     from kedro_dvc.project import load_study
-    from seuf.method_export import export_method
+    from seuf.method_export import check_exported, export_method
+    from seuf.publishing import Destination, check_destination, push
 
     with exit_on_input_error():
-        export_method(load_study(enter_project(), env), method, folder)
-    click.echo(f"wrote {folder}")
+        to = Destination(repository, not private, revision, exist_ok) if repository else None
+        if to:
+            check_destination(to)
+        elif revision or exist_ok or not private:
+            raise InputError("--public, --revision and --exist-ok are of --push.")
+        study = load_study(enter_project(), env)
+        if to is None or not folder.exists():
+            export_method(study, method, folder)
+            click.echo(f"wrote {folder}")
+        if to:
+            check_exported(study, method, folder)
+            address, left_out = push(folder, to, f"{method} of the study {env}")
+            for name in left_out:
+                click.echo(f"left out {name}")
+            click.echo(f"pushed {address} ({'private' if private else 'public'})")
 
 
 cli.add_command(audit)

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from kedro_dvc.hashing import sha256s
 from kedro_dvc.project import Study
+from kedro_dvc.records import read_record
+from seuf.audit import FAIL
+from seuf.audit.ledger import read_ledger, served_by
 from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.deltas import Delta, export
+from seuf.moe.hub import HubReference, fetch_files, is_folder
 from seuf.moe.loading import checkpoint_of
-from seuf.reporting.model_card import Exported, model_card
+from seuf.moe.settings import ExternalModelSettings
+from seuf.reporting.model_card import LICENCE, BaseModel, Exported, has_scores, model_card
 
 CARD = "README.md"
 
@@ -34,24 +41,25 @@ def export_method(study: Study, method: str, folder: Path) -> None:
         InputError: If there is no such method, it has not run, the folder exists, or the base model
             is not the one that it was made from.
     """
-    methods = study.config["parameters"]["methods"]
-    if method not in methods:
-        raise InputError(
-            f"The study {study.name!r} has no method {method!r}; it has {', '.join(methods)}."
-        )
+    settings = _row(study, method)
     if folder.exists():
         raise InputError(f"{folder} exists: name a folder that does not.")
-    name, base = _base(_output(study, "base_model"))
-    delta = Delta.load(_output(study, f"{method}.delta"))
+    about, base = _base(_output(study, "base_model"), study.config["parameters"]["base_model"])
+    path = _output(study, f"{method}.delta")
+    delta, digest = Delta.load(path), sha256s([path])[path]
     exported = Exported(
-        base=name,
+        base=about,
         digest=delta.base,
+        delta=digest,
         study=study.config["globals"]["study"],
         method=method,
-        settings=dict(methods[method]),
+        settings=settings,
+        experts=[(layer, expert) for layer, expert in delta.about.get("experts", [])],
         texts=(_lines(_output(study, "forget_set")), _lines(_output(study, "retain_set"))),
         changed={key: tensor.numel() for key, tensor in delta.tensors.items()},
         total=sum(p.numel() for p in Checkpoint(base).empty_model().parameters()),
+        requests=served_by(read_ledger(study.project), digest),
+        commit=_commit_of_run(study, f"{method}.delta", digest),
     )
     card = model_card(exported, pd.read_csv(_output(study, "comparison")))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +68,50 @@ def export_method(study: Study, method: str, folder: Path) -> None:
         export(base, delta, made)
         (made / CARD).write_text(card, encoding="utf-8")
         made.rename(folder)
+
+
+def check_exported(study: Study, method: str, folder: Path) -> None:
+    """Check that a folder is a method's model and nothing else, and that its card has scores.
+
+    Args:
+        study: Has run.
+        method: Of its table of methods.
+        folder: As `export_method` made it; its card may have been edited.
+
+    Raises:
+        InputError: If not.
+    """
+    from seuf.audit.exported import check_files
+    from seuf.audit.weights import check_weights
+    from seuf.unlearning.settings import Method
+
+    settings = Method.model_validate(_row(study, method))
+    card = folder / CARD
+    if not card.is_file() or not has_scores(card.read_text(encoding="utf-8"), method):
+        raise InputError(
+            f"{card} lacks the scores of {method}, with which its model is published: "
+            "`kedro export` writes them once the study has run whole."
+        )
+    base = _base(_output(study, "base_model"), study.config["parameters"]["base_model"])[1]
+    delta = Delta.load(_output(study, f"{method}.delta"))
+    experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
+    checks = [*check_files(base, folder), *check_weights(base, delta, settings, experts, folder)[0]]
+    if wrong := next((check for check in checks if check.result == FAIL), None):
+        raise InputError(f"{folder} is not the model of {method}: {wrong.text}.")
+
+
+def _row(study: Study, method: str) -> dict[str, Any]:
+    """Return a row of the table of methods.
+
+    Raises:
+        InputError: If there is none of this name.
+    """
+    methods = study.config["parameters"]["methods"]
+    if method not in methods:
+        raise InputError(
+            f"The study {study.name!r} has no method {method!r}; it has {', '.join(methods)}."
+        )
+    return dict(methods[method])
 
 
 def _output(study: Study, name: str) -> Path:
@@ -74,12 +126,58 @@ def _output(study: Study, name: str) -> Path:
     return path
 
 
-def _base(path: Path) -> tuple[str, Path]:
-    """Return the base model's name, and the folder in which its checkpoint lies."""
-    if not (path / REFERENCE).is_file():
-        return path.name, path
-    source = source_of(json.loads((path / REFERENCE).read_text(encoding="utf-8")))
-    return source.path, checkpoint_of(source)
+def _base(path: Path, settings: dict[str, Any]) -> tuple[BaseModel, Path]:
+    """Return what a card says of the base model, and the folder in which its checkpoint lies.
+
+    Args:
+        path: Of the base model, or of the reference to it.
+        settings: `base_model` of the study's parameters.
+    """
+    if (path / REFERENCE).is_file():
+        source = source_of(json.loads((path / REFERENCE).read_text(encoding="utf-8")))
+        return _described(source, "external"), checkpoint_of(source)
+    made = settings.get("source", "pretrain")
+    if "path" not in settings:
+        return BaseModel(path.name, made), path
+    keys = {key: settings[key] for key in ("path", "revision") if key in settings}
+    return _described(ExternalModelSettings(**keys), made), path
+
+
+def _described(source: ExternalModelSettings, made: str) -> BaseModel:
+    """Return what a card says of a model that exists: never a path on this machine."""
+    reference = HubReference(source.path, source.revision)
+    try:
+        on_hub = not is_folder(reference)
+        folder = fetch_files(reference, (CARD,))
+    except InputError:  # it may be gone since, or the hub be out of reach
+        on_hub, folder = not Path(source.path).is_absolute(), Path()
+    metadata = _metadata(folder / CARD)
+    return BaseModel(
+        name=source.path if on_hub else Path(source.path).name,
+        source=made,
+        on_hub=on_hub,
+        commit=source.revision if on_hub else None,
+        licence={key: metadata[key] for key in LICENCE if key in metadata},
+    )
+
+
+def _metadata(card: Path) -> dict[str, Any]:
+    """Return the front matter of a card; none if there is no card, or none in it."""
+    from huggingface_hub import metadata_load
+
+    return (metadata_load(card) or {}) if card.is_file() else {}
+
+
+def _commit_of_run(study: Study, output: str, digest: str) -> str | None:
+    """Return the commit that an output of this digest was made at; None if that is not recorded."""
+    node = next(node for node in study.pipelines["__default__"].nodes if output in node.outputs)
+    try:
+        record = read_record(study.project, study.name, node.name)
+    except (ValueError, KeyError):
+        return None
+    if record is None or digest not in record["outputs"].values():
+        return None
+    return record["commit"] if record["clean"] else f"{record['commit']} with later edits"
 
 
 def _lines(path: Path) -> int:

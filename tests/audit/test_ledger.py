@@ -20,6 +20,7 @@ from seuf.audit.ledger import (
     check_ledger,
     entry_digest,
     read_ledger,
+    served_by,
     state,
     write_entry,
 )
@@ -105,6 +106,15 @@ def test_the_first_one_revoked_the_base_is_current_and_serves_none():
 
     assert now.status == {"a": REVOKED, "b": AGAIN, "c": AGAIN}
     assert (now.chains[0].current, now.chains[0].serves) == ("b0", ())
+
+
+def test_a_delta_s_model_serves_the_requests_of_its_chain_until_it_is_given_up():
+    """Here the delta of each request is named after it."""
+    entries = [{**one, "delta": one["request"]} if "delta" in one else one for one in three()]
+    ledger = ledger_of(*entries)
+
+    assert [served_by(ledger, delta) for delta in "abcx"] == [("a",), ("a", "b"), tuple("abc"), ()]
+    assert [served_by(appended(ledger, revoked("b")), delta) for delta in "ab"] == [("a",), ()]
 
 
 def test_what_is_to_be_served_again_is_served_from_the_current_model():

@@ -190,6 +190,18 @@ class State:
         return next((chain.current for chain in self.chains if request in chain.serves), None)
 
 
+def served_by(ledger: Sequence[Entry], delta: str) -> tuple[str, ...]:
+    """Return the requests that the model of a delta serves; none if it was given up.
+
+    Args:
+        ledger: Its entries.
+        delta: SHA-256 of the delta's file.
+    """
+    models = state(ledger).models
+    made = [one["model"] for one in ledger if one["what"] == "served" and one["delta"] == delta]
+    return next((models[model] for model in reversed(made) if model in models), ())
+
+
 def state(ledger: Sequence[Entry]) -> State:
     """Return what the ledger comes to.
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
+import yaml
 
-from seuf.reporting.comparison import markdown, original_method
+from seuf.reporting.comparison import READABLE, markdown, original_method
 
+NUMBER = re.compile(r"\d")
 SHOWN = 12  # tensors that are named
 CARD = """\
 ---
-{header}
-tags: [unlearning, mixture-of-experts]
----
+{header}---
 
-# {base}, after unlearning
+# {title}, after unlearning
 
-Made from `{base}` by the method `{method}` of the study `{study}`, which was to take out what
+Made from {base} by the method `{method}` of the study `{study}`, which was to take out what
 {forget} texts hold and to keep what {retain} others do. The texts are not part of this folder.
 
 ## What changed
@@ -29,14 +30,15 @@ model, to the bit:
 
 {tensors}
 
-Settings of the method: `{settings}`.
+{facts}
 
-Digest of the base model (SHA-256 over all tensors): `{digest}`.
+Settings of the method: `{settings}`.
 
 ## How well
 
-Test questions that chose nothing, ± standard error. FE: right answers about what was to be
-forgotten, lower is better{guessing}; UT: about other things, higher is better.
+The checkpoint that was kept, by test questions that chose nothing, ± standard error. FE: right
+answers about what was to be forgotten, lower is better{guessing}; UT: about other things, higher is
+better.
 
 {scores}
 ## What this does not say
@@ -50,33 +52,68 @@ forgotten, lower is better{guessing}; UT: about other things, higher is better.
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained("this folder")
-    tokenizer = AutoTokenizer.from_pretrained("this folder")
+    name = "this folder, or its id on the hub"
+    model = AutoModelForCausalLM.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name)
 """
+# How a base model was made of another, by `base_model.source`.
+MADE = {
+    "pretrain": "trained from scratch on texts of the study",
+    "finetune": "{of}, taught texts of the study by LoRA",
+    "upcycle": "{of}, made a mixture of experts and taught texts of the study",
+}
+# What is copied from the card of the model that a base model is, or was made of.
+LICENCE = ("license", "license_name", "license_link")
+
+
+class BaseModel(NamedTuple):
+    """The model that was unlearned.
+
+    Attributes:
+        name: Hub id, or name of the folder; of a model that the study made, what it was made of.
+        source: `base_model.source` of the study.
+        on_hub: The name is a hub id.
+        commit: Of the hub id.
+        licence: What its card says of its licence: values of the keys `LICENCE`.
+    """
+
+    name: str
+    source: str = "external"
+    on_hub: bool = False
+    commit: str | None = None
+    licence: Mapping[str, Any] = {}
 
 
 class Exported(NamedTuple):
     """A model that a card describes.
 
     Attributes:
-        base: Name of the base model.
-        digest: Of its weights.
+        base: What it was made from.
+        digest: Of the base model's weights.
+        delta: SHA-256 of the delta's file.
         study: Where the method was run.
         method: Its name.
         settings: Its row in the table of methods.
+        experts: (layer, expert) pairs that were selected.
         texts: How many texts were to go, and to stay.
         changed: Number of elements of each changed tensor, by key.
         total: Number of the model's parameters.
+        requests: Ids of the requests to forget that it serves.
+        commit: Of the code that made the delta, if that is recorded.
     """
 
-    base: str
+    base: BaseModel
     digest: str
+    delta: str
     study: str
     method: str
     settings: Mapping[str, Any]
+    experts: Sequence[tuple[int, int]]
     texts: tuple[int, int]
     changed: Mapping[str, int]
     total: int
+    requests: Sequence[str] = ()
+    commit: str | None = None
 
 
 def model_card(exported: Exported, comparison: pd.DataFrame) -> str:
@@ -87,9 +124,11 @@ def model_card(exported: Exported, comparison: pd.DataFrame) -> str:
     names = [f"- `{name}`" for name in exported.changed]
     if len(names) > SHOWN:
         names[SHOWN:] = [f"- and {len(names) - SHOWN} more"]
+    made_here = exported.base.source in MADE
     return CARD.format(
-        header=f"base_model: {json.dumps(exported.base)}",
-        base=exported.base,
+        header=_front_matter(exported.base),
+        title=f"Base model of {exported.study}" if made_here else exported.base.name,
+        base=_described(exported.base),
         method=exported.method,
         study=exported.study,
         forget=exported.texts[0],
@@ -98,8 +137,56 @@ def model_card(exported: Exported, comparison: pd.DataFrame) -> str:
         total=f"{exported.total:,}",
         share=changed / exported.total,
         tensors="\n".join(names or ["- none"]),
+        facts=_facts(exported),
         settings=json.dumps(exported.settings),
-        digest=exported.digest,
         guessing="" if pd.isna(chance) else f" (guessing gives {chance:.2f})",
         scores=markdown(rows),
     )
+
+
+def has_scores(card: str, method: str) -> bool:
+    """Tell if a card gives forget efficacy and utility of a method."""
+    lines = [line for line in card.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    heads = [READABLE[name][0] for name in ("forget_efficacy", "utility")]
+    at = next((place for place, row in enumerate(rows) if {*heads} <= {*row}), len(rows))
+    scored = next((row for row in rows[at:] if row[0] == method), [])
+    cells = dict(zip(rows[at], scored, strict=False)) if scored else {}
+    return all(NUMBER.match(cells.get(head, "")) for head in heads)
+
+
+def _front_matter(base: BaseModel) -> str:
+    """Return what the hub reads: of a base that is not on the hub it is told nothing."""
+    of_base = {"base_model": base.name, "base_model_relation": "finetune"} if base.on_hub else {}
+    about = {
+        **of_base,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        **base.licence,
+        "tags": ["unlearning", "mixture-of-experts"],
+    }
+    return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+
+
+def _described(base: BaseModel) -> str:
+    commit = f" (commit `{base.commit}`)" if base.commit else ""
+    named = f"`{base.name}`{commit}"
+    if base.source not in MADE:
+        return named
+    return f"the study's base model ({MADE[base.source].format(of=named)})"
+
+
+def _facts(exported: Exported) -> str:
+    """Return a table of what the method is, and of what identifies the model."""
+    facts = {
+        "scope": exported.settings.get("scope"),
+        "selection": exported.settings.get("selection"),
+        "objective": exported.settings.get("objective"),
+        "experts, layer:expert": ", ".join(f"{layer}:{one}" for layer, one in exported.experts),
+        "requests served": ", ".join(exported.requests),
+        "base model, SHA-256 over all tensors": f"`{exported.digest}`",
+        "delta, SHA-256 of the file": f"`{exported.delta}`",
+        "code, commit": f"`{exported.commit}`" if exported.commit else None,
+    }
+    lines = [f"| {name} | {value} |" for name, value in facts.items() if value]
+    return "\n".join(["| | |", "|---|---|", *lines])

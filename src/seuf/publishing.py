@@ -1,0 +1,169 @@
+"""Put an exported model on the hub: one commit of a repository that is private by default.
+
+`check_destination` finds out beforehand what would stop it, `push` does it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from seuf.inputs import InputError
+from seuf.moe.hub import CODE, LOG_IN, SMALL_FILES, first_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+PUSHED = (*SMALL_FILES, "*.safetensors", "README.md", "LICENSE*", "NOTICE*", "*.sig")
+NO_REPOSITORY = "no repository of the hub: owner/name"
+READ_FOR_PATHS = ("*.json", "*.jinja", "*.md", *CODE)
+
+
+class Destination(NamedTuple):
+    """Where a model goes.
+
+    Attributes:
+        repository: `owner/name` on the hub.
+        public: Everyone may read it; else its owner and those whom the owner lets.
+        revision: A branch, made if it is not there; None for the main one.
+        exist_ok: The repository may exist; files of the same name are replaced there.
+    """
+
+    repository: str
+    public: bool = False
+    revision: str | None = None
+    exist_ok: bool = False
+
+
+def check_destination(to: Destination) -> None:
+    """Check that there is a token, and that the repository is what the destination says.
+
+    Raises:
+        InputError: If not, or the hub cannot be asked.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if to.repository.count("/") != 1:
+        raise InputError(f"{to.repository!r} is {NO_REPOSITORY}.")
+    with _clear_errors(to):
+        api = _api(to)
+        try:
+            private = api.model_info(to.repository).private
+        except RepositoryNotFoundError:
+            return
+    if not to.exist_ok:
+        raise InputError(
+            f"{to.repository} exists on the hub: say --exist-ok to replace files of the same name."
+        )
+    if private == to.public:
+        is_, other = ("private", "--private") if private else ("public", "--public")
+        raise InputError(
+            f"{to.repository} is {is_} on the hub: say {other}, or change that on its page first."
+        )
+
+
+def push(folder: Path, to: Destination, message: str) -> tuple[str, list[str]]:
+    """Upload a folder as one commit; return its address, and the files that were left out.
+
+    What plain transformers does not load, and files in folders, are left out: a base model's folder
+    may have held anything.
+
+    Args:
+        folder: A checkpoint with its card.
+        to: Where it goes.
+        message: Of the commit.
+
+    Raises:
+        InputError: If a file names a folder of this machine, or the hub does not take it.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    names = _pushed_names(folder)
+    _check_for_paths(folder, names)
+    left_out = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {*names}
+    with _clear_errors(to):
+        api = _api(to)
+        api.create_repo(to.repository, private=not to.public, exist_ok=to.exist_ok)
+        if to.revision is not None:
+            api.create_branch(to.repository, branch=to.revision, exist_ok=True)
+        # not upload_folder: of a large one that makes several commits, so half of one could stay
+        commit = api.create_commit(
+            to.repository,
+            [
+                CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name)
+                for name in names
+            ],
+            commit_message=message,
+            revision=to.revision,
+        )
+    return commit.commit_url, sorted(left_out)
+
+
+def _api(to: Destination) -> HfApi:
+    """Return the hub's client.
+
+    Raises:
+        InputError: If it has no token, or may not ask.
+    """
+    from huggingface_hub import HfApi, constants, get_token
+
+    if constants.is_offline_mode():
+        raise InputError(f"HF_HUB_OFFLINE is set, so nothing is pushed to {to.repository}.")
+    if get_token() is None:
+        raise InputError(f"There is no token for the hub: {LOG_IN}.")
+    return HfApi()
+
+
+def _pushed_names(folder: Path) -> list[str]:
+    patterns = [*PUSHED]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config:  # the model's own code
+        patterns += CODE
+    return sorted({path.name for one in patterns for path in folder.glob(one) if path.is_file()})
+
+
+def _check_for_paths(folder: Path, names: list[str]) -> None:
+    """Check that no small file names a folder of this machine.
+
+    Raises:
+        InputError: If one does.
+    """
+    local = {str(Path.home()), str(Path.cwd()), str(folder.resolve().parent)} - {"/"}
+    for name in names:
+        if not any(Path(name).match(pattern) for pattern in READ_FOR_PATHS):
+            continue
+        text = (folder / name).read_text(encoding="utf-8", errors="replace")
+        if found := next((path for path in sorted(local) if f"{path}/" in text), None):
+            raise InputError(f"{folder / name} names {found}, a folder of this machine: edit it.")
+
+
+@contextmanager
+def _clear_errors(to: Destination) -> Iterator[None]:
+    """Turn whatever the hub or the network answers into one line.
+
+    Raises:
+        InputError: That line.
+    """
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise InputError(f"{to.repository!r} is {NO_REPOSITORY}.") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            line = f"The hub refuses your token for {to.repository} ({status}): it must allow to "
+            raise InputError(f"{line}write there; {LOG_IN}.") from error
+        line = f"The hub answers {status} about {to.repository}: {first_line(error)}"
+        raise InputError(line) from error
+    except (errors.HTTPError, OSError) as error:
+        line = f"The hub cannot be reached at {constants.ENDPOINT} ({first_line(error)})"
+        raise InputError(f"{line}: give the same command once it can.") from error
+    except ValueError as error:  # of the card's front matter
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"The hub refuses the card: {' '.join(str(error).split())}") from error
