@@ -29,7 +29,7 @@ from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.architectures import decoder, input_device
 from seuf.moe.loading import LanguageModel, load
-from seuf.moe.loss import mean_nll, output_head
+from seuf.moe.loss import MeanNLL, output_head
 from seuf.unlearning.algorithm import eq4_step, steered_layer, unlearn
 from seuf.unlearning.anchor import Anchor
 from seuf.unlearning.evaluations import Evaluation, Judge, Looks
@@ -247,11 +247,13 @@ class Smol:
     def _judge(self, questions: Sequence[Question], texts: Sequence[str]) -> Judge:
         """Return what scores a model as the study's nodes do, and says that little is forgotten."""
         scorer = HeadlineScorer(self.base, questions, self.scoring)
+        length, size = self.scoring.max_length, self.scoring.batch_size
+        general_loss = MeanNLL(self.base, texts, length, size) if texts else None
 
         def judge(model: Any) -> Evaluation:
             scorer.right(model)
-            if texts:
-                mean_nll(self.base, texts, self.scoring.max_length, self.scoring.batch_size)
+            if general_loss is not None:
+                general_loss(model)
             return Evaluation(0.9, 0.9, 0.25)
 
         return judge

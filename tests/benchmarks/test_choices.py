@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
-from seuf.benchmarks.choices import Choice, ChoiceScorer, chance, log_likelihoods, preferred_choice
+from seuf.benchmarks.choices import Choice, ChoiceScorer, chance, preferred_choice
 from seuf.benchmarks.records import Question
 from seuf.inputs import InputError
 from tests.tiny import little_memory
@@ -19,7 +21,7 @@ def asked(choices: list[str], subject: str = "forget") -> Question:
 
 def likelihoods(scorer: ChoiceScorer, model: nn.Module) -> dict[Choice, float]:
     """Return what the scorer compares."""
-    return log_likelihoods(model, scorer.by_input, scorer.batch_size, scorer.backoff)
+    return scorer.passes.log_likelihoods(model)
 
 
 def test_acc_prefers_the_likeliest_choice():
@@ -124,3 +126,22 @@ def test_rows_that_do_not_fit_are_scored_in_parts_and_the_size_is_remembered(
     assert failed == [16, 8, 4]
     assert first == second
     assert first == pytest.approx(before, abs=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_waited_for_once_and_gives_what_a_cpu_gives(language_model):
+    """Of 24 questions in batches of 2 sequences and more; the first time what it needs is moved."""
+    questions = [asked([f"{word} {number}" for word in "abc"]) for number in range(24)]
+    scorer = ChoiceScorer(language_model.tokenizer, questions, "acc", 2, max_length=8)
+    expected = likelihoods(scorer, language_model.model.bfloat16())
+    model = language_model.model.to("cuda")
+    likelihoods(scorer, model)
+
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        found = likelihoods(scorer, model)
+        torch.cuda.set_sync_debug_mode("default")
+
+    assert len(waits) == 1
+    assert found == pytest.approx(expected, rel=0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import tempfile
@@ -136,6 +137,30 @@ def test_the_same_tokens_under_another_mask_are_another_batch(model):
     expected = model(**inputs_of(whole), use_cache=False).logits
 
     assert torch.equal(shared, expected)
+
+
+@torch.no_grad()
+def test_tensors_are_read_once_and_again_when_they_have_changed(model, monkeypatch):
+    """What is called with the tensors of before need not be compared: a GPU need not wait."""
+    batch, read = tiny_batch(), []
+    blake2b = hashlib.blake2b
+
+    def noted(given):
+        read.append(given)
+        return blake2b(given)
+
+    monkeypatch.setattr(hashlib, "blake2b", noted)
+
+    with SharedPrefix(model, 1) as shared:
+        for _ in range(3):
+            model(input_ids=batch.input_ids, use_cache=False)
+        assert len(read) == 1
+        model(input_ids=batch.input_ids.clone(), use_cache=False)  # of the same bytes
+        assert (len(read), len(shared._kept)) == (2, 1)
+        batch.input_ids[0, 0] += 1
+        now = model(input_ids=batch.input_ids, use_cache=False).logits
+
+    assert torch.equal(now, model(input_ids=batch.input_ids, use_cache=False).logits)
 
 
 @torch.no_grad()

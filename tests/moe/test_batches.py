@@ -78,6 +78,17 @@ def test_by_length_gives_every_sample_once_and_the_longest_first(samples, batch_
     assert all(1 <= len(batch.positions) <= batch_size for batch in batches)
 
 
+def test_short_samples_fill_a_batch_up_to_its_tokens():
+    """One of 10 leaves no room for another in 12; three of 4 have 12; the two of 3 are the last."""
+    samples = [[0] * length for length in (4, 10, 4, 3, 4, 3)]
+
+    batches = [batch.input_ids.shape for batch in by_length(samples, 1, padding=0, tokens=12)]
+    at_least_two = [batch.input_ids.shape for batch in by_length(samples, 2, padding=0, tokens=12)]
+
+    assert batches == [(1, 10), (3, 4), (2, 3)]
+    assert at_least_two == [(2, 10), (3, 4), (1, 3)]
+
+
 def test_labels_ignore_padding_but_not_a_real_token_of_the_same_id():
     """Token 0 is the padding, and also the last word of the longer sample."""
     batch = pad([[5, 0], [7]], padding=0)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from seuf.moe.architectures import moe_layers
-from seuf.moe.batches import pad
-from seuf.moe.routing import capture_routing
+from seuf.moe.batches import by_length, pad
+from seuf.moe.routing import TopKSets, capture_routing
 from seuf.moe.stability import RoutingProbe, first_tokens, probe_of, routing_overlap
 from tests.tiny import TOP_K, bits, changed_names, tiny_model, tiny_samples
 
@@ -48,6 +48,18 @@ def test_padding_has_no_top_k_set(model):
     assert together.shape == (len(moe_layers(model)), 9, 4)
     assert (together.sum(-1) == TOP_K).all()
     assert torch.equal(together, apart)
+
+
+def test_the_sets_of_a_probe_are_those_of_a_capture(model):
+    batches = list(by_length(tiny_samples(5), 2, 0))
+    routing = capture_routing(model, batches, top_k_sets=True)
+
+    sets = TopKSets(batches)
+    one, again, higher = sets(model), sets(model), sets(model, moe_layers(model)[-1].index)
+
+    assert torch.equal(one, routing.top_k_sets)
+    assert torch.equal(again, one)
+    assert torch.equal(higher, one[-1:])
 
 
 def test_a_probe_sees_nothing_in_an_unchanged_model_and_leaves_it_so(model):

@@ -20,6 +20,7 @@ from seuf.moe.architectures import check_positions, decoder, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, by_length, open_ids
 from seuf.moe.loss import output_head, token_nll
+from seuf.moe.routing import skip_packed_sequence_check
 
 OUT_OF_MEMORY_ADVICE = "ask shorter questions, or free memory"
 
@@ -113,6 +114,8 @@ class ChoiceScorer:
         questions: What to ask.
         metric: `acc` or `acc_norm`, see `ScoringSettings`.
         batch_size: Sequences that pass the model at once.
+        max_length: Tokens of a sequence at most: on a GPU more short ones pass at once, as many
+            tokens as `batch_size` sequences of that length have.
     """
 
     def __init__(
@@ -121,15 +124,16 @@ class ChoiceScorer:
         questions: Sequence[Question],
         metric: str,
         batch_size: int,
+        max_length: int = 0,
     ) -> None:
-        self.questions, self.metric, self.batch_size = questions, metric, batch_size
-        self.backoff = Backoff(OUT_OF_MEMORY_ADVICE)
+        self.questions, self.metric = questions, metric
         self.choices = [encode_choices(tokenizer, question) for question in questions]
         self.by_input = group_by_input(choice for choices in self.choices for choice in choices)
+        self.passes = ChoicePasses(self.by_input, batch_size, batch_size * max_length)
 
     def answers(self, model: nn.Module) -> list[int]:
         """Return the position of the choice the model prefers, for each question."""
-        likelihoods = log_likelihoods(model, self.by_input, self.batch_size, self.backoff)
+        likelihoods = self.passes.log_likelihoods(model)
         return [
             preferred_choice([likelihoods[choice] for choice in choices], question, self.metric)
             for question, choices in zip(self.questions, self.choices, strict=True)
@@ -141,67 +145,97 @@ class ChoiceScorer:
         return [float(answer == question.answer) for question, answer in answers]
 
 
-@torch.no_grad()
-def log_likelihoods(
-    model: nn.Module,
-    by_input: Mapping[tuple[int, ...], set[Choice]],
-    batch_size: int,
-    backoff: Backoff | None = None,
-) -> dict[Choice, float]:
-    """Return the log-likelihood in nats of every choice, summed over its tokens.
+class _Asked(NamedTuple):
+    """What a model's device needs to score the choices of some rows of a batch.
+
+    Attributes:
+        inputs: What the decoder is called with.
+        rows: Of each token of each choice, its row in the batch, (n,).
+        columns: Where the hidden state stands that predicts it, (n,).
+        tokens: The token, (n,).
+        choices: What is scored, in the order of their tokens.
+    """
+
+    inputs: dict[str, Tensor | None]
+    rows: Tensor
+    columns: Tensor
+    tokens: Tensor
+    choices: list[Choice]
+
+
+class ChoicePasses:
+    """The passes that score the same choices again and again.
+
+    What a device needs goes there once, and it is waited for once, at the end.
 
     Args:
-        model: A causal language model.
         by_input: The choices, see `group_by_input`.
         batch_size: Sequences that pass the model at once.
-        backoff: Remembers from call to call how many fit in memory.
-
-    Raises:
-        InputError: If a question with a choice has more tokens than the model has positions, or
-            than fit in memory.
+        tokens: On a GPU as many more as have so many tokens together.
     """
-    inputs, likelihoods = sorted(by_input), dict[Choice, float]()
-    check_positions(model, inputs, "a question with a choice must have {} or less")
-    backoff = backoff or Backoff(OUT_OF_MEMORY_ADVICE)
 
-    def score(batch: Batch) -> dict[Choice, float]:
-        tensors = batch.inputs(input_device(model))
-        hidden = decoder(model)(**tensors, use_cache=False).last_hidden_state
-        asked = [
-            (row, choice)
-            for row, position in enumerate(batch.positions or ())
-            for choice in sorted(by_input[inputs[position]])
-        ]
-        values = _log_likelihoods(hidden, output_head(model), asked)
-        return dict(zip((choice for _, choice in asked), values, strict=True))
+    def __init__(
+        self, by_input: Mapping[tuple[int, ...], set[Choice]], batch_size: int, tokens: int = 0
+    ) -> None:
+        self.by_input, self.inputs = by_input, sorted(by_input)
+        self.batch_size, self.tokens = batch_size, tokens
+        self.backoff = Backoff(OUT_OF_MEMORY_ADVICE)  # remembers how many fit in memory
+        self._batches: dict[torch.device, list[Batch]] = {}
+        self._asked: dict[tuple[torch.device, int, int], _Asked] = {}
 
-    for batch in by_length(inputs, batch_size, padding=0):
-        for _, scored in backoff.rows(batch, score):
-            likelihoods |= scored
-    return likelihoods
+    @torch.no_grad()
+    def log_likelihoods(self, model: nn.Module) -> dict[Choice, float]:
+        """Return the log-likelihood in nats of every choice, summed over its tokens.
 
+        Raises:
+            InputError: If a question with a choice has more tokens than the model has positions,
+                or than fit in memory.
+        """
+        check_positions(model, self.inputs, "a question with a choice must have {} or less")
+        device, head = input_device(model), output_head(model)
+        choices, losses = list[Choice](), list[Tensor]()
 
-def _log_likelihoods(
-    hidden: Tensor, head: nn.Module, asked: Sequence[tuple[int, Choice]]
-) -> list[float]:
-    """Return the log-likelihood in nats of choices, from hidden states (B, T, d).
+        def score(batch: Batch) -> tuple[list[Choice], Tensor]:
+            asked = self._asked_of(batch, device)
+            hidden = decoder(model)(**asked.inputs, use_cache=False).last_hidden_state
+            rows, columns = asked.rows.to(hidden.device), asked.columns.to(hidden.device)
+            return asked.choices, token_nll(hidden[rows, columns], head, asked.tokens)
 
-    Only the hidden states that predict a choice's tokens are given to the head.
+        with skip_packed_sequence_check():
+            for batch in self._batches_for(device):
+                for _, (of_batch, nll) in self.backoff.rows(batch, score):
+                    choices += of_batch
+                    losses.append(nll)
+        if not choices:
+            return {}
+        parts = torch.cat(losses).cpu().split([len(choice.continuation) for choice in choices])
+        sums = (-part.sum().item() for part in parts)
+        return dict(zip(choices, sums, strict=True))
 
-    Args:
-        hidden: Of the batch.
-        head: Makes logits of hidden states.
-        asked: The row in the batch of each choice, and the choice.
-    """
-    predicted = [
-        (row, len(choice.context) - 1 + offset, token)
-        for row, choice in asked
-        for offset, token in enumerate(choice.continuation)
-    ]
-    rows, columns, tokens = torch.tensor(predicted, device=hidden.device).T
-    lengths = [len(choice.continuation) for _, choice in asked]
-    nll = token_nll(hidden[rows, columns], head, tokens)
-    return [-part.sum().item() for part in nll.cpu().split(lengths)]
+    def _batches_for(self, device: torch.device) -> list[Batch]:
+        if device not in self._batches:
+            tokens = self.tokens if device.type == "cuda" else 0
+            self._batches[device] = list(by_length(self.inputs, self.batch_size, 0, tokens))
+        return self._batches[device]
+
+    def _asked_of(self, batch: Batch, device: torch.device) -> _Asked:
+        positions = batch.positions or []
+        key = device, positions[0], len(positions)
+        if key not in self._asked:
+            asked = [
+                (row, choice)
+                for row, position in enumerate(positions)
+                for choice in sorted(self.by_input[self.inputs[position]])
+            ]
+            predicted = [
+                (row, len(choice.context) - 1 + offset, token)
+                for row, choice in asked
+                for offset, token in enumerate(choice.continuation)
+            ]
+            rows, columns, tokens = torch.tensor(predicted).T.contiguous().to(device)
+            chosen = [choice for _, choice in asked]
+            self._asked[key] = _Asked(batch.inputs(device), rows, columns, tokens, chosen)
+        return self._asked[key]
 
 
 def preferred_choice(likelihoods: Sequence[float], question: Question, metric: str) -> int:

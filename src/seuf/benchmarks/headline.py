@@ -47,7 +47,7 @@ class HeadlineScorer:
         self.base, self.questions, self.settings = base, list(questions), settings
         choices, produced, self.free = _by_measure(self.questions, settings)
         tokenizer, size = base.tokenizer, settings.batch_size
-        self.choices = ChoiceScorer(tokenizer, choices, settings.metric, size)
+        self.choices = ChoiceScorer(tokenizer, choices, settings.metric, size, settings.max_length)
         self.produced = ProducedScorer(tokenizer, produced, size)
 
     def right(self, model: Any) -> dict[tuple[Part, Subject], list[float]]:

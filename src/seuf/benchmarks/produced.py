@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from seuf.benchmarks.answers import MEASURES, greedy_answers, mean_with_error
-from seuf.benchmarks.choices import Choice, encode_pairs, group_by_input, log_likelihoods
+from seuf.benchmarks.choices import Choice, ChoicePasses, encode_pairs, group_by_input
 from seuf.benchmarks.records import PRODUCED, Question
 from seuf.moe.architectures import check_positions, decoder, input_device
 from seuf.moe.backoff import Backoff
@@ -93,9 +93,8 @@ def score_produced(
             prompts = [question.question + question.opening for question in asked]
             given = greedy_answers(subject_model, prompts, settings, tokens)
         references = [r for r, q in zip(encoded, questions, strict=True) if q.subject == subject]
-        likelihoods = log_likelihoods(
-            subject_model.model, group_by_input(references), settings.batch_size
-        )
+        passes = ChoicePasses(group_by_input(references), settings.batch_size)
+        likelihoods = passes.log_likelihoods(subject_model.model)
         nll = [-likelihoods[one] / len(one.continuation) for one in references]
         scores[subject] = {
             "measure": PRODUCED[subject],

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seuf.benchmarks.answers import mean_with_error
-from seuf.benchmarks.choices import encode_choices, group_by_input, log_likelihoods
+from seuf.benchmarks.choices import ChoicePasses, encode_choices, group_by_input
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.truth_ratios import (
     PLAIN_SETS,
@@ -92,7 +92,7 @@ def mean_log_likelihoods(
         for question in questions
     ]
     by_input = group_by_input(choice for of_question in choices for choice in of_question)
-    sums = log_likelihoods(subject_model.model, by_input, batch_size)
+    sums = ChoicePasses(by_input, batch_size).log_likelihoods(subject_model.model)
     return [
         [sums[choice] / len(choice.continuation) for choice in of_question]
         for of_question in choices

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, decoder_layer
@@ -106,18 +107,27 @@ def half_of_free_memory() -> int:
     return psutil.virtual_memory().available // 2
 
 
+def eighth_of_free_memory(device: torch.device) -> int:
+    """Return an eighth of the bytes that are free on a GPU: training needs the rest."""
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (torch.cuda.mem_get_info(device)[0] + reserved) // 8
+
+
 class SharedPrefix:
     """Inside the context, layers below `layer_index` run once for each batch.
 
     For a model that is scored again and again while only layers from `layer_index` on change:
     results are the same to the bit. Whoever calls the model need not know. What enters the layer
-    is kept in CPU memory, up to `limit` bytes; after that new batches are computed each time.
+    stays on its GPU, up to an eighth of what is free there, and then in CPU memory, up to `limit`
+    bytes; after that new batches are computed each time. A batch is known by the tensors that it
+    is called with, and by their bytes where these are new: that takes a GPU waiting.
     Training passes, and generation, which keeps a cache of its own, are left alone.
 
     Args:
         model: A causal language model.
         layer_index: First decoder layer that may change. With 0 there is nothing to share.
-        limit: Bytes to keep, by default half of the memory that is free.
+        limit: Bytes to keep in CPU memory, by default half of what is free; where it is given none
+            are kept on a GPU.
         others: Lower layers that will take the place of `layer_index` later, when those that change
             then are theirs: what enters them is kept from the same passes.
 
@@ -135,6 +145,8 @@ class SharedPrefix:
         self.model, self.layer_index = model, layer_index
         self.layers = {i: decoder_layer(model, i) for i in sorted({layer_index, *others})}
         self.free_bytes = half_of_free_memory() if limit is None else limit
+        self._free_on: dict[torch.device, int] | None = {} if limit is None else None
+        self._digests = WeakTensorKeyDictionary()  # of tensors seen: version and digest
         # by layer and batch, and where it came from
         self._kept: dict[tuple[int, bytes], tuple[Tensor, torch.device]] = {}
 
@@ -150,7 +162,7 @@ class SharedPrefix:
 
     def _pass(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Pass a batch: from the layer on if it has passed before, else whole, and keep."""
-        key = _key(args, kwargs)
+        key = self._key(args, kwargs)
         if key is None:
             return forward(*args, **kwargs)
         if (self.layer_index, key) in self._kept:
@@ -160,7 +172,11 @@ class SharedPrefix:
 
         def keep(index: int, args: tuple, kwargs: dict[str, Any]) -> None:
             hidden = hidden_of(args, kwargs).detach()
-            if (index, key) not in self._kept and hidden.nbytes <= self.free_bytes:
+            if (index, key) in self._kept:
+                return
+            if self._takes_room(hidden):
+                self._kept[index, key] = hidden, hidden.device
+            elif hidden.nbytes <= self.free_bytes:
                 self._kept[index, key] = hidden.cpu(), hidden.device
                 self.free_bytes -= hidden.nbytes
 
@@ -174,17 +190,32 @@ class SharedPrefix:
                     stack.callback(handle.remove)
             return forward(*args, **kwargs)
 
+    def _takes_room(self, hidden: Tensor) -> bool:
+        """Tell if a GPU has room to keep states for good; it is then taken."""
+        if self._free_on is None or hidden.device.type != "cuda":
+            return False
+        free = self._free_on.setdefault(hidden.device, eighth_of_free_memory(hidden.device))
+        if hidden.nbytes <= free:
+            self._free_on[hidden.device] = free - hidden.nbytes
+        return hidden.nbytes <= free
 
-def _key(args: tuple, kwargs: dict[str, Any]) -> bytes | None:
-    """Return what tells a batch from others; None if the pass depends on more than the batch."""
-    ids = args[0] if args else kwargs.get("input_ids")
-    others = [kwargs.get(name) for name in ("past_key_values", "inputs_embeds", "position_ids")]
-    if ids is None or len(args) > 1 or torch.is_grad_enabled():
-        return None
-    if any(other is not None for other in others):
-        return None
-    digest = hashlib.blake2b(str(tuple(ids.shape)).encode())
-    for tensor in (ids, kwargs.get("attention_mask")):
-        if tensor is not None:
-            digest.update(tensor.cpu().contiguous().numpy())
-    return digest.digest()
+    def _key(self, args: tuple, kwargs: dict[str, Any]) -> bytes | None:
+        """Return what tells a batch from others; None if the pass depends on more than that."""
+        ids = args[0] if args else kwargs.get("input_ids")
+        others = [kwargs.get(name) for name in ("past_key_values", "inputs_embeds", "position_ids")]
+        if ids is None or len(args) > 1 or torch.is_grad_enabled():
+            return None
+        if any(other is not None for other in others):
+            return None
+        mask = kwargs.get("attention_mask")
+        return b"".join(self._digest(tensor) for tensor in (ids, mask) if tensor is not None)
+
+    def _digest(self, tensor: Tensor) -> bytes:
+        now = None if tensor.is_inference() else tensor._version
+        before, digest = self._digests.get(tensor, (None, b""))
+        if now is None or now != before:
+            made = hashlib.blake2b(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            made.update(tensor.cpu().contiguous().numpy().data)
+            digest = made.digest()
+            self._digests[tensor] = now, digest
+        return digest

@@ -207,9 +207,22 @@ def pad(
     return Batch(torch.tensor(rows), torch.tensor(mask), positions)
 
 
-def by_length(samples: Sequence[Sequence[int]], batch_size: int, padding: int) -> Iterator[Batch]:
-    """Yield all samples, longest first: padding is rare, and memory runs out at once or never."""
+def by_length(
+    samples: Sequence[Sequence[int]], batch_size: int, padding: int, tokens: int = 0
+) -> Iterator[Batch]:
+    """Yield all samples, longest first: padding is rare, and memory runs out at once or never.
+
+    Args:
+        samples: Token ids.
+        batch_size: Samples in a batch.
+        padding: Any token id.
+        tokens: Short samples fill a batch up to so many, padding included: a GPU takes as long for
+            few of them as for many.
+    """
     order = sorted(range(len(samples)), key=lambda position: -len(samples[position]))
-    for start in range(0, len(order), batch_size):
-        positions = order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        size = max(batch_size, tokens // max(1, len(samples[order[start]])))
+        positions = order[start : start + size]
         yield pad([samples[position] for position in positions], padding, positions)
+        start += size

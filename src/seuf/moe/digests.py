@@ -139,10 +139,14 @@ def sums_of_bits(model: nn.Module) -> dict[str, int | None]:
     """
     state = model.state_dict()
     tensors = {name: state[name] for name in weight_names(model)} | dict(model.named_buffers())
-    sums = [sum_of_bits(tensor) for tensor in tensors.values() if not tensor.is_meta]
-    # the sums come over from their devices at once, not one by one
-    numbers = iter(torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else [])
+    numbers = iter(integers(sum_of_bits(t) for t in tensors.values() if not t.is_meta))
     return {name: None if tensor.is_meta else next(numbers) for name, tensor in tensors.items()}
+
+
+def integers(sums: Iterable[Tensor]) -> list[int]:
+    """Return integers () from their devices: they come over at once, not one by one."""
+    waiting = list(sums)
+    return torch.stack([one.to(waiting[0].device) for one in waiting]).tolist() if waiting else []
 
 
 def sum_of_bits(tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -33,6 +33,7 @@ from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import IGNORED, Batch, by_length, tokenize
+from seuf.moe.routing import skip_packed_sequence_check
 
 if TYPE_CHECKING:
     from seuf.moe.loading import LanguageModel
@@ -52,7 +53,6 @@ def batch_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return next_token_nll(hidden, output_head(model), batch.labels)
 
 
-@torch.no_grad()
 def mean_nll(
     subject_model: LanguageModel,
     texts: Sequence[str],
@@ -70,15 +70,60 @@ def mean_nll(
     Raises:
         InputError: If no text has two tokens.
     """
-    samples = tokenize(subject_model.tokenizer, texts, max_length)
-    backoff, total, count = Backoff("give shorter texts, or free memory"), 0.0, 0
-    for batch in by_length(samples, batch_size, subject_model.padding):
-        for _, (nll, counted) in backoff.rows(batch, partial(batch_nll, subject_model.model)):
-            total += nll.sum().item()
-            count += int(counted.sum())
-    if count == 0:
-        raise InputError("None of the texts has two tokens: there is nothing to predict.")
-    return total / count
+    return MeanNLL(subject_model, texts, max_length, batch_size)(subject_model.model)
+
+
+class MeanNLL:
+    """The mean NLL of texts as `mean_nll` returns it, of a model that changes from call to call.
+
+    What a device needs goes there once, and it is waited for once a call, at the end.
+
+    Args:
+        subject_model: Its tokenizer is used.
+        texts: See `mean_nll`.
+        max_length: The same.
+        batch_size: The same.
+
+    Raises:
+        InputError: If no text has two tokens.
+    """
+
+    def __init__(
+        self,
+        subject_model: LanguageModel,
+        texts: Sequence[str],
+        max_length: int = 512,
+        batch_size: int = 64,
+    ) -> None:
+        samples = tokenize(subject_model.tokenizer, texts, max_length)
+        self.count = sum(len(sample) - 1 for sample in samples)
+        if self.count == 0:
+            raise InputError("None of the texts has two tokens: there is nothing to predict.")
+        self.batches = list(by_length(samples, batch_size, subject_model.padding))
+        self.backoff = Backoff("give shorter texts, or free memory")
+        self._given: dict[tuple[torch.device, int, int], tuple[dict[str, Any], Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> float:
+        """Return the mean NLL in nats."""
+        head, device, sums = output_head(model), input_device(model), list[Tensor]()
+
+        def nll_sum(batch: Batch) -> Tensor:
+            inputs, labels = self._given_for(batch, device)
+            hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
+            return next_token_nll(hidden, head, labels)[0].sum()
+
+        with skip_packed_sequence_check():
+            for batch in self.batches:
+                sums += [of_part for _, of_part in self.backoff.rows(batch, nll_sum)]
+        return sum(torch.stack([one.to(device) for one in sums]).tolist()) / self.count
+
+    def _given_for(self, batch: Batch, device: torch.device) -> tuple[dict[str, Any], Tensor]:
+        positions = batch.positions or []
+        key = device, positions[0], len(positions)
+        if key not in self._given:
+            self._given[key] = batch.inputs(device), batch.labels.to(device)
+        return self._given[key]
 
 
 def next_token_nll(hidden: Tensor, head: nn.Module, labels: Tensor) -> tuple[Tensor, Tensor]:

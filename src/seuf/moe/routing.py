@@ -157,6 +157,58 @@ def _count(
     return [counts[position] for position in range(len(layers))]
 
 
+class TopKSets:
+    """Tells again and again which experts the tokens of the same batches choose.
+
+    What a device needs of a batch goes there once, and it is not waited for.
+
+    Args:
+        batches: Of at least one token; padding is not counted.
+    """
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = list(_numbered(batches))
+        self.backoff = Backoff(SHORTER)
+        self._given: dict[tuple[torch.device, int, int], tuple[dict[str, Any], Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, first_layer: int = 0) -> Tensor:
+        """Return the choices, (L, tokens, E) of bool, on the device of the model's input.
+
+        Args:
+            model: A causal language model with MoE layers.
+            first_layer: Decoder layer from which on routers are observed.
+        """
+        layers = [layer for layer in moe_layers(model) if layer.index >= first_layer]
+        device, sets = input_device(model), list[Tensor]()
+
+        def passed(batch: Batch) -> Tensor:
+            inputs, counted = self._given_for(batch, device)
+            chosen: dict[int, Tensor] = {}
+
+            def observe(position: int, output: tuple[Tensor, ...]) -> None:
+                logits, indices = output[0], output[2]
+                choice = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, indices, True)
+                chosen[position] = choice[counted.to(choice.device)].to(device)
+
+            with observed_routers(layers, observe), stop_at(layers[-1].router):
+                decoder(model)(**inputs, use_cache=False)
+            return torch.stack([chosen[position] for position in range(len(layers))])
+
+        with skip_packed_sequence_check():
+            for batch in self.batches:
+                sets += [of_part for _, of_part in self.backoff.rows(batch, passed)]
+        return torch.cat(sets, dim=1)
+
+    def _given_for(self, batch: Batch, device: torch.device) -> tuple[dict[str, Any], Tensor]:
+        positions = batch.positions or []
+        key = device, positions[0], len(positions)
+        if key not in self._given:
+            counted = batch.attention_mask.flatten().nonzero()[:, 0]
+            self._given[key] = batch.inputs(device), counted.to(device)
+        return self._given[key]
+
+
 def _numbered(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Yield the batches with the position of each row among all."""
     seen = 0

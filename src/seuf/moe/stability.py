@@ -7,12 +7,13 @@ from copy import copy
 
 from torch import Tensor, nn
 
-from seuf.moe.architectures import moe_layers
+from seuf.moe.architectures import input_device, moe_layers
 from seuf.moe.batches import by_length, tokenize
 from seuf.moe.loading import LanguageModel
-from seuf.moe.routing import capture_routing
+from seuf.moe.routing import TopKSets
 
 BATCH_SIZE = 32
+GPU_TOKENS = 2**14  # that pass at once there, of short samples
 
 
 class RoutingProbe:
@@ -34,9 +35,10 @@ class RoutingProbe:
         padding: int,
         first_layer: int = 0,
     ) -> None:
-        samples = {"forget": forget, "retain": retain}
-        self.batches = {
-            name: list(by_length(of_set, BATCH_SIZE, padding)) for name, of_set in samples.items()
+        tokens = GPU_TOKENS if input_device(model).type == "cuda" else 0
+        self.passes = {
+            name: TopKSets(list(by_length(of_set, BATCH_SIZE, padding, tokens)))
+            for name, of_set in {"forget": forget, "retain": retain}.items()
         }
         self.first_layer, self.layers = first_layer, [layer.index for layer in moe_layers(model)]
         self.original = self._top_k_sets(model)
@@ -59,12 +61,7 @@ class RoutingProbe:
         return overlaps
 
     def _top_k_sets(self, model: nn.Module) -> dict[str, Tensor]:
-        sets = {}
-        for name, batches in self.batches.items():
-            routing = capture_routing(model, batches, top_k_sets=True, first_layer=self.first_layer)
-            assert routing.top_k_sets is not None
-            sets[name] = routing.top_k_sets
-        return sets
+        return {name: sets(model, self.first_layer) for name, sets in self.passes.items()}
 
 
 def probe_of(

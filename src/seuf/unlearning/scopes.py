@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from seuf.inputs import InputError
 from seuf.moe.architectures import decoder, decoder_layer, moe_layers
-from seuf.moe.digests import sum_of_bits
+from seuf.moe.digests import integers, sum_of_bits
 from seuf.moe.experts import ExpertSlice
 from seuf.moe.forward import is_offloaded
 from seuf.moe.lora import Adapter, adapted, merged, parameters_of
@@ -126,7 +126,9 @@ class Scope:
 
     def sums_of_bits(self) -> dict[str, int]:
         """Return the sum of bits of each trained tensor, see `seuf.moe.digests.sum_of_bits`."""
-        return {path: int(sum_of_bits(tensor)) for path, tensor in self.trained.items()}
+        return dict(
+            zip(self.trained, integers(map(sum_of_bits, self.trained.values())), strict=True)
+        )
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of the trained tensors."""

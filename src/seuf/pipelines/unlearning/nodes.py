@@ -66,7 +66,7 @@ def judge_of(
     from seuf.benchmarks.records import Question, utility_subject
     from seuf.benchmarks.sampling import sample_questions
     from seuf.forgetting import pack_right
-    from seuf.moe.loss import mean_nll
+    from seuf.moe.loss import MeanNLL
     from seuf.unlearning.evaluations import Evaluation
 
     asked = [Question(**record) for record in questions]
@@ -86,6 +86,8 @@ def judge_of(
     scorer = HeadlineScorer(base, [*(q for q in asked if q.part == "selection"), *tested], settings)
     utility, every = utility_subject(subjects), -(-len(general_texts) // settings.path_texts)
     general = texts_of(general_texts)[:: every or 1]
+    length, size = settings.max_length, settings.batch_size
+    general_loss = MeanNLL(base, general, length, size) if general else None
     chance, test_chance = scorer.chance("selection"), scorer.chance("test")
 
     def judge(model: Any) -> Evaluation:
@@ -97,9 +99,8 @@ def judge_of(
             "test_chance": test_chance,
             "test_retain": means.get(("test", "retain")),
         }
-        if general:
-            length, size = settings.max_length, settings.batch_size
-            beside["general_loss"] = mean_nll(replace(base, model=model), general, length, size)
+        if general_loss is not None:
+            beside["general_loss"] = general_loss(model)
         packed = {"forget": right["test", "forget"], "utility": right["test", utility]}
         for name, values in packed.items():
             if {*values} <= {0.0, 1.0}:  # ROUGE-L is neither right nor wrong
