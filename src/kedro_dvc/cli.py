@@ -15,7 +15,22 @@ import click
 from kedro_dvc.files import enter_project
 
 Command = Callable[..., Any]
+PLACES = ("local",)
 COLOURS = {"ok": "green", "warning": "yellow", "ERROR": "red"}
+
+
+class JobsNumber(click.ParamType):
+    """A number from 0 on, or `auto`, which is 0."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """Return the number."""
+        if str(value) == "auto":
+            return 0
+        if not str(value).isdecimal():
+            self.fail(f"{value!r} is neither a number of stages nor auto", param, ctx)
+        return int(value)
 
 
 @click.group()
@@ -109,16 +124,28 @@ def viz(env: str, arguments: tuple[str, ...]) -> None:
 @click.option("--pull", is_flag=True, help="Fetch missing data from the remote.")
 @click.option("--allow-missing", is_flag=True, help="Skip a stage if only its files are missing.")
 @click.option("--isolate", is_flag=True, help="Run each stage in a process of its own.")
+@click.option("--on", "place", type=click.Choice(PLACES), help="Where stages run, several at once.")
+@click.option(
+    "--jobs", "-j", type=JobsNumber(), help="Stages at once at most; auto: one a processor core."
+)
 @click.option("--wait", is_flag=True, help="Wait while another DVC command holds a lock.")
 @click.option("--plain", is_flag=True, help="Print a line a stage, on a terminal too.")
 def run(
-    targets: tuple[str, ...], env: str, isolate: bool, wait: bool, plain: bool, **how: bool
+    targets: tuple[str, ...],
+    env: str,
+    isolate: bool,
+    wait: bool,
+    plain: bool,
+    place: str | None,
+    jobs: int | None,
+    **how: bool,
 ) -> None:
     """Do what `dvc repro` does in one process: libraries and shared data are loaded once.
 
-    TARGETS are stages, such as train or train@large; by default all of the study.
+    With -j or --on several stages run at once, each in a process of its own; the files are the
+    same. TARGETS are stages, such as train or train@large; by default all of the study.
 
-    Example: kedro dvc run --env mine train@large
+    Example: kedro dvc run --env mine train@large; kedro dvc run -j auto
     """
     from kedro_dvc.project import check_study, dvc_file
     from kedro_dvc.up_to_date import unchanged_stages
@@ -137,8 +164,20 @@ def run(
     on_error = "keep-going" if how.pop("keep_going") else "fail"
     start = time.perf_counter()
     with _cause_alone(), watching(plain) as watcher:
-        reproduce(project, stages or [file], watcher, isolate, wait, on_error=on_error, **how)
+        executor = _executor(project, place, jobs, isolate)
+        stages = stages or [file]
+        reproduce(project, stages, watcher, isolate, wait, executor, on_error=on_error, **how)
     click.echo(f"{summary(watcher.outcomes)}, in {time.perf_counter() - start:.1f} s")
+
+
+def _executor(project: Path, place: str | None, jobs: int | None, isolate: bool) -> Any:
+    """Return what runs the stages; None if that is this process, one after the other."""
+    from kedro_dvc.executors.local import LocalProcesses
+    from kedro_dvc.resources import cores
+
+    if place is None and jobs is None:
+        return None
+    return LocalProcesses(project, cores() if jobs in (None, 0) else jobs, reuse=not isolate)
 
 
 @contextmanager

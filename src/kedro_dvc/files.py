@@ -76,7 +76,7 @@ def stamp(path: Path) -> Hashable:
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two may write at once
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 

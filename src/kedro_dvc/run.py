@@ -11,42 +11,38 @@ DVC decides what to run, locks, restores from the run-cache and writes the lock 
 
 from __future__ import annotations
 
-import logging
+import os
 import shlex
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import dvc.dvcfile
 import dvc.repo.reproduce
+import dvc.rwlock
 import dvc.stage.run
-import psutil
+from dvc.dvcfile import PROJECT_FILE
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import Stage
+from dvc.stage.run import _enforce_cmd_list
 from dvc.utils.serialize import dump_yaml, load_yaml
-from kedro.framework.session import KedroSession
 
-from kedro_dvc.files import WorkflowError
-from kedro_dvc.project import BASE, dvc_file, load_study
-from kedro_dvc.records import edited_since_start
+from kedro_dvc.configuration import BASE
+from kedro_dvc.executors.jobs import Ended, Executor, Job, error_of
+from kedro_dvc.in_process import InProcess, Interrupts, MemoryPeak
+from kedro_dvc.parallel import Parallel, StageLocks
+from kedro_dvc.project import load_study
+from kedro_dvc.resources import NOTHING, Resources, stated_resources
 from kedro_dvc.safety import sharing
-from kedro_dvc.stages import GUARD, write_stamp
-from kedro_dvc.sync import sync
 from kedro_dvc.up_to_date import RunFiles, files_before_run, note_run
-
-log = logging.getLogger(__name__)
 
 LOCK = "dvc.lock"
 RETRY = 1.0  # seconds until a lock is tried again
-INTERVAL = 0.05  # seconds between two measurements of memory
 
 
 class Outcome(NamedTuple):
@@ -58,6 +54,7 @@ class Outcome(NamedTuple):
         seconds: From when DVC turned to it until its outputs were recorded.
         memory: The most that was resident while it ran, in bytes; 0 if it did not run.
         device_memory: The most on a CUDA device, in bytes; None without one.
+        output: The last that it wrote, if it failed in another process.
     """
 
     stage: str
@@ -65,6 +62,7 @@ class Outcome(NamedTuple):
     seconds: float
     memory: int = 0
     device_memory: int | None = None
+    output: str = ""
 
 
 class Watcher(Protocol):
@@ -89,6 +87,7 @@ def reproduce(
     watcher: Watcher,
     isolate: bool = False,
     wait: bool = False,
+    executor: Executor | None = None,
     **options: Any,
 ) -> None:
     """Bring stages up to date.
@@ -99,6 +98,7 @@ def reproduce(
         watcher: Is told what happens.
         isolate: Run each stage in a process of its own, as `dvc repro` does.
         wait: Wait for another DVC command that is in the way instead of failing.
+        executor: Runs the stages, several at once; by default one after the other is run here.
         options: Those of `dvc.repo.Repo.reproduce`, such as `force`.
 
     Raises:
@@ -106,18 +106,74 @@ def reproduce(
     """
     in_process = None if isolate else InProcess(project)
     run = _Run(project, watcher, wait, in_process, Interrupts())
-    with (
-        run.interrupts.deferred(),
-        Repo(str(project), _wait_for_lock=wait) as repo,
-        _replaced(dvc.repo.reproduce, "_reproduce", run.steps),
-        _replaced(dvc.stage.run, "cmd_run", run.command),
-        quick_locks(),
-        sharing(),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(run.interrupts.deferred())
+        repo = stack.enter_context(Repo(str(project), _wait_for_lock=wait))
+        if executor is not None:
+            stack.callback(executor.close)
+            run.parallel = Parallel(executor, Jobs(project).of, run.interrupts)
+            stack.enter_context(_replaced(dvc.rwlock, "rwlock", StageLocks()))
+        stack.enter_context(_replaced(dvc.repo.reproduce, "_reproduce", run.steps))
+        stack.enter_context(_replaced(dvc.stage.run, "cmd_run", run.command))
+        stack.enter_context(quick_locks(run.order))
+        stack.enter_context(sharing())
         repo.reproduce(targets, repro_fn=run.step, **options)
     partly = options.get("allow_missing") or options.get("single_item")
     if run.files and len(targets) == 1 and Path(targets[0]).is_file() and not partly:
         note_run(project, targets[0], run.files)
+
+
+class Jobs:
+    """The jobs that stages are; what they need is read once a study."""
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+        self._needs: dict[str, dict[str, Resources]] = {}  # by study, then by node
+
+    def of(self, stage: Stage) -> Job:
+        """Return the job that a stage is."""
+        commands = _enforce_cmd_list(stage.cmd) if stage.cmd else []
+        folder = os.path.relpath(stage.wdir, self._project)
+        return Job(stage.addressing, commands, folder, self._resources(commands))
+
+    def _resources(self, commands: list[str]) -> Resources:
+        match [word for command in commands for word in shlex.split(command)]:
+            case ["kedro", "run", "--env", study, "--pipelines", _, "--nodes", node]:
+                pass
+            case ["kedro", "run", "--pipelines", _, "--nodes", node]:
+                study = BASE
+            case ["kedro", "dvc", "sync", *_]:
+                return NOTHING
+            case _:
+                return Resources()
+        if study not in self._needs:
+            self._needs[study] = stated_resources(load_study(self._project, study))
+        return self._needs[study].get(node, Resources())
+
+
+class LockOrder:
+    """The order of the stages that a run adds to lock files: the one in which they are planned.
+
+    Which of several stages ends first must not be seen in the files.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}  # of stages, by address
+        self._before: dict[str, set[str]] = {}  # by lock file: those that were there
+
+    def plan(self, stages: list[Stage]) -> None:
+        """Note the order of a run."""
+        self._places = {stage.addressing: place for place, stage in enumerate(stages)}
+
+    def sort(self, path: str, content: dict[str, Any], before: Iterable[str]) -> None:
+        """Put the stages of a lock file in order, of which those before the run keep theirs."""
+        old = self._before.setdefault(path, set(before))
+        file = os.path.relpath(Path(path).with_suffix(".yaml"))
+        prefix = "" if file == PROJECT_FILE else f"{file}:"
+        stages = content.get("stages", {})
+        added = [name for name in stages if name not in old]
+        for name in sorted(added, key=lambda name: self._places.get(f"{prefix}{name}", 0)):
+            stages[name] = stages.pop(name)
 
 
 @dataclass
@@ -129,8 +185,10 @@ class _Run:
     wait: bool
     in_process: InProcess | None
     interrupts: Interrupts
+    parallel: Parallel | None = None
     files: RunFiles | None = None  # of the whole run
-    memory: MemoryPeak | None = None  # of the stage that DVC is at, if it ran
+    peaks: dict[str, MemoryPeak | Ended] = field(default_factory=dict)  # of the stages that ran
+    order: LockOrder = field(default_factory=LockOrder)
 
     def steps(
         self, original: Callable[..., Any], stages: list[Stage], graph: Any = None, **options: Any
@@ -140,22 +198,30 @@ class _Run:
             stages = reading_order(stages, graph)
         self.watcher.planned([stage.addressing for stage in stages])
         self.files = files_before_run(self.project, stages)
-        return original(stages, graph=graph, **options)
+        self.order.plan(stages)
+        if self.parallel is None:
+            return original(stages, graph=graph, **options)
+        return self.parallel.steps(stages, graph, step=options.pop("repro_fn"), **options)
 
     def step(self, stage: Stage, **options: Any) -> Stage | None:
         """Bring one stage up to date; return it if anything was done."""
-        self.interrupts.check()
+        if self.parallel is None:
+            self.interrupts.check()
         self.watcher.began(stage.addressing)
-        start, self.memory, what = time.perf_counter(), None, "failed"
+        start, what = time.perf_counter(), "failed"
         try:
             done = self._when_unlocked(stage, options)
-            what = "unchanged" if done is None else "ran" if self.memory else "restored"
+            ran = stage.addressing in self.peaks
+            what = "unchanged" if done is None else "ran" if ran else "restored"
             return done
         finally:
-            seconds, memory = time.perf_counter() - start, self.memory or MemoryPeak()
-            self.watcher.ended(
-                Outcome(stage.addressing, what, seconds, memory.resident, memory.on_device)
-            )
+            seconds, peak = time.perf_counter() - start, self.peaks.get(stage.addressing)
+            outcome = Outcome(stage.addressing, what, seconds)
+            if peak is not None:
+                outcome = outcome._replace(memory=peak.resident, device_memory=peak.on_device)
+            if isinstance(peak, Ended):
+                outcome = outcome._replace(output=peak.output)
+            self.watcher.ended(outcome)
 
     def _when_unlocked(self, stage: Stage, options: dict[str, Any]) -> Stage | None:
         while True:
@@ -165,14 +231,20 @@ class _Run:
                 if not self.wait:
                     raise
                 self.watcher.waits(str(error))
-                with self.interrupts.allowed():
+                with self.parallel.others() if self.parallel else self.interrupts.allowed():
                     time.sleep(RETRY)
 
     def command(
         self, original: Callable[..., None], stage: Stage, dry: bool = False, run_env: Any = None
     ) -> None:
         """Run a stage's command, here if it is known, and measure its memory."""
-        with self.interrupts.allowed(), MemoryPeak() as self.memory:
+        if self.parallel is not None and not dry:
+            self.peaks[stage.addressing] = ended = self.parallel.command(stage)
+            if error := error_of(ended):
+                raise error
+            return
+        with self.interrupts.allowed(), MemoryPeak() as peak:
+            self.peaks[stage.addressing] = peak
             if dry or self.in_process is None or not self.in_process(stage.cmd):
                 original(stage, dry=dry, run_env=run_env)
 
@@ -203,170 +275,30 @@ def reading_order(stages: list[Stage], graph: Any) -> list[Stage]:
     return [by_place[place] for place in order]
 
 
-@dataclass
-class InProcess:
-    """Runs commands as their own process would; call it with one.
-
-    A stage whose code or configuration was edited since this process began is not run here, where
-    the modules of before are loaded.
-
-    Attributes:
-        project: The project's root, which is also the working directory.
-    """
-
-    project: Path
-    _study: str | None = field(default=None, init=False)  # whose pipelines are loaded
-
-    def __call__(self, command: str) -> bool:
-        """Run a command, or return False: it needs a process of its own, or is none of ours."""
-        match shlex.split(command):
-            case ["kedro", "run", "--env", study, "--pipelines", pipeline, "--nodes", node]:
-                if here := self._as_loaded(study, node):
-                    self._run(study, pipeline, node)
-            case ["kedro", "run", "--pipelines", pipeline, "--nodes", node]:
-                if here := self._as_loaded(BASE, node):
-                    self._run(BASE, pipeline, node)
-            case ["kedro", "dvc", "sync", "--check", "--env", study, "--stamp"]:
-                if here := self._as_loaded(study, GUARD):
-                    self._guard(study)
-            case _:
-                here = False
-        return here
-
-    def _as_loaded(self, study: str, node: str) -> bool:
-        """Return whether what a stage watches is as it was when this process began."""
-        files = edited_since_start(self.project, study, node)
-        if files:
-            log.info("%s runs in a process of its own: %s was edited", node, ", ".join(files))
-        return not files
-
-    def _run(self, study: str, pipeline: str, node: str) -> None:
-        if study != self._study:
-            load_study(self.project, study)
-            self._study = study
-        session = KedroSession.create(self.project, env=study)
-        session.run(pipeline_names=[pipeline], node_names=[node])
-        session.close()
-
-    def _guard(self, study: str) -> None:
-        if sync(self.project, study, write=False):
-            raise WorkflowError(f"{dvc_file(study)} is behind: run `kedro dvc sync`")
-        self._study = study
-        write_stamp(self.project, study)
-
-
-class Interrupts:
-    """Lets Ctrl-C stop a stage at once, and DVC only between its own steps.
-
-    DVC expects it while a command runs in another process. While DVC writes its lock an interrupt
-    would leave half a file behind, which no later command can read.
-    """
-
-    def __init__(self) -> None:
-        self._allowed, self._pending = False, False
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Keep an interrupt for the next `allowed` or `check`, or for the end; a second comes."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals come to the main thread alone
-            return
-        before = signal.signal(signal.SIGINT, self._handle)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-        self.check()
-
-    @contextmanager
-    def allowed(self) -> Iterator[None]:
-        """Raise an interrupt at once inside the context, a pending one at its beginning."""
-        self.check()
-        self._allowed = True
-        try:
-            yield
-        finally:
-            self._allowed = False
-
-    def check(self) -> None:
-        """Raise a pending interrupt."""
-        if self._pending:
-            self._pending = False
-            raise KeyboardInterrupt
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self._allowed or self._pending:
-            raise KeyboardInterrupt
-        self._pending = True
-
-
-class MemoryPeak:
-    """While entered, measures the memory of this process and of those it has started.
-
-    Attributes:
-        resident: The most that was resident at a measurement, in bytes.
-        on_device: The most that torch has allocated on a CUDA device, in bytes; None without.
-    """
-
-    def __init__(self) -> None:
-        self.resident = 0
-        self.on_device: int | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._measure, daemon=True)
-
-    def __enter__(self) -> Self:
-        if (cuda := _cuda()) is not None:
-            cuda.reset_peak_memory_stats()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-        if (cuda := _cuda()) is not None:
-            self.on_device = cuda.max_memory_allocated()
-
-    def _measure(self) -> None:
-        process, known = psutil.Process(), set[int]()
-        while True:
-            children = process.children(recursive=True)
-            total = 0
-            # one that has just been forked would count this process's memory as its own
-            for one in (process, *(child for child in children if child.pid in known)):
-                try:
-                    total += one.memory_info().rss
-                except psutil.NoSuchProcess:  # it has ended since
-                    continue
-            known = {child.pid for child in children}
-            self.resident = max(self.resident, total)
-            if self._over.wait(INTERVAL):
-                return
-
-
-def _cuda() -> Any:
-    """Return torch.cuda if some stage has begun to use it, else None."""
-    torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
-
-
-def quick_locks() -> AbstractContextManager[None]:
+def quick_locks(order: LockOrder) -> AbstractContextManager[None]:
     """Let DVC change its lock files as `changed_lock` does inside the context."""
 
     def modify(original: Callable[..., Any], path: str, fs: Any = None) -> Any:
-        return changed_lock(path, fs) if Path(path).name == LOCK else original(path, fs=fs)
+        is_lock = Path(path).name == LOCK
+        return changed_lock(path, fs, order) if is_lock else original(path, fs=fs)
 
     return _replaced(dvc.dvcfile, "modify_yaml", modify)
 
 
 @contextmanager
-def changed_lock(path: str, fs: Any = None) -> Iterator[dict[str, Any]]:
+def changed_lock(
+    path: str, fs: Any = None, order: LockOrder | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the content of a lock file, which may not exist yet, and write what becomes of it.
 
     DVC's way keeps comments, in pure Python: with many stages that is seconds after each. No one
     writes comments there, and without them the bytes are the same.
     """
     content = load_yaml(path, fs=fs) if Path(path).exists() else {}
+    before = list(content.get("stages", {}))
     yield content
+    if order is not None:
+        order.sort(path, content, before)
     dump_yaml(path, content, fs=fs)
 
 

@@ -31,8 +31,8 @@ class SafeOutputs:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Let this process end with the DVC process that started it."""
-        if os.environ.get("DVC_STAGE") and sys.platform == "linux":
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.environ.get("DVC_STAGE"):
+            end_with_parent()
 
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol) -> None:
@@ -55,6 +55,12 @@ class SafeOutputs:
             _check_space(path, size_of(data))
         if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
             path.unlink()
+
+
+def end_with_parent() -> None:
+    """Let this process end with the one that has started it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _check_space(path: Path, size: int) -> None:

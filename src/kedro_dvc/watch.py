@@ -126,6 +126,8 @@ class Lines:
             text += f"  {outcome.seconds:7.1f} s  {outcome.memory / GIGABYTE:.2f} GB"
         if outcome.memory and outcome.device_memory is not None:
             text += f"  {outcome.device_memory / GIGABYTE:.2f} GB on the GPU"
+        if outcome.output:
+            self._console.print(Text(outcome.output), soft_wrap=True)
         self._console.print(Text(text.rstrip(), STYLES[outcome.what]), soft_wrap=True)
 
     def _name(self, stage: str) -> str:
@@ -144,7 +146,8 @@ class Screen(Lines):
         super().__init__(console)
         self._rows: dict[str, list[Outcome]] = {}  # by entry of dvc.yaml
         self._totals: Counter[str] = Counter()
-        self._now, self._since, self._waits = "", 0.0, ""
+        self._at_work: dict[str, float] = {}  # the stages, and since when
+        self._waits = ""
         self._output, self._start = output, 0
 
     def planned(self, stages: list[str]) -> None:
@@ -155,7 +158,7 @@ class Screen(Lines):
 
     def began(self, stage: str) -> None:
         """Show what is at work."""
-        self._now, self._since, self._waits = stage, time.perf_counter(), ""
+        self._at_work[stage], self._waits = time.perf_counter(), ""
         self._start = os.fstat(self._output.fileno()).st_size
 
     def waits(self, why: str) -> None:
@@ -167,8 +170,10 @@ class Screen(Lines):
         self.outcomes.append(outcome)
         self._rows[_entry(outcome.stage)].append(outcome)
         if outcome.what == "failed":
-            self._console.print(Text("\n".join(self._last_lines()[-SHOWN:])))
-        self._now = self._waits = ""
+            text = outcome.output or "\n".join(self._last_lines()[-SHOWN:])
+            self._console.print(Text(text))
+        self._at_work.pop(outcome.stage, None)
+        self._waits = ""
 
     def __rich__(self) -> Group:
         """Return what the screen shows now."""
@@ -178,16 +183,17 @@ class Screen(Lines):
         table.add_row("stage", "", "s", "GB", style="bold")
         for entry in list(self._rows):
             self._add_row(table, entry)
-        status = self._waits or (self._last_lines() or [""])[-1] if self._now else ""
+        status = self._waits or (self._last_lines() or [""])[-1] if self._at_work else ""
         return Group(table, Text(status, "dim", no_wrap=True, overflow="ellipsis"))
 
     def _add_row(self, table: Table, entry: str) -> None:
         outcomes, total = list(self._rows[entry]), self._totals[entry]
         seconds = sum(one.seconds for one in outcomes)
         memory = max((one.memory for one in outcomes), default=0) / GIGABYTE
-        if _entry(self._now) == entry:
-            seconds += time.perf_counter() - self._since
-            state, style = f"▶ {self._now.partition('@')[2]}", "bold"
+        at_work = {one: since for one, since in self._at_work.items() if _entry(one) == entry}
+        if at_work:
+            seconds += sum(time.perf_counter() - since for since in at_work.values())
+            state, style = f"▶ {', '.join(one.partition('@')[2] for one in at_work)}", "bold"
         else:
             state = summary(outcomes, numbers=total > 1)
             worst = max((one.what for one in outcomes), key=list(STYLES).index, default="unchanged")

@@ -67,6 +67,7 @@ class StudyParameters(BaseModel):
     pilot: PilotSettings = PilotSettings()
     methods: Annotated[dict[str, Method], Field(min_length=1)]
     replication: ReplicationSettings | None = None
+    resources: dict[str, dict[str, float]] = {}  # of the stages, for `kedro dvc run -j`
 
     @model_validator(mode="after")
     def _selections_are_known(self) -> Self:

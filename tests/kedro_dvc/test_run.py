@@ -1,15 +1,8 @@
 """DVC's reproduce in one process: what runs where, in which order, and what is measured."""
 
-# ruff: noqa: PT012 - a block is what is interrupted
-
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,17 +11,12 @@ from typing import Any
 import dvc.dvcfile
 import networkx as nx
 import pytest
-import yaml
 from dvc.exceptions import ReproductionError
 from dvc.repo import Repo
 from dvc.utils.serialize import modify_yaml
 
-from kedro_dvc.project import dvc_file, synced_studies
 from kedro_dvc.run import (
-    INTERVAL,
-    InProcess,
-    Interrupts,
-    MemoryPeak,
+    LockOrder,
     Outcome,
     changed_lock,
     quick_locks,
@@ -43,8 +31,6 @@ NEW = {
     "deps": [{"path": "ä", "hash": "md5", "md5": "0" * 32, "size": 1}],
     "params": {"conf/a.yml": {"rate": 1e-05, "no": False, "text": "010", "none": None, "deep": {}}},
 }
-MUCH = 300_000_000
-HOLD = f"import time; held = bytearray({MUCH}); time.sleep({INTERVAL * 6})"
 TWO_STEPS = """\
 stages:
   begin: {cmd: echo begun > begun, outs: [begun]}
@@ -189,131 +175,6 @@ def test_order_keeps_each_stage_after_those_it_depends_on():
     ]
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What would have been run."""
-    made: list[tuple[str, ...]] = []
-    monkeypatch.setattr(InProcess, "_run", lambda self, *what: made.append(what))
-    monkeypatch.setattr(InProcess, "_guard", lambda self, *what: made.append(what))
-    return made
-
-
-@pytest.mark.parametrize("study", synced_studies(ROOT))
-def test_every_command_of_a_dvc_yaml_is_run_here(study, calls):
-    stages = yaml.safe_load((ROOT / dvc_file(study)).read_text())["stages"]
-
-    for stage in stages.values():
-        assert InProcess(ROOT)(stage["cmd"])
-
-    assert {what[0] for what in calls} == {study}
-    assert len(calls) == len(stages)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "echo kedro run",
-        "kedro run",
-        "kedro run --nodes x",
-        "kedro run --pipelines a --nodes b -e x",
-    ],
-)
-def test_another_command_is_left_to_dvc(command, calls):
-    assert not InProcess(ROOT)(command)
-    assert calls == []
-
-
-@pytest.fixture
-def interrupts() -> Iterator[Interrupts]:
-    """The handler of Ctrl-C, which is as it was in the end."""
-    before = signal.getsignal(signal.SIGINT)
-    yield Interrupts()
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def _press() -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
-def test_an_interrupt_comes_at_once_where_it_is_allowed(interrupts):
-    done = []
-
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred(), interrupts.allowed():
-        _press()
-        done.append("after it")
-
-    assert done == []
-
-
-def test_elsewhere_an_interrupt_waits_for_the_next_such_place(interrupts):
-    done = []
-
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
-        _press()
-        done.append("what must not be cut")
-        with interrupts.allowed():
-            done.append("a stage")
-
-    assert done == ["what must not be cut"]
-
-
-def test_an_interrupt_comes_at_the_end_if_no_such_place_is_left(interrupts):
-    done = []
-
-    with pytest.raises(KeyboardInterrupt):  # it must come after the inner block
-        with interrupts.deferred():
-            _press()
-            done.append("all")
-        done.append("after it")
-
-    assert done == ["all"]
-
-
-def test_the_second_interrupt_does_not_wait(interrupts):
-    done = []
-
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
-        _press()
-        done.append("once")
-        _press()
-        done.append("twice")
-
-    assert done == ["once"]
-
-
-def _measured() -> None:
-    time.sleep(INTERVAL * 4)
-
-
-def test_memory_that_was_given_back_is_remembered():
-    with MemoryPeak() as little:
-        _measured()
-    with MemoryPeak() as much:
-        held = bytearray(MUCH)
-        _measured()
-        del held
-        _measured()
-
-    assert MUCH * 0.8 < much.resident - little.resident < MUCH * 1.5
-
-
-def test_a_process_that_was_started_counts():
-    with MemoryPeak() as little:
-        _measured()
-    with MemoryPeak() as much:
-        subprocess.run([sys.executable, "-c", HOLD], check=True)
-
-    assert MUCH * 0.8 < much.resident - little.resident < MUCH * 1.5
-
-
-def test_without_a_gpu_nothing_is_told_of_one():
-    with MemoryPeak() as peak:
-        pass
-
-    assert peak.on_device is None
-    assert peak.resident > 0
-
-
 def test_a_change_of_a_recorded_lock_gives_the_same_bytes(tmp_path):
     written = []
     for way in (modify_yaml, changed_lock):
@@ -340,7 +201,7 @@ def test_only_locks_and_only_inside_the_context(tmp_path):
     original, path = dvc.dvcfile.modify_yaml, tmp_path / "dvc.yaml"
     path.write_text("stages: # mine\n  a: 1\n")
 
-    with quick_locks(), dvc.dvcfile.modify_yaml(str(path)) as content:
+    with quick_locks(LockOrder()), dvc.dvcfile.modify_yaml(str(path)) as content:
         assert dvc.dvcfile.modify_yaml is not original
         content["stages"]["b"] = 2
 

@@ -133,7 +133,12 @@ def test_a_parameter_runs_exactly_the_stages_that_depend_on_it(project):
 
 
 @pytest.mark.parametrize(
-    "command", [("kedro", "dvc", "run"), pytest.param(("dvc", "repro"), marks=pytest.mark.slow)]
+    "command",
+    [
+        ("kedro", "dvc", "run"),
+        ("kedro", "dvc", "run", "-j", "2"),
+        pytest.param(("dvc", "repro"), marks=pytest.mark.slow),
+    ],
 )
 def test_a_second_run_of_all_leaves_git_clean(project, command):
     """Neither dvc.lock nor a record of a run is another one."""
@@ -141,6 +146,23 @@ def test_a_second_run_of_all_leaves_git_clean(project, command):
 
     assert project.run("git", "diff") == ""
     assert project.run("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ("fit_price: {gpu: 1}", "nearest: fit_prices"),
+        ("fit_prices: {gpus: 1}", "'gpus' is no resource"),
+        ("fit_prices: {gpu: 99}", "fit_prices asks for gpu: 99; this machine has "),
+    ],
+)
+def test_resources_that_cannot_be_are_refused_before_anything_runs(project, stated, message):
+    (project.root / PARAMETERS).open("a").write(f"\nresources: {{{stated}}}\n")
+
+    output = project.run("kedro", "dvc", "run", "-j", "2", fails=True)
+
+    assert message in output.splitlines()[-1]
+    assert "in_sync" not in output
 
 
 def test_code_that_no_stage_can_run_changes_nothing(project):

@@ -97,6 +97,26 @@ def test_ctrl_c_stops_the_stage_and_keeps_those_before_it(project):
 
 
 @pytest.mark.slow
+def test_stages_at_once_write_what_one_after_the_other_does(world, project, tmp_path):
+    """All but the seconds that a method took, and the table and report that tell them."""
+    other = world.begun.copy(tmp_path / "project")
+
+    assert (
+        other.done(*RUN, "-j", "2").count("  ran  ") == project.done(*RUN, "-k").count("unch") - 1
+    )
+
+    locks = _lock(project), _lock(other)
+    assert list(locks[0]) == list(locks[1])
+    for name in list(locks[0])[: list(locks[0]).index("compare_methods")]:
+        one, two = (
+            {out["path"]: out["md5"] for out in lock[name]["outs"] if "timing" not in out["path"]}
+            for lock in locks
+        )
+        assert one == two
+    assert _records(project).keys() == _records(other).keys()
+
+
+@pytest.mark.slow
 def test_who_is_in_the_way_is_named_or_waited_for(project):
     with _top(project, 4), subprocess.Popen(["sleep", "60"]) as other:
         who = f"(PID {other.pid}): dvc repro elsewhere"
@@ -137,6 +157,11 @@ def _block(project: Project, pid: int) -> None:
     path = project.root / "studies/smoke/data/05_model_input/selected_experts.json"
     lock = {"write": {str(path): {"pid": pid, "cmd": "dvc repro elsewhere"}}, "read": {}}
     (project.root / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
+
+
+def _records(project: Project) -> dict[str, Any]:
+    folder = project.root / "evidence/smoke/runs"
+    return {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
 
 
 def _lock(project: Project) -> dict[str, Any]:

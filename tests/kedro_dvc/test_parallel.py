@@ -1,0 +1,233 @@
+"""Stages several at once: the same files and lock, whatever ends first or fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.exceptions import ReproductionError
+from dvc.repo import Repo
+
+from kedro_dvc.executors.jobs import Job, LostError
+from kedro_dvc.executors.local import LocalProcesses
+from kedro_dvc.files import WorkflowError
+from kedro_dvc.resources import VISIBLE, Resources
+from kedro_dvc.run import reproduce
+from tests.kedro_dvc.test_run import TWO_STEPS, Notes
+
+# each sleeps as many seconds as its last letter says: the later it stands, the sooner it ends
+RACE = """\
+stages:
+  train:
+    matrix: {way: [c2, b1, a0]}
+    cmd: sleep $(echo ${item.way} | tail -c 2) && echo ${item.way} > ${item.way}
+    deps: [given]
+    outs: ["${item.way}"]
+  compare: {cmd: cat c2 b1 a0 > all, deps: [a0, b1, c2], outs: [all]}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of DVC without Kedro, which is also the working directory."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    Repo.init(no_scm=True).close()
+    (root / "given").write_text("given\n")
+    return root
+
+
+def _run(project: Path, jobs: int = 2, notes: Notes | None = None, **options: Any) -> Notes:
+    notes = notes or Notes()
+    reproduce(project, ["dvc.yaml"], notes, executor=LocalProcesses(project, jobs), **options)
+    return notes
+
+
+def _stages(project: Path, **stages: str) -> None:
+    """Write a dvc.yaml of stages that read nothing of each other."""
+    made = {name: {"cmd": cmd, "deps": ["given"], "outs": [name]} for name, cmd in stages.items()}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": made}, sort_keys=False))
+
+
+@pytest.mark.parametrize("stages", [TWO_STEPS, RACE])
+def test_the_lock_and_the_files_are_those_of_one_after_the_other(project, stages):
+    (project / "dvc.yaml").write_text(stages)
+    reproduce(project, ["dvc.yaml"], Notes())
+    one_by_one = _bytes(project)
+    for path in one_by_one:
+        if path not in ("dvc.yaml", "given", ".dvcignore"):
+            (project / path).unlink()
+    shutil.rmtree(project / ".dvc/cache")
+
+    notes = _run(project, jobs=3)
+
+    assert {one.what for one in notes.outcomes} == {"ran"}
+    assert all(one.memory > 0 for one in notes.outcomes)
+    assert _bytes(project) == one_by_one
+    assert (project / ".dvc/tmp/rwlock").read_text() == "{}"
+
+
+def test_what_has_run_is_unchanged_and_what_was_before_is_restored(project):
+    (project / "dvc.yaml").write_text(RACE)
+    _run(project)
+    assert {one.what for one in _run(project).outcomes} == {"unchanged"}
+
+    (project / "dvc.lock").unlink()
+
+    assert {one.what for one in _run(project).outcomes} == {"restored"}
+
+
+def test_stages_are_at_work_at_once(project):
+    """Each waits for the file that the other makes first."""
+    wait = "touch begun_{0}; until [ -e begun_{1} ]; do sleep 0.05; done; echo > {0}"
+    _stages(project, a=wait.format("a", "b"), b=wait.format("b", "a"))
+
+    assert {one.what for one in _run(project).outcomes} == {"ran"}
+
+
+def test_after_a_failure_no_stage_begins_but_those_at_work_are_recorded(project):
+    _stages(project, bad="exit 3", good="sleep 1; echo > good", later="echo > later")
+    notes = Notes()
+
+    with pytest.raises(ReproductionError, match="bad") as raised:
+        _run(project, notes=notes)
+
+    assert "exit 3" in str(raised.value.__cause__)
+    assert {one.stage: one.what for one in notes.outcomes} == {"bad": "failed", "good": "ran"}
+
+
+def test_keep_going_leaves_out_what_needs_the_stage_alone(project):
+    (project / "dvc.yaml").write_text(RACE.replace("sleep", "test ${item.way} != b1 && sleep"))
+    notes = Notes()
+
+    with pytest.raises(ReproductionError, match="train@b1"):
+        _run(project, notes=notes, on_error="keep-going")
+
+    whats = {one.stage: one.what for one in notes.outcomes}
+    assert whats == {"train@c2": "ran", "train@b1": "failed", "train@a0": "ran"}
+
+
+def test_a_process_that_dies_fails_its_stage_by_name_and_the_run_goes_on(project):
+    _stages(project, bad="kill -9 $PPID", good="sleep 0.5; echo > good")
+    notes = Notes()
+
+    with pytest.raises(ReproductionError):
+        _run(project, notes=notes, on_error="keep-going")
+
+    assert {one.stage: one.what for one in notes.outcomes} == {"bad": "failed", "good": "ran"}
+
+
+def test_what_a_failed_stage_wrote_last_is_told(project):
+    _stages(project, bad="echo the reason; exit 1")
+    notes = Notes()
+
+    with pytest.raises(ReproductionError):
+        _run(project, notes=notes)
+
+    assert "the reason" in notes.outcomes[0].output
+
+
+def test_ctrl_c_ends_the_stages_and_leaves_dvc_in_order(project):
+    wait = "until grep -q ' a:' dvc.lock; do sleep 0.05; done; touch begun; sleep 60; echo > b"
+    _stages(project, a="echo > a", b=wait, c="sleep 60; echo > c")
+
+    def press() -> None:
+        while not (project / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        _run(project)
+
+    assert time.perf_counter() - start < 30
+    assert (project / ".dvc/tmp/rwlock").read_text() == "{}"
+    assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == ["a"]
+
+
+def test_each_stage_sees_the_gpu_that_it_is_given(project, monkeypatch):
+    """Nothing is said of them: each gets a whole one, as it may use it."""
+    monkeypatch.setenv(VISIBLE, "5,7")
+    (project / "dvc.yaml").write_text(
+        RACE.replace("echo ${item.way} >", 'sleep 1 && echo "$CUDA_VISIBLE_DEVICES" >')
+    )
+
+    _run(project, jobs=4)
+
+    seen = {(project / name).read_text().strip() for name in ("a0", "b1", "c2")}
+    assert seen == {"5", "7"}
+
+
+def _job(name: str, **needs: Any) -> Job:
+    return Job(name, ["true"], ".", Resources(**needs))
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalProcesses:
+    """The processes of a machine that has two GPUs and 64 GB, eight at once."""
+    monkeypatch.setenv(VISIBLE, "0,1")
+    monkeypatch.setattr("kedro_dvc.executors.local.memory_gb", lambda: 64.0)
+    return LocalProcesses(tmp_path, 8)
+
+
+def _admitted(executor: LocalProcesses, *jobs: Job) -> list[str]:
+    return [job.stage for job in executor.admit(jobs)]
+
+
+def test_four_quarters_share_a_gpu(two_gpus):
+    """Two GPUs hold eight; a ninth would have no process either."""
+    quarters = [_job(f"quarter {number}", gpu=0.25) for number in range(8)]
+
+    assert len(_admitted(two_gpus, *quarters)) == 8
+    two_gpus.release(quarters[0])
+    assert _admitted(two_gpus, _job("half", gpu=0.5), _job("none", gpu=0)) == ["none"]
+
+
+def test_what_an_earlier_stage_waits_for_no_later_one_gets(two_gpus):
+    """The pair waits for a GPU, so the last one must not take what is left; without GPU it may."""
+    assert _admitted(two_gpus, _job("first", gpu=1)) == ["first"]
+
+    waiting = (_job("pair", gpu=2), _job("last", gpu=1), _job("light", gpu=0))
+    assert _admitted(two_gpus, *waiting) == ["light"]
+
+
+def test_memory_is_shared_out(two_gpus):
+    big = [_job(f"big {number}", gpu=0, memory_gb=40) for number in range(2)]
+
+    assert _admitted(two_gpus, *big, _job("other", gpu=0)) == ["big 0", "other"]
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ({"gpu": 3}, "x asks for gpu: 3; this machine has 2."),
+        ({"memory_gb": 65}, "x asks for memory_gb: 65; this machine has 64."),
+    ],
+)
+def test_resources_that_nobody_has_are_refused_at_the_start(two_gpus, needs, message):
+    with pytest.raises(WorkflowError, match=message):
+        two_gpus.check([_job("x", **needs)])
+
+
+def test_a_stopped_executor_takes_no_more(two_gpus):
+    job = _job("x", gpu=0)
+    two_gpus.admit([job])
+    two_gpus.stop()
+
+    with pytest.raises(LostError, match="x was stopped"):
+        two_gpus.submit(job)
+
+
+def _bytes(project: Path) -> dict[str, bytes]:
+    files = (path for path in project.rglob("*") if ".dvc" not in path.parts and path.is_file())
+    return {str(path.relative_to(project)): path.read_bytes() for path in files}
