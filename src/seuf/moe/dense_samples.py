@@ -89,6 +89,8 @@ def _continue(
         top_k=0,
         top_p=1.0,
         pad_token_id=dense.padding,
+        cache_implementation="static",  # one that grows is allocated anew for every token
+        disable_compile=True,  # takes longer than there is to gain
     )
     texts = []
     for row, said in zip(rows, made[:, width:].tolist(), strict=True):

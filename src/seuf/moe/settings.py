@@ -156,7 +156,7 @@ class SamplingSettings(Settings):
         seed: Decides openings and what is drawn.
     """
 
-    texts: Count = 6144
+    texts: Count = 4096
     apart: Count = 128
     max_new_tokens: Count = 200
     batch_size: Count = 1024
@@ -202,12 +202,12 @@ class UpcyclingSettings(ExistingModelSettings):
     router_range: Annotated[float, Field(gt=0)] = 0.02
     router_noise: Annotated[float, Field(ge=0)] = 0.1
     sampling: SamplingSettings = SamplingSettings()
-    steps: Count = 600
-    batch_size: Count = 20
+    steps: Count = 400
+    batch_size: Count = 32
     length: Count = 512
-    taught_batch_size: Count = 160
+    taught_batch_size: Count = 256
     taught_length: Count = 160
-    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     warmup: Count = 30
     balance_weight: Annotated[float, Field(ge=0)] = 0.01
     activation_checkpointing: bool = False
