@@ -47,6 +47,7 @@ class Numbers:
     """A tokenizer of texts that are token ids with spaces between them."""
 
     pad_token_id = eos_token_id = 0
+    bos_token_id, eos_token = None, "<end>"
 
     def __call__(self, texts: Any, max_length: int | None = None, **options: Any) -> Any:
         """Return the ids of a text, or of each of several."""
