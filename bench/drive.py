@@ -120,7 +120,7 @@ class Drive:
             yield self._row(f"save {name}, {size:.3g} GB")
             loaded = Delta.load(path)
         with loaded.applied_to(self.base.model) as model:
-            self._scorer(questions, "test").score(model)
+            self._scorer(questions, "test").right(model)
         yield self._row(f"apply {name}, answer {2 * QUESTIONS} questions")
 
     def _scorer(self, questions: list[Row], part: str) -> HeadlineScorer:
@@ -156,7 +156,7 @@ class _EverBetter:
         self.scorer, self.count = scorer, 0
 
     def __call__(self, model: Any) -> Evaluation:
-        self.scorer.score(model)
+        self.scorer.right(model)
         self.count += 1
         return Evaluation(1 / self.count, 1.0, chance=0.0)
 

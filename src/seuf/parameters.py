@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -25,14 +26,13 @@ from seuf.moe.settings import (
 )
 from seuf.unlearning.attribution import RoutingSettings
 from seuf.unlearning.rankings import columns_of
-from seuf.unlearning.selection import SelectionSettings
+from seuf.unlearning.selection import SelectionSettings, every_nth
 from seuf.unlearning.settings import (
     PILOTS,
     Method,
     PilotSettings,
     ReplicationSettings,
     UnlearningSettings,
-    check_replication,
     check_steered_layer,
     pilot_rule,
     samples_at_once,
@@ -107,15 +107,38 @@ class StudyParameters(BaseModel):
 
     @model_validator(mode="after")
     def _methods_are_replicated_alike(self) -> Self:
-        if self.replication is not None:
-            check_replication(
-                self.methods,
-                self.replication,
-                self.unlearning.steps,
-                self.pilot,
-                getattr(self.base_model, "layers", None),
+        """In a study of spread all take as many updates; those of a pilot's trials count too."""
+        if self.replication is None:
+            return self
+        updates = {
+            name: number for name, row in self.methods.items() if (number := self._updates(row))
+        }
+        usual = Counter(updates.values()).most_common(1)[0][0] if updates else 0
+        if others := [f"{name} ({number})" for name, number in updates.items() if number != usual]:
+            raise ValueError(
+                f"every method of a study of spread takes as many updates, {usual} here, and not "
+                f"{', '.join(others)}: learning_rates times unlearning.steps, and a pilot's trials"
             )
+        for pair in self.replication.comparisons:
+            if missing := [name for name in pair if name not in self.methods]:
+                raise ValueError(
+                    f"replication.comparisons names {missing[0]!r}, which is no row of methods"
+                )
         return self
+
+    def _updates(self, row: Method) -> int | None:
+        """Return how many updates a method takes; None of none, or of a pilot of unknown layers."""
+        if row.objective is None:
+            return None
+        own = len(row.learning_rates) * self.unlearning.steps
+        if pilot_rule(row.selection) is None:
+            return own
+        layers = getattr(self.base_model, "layers", None)
+        if layers is None:
+            return None
+        rates = len(self.pilot.learning_rates or ["the middle one"])
+        at_each = rates * (self.pilot.steps or self.unlearning.steps)
+        return own + len(every_nth(layers, self.pilot.every)) * at_each
 
     @model_validator(mode="after")
     def _reference_can_be_made(self) -> Self:

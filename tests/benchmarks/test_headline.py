@@ -33,19 +33,18 @@ def test_choices_decide_where_a_subject_has_some(knowing_model, questions):
     """
     asked = [*questions, free(GRASS, "forget", reference="something else")]
 
-    assert HeadlineScorer(knowing_model, asked, SETTINGS).score(knowing_model.model) == {
-        "forget": 1.0,
-        "retain": 1.0,
-    }
+    right = HeadlineScorer(knowing_model, asked, SETTINGS).right(knowing_model.model)
+
+    assert right == {("test", "forget"): [1, 1], ("test", "retain"): [1, 1]}
 
 
 def test_free_answers_decide_where_there_are_no_choices(knowing_model, questions):
-    """'a deep green' holds 3 of 3 words of its reference, 'black' none of 'white': 1/2."""
+    """'a deep green' holds 3 of 3 words of its reference, 'black' none of 'white'."""
     asked = [*questions[2:], free(GRASS, "forget"), free(COAL, "forget", reference="white")]
 
-    results = HeadlineScorer(knowing_model, asked, SETTINGS).score(knowing_model.model)
+    right = HeadlineScorer(knowing_model, asked, SETTINGS).right(knowing_model.model)
 
-    assert results == {"retain": 1.0, "forget": pytest.approx(0.5)}
+    assert right == {("test", "retain"): [1, 1], ("selection", "forget"): [1, 0]}
 
 
 def test_adversarial_probes_have_no_say(knowing_model):
@@ -55,9 +54,9 @@ def test_adversarial_probes_have_no_say(knowing_model):
         free(DEN, "retain"),
     ]
 
-    results = HeadlineScorer(knowing_model, asked, SETTINGS).score(knowing_model.model)
+    right = HeadlineScorer(knowing_model, asked, SETTINGS).right(knowing_model.model)
 
-    assert results == {"forget": 1.0, "retain": 1.0}
+    assert right == {("selection", "forget"): [1], ("selection", "retain"): [1]}
 
 
 def test_choices_of_a_kind_that_stands_apart_have_no_say(knowing_model, questions):
@@ -122,7 +121,6 @@ def test_produced_answers_decide_where_the_study_says_so(knowing_model, question
         ("test", "forget"): [1, 1],
         ("test", "retain"): [0, 1],
     }
-    assert scorer.score(knowing_model.model) == {"forget": 1, "retain": 0.5}
 
 
 def test_guessing_gives_a_quarter_of_the_choices_and_no_produced_answer(knowing_model, questions):
@@ -142,7 +140,7 @@ def test_produced_answers_need_a_reference_of_every_subject(knowing_model, quest
 def test_the_model_that_is_given_is_asked_not_the_base(knowing_model):
     scorer = HeadlineScorer(replace(knowing_model, model=None), [free(DEN, "forget")], SETTINGS)
 
-    assert scorer.score(knowing_model.model) == {"forget": 1.0}
+    assert scorer.right(knowing_model.model) == {("selection", "forget"): [1]}
 
 
 def test_the_headline_is_accuracy_or_the_mean_over_all_answers_that_count():

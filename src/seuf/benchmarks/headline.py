@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import mean
 from typing import TYPE_CHECKING, Any, get_args
 
 from seuf.benchmarks.answers import free_answers, measure_answers
@@ -74,13 +73,6 @@ class HeadlineScorer:
     def chance(self, part: Part) -> float:
         """Return what guessing gives on the forget questions of a part; 0 without choices."""
         return chance([q for q in self.choices.questions if q.part == part])
-
-    def score(self, model: Any) -> dict[str, float]:
-        """Return the mean over all questions of each subject."""
-        values: dict[str, list[float]] = {}
-        for (_, subject), of_part in self.right(model).items():
-            values.setdefault(subject, []).extend(of_part)
-        return {subject: mean(of_subject) for subject, of_subject in values.items()}
 
 
 def _by_measure(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from seuf.inputs import Settings
+from seuf.logs import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,8 @@ class ScoringSettings(Settings):
 def warn_of_cut(rows: Sequence[Sequence[int]], max_length: int) -> None:
     """Log once how many questions are longer than `max_length` tokens, if any."""
     if cut := sum(len(row) > max_length for row in rows):
-        _warn_once(
+        warn_once(  # every look of a training run asks the same questions
+            log,
             f"{cut} of {len(rows)} questions have more than {max_length} tokens and lose their "
-            "beginning; raise evaluation.max_length."
+            "beginning; raise evaluation.max_length.",
         )
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """Log a warning; every look of a training run asks the same questions."""
-    log.warning(message)

@@ -69,8 +69,7 @@ def capture_routing(
     Eq. 2 to the letter: s is the router's softmax over all experts, g is s inside the top-k and 0
     outside, averaged over the tokens of a sample first and over samples second. The order
     matters: a plain token mean can choose another expert. The pass ends at the last router; what
-    is summed lies beside it, (4 + S, E) of float64 a layer, and moves once, at the end. A batch
-    that does not fit in memory passes in parts.
+    is summed lies beside it, (4 + S, E) of float64 a layer, and moves once, at the end.
 
     Args:
         model: A causal language model with MoE layers.

@@ -104,8 +104,7 @@ def unlearn(
             judge returns no `Evaluation`, or memory is short.
         RuntimeError: If the judge wrote to the model.
     """
-    settings, model = settings or UnlearningSettings(), base.model
-    digest = model_digest(model)
+    settings, model, digest = settings or UnlearningSettings(), base.model, model_digest(base.model)
     if method.scope == "nothing":
         return Unlearned(Delta({}, digest, checkpoint_dtypes(model)), [], 0.0)
     check_samples(forget, retain)
@@ -128,9 +127,8 @@ def unlearn(
             scope.delete()
             path.add({**at, "step": 1}, *evaluate(), scope)
         else:
-            first = scope.first_layer
             passes = ForwardPasses(
-                base, forget, retain, method, settings, first, steered, seed, experts
+                base, forget, retain, method, settings, scope.first_layer, steered, seed, experts
             )
             train(base, retain, passes, method, experts, evaluate, scope, original, settings, path)
         if path.tensors is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -90,18 +90,10 @@ def two_subsets(samples: list[list[int]], tokens: int, seed: int) -> list[list[i
     Zhuang et al. 2025, Table 8: subsets of 100,000 tokens beside the full set and each other. A set
     with less than twice as many has none: they would be most of it, and alike for that reason.
     """
-    order = list(range(len(samples)))
-    random.Random(seed).shuffle(order)
-    subsets: list[list[int]] = []
-    for _ in range(2):
-        subset, total = [], 0
-        while order and total < tokens:
-            subset.append(order.pop())
-            total += len(samples[subset[-1]])
-        if total < tokens:
-            return []
-        subsets.append(subset)
-    return subsets
+    order = reversed(_shuffled(samples, seed))
+    subsets = [_next_of(order, samples, tokens) for _ in range(2)]
+    enough = all(sum(len(samples[at]) for at in subset) >= tokens for subset in subsets)
+    return subsets if enough else []
 
 
 def calibration_samples(
@@ -121,18 +113,29 @@ def calibration_samples(
         )
     if max_tokens is None or available <= max_tokens:
         return samples
-    order = list(range(len(samples)))
-    random.Random(seed).shuffle(order)
-    taken, total = set(), 0
-    for position in order:
-        if total >= max_tokens:
-            break
-        taken.add(position)
-        total += len(samples[position])
+    taken = sorted(_next_of(iter(_shuffled(samples, seed)), samples, max_tokens))
+    part = [samples[position] for position in taken]
     if max_tokens < ENOUGH_TOKENS:
         log.warning(
             "Attribution uses %d of the %d tokens of the %s set; the paper takes more than %d. "
             "Raise routing_capture.max_tokens.",
-            total, available, what, ENOUGH_TOKENS,
+            sum(map(len, part)), available, what, ENOUGH_TOKENS,
         )  # fmt: skip
-    return [samples[position] for position in sorted(taken)]
+    return part
+
+
+def _shuffled(samples: list[list[int]], seed: int) -> list[int]:
+    order = list(range(len(samples)))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _next_of(order: Iterator[int], samples: list[list[int]], tokens: int) -> list[int]:
+    """Return the next positions of an order, until their samples have so many tokens together."""
+    taken, total = [], 0
+    for position in order:
+        taken.append(position)
+        total += len(samples[position])
+        if total >= tokens:
+            break
+    return taken

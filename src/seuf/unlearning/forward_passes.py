@@ -157,6 +157,25 @@ class ForwardPasses:
             if prefixes[first_layer] is None:
                 prefixes |= self._prefixes([*to_forget, *to_keep, *to_refuse], list(prefixes))
             self.prefix = prefixes[first_layer]
+        self._keep_references(base, to_forget, to_keep, to_refuse, method, experts or [])
+        self.steering: Tensor | None = None
+        if "steering" in self.names:
+            length = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
+            if method.steering_norms is not None:
+                length = method.steering_norms * self.mean_norm(to_forget)
+            size = self.model.config.hidden_size
+            self.steering = steering_vector(size, length, seed).to(self.device)
+
+    def _keep_references(
+        self,
+        base: LanguageModel,
+        to_forget: list[int],
+        to_keep: list[int],
+        to_refuse: list[int],
+        method: Method,
+        experts: Experts,
+    ) -> None:
+        """Compute what the objective takes of the original model, once for each sample."""
         self.reference_nll: dict[int, Tensor] = {}
         if "forget_reference_nll" in self.names:
             self.reference_nll = self.nll_sums(to_forget)
@@ -175,14 +194,7 @@ class ForwardPasses:
             self.reference_head = frozen_copy(self.head) if trained else self.head
         self.token_weights: HiddenStates | None = None
         if "retain_token_weights" in self.names:
-            self.token_weights = self._token_weights(base, to_forget, to_keep, experts or [])
-        self.steering: Tensor | None = None
-        if "steering" in self.names:
-            length = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
-            if method.steering_norms is not None:
-                length = method.steering_norms * self.mean_norm(to_forget)
-            size = self.model.config.hidden_size
-            self.steering = steering_vector(size, length, seed).to(self.device)
+            self.token_weights = self._token_weights(base, to_forget, to_keep, experts)
 
     def batch(self, step: int) -> StepBatch:
         """Return what a step takes, counted from 0: its samples and their references."""

@@ -219,16 +219,20 @@ def best_of_layers(
         retain: How the retain set is routed.
         rule: A row of `SELECTIONS`.
         top: Experts of each layer.
-        every: Take every n-th MoE layer, beginning in the middle of the first n.
+        every: Take every n-th MoE layer, see `every_nth`.
     """
     inputs = rule_inputs(rule, forget, retain, SelectionSettings(), seed=0)
     falling = SELECTIONS[rule](**inputs).sort(dim=1, descending=True, stable=True)
     best = falling.values[:, 0].tolist()
-    rows = range((every - 1) // 2, len(forget.layers), every)
     return [
         [(forget.layers[row], expert) for expert in falling.indices[row, :top].tolist()]
-        for row in sorted(rows, key=lambda row: -best[row])
+        for row in sorted(every_nth(len(forget.layers), every), key=lambda row: -best[row])
     ]
+
+
+def every_nth(layers: int, every: int) -> range:
+    """Return every n-th of so many MoE layers, beginning in the middle of the first n."""
+    return range((every - 1) // 2, layers, every)
 
 
 def seed_of_draw(base_seed: int, seed: int) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -288,47 +286,6 @@ class ReplicationSettings(Settings):
         if self.compare_at not in TARGETS:
             raise ValueError(f"compare_at is one of {', '.join(map(str, TARGETS))}")
         return self
-
-
-def check_replication(
-    methods: Mapping[str, Method],
-    settings: ReplicationSettings,
-    steps: int,
-    pilot: PilotSettings,
-    layers: int | None,
-) -> None:
-    """Raise if methods of a study of spread take unequal numbers of updates, or one is not there.
-
-    Args:
-        methods: The table.
-        settings: Of the study.
-        steps: Updates with each learning rate.
-        pilot: The budget of a trial; its updates count as those of further learning rates do.
-        layers: Of the model; if that is not known, pilots are not counted.
-
-    Raises:
-        InputError: With the rows that differ from most, or the comparison that names no row.
-    """
-    updates = {}
-    for name, row in methods.items():
-        rates = len(row.learning_rates)
-        if row.objective and pilot_rule(row.selection) is None:
-            updates[name] = rates * steps
-        elif row.objective and layers is not None:
-            tried = len(range((pilot.every - 1) // 2, layers, pilot.every))
-            at_each = len(pilot.learning_rates or ["the middle one"]) * (pilot.steps or steps)
-            updates[name] = rates * steps + tried * at_each
-    usual = Counter(updates.values()).most_common(1)[0][0] if updates else 0
-    if others := [f"{name} ({number})" for name, number in updates.items() if number != usual]:
-        raise InputError(
-            f"every method of a study of spread takes as many updates, {usual} here, and not "
-            f"{', '.join(others)}: learning_rates times unlearning.steps, and a pilot's trials"
-        )
-    for pair in settings.comparisons:
-        if missing := [name for name in pair if name not in methods]:
-            raise InputError(
-                f"replication.comparisons names {missing[0]!r}, which is no row of methods"
-            )
 
 
 def samples_at_once(method: Method, settings: UnlearningSettings) -> int:

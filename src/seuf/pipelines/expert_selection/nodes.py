@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from functools import cache
 from typing import Any
 
 import pandas as pd
 
+from seuf.logs import warn_once
 from seuf.unlearning import selection
 from seuf.unlearning.selection import RoutingTable, SelectionSettings
 
@@ -28,14 +28,9 @@ def select_experts(
     chosen = selection.select_experts(forget, retain, expert_selection, drawing)
     for rule, choice in chosen.items():
         for sentence in choice.warnings:
-            _warn_once(f"Rule {rule}: {sentence}.")
+            # a study of spread selects experts again for every method and seed
+            warn_once(log, f"Rule {rule}: {sentence}.")
     return {rule: asdict(choice) for rule, choice in chosen.items()}
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """Log a warning; a study of spread selects experts again for every method and seed."""
-    log.warning(message)
 
 
 def routing_table(table: pd.DataFrame) -> RoutingTable:
