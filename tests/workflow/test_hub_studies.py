@@ -18,6 +18,7 @@ import yaml
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from transformers import PreTrainedTokenizerFast
 
 from seuf.benchmarks.records import ANSWER_KINDS
 from seuf.moe.training import train_tokenizer
@@ -61,7 +62,7 @@ FASTER = {
     "evaluation": {"batch_size": 64, "max_length": 1024, "max_new_tokens": 4, "probe_tokens": 64},
 }
 FEW = ("_replace_", "original", "full_rmu", "seuf_npo")
-KEPT = (*FEW, "contrast_gdiff", "lora", "esft", "random")
+KEPT = (*FEW, "contrast_gdiff", "lora", "esft", "random1", "random2")
 FEW_IN = ("deepseek_rwku", "olmoe_tofu", "olmoe_muse")  # the slowest
 TAUGHT = {"steps": 2, "batch_size": 2, "length": 32, "rank": 2, "warmup": 1}
 
@@ -88,11 +89,18 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def project(tmp_path_factory: pytest.TempPathFactory, hub: dict[str, str]) -> Path:
     """A project with the studies of this one, whose models and data are folders."""
     root = tmp_path_factory.mktemp("project")
+    texts = [
+        path.read_text() for name in ("tofu", "rwku") for path in Path(hub[name]).rglob("*.json")
+    ]
+    texts += [row["text"] for rows in (wikitext.rows(), wmdp.texts("jabberwock")) for row in rows]
+    texts += [row["text"] for split in muse.NUMBERS for row in muse.texts(split)]
+    tokenizer = train_tokenizer(texts, 1000)  # of few tokens a text, to save time
+    tokenizer.chat_template = CHAT
     shutil.copytree(ROOT / "conf", root / "conf")
     shutil.copy(ROOT / "pyproject.toml", root)
     (root / "src").mkdir()
     for name, architecture in MODELS.items():
-        _write_model(root / "models" / name, architecture)
+        _write_model(root / "models" / name, architecture, tokenizer)
     for study in QUICK + SLOW:
         path = root / "conf" / study / "globals.yml"
         model = {"model": f"models/{study.partition('_')[0]}", "revision": None}
@@ -105,7 +113,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, hub: dict[str, str]) -> Pa
 def _in_project(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(project)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(attribution, "FEWEST_TOKENS", 100)  # made-up texts are few
+    monkeypatch.setattr(attribution, "FEWEST_TOKENS", 50)  # made-up texts are few
     for name, kind in ANSWER_KINDS.items():  # to save time
         monkeypatch.setitem(
             ANSWER_KINDS, name, kind._replace(max_new_tokens=kind.max_new_tokens and 4)
@@ -168,10 +176,8 @@ def _run(project: Path, study: str) -> None:
         session.run()
 
 
-def _write_model(folder: Path, architecture: str) -> None:
-    """Write a checkpoint as the hub has it, in several files, with a chat template."""
-    tokenizer = train_tokenizer([row["text"] for row in wikitext.rows()], 300)
-    tokenizer.chat_template = CHAT
+def _write_model(folder: Path, architecture: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write a checkpoint as the hub has it, in several files."""
     model = tiny_model(
         architecture,
         vocab_size=len(tokenizer),
