@@ -63,9 +63,12 @@ def test_choices_of_a_kind_that_stands_apart_have_no_say(knowing_model, question
     """Both of them are called wrong, and would make the utility .5."""
     apart = [q._replace(kind="related_facts", answer=(q.answer + 1) % 4) for q in questions[2:]]
 
-    results = HeadlineScorer(knowing_model, [*questions, *apart], SETTINGS)
+    scorer = HeadlineScorer(knowing_model, [*questions, *apart], SETTINGS)
 
-    assert results.score(knowing_model.model) == {"forget": 1.0, "retain": 1.0}
+    assert scorer.right(knowing_model.model) == {
+        ("test", "forget"): [1, 1],
+        ("test", "retain"): [1, 1],
+    }
 
 
 def test_scores_of_a_kind_that_stands_apart_are_no_headline():
