@@ -1,5 +1,6 @@
 """The project's own commands."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -52,6 +53,35 @@ def test_without_a_table_one_line_says_what_to_do(study: Path):
 
     assert result.exit_code == 1
     assert result.output == "error: mine_data/08_reporting holds no table: run the study first.\n"
+
+
+def test_what_each_recorded_stage_took_is_printed(study: Path, tmp_path: Path):
+    runs = tmp_path / "evidence/mine/runs"
+    runs.mkdir(parents=True)
+    for number, memory in enumerate(({}, {"memory": {"resident": 2e9, "on_device": 5e8}})):
+        record = {"node": f"stage_{number}", "started": f"2026-11-3{number}T00:00", "seconds": 1.5}
+        (runs / f"{number}.json").write_text(json.dumps(record | memory))
+
+    lines = CliRunner().invoke(cli, ["show", "--env", "mine", "--stages"]).output.splitlines()
+
+    assert lines[2].split() == [
+        "|",
+        "stage_0",
+        "|",
+        "2026-11-30",
+        "00:00",
+        *"| 1.5 | - | - |".split(),
+    ]
+    assert lines[3].split()[-6:] == ["1.5", "|", "2.00", "|", "0.50", "|"]
+    assert lines[5] == "2 stages, 3.0 s. Memory is the most at once while it ran."
+    assert lines[6] == "1 were recorded before records had memory: it is not known."
+
+
+def test_without_a_record_one_line_says_what_to_do(study: Path):
+    result = CliRunner().invoke(cli, ["show", "--env", "mine", "--stages"])
+
+    assert result.exit_code == 1
+    assert result.output.startswith("error: evidence/mine/runs holds no record")
 
 
 def test_repro_ends_with_the_table():

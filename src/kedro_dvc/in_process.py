@@ -8,15 +8,13 @@ from __future__ import annotations
 import logging
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import psutil
 from kedro.framework.session import KedroSession
 
 from kedro_dvc.configuration import BASE
@@ -25,8 +23,6 @@ from kedro_dvc.project import dvc_file, load_study
 from kedro_dvc.records import edited_since_start
 from kedro_dvc.stages import GUARD, write_stamp
 from kedro_dvc.sync import sync
-
-INTERVAL = 0.05  # seconds between two measurements of memory
 
 log = logging.getLogger(__name__)
 
@@ -126,52 +122,3 @@ class Interrupts:
         if self._allowed or self._pending:
             raise KeyboardInterrupt
         self._pending = True
-
-
-class MemoryPeak:
-    """While entered, measures the memory of this process and of those it has started.
-
-    Attributes:
-        resident: The most that was resident at a measurement, in bytes.
-        on_device: The most that torch has allocated on a CUDA device, in bytes; None without.
-    """
-
-    def __init__(self) -> None:
-        self.resident = 0
-        self.on_device: int | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._measure, daemon=True)
-
-    def __enter__(self) -> Self:
-        if (cuda := _cuda()) is not None:
-            cuda.reset_peak_memory_stats()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-        if (cuda := _cuda()) is not None:
-            self.on_device = cuda.max_memory_allocated()
-
-    def _measure(self) -> None:
-        process, known = psutil.Process(), set[int]()
-        while True:
-            children = process.children(recursive=True)
-            total = 0
-            # one that has just been forked would count this process's memory as its own
-            for one in (process, *(child for child in children if child.pid in known)):
-                try:
-                    total += one.memory_info().rss
-                except psutil.NoSuchProcess:  # it has ended since
-                    continue
-            known = {child.pid for child in children}
-            self.resident = max(self.resident, total)
-            if self._over.wait(INTERVAL):
-                return
-
-
-def _cuda() -> Any:
-    """Return torch.cuda if some stage has begun to use it, else None."""
-    torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

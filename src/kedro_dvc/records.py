@@ -3,8 +3,9 @@
 DVC records what a stage read and wrote, but not when it ran, how long, where and from which commit.
 A run of one node, which is what a stage is, leaves `evidence/<study>/runs/<node>.json`, made to be
 committed beside dvc.lock. It names the outputs by SHA-256, so that it belongs to these bytes and to
-no others. Package versions and hardware are in `evidence/environments`, one file for all runs that
-share them, named after its own digest.
+no others, and tells how long it took and the most memory that it held. Package versions and
+hardware are in `evidence/environments`, one file for all runs that share them, named after its own
+digest.
 
 A record stays as it is when the stage runs again and nothing is new: the same outputs, from code
 and parameters that are those of the recorded commit. An output that no second run makes to the
@@ -26,14 +27,17 @@ import json
 import logging
 import os
 import platform
+import sys
+import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import psutil
 import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -51,7 +55,8 @@ DECIDING = ("conf", "src", "pyproject.toml", "requirements.lock", "dvc.yaml", "s
 SOURCES = ("src/**/*.py", "conf/**/*.yml", "conf/**/*.yaml")
 OURS = ("src/", "conf/")  # of what a stage depends on, that which is no data
 EVIDENCE = "evidence"
-KEYS = ("node", "started", "seconds", "commit", "clean", "environment", "outputs")
+INTERVAL = 0.05  # seconds between two measurements of memory
+KEYS = ("node", "started", "seconds", "memory", "commit", "clean", "environment", "outputs")
 
 Files = Mapping[str, bytes]  # by path from the project's root
 Inputs = Mapping[str, Any]
@@ -86,12 +91,14 @@ class RunRecords:
         """
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
         self._node = pipeline.nodes[0] if len(pipeline.nodes) == 1 else None
+        self._memory = MemoryPeak()
         if self._node is None:
             return
         check_repository(self._project)
         self._commit, self._clean = commit_of(self._project)
         watched = watched_by(self._project, self._study, self._node.name)
         self._inputs = {name: self._stamp(name) for name in (watched.data if watched else ())}
+        self._memory.start()
 
     @hook_impl
     def after_node_run(self, inputs: dict[str, Any]) -> None:
@@ -101,10 +108,17 @@ class RunRecords:
             self._own = self._facts(inputs)
 
     @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Measure no longer."""
+        if self._node is not None:
+            self._memory.stop()
+
+    @hook_impl
     def after_pipeline_run(self, catalog: CatalogProtocol) -> None:
         """Write the record, unless there is one that says the same."""
         if self._node is None:
             return
+        self._memory.stop()
         self._check(self._node)
         seconds = round(time.perf_counter() - self._start, 2)
         datasets = [catalog.get(name) for name in self._node.outputs]
@@ -116,6 +130,7 @@ class RunRecords:
             "node": self._node.name,
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": seconds,
+            "memory": {"resident": self._memory.resident, "on_device": self._memory.on_device},
             "commit": self._commit,
             "clean": self._clean,
             "environment": _environment(self._project),
@@ -150,6 +165,66 @@ class RunRecords:
         return same and not watched.edited_since(record["commit"], self._project)
 
 
+class MemoryPeak:
+    """While entered, measures the memory of this process and of those it has started.
+
+    Attributes:
+        resident: The most that was resident at a measurement, in bytes.
+        on_device: The most that torch has allocated on the current CUDA device, in bytes, in this
+            process; None without.
+    """
+
+    def __init__(self) -> None:
+        self.resident = 0
+        self.on_device: int | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._measure, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to measure."""
+        if (cuda := _cuda()) is not None:
+            cuda.reset_peak_memory_stats()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, if it has begun."""
+        if self._thread.ident is None:
+            return
+        self._over.set()
+        self._thread.join()
+        if (cuda := _cuda()) is not None:
+            self.on_device = cuda.max_memory_allocated()
+
+    def _measure(self) -> None:
+        process, known = psutil.Process(), set[int]()
+        while True:
+            children = process.children(recursive=True)
+            total = 0
+            # one that has just been forked would count this process's memory as its own
+            for one in (process, *(child for child in children if child.pid in known)):
+                try:
+                    total += one.memory_info().rss
+                except psutil.NoSuchProcess:  # it has ended since
+                    continue
+            known = {child.pid for child in children}
+            self.resident = max(self.resident, total)
+            if self._over.wait(INTERVAL):
+                return
+
+
+def _cuda() -> Any:
+    """Return torch.cuda if some stage has begun to use it, else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
 def record_path(project: Path, study: str, node: str) -> Path:
     """Return where the record of a node's last run lies."""
     return project / EVIDENCE / study / "runs" / f"{Path(node).name}.json"
@@ -171,6 +246,13 @@ def read_record(project: Path, study: str, node: str) -> Record | None:
         raise ValueError(f"{os.path.relpath(environment, project)} is not what {path.name} names")
     own = {key: value for key, value in record.items() if key not in KEYS}
     return {**record, "environment": {**json.loads(text), **own}}
+
+
+def stage_records(project: Path, study: str) -> list[Record]:
+    """Return the records of a study's stages, in the order in which they ran."""
+    folder = record_path(project, study, "any").parent
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    return sorted(records, key=lambda record: (record["started"], record["node"]))
 
 
 def environment_path(project: Path, name: str) -> Path:

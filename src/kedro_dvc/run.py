@@ -34,9 +34,10 @@ from dvc.utils.serialize import dump_yaml, load_yaml
 
 from kedro_dvc.configuration import BASE
 from kedro_dvc.executors.jobs import Ended, Executor, Job, error_of
-from kedro_dvc.in_process import InProcess, Interrupts, MemoryPeak
+from kedro_dvc.in_process import InProcess, Interrupts
 from kedro_dvc.parallel import Parallel, StageLocks
 from kedro_dvc.project import load_study
+from kedro_dvc.records import MemoryPeak
 from kedro_dvc.resources import NOTHING, Resources, stated_resources
 from kedro_dvc.safety import sharing
 from kedro_dvc.up_to_date import RunFiles, files_before_run, note_run

@@ -26,7 +26,8 @@ def cli() -> None:
 
 @cli.command()
 @ENV
-def show(env: str) -> None:
+@click.option("--stages", is_flag=True, help="Print what each recorded stage took instead.")
+def show(env: str, stages: bool) -> None:
     """Print the table of a study that has run.
 
     Example: kedro show --env tofu
@@ -34,6 +35,9 @@ def show(env: str) -> None:
     from kedro_dvc.project import load_config
 
     with exit_on_input_error():
+        if stages:
+            _show_stages(Path.cwd(), env)
+            return
         root = Path(load_config(enter_project(), env)["globals"]["data_root"])
         for name in ("comparison.md", "spread.md"):
             if (table := root / "08_reporting" / name).is_file():
@@ -42,6 +46,36 @@ def show(env: str) -> None:
                     click.echo(f"The report: {report}")
                 return
         raise InputError(f"{root}/08_reporting holds no table: run the study first.")
+
+
+def _show_stages(project: Path, env: str) -> None:
+    """Print seconds and peak memory of the stages that `evidence/` has records of."""
+    from tabulate import tabulate
+
+    from kedro_dvc.project import check_study
+    from kedro_dvc.records import stage_records
+
+    records = stage_records(project, check_study(project, env))
+    if not records:
+        raise InputError(f"evidence/{env}/runs holds no record: `kedro dvc run` writes them.")
+    rows, places = [], {"GB": "resident", "GB on the GPU": "on_device"}
+    for record in records:
+        held = record.get("memory") or {}
+        memory = {name: held.get(place) for name, place in places.items()}
+        rows.append(
+            {
+                "stage": record["node"],
+                "began": record["started"][:16].replace("T", " "),
+                "seconds": f"{record['seconds']:.1f}",
+                **{name: "-" if b is None else f"{b / 1e9:.2f}" for name, b in memory.items()},
+            }
+        )
+    aligned = ["left", "left", "right", "right", "right"]
+    click.echo(tabulate(rows, "keys", "github", disable_numparse=True, colalign=aligned))
+    total = sum(record["seconds"] for record in records)
+    click.echo(f"\n{len(rows)} stages, {total:.1f} s. Memory is the most at once while it ran.")
+    if without := sum("memory" not in record for record in records):
+        click.echo(f"{without} were recorded before records had memory: it is not known.")
 
 
 @cli.command()

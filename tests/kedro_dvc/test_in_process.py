@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kedro_dvc.in_process import INTERVAL, InProcess, Interrupts, MemoryPeak
+from kedro_dvc.in_process import InProcess, Interrupts
 from kedro_dvc.project import dvc_file, synced_studies
+from kedro_dvc.records import INTERVAL, MemoryPeak
 
 ROOT = Path(__file__).parents[2]
 MUCH = 300_000_000

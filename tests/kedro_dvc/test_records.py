@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
@@ -17,7 +20,14 @@ from kedro_datasets.text import TextDataset
 
 from kedro_dvc import records
 from kedro_dvc.files import WorkflowError
-from kedro_dvc.records import RunRecords, environment_path, read_record, record_path
+from kedro_dvc.records import (
+    INTERVAL,
+    RunRecords,
+    environment_path,
+    read_record,
+    record_path,
+    stage_records,
+)
 
 ONE = "2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806"  # `one`, sha256sum
 
@@ -121,6 +131,46 @@ def test_a_run_is_recorded_with_its_outputs_by_sha256_and_its_commit(project):
     assert record["outputs"] == {"out": ONE}
     assert (record["commit"], record["clean"]) == (head(project), True)
     assert record["environment"]["packages"]["kedro"]
+
+
+def test_the_most_memory_that_it_took_is_recorded(project):
+    """An array of 200 MB that is given back before the run ends; no GPU is here."""
+    megabytes = 10**6
+
+    def hold() -> None:
+        held = bytearray(200 * megabytes)
+        time.sleep(INTERVAL * 4)
+        del held
+
+    before = psutil.Process().memory_info().rss
+    ran(project, meanwhile=hold)
+
+    memory = record_of(project)["memory"]
+    assert memory["resident"] - before > 150 * megabytes
+    assert memory["on_device"] is None
+
+
+def test_after_a_failure_nothing_is_measured_any_more(project):
+    count = threading.active_count()
+    hook = RunRecords()
+    hook.after_context_created(SimpleNamespace(project_path=project, env="mine"))
+    hook.before_pipeline_run(Pipeline([Node(lambda: 1, None, "out", name="make_out")]))
+
+    hook.on_pipeline_error()
+
+    assert threading.active_count() == count
+
+
+def test_records_come_in_the_order_in_which_the_stages_ran(project):
+    folder = record_path(project, "mine", "any").parent
+    for file, node, began in (
+        ("a", "late", "2026-11-30T12:32"),
+        ("b", "early", "2026-11-29T00:00"),
+    ):
+        write(folder / f"{file}.json", json.dumps({"node": node, "started": began}))
+
+    assert [record["node"] for record in stage_records(project, "mine")] == ["early", "late"]
+    assert stage_records(project, "other") == []
 
 
 def test_what_the_project_adds_is_told_with_the_environment(project):

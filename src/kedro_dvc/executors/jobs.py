@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from kedro_dvc.files import WorkflowError
-from kedro_dvc.in_process import MemoryPeak
+from kedro_dvc.records import MemoryPeak
 from kedro_dvc.resources import Resources
 
 SHOWN = 40  # lines of a stage that fails
