@@ -321,3 +321,27 @@ def test_a_layer_may_be_chosen_by_trial(parameters, selection):
     parameters["methods"]["seuf_gdiff"]["selection"] = selection
 
     check_parameters(parameters)
+
+
+@pytest.mark.parametrize(
+    "name", ["seuf ga", "a@b", "null", "Yes", "a.b", "-a", "_a", "1a", "é", ""]
+)
+def test_a_method_has_a_name_that_commands_paths_and_yaml_take_alike(parameters, name):
+    parameters["methods"][name] = parameters["methods"]["full_ga"]
+
+    with pytest.raises(InputError, match=f"methods: .*'{name}' cannot be a name"):
+        check_parameters(parameters)
+
+
+@pytest.mark.parametrize("name", ["SEUF_ga", "aaa", "z-9"])
+def test_capitals_digits_and_dashes_are_names(parameters, name):
+    parameters["methods"][name] = parameters["methods"]["full_ga"]
+
+    check_parameters(parameters)
+
+
+def test_two_methods_whose_names_differ_in_case_alone_are_refused(parameters):
+    parameters["methods"]["FULL_ga"] = parameters["methods"]["full_ga"]
+
+    with pytest.raises(InputError, match="'full_ga' and 'FULL_ga' would be one folder"):
+        check_parameters(parameters)

@@ -185,8 +185,9 @@ def _cause_alone() -> Iterator[None]:
     """Raise what made DVC fail, which its own error only wraps."""
     from dvc.exceptions import DvcException
     from dvc.stage.exceptions import StageNotFound
+    from dvc.utils.serialize import YAMLFileCorruptedError
 
-    from kedro_dvc.files import WorkflowError
+    from kedro_dvc.files import WorkflowError, broken_yaml
     from kedro_dvc.sync import nearest_stages
 
     try:
@@ -194,6 +195,8 @@ def _cause_alone() -> Iterator[None]:
     except StageNotFound as error:
         nearest = ", ".join(nearest_stages(Path(error.file), error.name))
         raise WorkflowError(f"{error}{nearest and f'; nearest: {nearest}'}") from None
+    except YAMLFileCorruptedError as error:
+        raise WorkflowError(broken_yaml(Path(error.path), error.__cause__ or error)) from None
     except DvcException as error:
         cause = error.__cause__
         if cause is None or isinstance(cause, DvcException | FileNotFoundError):

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import yaml
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from kedro_dvc.files import WorkflowError
 
@@ -248,6 +249,11 @@ def _differences(path: Path, name: str) -> Iterator[str]:
         dvc = load_yaml(str(path)) or {}
     except yaml.YAMLError as error:
         raise WorkflowError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()
+        raise WorkflowError(
+            f"{name} cannot be read: {'; '.join(map(str.strip, reason))}"
+        ) from error
     except YAMLFileCorruptedError as error:
         cause = " ".join(str(error.__cause__).split())
         raise WorkflowError(f"{name} is no YAML to DVC: {cause}") from error

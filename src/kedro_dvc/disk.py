@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from kedro_dvc.files import WorkflowError, broken_yaml
 from kedro_dvc.hashing import DIRECTORY, Digests, file_digests, folder_digests
 from kedro_dvc.project import dvc_file
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 SHOWN = 5  # names of many
+# what `locked_stages` raises
+NO_LOCK = (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError)
 
 
 class LockedFile(NamedTuple):
@@ -59,6 +62,18 @@ def locked_stages(text: str) -> dict[str, LockedStage]:
         )
         for name, stage in content.get("stages", single).items()
     }
+
+
+def read_lock(path: Path) -> dict[str, LockedStage]:
+    """Return the stages in a dvc.lock by name.
+
+    Raises:
+        WorkflowError: If it cannot be read, in one line.
+    """
+    try:
+        return locked_stages(path.read_text(encoding="utf-8"))
+    except NO_LOCK as error:
+        raise WorkflowError(broken_yaml(path, error)) from error
 
 
 def _locked_files(entries: Iterable[Mapping[str, Any]]) -> dict[str, LockedFile]:
@@ -194,7 +209,7 @@ class StudiesOnDisk:
         lock = (self.root / file).with_suffix(".lock")
         if not lock.is_file():
             return
-        locked = locked_stages(lock.read_text(encoding="utf-8"))
+        locked = read_lock(lock)
         for stage in self.repo.index.stages:  # what else the lock has is of stages that are no more
             if stage.path_in_repo == file and stage.name in locked:
                 for path, (md5, size) in locked[stage.name].outs.items():

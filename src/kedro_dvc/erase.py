@@ -22,7 +22,7 @@ from dvc_objects.errors import ObjectFormatError
 from dvc_objects.fs.base import ObjectFileSystem
 from tabulate import tabulate
 
-from kedro_dvc.disk import locked_stages
+from kedro_dvc.disk import NO_LOCK, locked_stages
 from kedro_dvc.files import WorkflowError, files_of, git
 from kedro_dvc.hashing import DIRECTORY, file_digests
 from kedro_dvc.project import Study, for_dvc
@@ -110,7 +110,8 @@ def plan_erasure(repo: Repo, paths: Collection[str], shared: bool = False) -> Er
     except WorkflowError as error:
         raise WorkflowError(f"git's history has the versions to be erased: {error}") from None
     stores, unsearched = stores_of(repo)
-    known = set(_with_files(known_versions(repo), stores))
+    versions, unreadable = known_versions(repo)
+    known = set(_with_files(versions, stores))
     here = set(_in_workspace(root, paths))
     named = {one for one in known if _is_within(one.path, paths)} | here
     md5s = {one.md5 for one in named}
@@ -128,18 +129,24 @@ def plan_erasure(repo: Repo, paths: Collection[str], shared: bool = False) -> Er
     places = {
         one: [WORKSPACE] * (one in here) + holders.get(one.md5, []) for one in sorted(deleted)
     }
-    versions = {one: at for one, at in places.items() if at}
+    places = {one: at for one, at in places.items() if at}
 
     unknown = [
-        f"the files of {one.path} when it was {one.md5}: their listing is gone"
-        for one in sorted(named)
-        if one.md5.endswith(DIRECTORY) and _listing(one.md5, stores) is None
+        *(f"what {name} records: it cannot be read" for name in unreadable),
+        *_unlisted(named, stores),
     ]
     if git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
         unknown.append("the commits that this shallow clone lacks: git fetch --unshallow")
     return ErasurePlan(
-        list(paths), versions, sorted(same_content) if kept else [], stores, unsearched, unknown
+        list(paths), places, sorted(same_content) if kept else [], stores, unsearched, unknown
     )
+
+
+def _unlisted(versions: Iterable[Version], stores: Stores) -> Iterator[str]:
+    """Yield in words which folders are known though not what was in them."""
+    for one in sorted(versions):
+        if one.md5.endswith(DIRECTORY) and _listing(one.md5, stores) is None:
+            yield f"the files of {one.path} when it was {one.md5}: their listing is gone"
 
 
 def erase(repo: Repo, plan: ErasurePlan) -> list[str]:
@@ -211,19 +218,24 @@ def stores_of(repo: Repo) -> tuple[Stores, list[str]]:
     return stores, wrong
 
 
-def known_versions(repo: Repo) -> set[Version]:
-    """Return all that any lock file has as an output."""
-    root = Path(repo.root_dir)
-    return {
-        Version(str(folder / path), md5, size)
-        for folder, text in _lock_files(root, Path(repo.stage_cache.cache_dir))
-        for stage in locked_stages(text).values()
-        for path, (md5, size) in stage.outs.items()
-    }
+def known_versions(repo: Repo) -> tuple[set[Version], list[str]]:
+    """Return all that any lock file has as an output, and which of these cannot be read."""
+    versions, unreadable = set[Version](), list[str]()
+    run_cache = Path(repo.stage_cache.cache_dir)
+    for name, folder, text in _lock_files(Path(repo.root_dir), run_cache):
+        try:
+            stages = locked_stages(text)
+        except NO_LOCK:  # a merge's conflict may have been committed
+            unreadable.append(name)
+            continue
+        for stage in stages.values():
+            for path, (md5, size) in stage.outs.items():
+                versions.add(Version(str(folder / path), md5, size))
+    return versions, unreadable
 
 
-def _lock_files(root: Path, run_cache: Path) -> Iterator[tuple[PurePosixPath, str]]:
-    """Yield the text of each lock file, and the folder from which its paths lead.
+def _lock_files(root: Path, run_cache: Path) -> Iterator[tuple[str, PurePosixPath, str]]:
+    """Yield each lock file's name, the folder from which its paths lead, and its text.
 
     Those of a `.dvc` file lead from where it lies, those of a dvc.lock from the root.
     """
@@ -236,14 +248,19 @@ def _lock_files(root: Path, run_cache: Path) -> Iterator[tuple[PurePosixPath, st
 
     for name in git(root, "ls-files", "-coz", "--exclude-standard").split("\0"):
         if (place := folder(name)) and (root / name).is_file():
-            yield place, (root / name).read_text(encoding="utf-8")
+            yield name, place, (root / name).read_text(encoding="utf-8", errors="replace")
     everywhere = ("--all", "--reflog", "--indexed-objects", "--objects")
     for line in git(root, "rev-list", *everywhere).splitlines():
         sha, _, name = line.partition(" ")
         if place := folder(name):
-            yield place, git(root, "cat-file", "blob", sha)
+            yield (
+                f"{name} in the object {sha[:12]} of git",
+                place,
+                git(root, "cat-file", "blob", sha),
+            )
     for path in run_cache.glob("*/*/*"):
-        yield PurePosixPath("."), path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
+        yield f"the run-cache's {path.name[:12]}", PurePosixPath("."), text
 
 
 def _with_files(versions: Iterable[Version], stores: Stores) -> Iterator[Version]:

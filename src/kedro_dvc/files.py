@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+import yaml
 
 STANDS = "kedro_dvc.stands"  # in click's context: where the user stands
 
@@ -79,6 +80,34 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two may write at once
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def load_yaml(path: Path) -> Any:
+    """Return the content of a YAML file that is made by a program.
+
+    Raises:
+        WorkflowError: If it is none, see `broken_yaml`.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WorkflowError(broken_yaml(path, error)) from None
+
+
+def broken_yaml(path: Path, error: Exception) -> str:
+    """Return in one line why a dvc.yaml or dvc.lock cannot be read, and what to do."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    marked = next((n for n, line in enumerate(lines, 1) if line.startswith("<<<<<<< ")), None)
+    name = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    why = f"cannot be read: {' '.join(str(error).split())}"
+    if marked:
+        why = f"holds the conflict of a merge, line {marked}"
+    if path.suffix == ".lock":
+        return (
+            f"{name} {why}. Take one side, `git checkout --ours {name}` (or --theirs); the next "
+            "run makes what that side lacks."
+        )
+    return f"{name} {why}. `kedro dvc sync` writes it anew."
 
 
 def git(project: Path, *command: str) -> str:

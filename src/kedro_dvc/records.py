@@ -46,7 +46,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro.utils import find_kedro_project
 
 from kedro_dvc.configuration import BASE
-from kedro_dvc.files import WorkflowError, git, path_of, stamp, write_text
+from kedro_dvc.files import WorkflowError, git, load_yaml, path_of, stamp, write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.project import dvc_file
 from kedro_dvc.stages import expanded, node_of
@@ -384,7 +384,7 @@ def watched_by(project: Path, study: str, node: str) -> Watched | None:
 @lru_cache(maxsize=4)
 def _watched(file: Path, changed: int) -> dict[str, Watched]:
     """Return what the stages of a dvc.yaml watch, by node."""
-    content = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    content = load_yaml(file)
     return {
         node_of(stage, name): Watched(
             [path for path in stage.get("deps", []) if path.startswith(OURS)],

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from kedro_dvc.configuration import BASE
-from kedro_dvc.files import WorkflowError, write_text
+from kedro_dvc.files import WorkflowError, load_yaml, write_text
 from kedro_dvc.project import Study, check_study, dvc_file, for_dvc, load_study
 from kedro_dvc.stages import expanded, stages
 
@@ -28,9 +28,7 @@ def sync(project: Path, name: str, write: bool = True) -> bool:
     """Return whether the study's dvc.yaml was behind the project; write it if asked to."""
     path = project / dvc_file(name)
     made = document(load_study(project, name), path)
-    if [(part, list(entries.items())) for part, entries in made.items()] == [
-        (part, list(entries.items())) for part, entries in _read(path).items()
-    ]:  # in this order too
+    if _in_order(made) == _in_order(_read(path)):
         return False
     if write:
         write_text(path, render(made))
@@ -53,8 +51,7 @@ def document(study: Study, path: Path) -> dict[str, Any]:
     Raises:
         WorkflowError: If DVC cannot follow the project.
     """
-    before = _read(path).get("stages", {})
-    frozen = {name for name, stage in before.items() if stage.get("frozen")}
+    frozen = {name for name, stage in _stages_in(path).items() if stage.get("frozen")}
     made: dict[str, Any] = {
         "stages": {
             name: {**stage, "frozen": True} if name in frozen else stage
@@ -79,9 +76,21 @@ def render(made: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    """Return the content of a dvc.yaml; nothing if it is missing or broken, as by a merge."""
+    try:
+        content = load_yaml(path) if path.is_file() else {}
+    except WorkflowError:
         return {}
-    return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}
+    return content if isinstance(content, dict) else {}
+
+
+def _in_order(content: dict[str, Any]) -> Any:
+    """Return what two files must have alike, the order of their stages too."""
+    return [(part, list(one.items()) if one else one) for part, one in content.items()]
+
+
+def _stages_in(path: Path) -> dict[str, Any]:
+    return _read(path).get("stages") or {}
 
 
 def nearest_stages(path: Path, name: str) -> list[str]:
@@ -90,7 +99,7 @@ def nearest_stages(path: Path, name: str) -> list[str]:
     A study that overrides a part of some methods has `unlearn-2@mine` where one looks for
     `unlearn@mine`.
     """
-    made = _read(path).get("stages", {})
+    made = _stages_in(path)
     return get_close_matches(name, {*made, *(stage for stage, _ in expanded(made))})
 
 

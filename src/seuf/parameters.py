@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -43,6 +44,9 @@ BaseModelSettings = Annotated[
     Field(discriminator="source"),
 ]
 
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+NO_TEXTS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # to YAML, unquoted
+
 
 def _settings_of_benchmark(parameters: Any) -> BenchmarkSettings:
     if not isinstance(parameters, Mapping) or not isinstance(parameters.get("name"), str):
@@ -68,6 +72,20 @@ class StudyParameters(BaseModel):
     methods: Annotated[dict[str, Method], Field(min_length=1)]
     replication: ReplicationSettings | None = None
     resources: dict[str, dict[str, float]] = {}  # of the stages, for `kedro dvc run -j`
+
+    @model_validator(mode="after")
+    def _methods_have_names_for_all(self) -> Self:
+        """A name stands in commands, paths, Kedro's namespaces and YAML."""
+        seen: dict[str, str] = {}
+        for name in self.methods:
+            if not NAME.fullmatch(name) or name.lower() in NO_TEXTS:
+                raise ValueError(
+                    f"methods: {name!r} cannot be a name: begin with a letter and use letters of "
+                    "a-z, digits, _ and - alone, and no word such as null or yes"
+                )
+            if (other := seen.setdefault(name.lower(), name)) != name:
+                raise ValueError(f"methods: {other!r} and {name!r} would be one folder on a Mac")
+        return self
 
     @model_validator(mode="after")
     def _selections_are_known(self) -> Self:

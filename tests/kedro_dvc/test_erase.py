@@ -295,3 +295,21 @@ def test_an_erasure_outside_git_says_why_it_cannot_be(small):
 
     with Repo() as repo, pytest.raises(WorkflowError, match="git's history has the versions"):
         plan_erasure(repo, ["made.txt"])
+
+
+def test_a_lock_with_a_conflict_in_the_history_is_told_and_the_others_are_read(small):
+    small.recorded("one")
+    lock = small.root / "dvc.lock"
+    text = lock.read_text()
+    lock.write_text(f"<<<<<<< HEAD\n{text}>>>>>>> other\n")
+    small.git("commit", "--quiet", "--all", "--message", "a merge's conflict")
+    lock.write_text(text)
+    small.recorded("two")
+
+    with Repo() as repo:
+        plan = plan_erasure(repo, ["made.txt"])
+
+    assert {one.md5 for one in plan.versions} == {
+        hashlib.md5(text.encode()).hexdigest() for text in ("one", "two")
+    }
+    assert [line for line in plan.unknown if "what dvc.lock in the object" in line]

@@ -9,7 +9,15 @@ import pytest
 from kedro.io import MemoryDataset
 from kedro.utils import find_kedro_project
 
-from kedro_dvc.files import UserPath, enter_project, files_of, path_of, write_text
+from kedro_dvc.files import (
+    UserPath,
+    WorkflowError,
+    enter_project,
+    files_of,
+    load_yaml,
+    path_of,
+    write_text,
+)
 from seuf.datasets.texts import TextDataset
 
 
@@ -56,3 +64,23 @@ def test_the_root_is_found_as_kedro_finds_it(tmp_path, monkeypatch):
 
     assert root == find_kedro_project(tmp_path / "a/b") == tmp_path
     assert given == tmp_path / "a/b/file"
+
+
+CONFLICT = "stages:\n<<<<<<< HEAD\n  a: {cmd: x}\n=======\n  a: {cmd: y}\n>>>>>>> other\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("dvc.yaml", CONFLICT, r"a merge, line 2. `kedro dvc sync` writes it anew"),
+        ("dvc.lock", CONFLICT, r"a merge, line 2. Take one side, `git checkout --ours .*dvc.lock`"),
+        ("dvc.yaml", "a: [1", r"dvc.yaml cannot be read: .* line 2, column 1. `kedro dvc sync`"),
+    ],
+)
+def test_what_a_merge_has_left_is_told_in_one_line(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+
+    with pytest.raises(WorkflowError, match=said) as error:
+        load_yaml(tmp_path / name)
+
+    assert "\n" not in str(error.value)

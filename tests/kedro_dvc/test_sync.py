@@ -124,6 +124,16 @@ def test_a_frozen_stage_stays_frozen(tmp_path):
     assert stages["prepare_data"]["cmd"] != "x"
 
 
+def test_a_file_with_a_merges_conflict_is_written_anew(tmp_path):
+    path = tmp_path / "dvc.yaml"
+    path.write_text("<<<<<<< HEAD\nstages: {}\n=======\nstages: {a: {}}\n>>>>>>> other\n")
+
+    made = sync.document(load_study(ROOT, "smoke"), path)
+
+    assert "prepare_data" in made["stages"]
+    assert sync.nearest_stages(path, "prepare_data") == []
+
+
 @cache
 def _all_stages() -> list[Stage]:
     return Repo(ROOT).index.stages

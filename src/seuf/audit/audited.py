@@ -15,9 +15,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import yaml
-
-from kedro_dvc.disk import LockedFile, locked_stages
+from kedro_dvc.disk import LockedFile, read_lock
+from kedro_dvc.files import WorkflowError
 from kedro_dvc.hashing import Digests, digests
 from kedro_dvc.project import Study, dvc_file, for_dvc
 from kedro_dvc.stages import GUARD, stamp
@@ -62,11 +61,11 @@ def recorded_stages(lock: Path) -> dict[str, Stage]:
     if not lock.is_file():
         raise InputError(f"{lock} is missing: the study has not run.")
     try:
-        stages = locked_stages(lock.read_text(encoding="utf-8"))
-        if not stages or not all(stage.cmd for stage in stages.values()):
-            raise KeyError("stages" if not stages else "cmd")
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{lock} cannot be read: {error}".splitlines()[0]) from error
+        stages = read_lock(lock)
+    except WorkflowError as error:
+        raise InputError(str(error)) from error
+    if not stages or not all(stage.cmd for stage in stages.values()):
+        raise InputError(f"{lock} cannot be read: it has no {'command' if stages else 'stages'}.")
     return {
         name: Stage(name, stage.cmd, dict(stage.deps), dict(stage.outs), stage.params)
         for name, stage in stages.items()

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from kedro_dvc.disk import counted, gigabytes, listed
-from kedro_dvc.files import WorkflowError, git
+from kedro_dvc.files import WorkflowError, git, load_yaml
 from kedro_dvc.project import dvc_file
 from kedro_dvc.records import DECIDING, EVIDENCE, read_record
 from kedro_dvc.stages import expanded, paths_of, stamp
@@ -160,7 +160,7 @@ CHECKS: tuple[Callable[[AuditedMethod], Iterator[Check]], ...] = (
 def declared_stages(file: Path) -> dict[str, Stage]:
     """Return the stages that a generated dvc.yaml declares, each item of a matrix by itself."""
     declared = {}
-    content = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    content = load_yaml(file)
     for name, stage in expanded(content["stages"]):
         params: dict[str, dict[str, Any]] = {}
         for entry in stage.get("params", []):
