@@ -124,6 +124,14 @@ def test_a_base_model_that_was_made_of_another_names_it_and_its_licence(checkpoi
     assert str(tmp_path) not in str(about)
 
 
+@pytest.mark.parametrize("path", ["/gone/dense", "./gone/dense", "a/b/dense"])
+def test_a_folder_that_is_gone_is_named_without_its_path_and_has_no_licence(tmp_path, path):
+    """The working directory has a card too, which is not asked."""
+    about, _ = _base(tmp_path, {"source": "finetune", "path": path})
+
+    assert (about.name, about.on_hub, about.licence) == ("dense", False, {})
+
+
 @pytest.fixture
 def study(tmp_path, language_model) -> Any:
     """What of a study the export reads, after a run in which its one method changed something."""

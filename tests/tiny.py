@@ -252,12 +252,14 @@ def last_layer(model: nn.Module) -> int:
     return moe_layers(model)[-1].index
 
 
-def some_change(model: nn.Module, expert: int = 1, seed: int = 0) -> dict[str, Tensor]:
+def some_change(
+    model: nn.Module, expert: int = 1, seed: int = 0, experts: int = EXPERTS
+) -> dict[str, Tensor]:
     """Return new values for one expert of the last layer and for its router, by path."""
     layer, generator = moe_layers(model)[-1], torch.Generator().manual_seed(seed)
     names = {module: name for name, module in model.named_modules()}
-    experts = layer.experts.named_parameters(recurse=False)
-    paths = [f"{names[layer.experts]}.{n}[{expert}]" for n, t in experts if len(t) == 4]
+    tensors = layer.experts.named_parameters(recurse=False)
+    paths = [f"{names[layer.experts]}.{n}[{expert}]" for n, t in tensors if len(t) == experts]
     paths += [f"{names[layer.router]}.{n}" for n, t in layer.router.named_parameters()]
     shapes = {path: tensor_at(model, path) for path in paths}
     return {p: torch.randn(t.shape, generator=generator).to(t) for p, t in shapes.items()}

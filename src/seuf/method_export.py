@@ -148,10 +148,12 @@ def _described(source: ExternalModelSettings, made: str) -> BaseModel:
     reference = HubReference(source.path, source.revision)
     try:
         on_hub = not is_folder(reference)
-        folder = fetch_files(reference, (CARD,))
-    except InputError:  # it may be gone since, or the hub be out of reach
-        on_hub, folder = not Path(source.path).is_absolute(), Path()
-    metadata = _metadata(folder / CARD)
+    except InputError:  # a folder that is gone since
+        on_hub = False
+    try:
+        metadata = _metadata(fetch_files(reference, (CARD,)) / CARD)
+    except InputError:  # the hub is out of reach, or the folder gone
+        metadata = {}
     return BaseModel(
         name=source.path if on_hub else Path(source.path).name,
         source=made,
