@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from seuf.inputs import InputError
+from seuf.moe import activations
 from seuf.moe.activations import HiddenStates, SharedPrefix
 from seuf.moe.architectures import decoder, moe_layers
 from seuf.moe.batches import Batch
@@ -29,7 +30,7 @@ LENGTHS = st.dictionaries(st.integers(0, 99), st.integers(1, 6), min_size=1, max
 def states_of(lengths: dict[int, int], dtype: torch.dtype = torch.float32, **kept: int):
     """Return states of size 3 and what was put into them: random numbers, padded with 9s."""
     states = HiddenStates(lengths, 3, dtype, CPU, **kept)
-    hidden = torch.randn(len(lengths), max(lengths.values()), 3).to(dtype)
+    hidden = torch.randn(len(lengths), max(lengths.values()), 3).to(dtype).float()
     for row, length in zip(hidden, lengths.values(), strict=True):
         row[length:] = 9
     states.put(list(lengths), hidden)
@@ -52,6 +53,27 @@ def test_a_batch_is_what_was_put_in_padded_with_zeros(lengths, dtype, in_file, r
         length = lengths[position]
         assert torch.equal(row[:length], hidden[positions.index(position)][:length])
         assert not row[length:].any()
+
+
+@given(LENGTHS, st.sampled_from([torch.float32, torch.bfloat16]), st.randoms())
+def test_what_stays_on_its_device_is_what_was_put_in_padded_with_zeros(lengths, dtype, rng):
+    """As a GPU with room keeps it; a millionth of that room is too little for any of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(activations, "eighth_of_free_memory", lambda device: 10**6)
+        states, hidden = states_of(lengths, dtype)
+        none_has_room, _ = states_of(lengths, share=10**6)
+    positions = list(lengths)
+    some = rng.sample(positions, rng.randint(1, len(positions)))
+
+    batch = states.batch(some, max(lengths.values()) + 1)
+
+    assert states.stays
+    assert not none_has_room.stays
+    for row, position in zip(batch, some, strict=True):
+        length = lengths[position]
+        assert torch.equal(row[:length], hidden[positions.index(position)][:length])
+        assert not row[length:].any()
+        assert torch.equal(states.sample(position), row[:length])
 
 
 def test_the_size_and_the_place_are_reported_before_anything_is_kept(caplog):

@@ -37,10 +37,12 @@ class HiddenStates:
         lengths: Number of tokens of each sample, T_i, by its position among others.
         size: d.
         dtype: What the states are kept in.
-        device: Where the model runs; memory is pinned for a GPU, which fetches them by itself. With
-            a device map a layer may be elsewhere: batches go where the states came from.
-        limit: Bytes of memory they may take, by default half of what is free; beyond that they go
-            to a file that is gone when the process ends, in the folder for temporary files.
+        device: Where the model runs. A GPU keeps them itself if they take an eighth of its free
+            memory at most; else memory is pinned, and it fetches them from there. With a device map
+            a layer may be elsewhere: batches go where the states came from.
+        limit: Bytes of CPU memory they may take, by default half of what is free; beyond that they
+            go to a file that is gone when the process ends, in the folder for temporary files.
+        share: How many such states there will be, which share all this memory.
 
     Raises:
         InputError: If the disk has no room for the file.
@@ -53,6 +55,7 @@ class HiddenStates:
         dtype: torch.dtype,
         device: torch.device,
         limit: int | None = None,
+        share: int = 1,
     ) -> None:
         ends = list(accumulate(lengths.values()))
         self.device, self.tokens = device, sum(lengths.values())
@@ -60,10 +63,20 @@ class HiddenStates:
             p: slice(end - lengths[p], end) for p, end in zip(lengths, ends, strict=True)
         }
         self.bytes = self.tokens * size * dtype.itemsize
-        self.in_memory = self.bytes <= (half_of_free_memory() if limit is None else limit)
-        where = "memory" if self.in_memory else f"a file in {tempfile.gettempdir()}"
+        self.stays = 0 < self.bytes <= eighth_of_free_memory(device) // share
+        room = half_of_free_memory() // share if limit is None else limit
+        self.in_memory = self.stays or self.bytes <= room
+        where = (
+            str(device)
+            if self.stays
+            else "memory"
+            if self.in_memory
+            else f"a file in {tempfile.gettempdir()}"
+        )
         log.debug("%d samples' hidden states: %.3g GB in %s", len(lengths), self.bytes / GB, where)
-        if self.in_memory:
+        if self.stays:  # with a row of zeros at the end, for padding
+            self.rows = torch.zeros(self.tokens + 1, size, dtype=dtype, device=device)
+        elif self.in_memory:
             pinned = device.type == "cuda"
             self.rows = torch.empty(self.tokens, size, dtype=dtype, pin_memory=pinned)
         else:
@@ -72,6 +85,10 @@ class HiddenStates:
     def put(self, positions: Sequence[int], hidden: Tensor) -> None:
         """Keep the states (B, T, d) of a right-padded batch of samples."""
         self.device = hidden.device
+        if self.stays:
+            self.rows[self._places(positions, hidden.shape[1])] = hidden.to(self.rows)
+            self.rows[self.tokens] = 0
+            return
         for position, rows in zip(positions, hidden, strict=True):
             kept = self.sample(position)
             kept.copy_(rows[: len(kept)])
@@ -82,12 +99,22 @@ class HiddenStates:
 
     def batch(self, positions: Sequence[int], width: int) -> Tensor:
         """Return samples' states on their device, padded on the right with zeros, (B, width, d)."""
+        if self.stays:
+            return self.rows[self._places(positions, width)].to(self.device)
         shape = len(positions), width, self.rows.shape[1]
         states = torch.zeros(shape, dtype=self.rows.dtype, device=self.device)
         for row, position in enumerate(positions):
             kept = self.sample(position)
             states[row, : len(kept)].copy_(kept, non_blocking=True)
         return states
+
+    def _places(self, positions: Sequence[int], width: int) -> Tensor:
+        """Return in which row each token of some samples is, padding in the last, (B, width)."""
+        starts = torch.tensor([self.rows_of[position].start for position in positions])
+        stops = torch.tensor([self.rows_of[position].stop for position in positions])
+        places = starts[:, None] + torch.arange(width)
+        places[places >= stops[:, None]] = self.tokens
+        return places.to(self.rows.device)
 
     def _file(self, size: int, dtype: torch.dtype) -> Tensor:
         free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -108,7 +135,9 @@ def half_of_free_memory() -> int:
 
 
 def eighth_of_free_memory(device: torch.device) -> int:
-    """Return an eighth of the bytes that are free on a GPU: training needs the rest."""
+    """Return an eighth of the bytes that are free on a GPU: training needs the rest; else 0."""
+    if device.type != "cuda":
+        return 0
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return (torch.cuda.mem_get_info(device)[0] + reserved) // 8
 
@@ -192,7 +221,7 @@ class SharedPrefix:
 
     def _takes_room(self, hidden: Tensor) -> bool:
         """Tell if a GPU has room to keep states for good; it is then taken."""
-        if self._free_on is None or hidden.device.type != "cuda":
+        if self._free_on is None:
             return False
         free = self._free_on.setdefault(hidden.device, eighth_of_free_memory(hidden.device))
         if hidden.nbytes <= free:

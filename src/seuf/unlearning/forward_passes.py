@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from seuf.moe.activations import HiddenStates, half_of_free_memory
+from seuf.moe.activations import HiddenStates
 from seuf.moe.architectures import (
     decoder,
     input_device,
@@ -385,8 +385,7 @@ class ForwardPasses:
     @torch.no_grad()
     def _prefixes(self, positions: Sequence[int], layers: Sequence[int]) -> dict[int, HiddenStates]:
         """Return what enters some layers while none is changed, from one pass to the last."""
-        limit = half_of_free_memory() // len(layers)
-        states = {layer: self._no_states(positions, limit) for layer in layers}
+        states = {layer: self._no_states(positions, share=len(layers)) for layer in layers}
         for group, entering in self._in_groups(
             positions,
             f"layers below {max(layers)}",
@@ -396,10 +395,10 @@ class ForwardPasses:
                 states[layer].put(group, hidden)
         return states
 
-    def _no_states(self, positions: Sequence[int], limit: int | None = None) -> HiddenStates:
+    def _no_states(self, positions: Sequence[int], share: int = 1) -> HiddenStates:
         lengths = {position: len(self.samples[position]) for position in positions}
         size = self.model.config.hidden_size
-        return HiddenStates(lengths, size, self.model.dtype, self.device, limit)
+        return HiddenStates(lengths, size, self.model.dtype, self.device, share=share)
 
     @torch.no_grad()
     def _hidden_states(
