@@ -178,6 +178,16 @@ def test_the_tables_show_value_and_difference_in_colour_only_where_it_is_clear()
     assert "95 % interval" not in headline(STUDY)
 
 
+def test_a_table_has_a_row_for_who_is_trained_and_a_column_an_objective():
+    """Few objectives, many rules: so it is never too wide."""
+    page = headline(paths(seuf_rmu=FLAT, full_ga=FLAT, seuf_ga=FLAT))
+
+    assert "<th></th><th>RMU</th><th>GA</th>" in page
+    rows = page.split("<tbody>")[1].split("</tbody>")[0].split("</tr>")
+    assert [line.split("<td>")[1] for line in rows[:2]] == ["everything</td>", "affinity</td>"]
+    assert rows[0].count("<td></td>") == 1
+
+
 def test_everything_is_not_one_expert_where_the_paths_come_from_a_file(tmp_path):
     STUDY.to_csv(tmp_path / "paths.csv", index=False)
 

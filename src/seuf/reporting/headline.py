@@ -237,20 +237,20 @@ def _share(target: float) -> str:
 
 
 def _matrix(found: Sequence[Difference], target: float) -> str:
-    """Return utility at a target: a row an objective, a column for everything and for each rule."""
-    here = [one for one in found if one.target == target]
-    labels = sorted({one.style.label: None for one in here}, key=lambda name: name != EVERYTHING)
+    """Return utility at a target: a row for everything and for each rule, a column an objective."""
+    here = {(one.style.label, one.style.objective): one for one in found if one.target == target}
+    labels = sorted({label: None for label, _ in here}, key=lambda name: name != EVERYTHING)
+    objectives = list(dict.fromkeys(objective for _, objective in here))
     rows = []
-    for objective in dict.fromkeys(one.style.objective for one in here):
-        cells = {one.style.label: one for one in here if one.style.objective == objective}
-        shown = [_matrix_cell(cells[name]) if name in cells else "" for name in labels]
-        rows.append(row([escape(objective_name(objective)), *shown]))
-    return table(["", *labels], rows)
+    for label in labels:
+        cells = [here.get((label, objective)) for objective in objectives]
+        rows.append(row([escape(label), *(_matrix_cell(one) if one else "" for one in cells)]))
+    return table(["", *map(objective_name, objectives)], rows)
 
 
 def _matrix_cell(one: Difference) -> str:
     reached, runs = one.reached
-    count = f"<br><small>{reached} of {runs} runs</small>" if reached < runs and runs > 1 else ""
+    count = f"<br><small>{reached}/{runs} runs</small>" if reached < runs and runs > 1 else ""
     if one.value is None:
         return MISSING + count
     shown = f"{one.value:.2f}{count}"

@@ -81,7 +81,8 @@ li { margin: .3rem 0; } .lead + ul { padding-left: 1.2rem; margin: .4rem 0 1.4re
 .js-plotly-plot .gridlayer path { stroke: var(--grid) !important; }
 @media (max-width: 40rem) { main { padding: 1.4rem 1rem 3rem; } h1 { font-size: 1.5rem; }
   dl { grid-template-columns: 1fr; } dl:not(.example dl) dd { margin-bottom: .6rem; }
-  th, td { padding: .4rem .5rem; } }
+  th, td { padding: .4rem .4rem; } td:first-child { white-space: normal; }
+  .side-by-side table { font-size: .84rem; } }
 @media print { @page { size: A4; margin: 14mm 12mm; } body { background: #fff; font-size: 10.5pt; }
   main { max-width: none; padding: 0; } section { margin-top: 1.6rem; }
   h1, h2, h3, .caption { break-after: avoid; } .caption, .lead, li, tr, .panel, .warning, .example {
