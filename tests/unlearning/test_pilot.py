@@ -208,7 +208,7 @@ def test_every_row_of_the_trials_says_whose_it_is_and_which_was_chosen(base):
 def test_trials_are_whole_runs_to_the_bit_and_choose_what_these_would(base, objective, changes):
     """Each layer and rate alone, to the end: the paths begin alike, the best layer is the same."""
     of = method(objective=objective, learning_rates=[3e-3, 3e-2], steering_coefficient=3.0)
-    settings = SETTINGS.model_copy(update=changes)
+    settings = SETTINGS.model_copy(update={"steps": 4, **changes})
     digest, hooks = model_digest(base.model), hook_count(base.model)
     target = 0.3
 

@@ -351,9 +351,16 @@ def test_the_original_is_evaluated_once_and_every_other_state_each_time():
     assert seen.count(seen[0]) == 1
 
 
-def test_processes_give_the_bytes_of_one():
-    """All but the seconds, which are of the machine."""
-    one, two = (replicate(small_study(), small_runs(), workers) for workers in (1, 2))
+@pytest.mark.parametrize(
+    "runs",
+    [
+        pytest.param(small_runs()[1:2], id="one"),
+        pytest.param(small_runs(), marks=pytest.mark.slow, id="many"),
+    ],
+)
+def test_processes_give_the_bytes_of_one(runs):
+    """All but the seconds, which are of the machine. A single run begins a single process."""
+    one, two = (replicate(small_study(), runs, workers) for workers in (1, 2))
 
     for mine, theirs in zip(one, two, strict=True):
         assert (
