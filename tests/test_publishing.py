@@ -54,16 +54,6 @@ def test_a_folder_becomes_one_commit_of_a_private_repository(hub, exported):
     assert not {*left_out} & {*there}
 
 
-def test_code_is_pushed_where_the_model_needs_its_own(hub, exported):
-    config = exported / "config.json"
-    config.write_text(config.read_text().replace("{", '{"auto_map": {},', 1))
-
-    _, left_out = push(exported, TO, "a message")
-
-    assert "modelling.py" in hub.pushed[NAME, "main"]
-    assert "modelling.py" not in left_out
-
-
 def test_a_repository_is_public_and_a_branch_made_if_that_is_said(hub, exported):
     push(exported, Destination(NAME, public=True, revision="v2"), "a message")
 
@@ -159,14 +149,16 @@ def test_a_token_that_the_hub_does_not_know_is_told(hub, exported, monkeypatch):
         push(exported, TO, "a message")
 
 
-@pytest.mark.parametrize("name", ["config.json", "README.md"])
-def test_a_file_that_names_a_folder_of_this_machine_is_not_pushed(hub, exported, name):
+@pytest.mark.parametrize(
+    ("name", "what"), [("config.json", "the base model's, and export again"), ("README.md", "it")]
+)
+def test_a_file_that_names_a_folder_of_this_machine_is_not_pushed(hub, exported, name, what):
     text = (exported / name).read_text()
     (exported / name).write_text(text.replace("{", f'{{"_name_or_path": "{Path.home()}/x",', 1))
     if name == "README.md":
         (exported / name).write_text(f"Made in {Path.home()}/models/mine.")
 
-    with pytest.raises(InputError, match=f"{name} names .*, a folder of this machine: edit it"):
+    with pytest.raises(InputError, match=f"{name} names .*, a folder of this machine: edit {what}"):
         push(exported, TO, "a message")
 
     assert hub.private == {}

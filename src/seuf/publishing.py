@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from seuf.inputs import InputError
-from seuf.moe.hub import CODE, LOG_IN, SMALL_FILES, first_line
+from seuf.moe.hub import LOG_IN, SMALL_FILES, first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PUSHED = (*SMALL_FILES, "*.safetensors", "README.md", "LICENSE*", "NOTICE*", "*.sig")
 NO_REPOSITORY = "no repository of the hub: owner/name"
-READ_FOR_PATHS = ("*.json", "*.jinja", "*.md", *CODE)
+READ_FOR_PATHS = ("*.json", "*.jinja", "*.md")
 
 
 class Destination(NamedTuple):
@@ -68,8 +67,8 @@ def check_destination(to: Destination) -> None:
 def push(folder: Path, to: Destination, message: str) -> tuple[str, list[str]]:
     """Upload a folder as one commit; return its address, and the files that were left out.
 
-    What plain transformers does not load, and files in folders, are left out: a base model's folder
-    may have held anything.
+    What transformers does not load without running code, and files in folders, are left out: a base
+    model's folder may have held anything.
 
     Args:
         folder: A checkpoint with its card.
@@ -81,7 +80,7 @@ def push(folder: Path, to: Destination, message: str) -> tuple[str, list[str]]:
     """
     from huggingface_hub import CommitOperationAdd
 
-    names = _pushed_names(folder)
+    names = sorted({path.name for one in PUSHED for path in folder.glob(one) if path.is_file()})
     _check_for_paths(folder, names)
     left_out = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {*names}
     with _clear_errors(to):
@@ -117,14 +116,6 @@ def _api(to: Destination) -> HfApi:
     return HfApi()
 
 
-def _pushed_names(folder: Path) -> list[str]:
-    patterns = [*PUSHED]
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in config:  # the model's own code
-        patterns += CODE
-    return sorted({path.name for one in patterns for path in folder.glob(one) if path.is_file()})
-
-
 def _check_for_paths(folder: Path, names: list[str]) -> None:
     """Check that no small file names a folder of this machine.
 
@@ -137,7 +128,9 @@ def _check_for_paths(folder: Path, names: list[str]) -> None:
             continue
         text = (folder / name).read_text(encoding="utf-8", errors="replace")
         if found := next((path for path in sorted(local) if f"{path}/" in text), None):
-            raise InputError(f"{folder / name} names {found}, a folder of this machine: edit it.")
+            where = "it" if name == "README.md" else "the base model's, and export again"
+            line = f"{folder / name} names {found}, a folder of this machine: edit {where}."
+            raise InputError(line)
 
 
 @contextmanager
