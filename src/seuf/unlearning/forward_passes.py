@@ -23,10 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from seuf.moe.activations import HiddenStates
-from seuf.moe.architectures import (
-    decoder,
-    input_device,
-)
+from seuf.moe.architectures import decoder, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import IGNORED, spans_of
 from seuf.moe.forward import frozen_prefix, hidden_before_each, stop_after
@@ -42,7 +39,13 @@ from seuf.unlearning.objectives import (
     inputs_of,
 )
 from seuf.unlearning.routing_aware import retain_token_weights
-from seuf.unlearning.samples import counted_tokens, draw_batches, refusals_of, text_numbers
+from seuf.unlearning.samples import (
+    common_width,
+    counted_tokens,
+    draw_batches,
+    refusals_of,
+    text_numbers,
+)
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, samples_at_once
 
 Made = TypeVar("Made")
@@ -146,6 +149,8 @@ class ForwardPasses:
         self.sets += ["refusal"] if refused else []
         if "retain" not in self.sets:
             self.positions = [(drawn, []) for drawn, _ in self.positions]
+        if self.device.type == "cuda" and not self.width:
+            self.width = common_width(samples, self.positions)
         to_forget = sorted({p for drawn, _ in self.positions for p in drawn})
         to_keep = sorted({p for _, drawn in self.positions for p in drawn})
         self.first_refusal = len(forget) + len(retain) if refused else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ class RecordedStep:
         self.device = devices.pop() if len(devices) == 1 else None
         self.enabled = enabled and self.device is not None and self.device.type == "cuda"
         # One stream throughout: a gradient's node remembers the one that it was made on.
-        self.stream: Any = torch.cuda.Stream(self.device) if self.enabled else None
+        self.stream: Any = _stream_of(self.device) if self.enabled else None
 
     def __enter__(self) -> RecordedStep:
         return self
@@ -101,6 +102,12 @@ class RecordedStep:
             self.scope.clear_gradients()
             return None
         return Recording(graph, batch, numbers)
+
+
+@cache
+def _stream_of(device: torch.device) -> Any:
+    """Return the stream of all steps on a device: memory that one has used serves the next."""
+    return torch.cuda.Stream(device)
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:

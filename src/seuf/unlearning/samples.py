@@ -91,3 +91,19 @@ def refusals_of(
             made.texts.append(Span(begin, begin + len(prompt), len(made)))
         refused.append(made)
     return refused
+
+
+def common_width(
+    samples: Sequence[Sequence[int]], batches: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> int:
+    """Return how wide all batches may be, so that a GPU plays one recording back for each.
+
+    0 if they would be more than half as large again: then they are as wide as they are.
+
+    Args:
+        samples: Token ids.
+        batches: Positions of the samples to forget and to keep of each, see `draw_batches`.
+    """
+    widths = [max(len(samples[at]) for at in (*forget, *retain)) for forget, retain in batches]
+    widest = max(widths)
+    return widest if 2 * widest * len(widths) <= 3 * sum(widths) else 0
