@@ -15,7 +15,7 @@ import click
 from kedro_dvc.files import enter_project
 
 Command = Callable[..., Any]
-PLACES = ("local",)
+PLACES = ("local", "ray")
 COLOURS = {"ok": "green", "warning": "yellow", "ERROR": "red"}
 
 
@@ -125,6 +125,7 @@ def viz(env: str, arguments: tuple[str, ...]) -> None:
 @click.option("--allow-missing", is_flag=True, help="Skip a stage if only its files are missing.")
 @click.option("--isolate", is_flag=True, help="Run each stage in a process of its own.")
 @click.option("--on", "place", type=click.Choice(PLACES), help="Where stages run, several at once.")
+@click.option("--address", help="Of the Ray cluster, as host:port; by default this machine's.")
 @click.option(
     "--jobs", "-j", type=JobsNumber(), help="Stages at once at most; auto: one a processor core."
 )
@@ -138,6 +139,7 @@ def run(
     plain: bool,
     place: str | None,
     jobs: int | None,
+    address: str | None,
     **how: bool,
 ) -> None:
     """Do what `dvc repro` does in one process: libraries and shared data are loaded once.
@@ -164,20 +166,40 @@ def run(
     on_error = "keep-going" if how.pop("keep_going") else "fail"
     start = time.perf_counter()
     with _cause_alone(), watching(plain) as watcher:
-        executor = _executor(project, place, jobs, isolate)
+        executor = _executor(project, place, jobs, isolate, address)
         stages = stages or [file]
         reproduce(project, stages, watcher, isolate, wait, executor, on_error=on_error, **how)
     click.echo(f"{summary(watcher.outcomes)}, in {time.perf_counter() - start:.1f} s")
 
 
-def _executor(project: Path, place: str | None, jobs: int | None, isolate: bool) -> Any:
+def _executor(
+    project: Path, place: str | None, jobs: int | None, isolate: bool, address: str | None
+) -> Any:
     """Return what runs the stages; None if that is this process, one after the other."""
+    from kedro_dvc.files import WorkflowError
+
+    if address is not None and place != "ray":
+        raise WorkflowError("--address is that of a Ray cluster: add --on ray")
+    if place is None and jobs is None:
+        return None
+    if place == "ray":
+        _check_installed("ray")
+        from kedro_dvc.executors.ray import RayTasks
+
+        return RayTasks(project, jobs or 0, address)
     from kedro_dvc.executors.local import LocalProcesses
     from kedro_dvc.resources import cores
 
-    if place is None and jobs is None:
-        return None
-    return LocalProcesses(project, cores() if jobs in (None, 0) else jobs, reuse=not isolate)
+    return LocalProcesses(project, jobs or cores(), reuse=not isolate)
+
+
+def _check_installed(package: str) -> None:
+    import importlib.util
+
+    from kedro_dvc.files import WorkflowError
+
+    if importlib.util.find_spec(package) is None:
+        raise WorkflowError(f"{package} is not installed: pip install {package}")
 
 
 @contextmanager

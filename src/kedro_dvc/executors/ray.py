@@ -1,0 +1,250 @@
+"""Stages as tasks of a Ray cluster, which sends each to a node that has what it needs.
+
+A task starts a process on its node that runs the stage, as on one machine. One that dies is begun
+again up to twice, on another node if one has what it needs. All nodes see the project's folder, or
+what a stage reads is copied to them (`copies`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import kedro_dvc
+from kedro_dvc.executors.jobs import Ended, Job, LostError
+from kedro_dvc.executors.process import Process
+from kedro_dvc.files import WorkflowError
+from kedro_dvc.resources import GIGABYTE
+
+ATTEMPTS = 3
+ANSWER = 5.0  # seconds that an address has to answer
+PROBE = 60.0  # seconds that the nodes have to say whether they see the project's folder
+NODE = "ray.io/node-id"  # a label that Ray gives each node
+PER_CORE = 4  # stages in flight by default: enough that no node waits for the driver
+
+
+def _run(project: str, job: Job) -> Iterator[Any]:
+    """Run a stage on this node; yield the node, then what the job tells."""
+    import ray
+
+    context = ray.get_runtime_context()
+    yield context.get_node_id()
+    gpus = context.get_accelerator_ids().get("GPU", [])
+    root = Path(project)
+    process = Process(root, tuple(map(str, gpus)), environment=_paths(root))
+    try:
+        process.begin(job)
+        yield process.end(job)
+    finally:
+        process.close()
+
+
+def _paths(root: Path) -> dict[str, str]:
+    """Return what lets a process import the project's own code before that of this task."""
+    return {"PYTHONPATH": os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])}
+
+
+def _sees(project: str, token: str) -> bool:
+    """Return whether this node sees the driver's folder."""
+    return Path(project, token).is_file()
+
+
+class _Task:
+    """A job that was sent, and sent again if it died."""
+
+    def __init__(self, job: Job, generator: Any) -> None:
+        self.job, self.generator = job, generator
+        self.nodes: list[str] = []  # where it was tried
+
+
+class RayTasks:
+    """Runs jobs as tasks of a Ray cluster.
+
+    Args:
+        project: The project's root, which is also the working directory.
+        jobs: How many are sent at once, at most; 0 for a number that the cluster's cores give.
+        address: The cluster's, as `ray.init` takes it; None for the one that runs on this machine,
+            or a new one of this machine alone.
+
+    Raises:
+        WorkflowError: If no cluster answers there.
+    """
+
+    def __init__(self, project: Path, jobs: int = 0, address: str | None = None) -> None:
+        self._project, self._given = project.resolve(), set[str]()
+        self._guard, self._tasks, self._stopped = threading.Lock(), dict[str, _Task](), False
+        _check_answers(address)
+        import ray  # an extra
+
+        self._ray, self._errors = ray, ray.exceptions
+        self._run = ray.remote(num_returns="streaming", max_retries=0)(_run)
+        self._sees = ray.remote(num_cpus=0, max_retries=0)(_sees)
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level="ERROR",
+                include_dashboard=None if address else False,
+                runtime_env={"py_modules": [str(Path(kedro_dvc.__file__).parent)]},
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = address or "this machine"
+            raise WorkflowError(f"no Ray cluster at {where}: {_line(error)}") from error
+        self._jobs = jobs or PER_CORE * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        self._has_gpus = bool(ray.cluster_resources().get("GPU"))
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Raise a `WorkflowError` if no node has what a job asks for, or sees the project."""
+        nodes = self._nodes()
+        for job in jobs:
+            if not self._fitting(job, nodes):
+                asked = ", ".join(f"{key}: {n:g}" for key, n in self._demands(job).items() if n)
+                there = "; ".join(_told(node) for node in nodes)
+                raise WorkflowError(f"{job.stage} asks for {asked}; no node has it ({there}).")
+        token = self._project / f".dvc/tmp/kedro_dvc/{os.getpid()}.seen"
+        token.parent.mkdir(parents=True, exist_ok=True)
+        token.write_text("")
+        try:
+            seen = {
+                node["NodeManagerAddress"]: self._sees.options(
+                    label_selector={NODE: node["NodeID"]}
+                ).remote(str(self._project), str(token))
+                for node in nodes
+            }
+            self._ray.wait(list(seen.values()), num_returns=len(seen), timeout=PROBE)
+            blind = [address for address, sees in seen.items() if not self._answer(sees)]
+        finally:
+            token.unlink()
+        if blind:
+            raise WorkflowError(
+                f"{', '.join(blind)} of the cluster does not see {self._project}: share the folder."
+            )
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def _answer(self, sees: Any) -> bool:
+        """Return what a node has answered; False if it has not, in the time it had."""
+        try:
+            return bool(self._ray.get(sees, timeout=0))
+        except self._errors.RayError:
+            return False
+
+    def _demands(self, job: Job) -> dict[str, float]:
+        """Return what Ray is asked for; a stage that says nothing of cores takes one."""
+        needs = job.resources
+        memory = needs.memory_gb * GIGABYTE
+        return {"CPU": needs.cpu or 1, "GPU": needs.gpus(self._has_gpus), "memory": memory}
+
+    def _fitting(self, job: Job, nodes: list[dict[str, Any]]) -> list[str]:
+        """Return the nodes that have what a job asks for, if they had nothing else to do."""
+        demands = self._demands(job)
+        return [
+            node["NodeID"]
+            for node in nodes
+            if all(node["Resources"].get(key, 0) >= number for key, number in demands.items())
+        ]
+
+    def admit(self, waiting: Sequence[Job]) -> list[Job]:
+        """Return those that may be sent; which of them begins is Ray's to say."""
+        with self._guard:
+            admitted = list(waiting[: self._jobs - len(self._given)])
+            self._given.update(job.stage for job in admitted)
+        return admitted
+
+    def submit(self, job: Job) -> _Task:
+        """Send a job to the cluster."""
+        task = _Task(job, None)
+        with self._guard:
+            if self._stopped:
+                raise LostError(f"{job.stage} was stopped")
+            self._tasks[job.stage] = task
+            self._send(task)
+        return task
+
+    def _send(self, task: _Task) -> None:
+        """Send a job, if it can be to a node where it was not tried yet."""
+        demands = self._demands(task.job)
+        others = set(self._fitting(task.job, self._nodes())) - set(task.nodes)
+        elsewhere = {NODE: f"!in({','.join(task.nodes)})"} if others and task.nodes else None
+        task.generator = self._run.options(
+            name=task.job.stage,
+            num_cpus=demands["CPU"],
+            num_gpus=demands["GPU"],
+            memory=demands["memory"] or None,
+            label_selector=elsewhere,
+        ).remote(str(self._project), task.job)
+
+    def result(self, handle: _Task) -> Ended:
+        """Wait until a job has ended, here or there.
+
+        Raises:
+            LostError: If it was stopped, or has died as often as it was tried.
+        """
+        job = handle.job
+        try:
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    handle.nodes.append(self._ray.get(next(handle.generator)))
+                    ended: Ended = self._ray.get(next(handle.generator))
+                    return ended
+                except self._errors.TaskCancelledError:
+                    raise LostError(f"{job.stage} was stopped") from None
+                except (self._errors.RayError, StopIteration) as error:
+                    with self._guard:
+                        if self._stopped:
+                            raise LostError(f"{job.stage} was stopped") from None
+                        if attempt == ATTEMPTS:
+                            tried = f"{job.stage} died {ATTEMPTS} times"
+                            raise LostError(f"{tried}, at last: {_line(error)}") from None
+                        self._send(handle)
+            raise AssertionError
+        finally:
+            with self._guard:
+                self._tasks.pop(job.stage, None)
+                self._given.discard(job.stage)
+
+    def release(self, job: Job) -> None:
+        """Let another one be sent in the place of a job that was not run."""
+        with self._guard:
+            self._given.discard(job.stage)
+
+    def stop(self) -> None:
+        """Cancel all tasks."""
+        with self._guard:
+            self._stopped = True
+            for task in self._tasks.values():
+                self._ray.cancel(task.generator, force=True)
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._ray.shutdown()
+
+
+def _told(node: dict[str, Any]) -> str:
+    there = node["Resources"]
+    memory = there.get("memory", 0) / GIGABYTE
+    cpu, gpu = there.get("CPU", 0), there.get("GPU", 0)
+    return f"{node['NodeManagerAddress']}: CPU {cpu:g}, GPU {gpu:g}, {memory:.0f} GB"
+
+
+def _line(error: BaseException) -> str:
+    """Return an error in one line; of one in a task, what it was there."""
+    cause = getattr(error, "cause", None) or error  # of a `RayTaskError`
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(cause).__name__
+
+
+def _check_answers(address: str | None) -> None:
+    """Raise if nobody answers at an address; Ray itself would try for a minute."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER).close()
+    except OSError as error:
+        raise WorkflowError(f"nobody answers at {address}: {error}") from None
