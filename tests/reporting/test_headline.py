@@ -1,5 +1,7 @@
 """What one expert keeps against everything, at equal forgetting."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -204,3 +206,12 @@ def test_a_path_without_test_questions_is_no_path():
     unasked = paths(full_ga=LOOKS).assign(test_forgotten=float("nan"))
 
     assert differences(unasked) == []
+
+
+def test_in_the_table_everything_and_the_rules_of_the_sentences_come_first():
+    names = ("esft", "random", "pilot", "contrast", "lora", "affinity")
+
+    page = headline(paths(**{f"{name}_ga": FLAT for name in names}, full_ga=STEEP))
+
+    shown = re.findall("<tr><td>(.*?)</td>", page)[:7]
+    assert shown == ["everything", "affinity", "contrast", "pilot", "ESFT", "random", "LoRA"]

@@ -239,7 +239,11 @@ def _share(target: float) -> str:
 def _matrix(found: Sequence[Difference], target: float) -> str:
     """Return utility at a target: a row for everything and for each rule, a column an objective."""
     here = {(one.style.label, one.style.objective): one for one in found if one.target == target}
-    labels = sorted({label: None for label, _ in here}, key=lambda name: name != EVERYTHING)
+    first = [EVERYTHING, *RULES]  # then the others, in the order of the study
+    labels = sorted(
+        {label: None for label, _ in here},
+        key=lambda name: first.index(name) if name in first else len(first),
+    )
     objectives = list(dict.fromkeys(objective for _, objective in here))
     rows = []
     for label in labels:

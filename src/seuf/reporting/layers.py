@@ -50,7 +50,8 @@ SAID = {"utility": ("utility", "utility"), "general_loss": ("loss on other text"
 NUMBERS = [f"{name}_at_{100 * LAYERS_AT:g}{end}" for name in READ for end in ("", "_low", "_high")]
 ABOUT_LAYER = ["objective", "rule", "base", "layer", "expert", "learning_rate"]
 COLUMNS = [*ABOUT_LAYER, *NUMBERS, "reached", "bases", "chosen_by"]
-CHOICES = {"affinity": "paper", "contrast": "contrast", PILOT: "pilot"}  # by a name in `chosen_by`
+# By a name in `chosen_by`; of several at one place the last is the smallest.
+CHOICES = {"affinity": ("paper", 15), "contrast": ("contrast", 13), PILOT: ("pilot", 10)}
 WIDE = 3  # times the least loss: from there on the axis is logarithmic
 SHOWN_AT_LEAST = 0.5  # of the bases must reach the share for a mean of them to be drawn
 FOOT = 0.03  # of a panel's height, where it is marked that a layer does not reach it
@@ -367,7 +368,7 @@ def _mark_choices(
 ) -> list[Label]:
     """Mark the layers that were chosen on each base, at the foot where they do not reach it."""
     labels = []
-    for by, said in CHOICES.items():
+    for by, (said, size) in CHOICES.items():
         chosen = single[[by in str(names).split() for names in single["chosen_by"]]]
         if chosen.empty:
             continue
@@ -380,7 +381,7 @@ def _mark_choices(
             marker={
                 "color": colour,
                 "symbol": symbol,
-                "size": 13,
+                "size": size,
                 "line": {"color": "white", "width": 1},
             },
             hovertemplate=f"<b>chosen, {said}</b>: layer %{{x}}<extra></extra>",

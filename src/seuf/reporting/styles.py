@@ -38,12 +38,13 @@ KNOWN = {  # by family, see `family`
     "affinity": ("#1F83C4", "circle"),
     "contrast": ("#D55E00", "diamond"),
     "pilot": ("#009E73", "star"),
-    "lora": ("#E69F00", "triangle-up"),
-    "esft": ("#A0673A", "hexagon"),
+    "LoRA": ("#E69F00", "triangle-up"),
+    "ESFT": ("#A0673A", "hexagon"),
     "random": ("#B0699A", "x"),
     "random in layer": ("#A98BD9", "bowtie"),  # that a rule chooses
     "random in pilot": ("#7A6FD0", "triangle-down"),
 }
+WHO = {"lora": "LoRA", "esft": "ESFT"}
 OBJECTIVES = {
     "ga": "GA",
     "gdiff": "GDiff",
@@ -121,7 +122,7 @@ def objective_name(objective: str) -> str:
 
 def rule_name(rule: str) -> str:
     """Return what a selection rule is called in figures: `random in pilot` of `random_in:pilot`."""
-    return rule.replace("random_in:", "random in ")
+    return WHO.get(rule, rule.replace("random_in:", "random in "))
 
 
 def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
