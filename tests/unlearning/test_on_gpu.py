@@ -95,7 +95,7 @@ def test_methods_one_after_the_other_leave_no_memory_behind():
         gc.collect()
         used.append(torch.cuda.memory_allocated())
 
-    assert used[3:] == used[:3]
+    assert max(used[3:]) <= max(used[:3])
 
 
 def test_a_pilot_tries_every_layer_and_leaves_the_model_as_it_was():
