@@ -34,7 +34,27 @@ ABSENT = object()
 
 
 class StudyConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, whose soft merge is `merged`."""
+    """Kedro's loader, whose soft merge is `merged`; a filepath may begin with `~`."""
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """Return a part of the configuration.
+
+        Raises:
+            WorkflowError: If it refers to what is nowhere, in one line.
+        """
+        try:
+            content = super().__getitem__(key)
+        except OmegaConfBaseException as error:
+            reason = "; ".join(line.strip() for line in str(error).splitlines())
+            raise WorkflowError(
+                f"The {key} of conf/{self.env or BASE} cannot be made: {reason}. Of the "
+                "environment nothing is read: write a path in full, or with ~ for your home."
+            ) from error
+        entries = content.values() if key == "catalog" else ()
+        for entry in entries:
+            if isinstance(entry, dict) and str(entry.get("filepath", "")).startswith("~"):
+                entry["filepath"] = str(Path(entry["filepath"]).expanduser())
+        return content
 
     @staticmethod
     def _soft_merge(

@@ -101,11 +101,11 @@ def synced_studies(project: Path) -> list[str]:
 
 
 def check_study(project: Path, name: str) -> str:
-    """Return the name of a study if it exists and does not share the artifacts of base.
+    """Return the name of a study if it exists and has a place of its own for its artifacts.
 
     Raises:
-        WorkflowError: If it does not exist, with those that do; or if its `data_root` is that of
-            base, which it also is where the study gives none.
+        WorkflowError: If it does not exist, with those that do; if its `data_root` is that of
+            base, which it also is where the study gives none; or if that is not in the project.
     """
     if name not in (known := study_names(project)):
         raise WorkflowError(
@@ -117,6 +117,12 @@ def check_study(project: Path, name: str) -> str:
         raise WorkflowError(
             f"conf/{name}/globals.yml has no data_root of its own: the study would write over the "
             f"artifacts of {BASE}. Add `data_root: studies/{name}/data`."
+        )
+    if own is not None and not (project / own).resolve().is_relative_to(project.resolve()):
+        raise WorkflowError(
+            f"conf/{name}/globals.yml: data_root {own} lies outside of the project, or is a link "
+            "that leads out; DVC keeps outputs inside alone. For another disk move its cache, "
+            "`dvc cache dir PATH`, and let outputs be links, `dvc config cache.type symlink`."
         )
     return name
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kedro_dvc.project import load_study
-from seuf.audit.audited import AuditedMethod
+from seuf.audit.audited import AuditedMethod, Stage
 from seuf.audit.report import audit
 from seuf.inputs import InputError
 
@@ -29,3 +30,16 @@ def test_an_unknown_method_is_told_the_others():
 
     with pytest.raises(InputError, match=r"no method 'nobody'; it has .*seuf_gdiff"):
         _ = audited.settings
+
+
+def test_a_file_outside_the_project_is_read_like_others(tmp_path):
+    """Own data may lie anywhere; an audit ended in `is not in the subpath`."""
+    project, outside = tmp_path / "project", tmp_path / "own.jsonl"
+    project.mkdir()
+    for path in (outside, project / "in"):
+        path.write_text("one\n")
+    audited = AuditedMethod(SimpleNamespace(project=project), "m")
+    stage = Stage("make", "x", {str(outside): None, "in": None, "gone": None}, {}, {})
+    audited.__dict__["stages"] = [stage]
+
+    assert {path: one.size for path, one in audited.digests.items()} == {str(outside): 4, "in": 4}

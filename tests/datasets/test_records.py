@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 from collections.abc import Iterator
@@ -324,3 +325,24 @@ def test_a_damaged_file_is_one_line(folder):
         path.write_bytes(b"PAR1 and no more")
 
     assert hub_refusal(folder).startswith(f"Cannot load the data set {str(folder)!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ('{"text": "a"}\n'.encode("utf-16"), " is UTF-16: one JSON object a line"),
+        (gzip.compress(b'{"text": "a"}\n'), " is compressed by gzip: one JSON object a line"),
+        (b'{"text": "a"}\n{"text": "caf\xe9"}\n', ", line 2: not UTF-8 (byte 0xe9): save it"),
+        (b"[" * 100_000, ", line 1: not JSON (maximum recursion depth"),
+        (b'{"text": ' + b"9" * 5000 + b"}", ", line 1: not JSON (Exceeds the"),
+    ],
+)
+def test_what_is_no_text_or_no_json_is_one_line_with_its_place(tmp_path, data, reason):
+    path = tmp_path / "texts.jsonl"
+    path.write_bytes(data)
+
+    with pytest.raises(DatasetError) as error:
+        RecordsDataset(str(path)).load()
+
+    assert str(error.value.__cause__).startswith(f"{path}{reason}")
+    assert "\n" not in str(error.value.__cause__)

@@ -222,3 +222,26 @@ def test_anchors_and_merges_are_read_alike(tmp_path):
 
 def test_references_are_left_as_they_are(tmp_path):
     _check(tmp_path, "key: ${globals:root}/a\n")
+
+
+def _catalog(root: Path, filepath: str) -> StudyConfigLoader:
+    (root / "conf/base").mkdir(parents=True)
+    (root / "conf/base/globals.yml").write_text(f"texts: {filepath}\n")
+    (root / "conf/base/catalog.yml").write_text(
+        "texts: {type: text.TextDataset, filepath: '${globals:texts}'}\n"
+    )
+    return StudyConfigLoader(str(root / "conf"), "base", base_env="base")
+
+
+def test_a_path_may_begin_at_ones_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+
+    assert _catalog(tmp_path, "~/a.jsonl")["catalog"]["texts"]["filepath"] == "/home/me/a.jsonl"
+
+
+@pytest.mark.parametrize("path", ["${HOME}/a.jsonl", "${oc.env:HOME}/a.jsonl"])
+def test_what_refers_to_the_environment_is_refused_in_one_line(tmp_path, path):
+    with pytest.raises(WorkflowError, match="Of the environment nothing is read") as error:
+        _catalog(tmp_path, path)
+
+    assert "\n" not in str(error.value)

@@ -297,6 +297,18 @@ def test_a_study_that_shares_the_artifacts_of_base_is_refused(text, tmp_path):
     assert str(caught.value).startswith("conf/mine/globals.yml has no data_root of its own: ")
 
 
+@pytest.mark.parametrize("place", ["/elsewhere/data", "../data", "out/data"])
+def test_a_study_whose_artifacts_would_lie_outside_of_the_project_is_refused(place, tmp_path):
+    """DVC would find out after the first stage has run; `out` is a link."""
+    project = tmp_path / "project"
+    _write_globals(project, base="data_root: data\n", mine=f"data_root: {place}\n")
+    (tmp_path / "large").mkdir()
+    (project / "out").symlink_to(tmp_path / "large")
+
+    with pytest.raises(WorkflowError, match=f"data_root {place} lies outside .* `dvc cache dir"):
+        check_study(project, "mine")
+
+
 def test_a_study_with_artifacts_of_its_own_is_one(tmp_path):
     """So is any study where base has no `data_root`, as in other projects."""
     _write_globals(tmp_path, base="data_root: data\n", mine="data_root: studies/mine/data\n")

@@ -185,7 +185,7 @@ class AuditedMethod:
         """Digests of all that the stages read and wrote and that is here, by path."""
         paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
         read = digests(self.project / path for path in sorted(paths))
-        return {str(path.relative_to(self.project)): one for path, one in read.items()}
+        return {path: read[self.project / path] for path in paths if self.project / path in read}
 
     @cached_property
     def confidential(self) -> set[str]:

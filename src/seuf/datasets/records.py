@@ -21,6 +21,12 @@ from seuf.moe.hub import HubReference, clear_errors, commit_of, fetch_files, rev
 Record = dict[str, Any]
 
 CARD = "README.md"
+NOT_UTF8 = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"PK\x03\x04": "a zip archive",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 logger = logging.getLogger(__name__)
 
 
@@ -97,20 +103,43 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
 
 def _lines(path: Path) -> Iterator[tuple[str, Record]]:
     """Yield the records of a file, each with where it is."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist.")
     # not splitlines: it also breaks at U+2028 and the like, which JSON allows inside a text
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not JSON ({error}).") from error
+        except (ValueError, RecursionError) as error:  # also of a number of thousands of digits
+            reason = str(error).partition(";")[0]
+            raise InputError(f"{where}: not JSON ({reason}).") from error
         if not isinstance(record, dict):
             raise InputError(f"{where}: a JSON object is needed, not {line[:40]}.")
         yield where, record
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        InputError: If there is none, it may not be read, or it is not UTF-8; with the line.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    for beginning, kind in NOT_UTF8.items():
+        if data.startswith(beginning):
+            raise InputError(f"{path} is {kind}: one JSON object a line is needed, in UTF-8.")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: not UTF-8 (byte {data[error.start]:#04x}): save it as UTF-8."
+        ) from error
 
 
 def _hub_rows(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Record]]:
