@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import pytest
@@ -24,6 +25,20 @@ def test_an_input_error_inside_another_is_one_line(capsys):
     _one_line_for_input_errors(*_raised(outer))
 
     assert capsys.readouterr().err == "error: line 3: not JSON\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "x: Permission denied"),
+        (RuntimeError("I/O error: No space left on device"), "I/O error: No space left on device"),
+    ],
+)
+def test_a_disk_that_is_full_or_shut_is_one_line(capsys, error, line):
+    _one_line_for_input_errors(*_raised(error))
+
+    assert capsys.readouterr().err == f"error: {line}\n"
 
 
 def test_a_bug_keeps_its_traceback(capsys):

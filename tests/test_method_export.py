@@ -158,6 +158,16 @@ def study(tmp_path, language_model) -> Any:
     )
 
 
+def test_a_method_is_exported_after_its_forget_set_is_erased(study, tmp_path):
+    """Only the card asked for it: how many texts there were."""
+    Path(study.dataset("forget_set")["filepath"]).unlink()
+
+    export_method(study, "seuf_ga", tmp_path / "exported")
+
+    card = (tmp_path / "exported/README.md").read_text()
+    assert "what\ntexts that are erased since hold and to keep what 3 others do" in card
+
+
 def test_a_method_is_exported_with_its_card(study, tmp_path):
     export_method(study, "seuf_ga", tmp_path / "exported")
 

@@ -209,7 +209,7 @@ def _cause_alone() -> Iterator[None]:
     from dvc.stage.exceptions import StageNotFound
     from dvc.utils.serialize import YAMLFileCorruptedError
 
-    from kedro_dvc.files import WorkflowError, broken_yaml
+    from kedro_dvc.files import WorkflowError, broken_yaml, problem_of_disk
     from kedro_dvc.sync import nearest_stages
 
     try:
@@ -223,7 +223,13 @@ def _cause_alone() -> Iterator[None]:
         cause = error.__cause__
         if cause is None or isinstance(cause, DvcException | FileNotFoundError):
             raise WorkflowError(str(cause or error)) from None
+        if problem := problem_of_disk(cause):
+            raise WorkflowError(problem) from cause
         raise cause from cause.__cause__  # where its one line may be
+    except OSError as error:
+        if problem := problem_of_disk(error):
+            raise WorkflowError(problem) from error
+        raise
 
 
 @dvc.command("erase")

@@ -5,6 +5,7 @@ Nothing heavy is imported, as a command that finds nothing to do takes no longer
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Hashable
@@ -14,6 +15,8 @@ from typing import IO, Any
 import click
 import yaml
 
+OF_DISKS = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EIO".split()}
+NO_SPACE = os.strerror(errno.ENOSPC)  # safetensors raises errors of its own with these words
 STANDS = "kedro_dvc.stands"  # in click's context: where the user stands
 
 
@@ -78,8 +81,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two may write at once
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def problem_of_disk(error: BaseException) -> str | None:
+    """Return in one line what is wrong with a disk or with rights; None of any other error."""
+    if isinstance(error, OSError) and error.errno in OF_DISKS:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return str(error).splitlines()[0] if NO_SPACE in str(error) else None
 
 
 def load_yaml(path: Path) -> Any:

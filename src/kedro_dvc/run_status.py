@@ -112,7 +112,7 @@ class RunStatus:
         try:
             write_text(own, json.dumps(_with_ends(list(latest.values())), indent=1))
             show(self._project, self._study)
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:
             log.warning("kedro-viz will not show this run: %s", error)
 
 

@@ -14,6 +14,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Node
 
+from kedro_dvc.files import problem_of_disk
 from seuf.determinism import NO_SUCH_IMPLEMENTATION, SWITCH, asked_for, set_deterministic
 from seuf.inputs import InputError
 
@@ -66,8 +67,9 @@ def _one_line_for_input_errors(
     cause: Any = error
     seen: set[int] = set()  # causes can go round in a circle
     while cause is not None and id(cause) not in seen:
-        if isinstance(cause, (InputError, FileNotFoundError)):
-            sys.stderr.write(f"error: {cause}\n")
+        known = isinstance(cause, (InputError, FileNotFoundError))
+        if problem := cause if known else problem_of_disk(cause):
+            sys.stderr.write(f"error: {problem}\n")
             return
         seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__

@@ -55,7 +55,7 @@ def export_method(study: Study, method: str, folder: Path) -> None:
         method=method,
         settings=settings,
         experts=[(layer, expert) for layer, expert in delta.about.get("experts", [])],
-        texts=(_lines(_output(study, "forget_set")), _lines(_output(study, "retain_set"))),
+        texts=(_lines(study, "forget_set"), _lines(study, "retain_set")),
         changed={key: tensor.numel() for key, tensor in delta.tensors.items()},
         total=sum(p.numel() for p in Checkpoint(base).empty_model().parameters()),
         requests=served_by(read_ledger(study.project), digest),
@@ -182,6 +182,10 @@ def _commit_of_run(study: Study, output: str, digest: str) -> str | None:
     return record["commit"] if record["clean"] else f"{record['commit']} with later edits"
 
 
-def _lines(path: Path) -> int:
+def _lines(study: Study, name: str) -> int | None:
+    """Return how many texts a set has; None if it is no longer here: it may be erased."""
+    path = Path(study.dataset(name)["filepath"])
+    if not path.is_file():
+        return None
     with path.open("rb") as file:
         return sum(1 for _ in file)

@@ -1,5 +1,6 @@
 """What a command says when DVC fails, and to whom it says nothing."""
 
+import errno
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -58,3 +59,13 @@ def test_a_command_goes_on_where_no_one_can_read_it(closed):
     shell = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, WATCHING]
 
     assert subprocess.run(shell, capture_output=True, check=False).returncode == 0
+
+
+def test_a_full_disk_is_one_line_whoever_met_it():
+    """DVC wraps what a stage meets, and meets it itself where it fills its cache."""
+    full = OSError(errno.ENOSPC, "No space left on device", "data/x")
+
+    with pytest.raises(WorkflowError, match=r"^data/x: No space left on device$"), _cause_alone():
+        raise DvcException("failed to run") from full
+    with pytest.raises(WorkflowError, match=r"^data/x: No space left on device$"), _cause_alone():
+        raise full

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import inspect
 import shlex
+import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -316,6 +318,26 @@ def test_a_study_with_artifacts_of_its_own_is_one(tmp_path):
 
     _write_globals(tmp_path, base="", mine="")
     assert check_study(tmp_path, "mine") == "mine"
+
+
+def test_a_checkout_has_the_committed_bytes_whatever_git_is_set_to(tmp_path):
+    """With CRLF line ends every stage would be out of date, and each audit fail."""
+    for command in (
+        ["git", "init", "--quiet", "."],
+        ["git", "config", "core.autocrlf", "true"],
+        ["git", "config", "user.email", "n@n"],
+        ["git", "config", "user.name", "n"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    shutil.copyfile(ROOT / ".gitattributes", tmp_path / ".gitattributes")
+    (tmp_path / "code.py").write_bytes(b"x = 1\n")
+    for command in (["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / "code.py").unlink()
+
+    subprocess.run(["git", "checkout", "--quiet", "code.py"], cwd=tmp_path, check=True)
+
+    assert (tmp_path / "code.py").read_bytes() == b"x = 1\n"
 
 
 def test_all_studies_have_artifacts_of_their_own():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kedro_dvc.files import UserPath, enter_project
+from kedro_dvc.files import UserPath, enter_project, problem_of_disk
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
@@ -31,11 +31,14 @@ COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "red"}
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """Print an `InputError` as one line on stderr and exit with 1."""
+    """Print an `InputError`, or that a disk is full or shut, as one line on stderr; exit with 1."""
     try:
         yield
-    except InputError as error:
-        click.echo(f"error: {error}", err=True)
+    except Exception as error:
+        problem = error if isinstance(error, InputError) else problem_of_disk(error)
+        if problem is None:
+            raise
+        click.echo(f"error: {problem}", err=True)
         sys.exit(1)
 
 

@@ -21,7 +21,7 @@ CARD = """\
 # {title}, after unlearning
 
 Made from {base} by the method `{method}` of the study `{study}`, which was to take out what
-{forget} texts hold and to keep what {retain} others do. The texts are not part of this folder.
+{forget} hold and to keep what {retain} do. The texts are not part of this folder.
 
 ## What changed
 
@@ -95,7 +95,7 @@ class Exported(NamedTuple):
         method: Its name.
         settings: Its row in the table of methods.
         experts: (layer, expert) pairs that were selected.
-        texts: How many texts were to go, and to stay.
+        texts: How many texts were to go, and to stay; None of those that are erased since.
         changed: Number of elements of each changed tensor, by key.
         total: Number of the model's parameters.
         requests: Ids of the requests to forget that it serves.
@@ -109,7 +109,7 @@ class Exported(NamedTuple):
     method: str
     settings: Mapping[str, Any]
     experts: Sequence[tuple[int, int]]
-    texts: tuple[int, int]
+    texts: tuple[int | None, int | None]
     changed: Mapping[str, int]
     total: int
     requests: Sequence[str] = ()
@@ -120,6 +120,7 @@ def model_card(exported: Exported, comparison: pd.DataFrame) -> str:
     """Return the card as Markdown; the comparison has rows of the original and of the method."""
     shown = [original_method(comparison), exported.method]
     rows = comparison[comparison["method"].isin(shown)]
+    forget, retain = exported.texts
     changed, chance = sum(exported.changed.values()), rows["chance"].iloc[0]
     names = [f"- `{name}`" for name in exported.changed]
     if len(names) > SHOWN:
@@ -131,8 +132,8 @@ def model_card(exported: Exported, comparison: pd.DataFrame) -> str:
         base=_described(exported.base),
         method=exported.method,
         study=exported.study,
-        forget=exported.texts[0],
-        retain=exported.texts[1],
+        forget="texts that are erased since" if forget is None else f"{forget} texts",
+        retain="others" if retain is None else f"{retain} others",
         changed=f"{changed:,}",
         total=f"{exported.total:,}",
         share=changed / exported.total,
