@@ -89,6 +89,13 @@ def test_a_sweep_tells_of_every_layers_test_questions_and_general_loss(routing):
     assert "dominated" not in set(trials["stopped"])
 
 
+def test_a_control_does_not_repeat_the_sweep_of_its_pilot(routing):
+    _, trials, _ = choose(routing, "random_in:pilot", PILOT.model_copy(update={"sweep": True}))
+
+    assert "rule" not in trials
+    assert trials["test_utility"].isna().all()
+
+
 def test_unlearning_takes_what_trials_of_the_method_chose(routing):
     chosen, *_ = choose(routing, "pilot")
 

@@ -40,6 +40,7 @@ def choose_layer(
     """Try a method in every layer for a few steps; choose the layer that keeps most utility.
 
     A sweep also tells of the test questions and of the general texts, and whose trials they are.
+    A control makes none: its trials are those of the pilot that it is the control of.
     """
     from seuf.pipelines.expert_selection.nodes import routing_table
     from seuf.pipelines.unlearning.nodes import judge_of
@@ -51,6 +52,8 @@ def choose_layer(
     start = time.perf_counter()
     routing = routing_table(routing_forget), routing_table(routing_retain)
     rule = str(pilot_rule(method.selection))
+    is_control = str(method.selection).startswith(RANDOM_IN)
+    pilot = pilot.model_copy(update={"sweep": pilot.sweep and not is_control})
     candidates = best_of_layers(*routing, rule, expert_selection.top, pilot.every)
     forget, retain = (
         samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
@@ -64,7 +67,7 @@ def choose_layer(
         base_model, forget, retain, candidates, method, judge, unlearning, pilot, seed
     )
     experts = done.experts
-    if str(method.selection).startswith(RANDOM_IN):
+    if is_control:
         experts = random_beside(experts, routing[0], seed_of_draw(base_seed, seed)).experts
     chosen = {
         "experts": experts,
