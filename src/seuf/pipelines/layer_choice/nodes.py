@@ -40,7 +40,7 @@ def choose_layer(
     """Try a method in every layer for a few steps; choose the layer that keeps most utility.
 
     A sweep also tells of the test questions and of the general texts, and whose trials they are.
-    A control makes none: its trials are those of the pilot that it is the control of.
+    A control (`random_in:pilot`) makes none: of its trials only the layer is wanted.
     """
     from seuf.pipelines.expert_selection.nodes import routing_table
     from seuf.pipelines.unlearning.nodes import judge_of
