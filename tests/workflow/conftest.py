@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner, Result
+from dvc.cli import main as dvc
 from dvc.repo import Repo, lock_repo
 from filelock import FileLock
 
@@ -61,6 +63,16 @@ class Project:
         with chdir(self.root), pytest.MonkeyPatch.context() as patch:
             patch.setenv("KEDRO_ENV", "base")
             return CliRunner().invoke(cli, command)
+
+    def dvc(self, *command: str) -> str:
+        """Return what a command of DVC that goes well prints, made in this process.
+
+        Not what it logs, as `repro` does of the stages that it runs.
+        """
+        printed = StringIO()
+        with chdir(self.root), redirect_stdout(printed):
+            assert dvc([*command]) == 0, printed.getvalue()
+        return printed.getvalue()
 
     def repro(self) -> list[str]:
         """Return the stages that `dvc repro` has run."""
@@ -137,7 +149,7 @@ def project(_own: Project) -> Iterator[Project]:
     yield _own
     _own.done("git", "restore", "--staged", "--worktree", ".")
     if not (_own.root / STAMP).exists():  # a guard that fails leaves none
-        _own.done("dvc", "checkout", "--quiet", STUDY)
+        _own.dvc("checkout", "--quiet", STUDY)
 
 
 def stages_in(output: str) -> list[str]:
@@ -167,5 +179,5 @@ def _begin(project: Project) -> None:
     project.done("git", "init", "--quiet")
     project.done("git", "config", "user.name", "n")
     project.done("git", "config", "user.email", "n@n")
-    project.done("kedro", "dvc", "sync", "--env", "smoke")
+    assert project.invoke("dvc", "sync", "--env", "smoke").exit_code == 0
     project.commit()  # runs record the commit that they are from

@@ -224,14 +224,14 @@ def test_in_another_process_the_files_are_the_same(project):
 
 
 def test_in_a_fresh_clone_nothing_runs_after_a_pull(project, tmp_path):
-    project.done("dvc", "remote", "add", "--local", "--default", "there", str(tmp_path / "remote"))
-    project.done("dvc", "push", "--quiet", STUDY)
+    project.dvc("remote", "add", "--local", "--default", "there", str(tmp_path / "remote"))
+    project.dvc("push", "--quiet", STUDY)
     clone = Project(tmp_path / "clone")
     project.done("git", "clone", "--quiet", ".", str(clone.root))
-    clone.done("dvc", "remote", "add", "--local", "--default", "there", str(tmp_path / "remote"))
+    clone.dvc("remote", "add", "--local", "--default", "there", str(tmp_path / "remote"))
 
     assert "didn't change" in clone.done("dvc", "repro", "--dry", "--allow-missing", STUDY)
-    clone.done("dvc", "pull", "--quiet", STUDY)
+    clone.dvc("pull", "--quiet", STUDY)
 
     assert clone.repro() == []
     assert (clone.root / "studies/smoke/data/08_reporting/report.html").is_file()

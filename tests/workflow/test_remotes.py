@@ -33,7 +33,7 @@ ON_S3 = """\
 TOP = ("conf/base/parameters_expert_selection.yml", "top: 1", "top: 2")
 BATCH = ("conf/base/parameters_routing_capture.yml", "batch_size: 64", "batch_size: 32")
 ERASE = ("dvc", "erase", *FORGET, "--env", "smoke")
-GATE = ("dvc", "repro", "--dry", "--allow-missing", STUDY)
+GATE = ("repro", "--dry", "--allow-missing", STUDY)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -70,11 +70,11 @@ def routed(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Remo
     project = world.project.copy(remotes.root / "project")
     with (project.root / "conf/smoke/globals.yml").open("a") as settings:
         settings.write("forget_remote: forget\n")
-    project.done("dvc", "remote", "add", "--default", "store", "../store")
-    project.done("dvc", "remote", "add", "forget", "../forget")
+    project.dvc("remote", "add", "--default", "store", "../store")
+    project.dvc("remote", "add", "forget", "../forget")
     assert project.invoke("dvc", "sync", "--env", "smoke").exit_code == 0
     ran = project.repro()
-    project.done("dvc", "push", "--run-cache", STUDY)
+    project.dvc("push", "--run-cache", STUDY)
     project.commit()
     return remotes, ran
 
@@ -120,10 +120,10 @@ def test_the_remote_of_the_forget_set_holds_that_alone_and_no_other_holds_it(rem
 
 def test_who_has_no_access_to_it_gets_all_else(remotes):
     clone = remotes.clone("colleague")
-    clone.done("dvc", "remote", "modify", "--local", "forget", "url", "../nowhere")
+    clone.dvc("remote", "modify", "--local", "forget", "url", "../nowhere")
 
-    assert "up to date" in clone.done(*GATE)
-    clone.done("dvc", "pull", "--remote", "store", "--allow-missing", STUDY)
+    assert "up to date" in clone.dvc(*GATE)
+    clone.dvc("pull", "--remote", "store", "--allow-missing", STUDY)
 
     there = {path for path in _locked(clone) if (clone.root / path).exists()}
     assert set(_locked(clone)) - there == RESTRICTED
@@ -134,7 +134,7 @@ def test_the_gate_of_ci_tells_what_the_lock_is_behind_of(remotes):
     clone.replace(*TOP)
     clone.done("dvc", "repro", f"{STUDY}:in_sync")
 
-    ended = clone.run(*GATE)
+    ended = clone.run("dvc", *GATE)
 
     assert ended.returncode != 0
     assert f"failed to reproduce '{STUDY}:select_experts'" in ended.stderr
@@ -161,8 +161,8 @@ def test_the_evidence_is_left(remotes, erased):
     project = erased[0].project
 
     assert (project.root / LOCK).read_bytes() == (remotes.project.root / LOCK).read_bytes()
-    assert "up to date" in project.done(*GATE)
-    assert f"not in cache:       {PRIMARY}/forget_set.jsonl" in project.done("dvc", "status", STUDY)
+    assert "up to date" in project.dvc(*GATE)
+    assert f"not in cache:       {PRIMARY}/forget_set.jsonl" in project.dvc("status", STUDY)
 
 
 def test_a_second_erasure_finds_nothing(erased):
@@ -222,20 +222,20 @@ def test_s3_gives_back_the_same_bytes_and_is_erased_too(remotes, s3, tmp_path):
     project = remotes.copy(tmp_path / "remotes").project
     here = (ON_S3.format(remote=remote, address=s3) for remote in ("store", "forget"))
     (project.root / ".dvc/config.local").write_text("".join(here))
-    project.done("dvc", "push", STUDY)
+    project.dvc("push", STUDY)
     before = {path.relative_to(project.root): path for path in _files(project.root / DATA)}
     before = {name: path.read_bytes() for name, path in before.items()}
     for folder in (".dvc/cache", PRIMARY, f"{DATA}/06_models"):
         shutil.rmtree(project.root / folder)
 
-    project.done("dvc", "pull", STUDY)
+    project.dvc("pull", STUDY)
 
     assert {name: (project.root / name).read_bytes() for name in before} == before
     assert len(list(_bucket(s3, "forget").objects.all())) == len(RESTRICTED)
     erasure = project.invoke(*ERASE, "--yes").output
     assert erasure.count("workspace, cache, remote forget") == len(FORGET)
     assert len(list(_bucket(s3, "forget").objects.all())) == len(SHOWING)
-    assert "up to date" in project.done(*GATE)
+    assert "up to date" in project.dvc(*GATE)
 
 
 def _bucket(address: str, name: str) -> boto3.resources.base.ServiceResource:

@@ -49,7 +49,7 @@ def test_dvc_finds_nothing_to_do_after_it(project):
 
 
 def test_the_numbers_are_metrics(project):
-    assert "original" in project.done("dvc", "metrics", "show", METRICS)
+    assert "original" in project.dvc("metrics", "show", METRICS)
 
 
 def test_a_check_tells_which_file_is_behind(project):
