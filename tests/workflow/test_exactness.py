@@ -89,7 +89,7 @@ VALUES_OF_OTHERS = [
 LINES = {  # in each room
     f"{CODE}/benchmarks/sandbox.py": ["prepare_data"],
     f"{CODE}/moe/training.py": ["make_base_model"],
-    f"{CODE}/moe/routing.py": ["capture_routing", *RUN_METHODS],
+    f"{CODE}/moe/routing.py": [*FIRST[1:3], *RUN_METHODS],  # the loss imports it
     f"{CODE}/moe/architectures.py": [*FIRST[1:3], *RUN_METHODS],
     f"{CODE}/unlearning/selection.py": ["select_experts"],
     f"{CODE}/unlearning/objectives.py": UNLEARN,
