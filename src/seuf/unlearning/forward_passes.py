@@ -196,7 +196,8 @@ class ForwardPasses:
         self.retain_last = self._last_states(to_keep, "retain_reference_predictions")
         if self.forget_last or self.retain_last:
             trained = method.scope == "everything" and not (method.only or method.layers)
-            self.reference_head = frozen_copy(self.head) if trained else self.head
+            head = copy.deepcopy(self.head).requires_grad_(False) if trained else self.head
+            self.reference_head = head
         self.token_weights: HiddenStates | None = None
         if "retain_token_weights" in self.names:
             self.token_weights = self._token_weights(base, to_forget, to_keep, experts)
@@ -433,11 +434,6 @@ class ForwardPasses:
 def counts_of(texts: Tensor, device: torch.device) -> Counts:
     """Return how many tokens and texts count, of the tokens of each text (B, S, T) of bool."""
     return Counts(texts.any(1).sum().to(device), texts.any(-1).sum().to(device))
-
-
-def frozen_copy(module: nn.Module) -> nn.Module:
-    """Return a copy of a module with weights of its own, without gradients."""
-    return copy.deepcopy(module).requires_grad_(False)
 
 
 def steering_vector(size: int, length: float, seed: int) -> Tensor:
