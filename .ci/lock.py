@@ -1,8 +1,8 @@
 """Write the two lock files: the installed versions of what `pyproject.toml` asks for.
 
 `requirements.lock` has what the package itself needs, directly or through another package;
-`requirements-dev.lock` adds what its extras need. Requirements that hold on another platform or
-Python alone are left out.
+`requirements-dev.lock` adds what its extra `dev` needs, which names most of the others: not those
+of clusters. Requirements that hold on another platform or Python alone are left out.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ HEADS = {
 def lock_files() -> dict[str, str]:
     """Return the text of each lock file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
-    extras = [line for line in extras if not line.startswith(f"{project['name']}[")]
+    extras, own = project["optional-dependencies"], f"{project['name']}["
+    named = next(line for line in extras["dev"] if line.startswith(own))
+    asked = ["dev", *named.removeprefix(own).removesuffix("]").split(",")]
+    extras = [line for one in asked for line in extras[one] if line != named]
     main = installed_versions(project["dependencies"])
     dev = installed_versions(project["dependencies"] + extras)
     lines = {MAIN: main.items(), DEV: sorted(dev.items() - main.items())}
