@@ -15,7 +15,7 @@ import click
 from kedro_dvc.files import enter_project
 
 Command = Callable[..., Any]
-PLACES = ("local", "ray")
+PLACES = ("local", "ray", "slurm")
 COLOURS = {"ok": "green", "warning": "yellow", "ERROR": "red"}
 
 
@@ -127,6 +127,12 @@ def viz(env: str, arguments: tuple[str, ...]) -> None:
 @click.option("--on", "place", type=click.Choice(PLACES), help="Where stages run, several at once.")
 @click.option("--address", help="Of the Ray cluster, as host:port; by default this machine's.")
 @click.option(
+    "--slurm",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What submitit takes, such as slurm_partition=gpu or timeout_min=600.",
+)
+@click.option(
     "--jobs", "-j", type=JobsNumber(), help="Stages at once at most; auto: one a processor core."
 )
 @click.option("--wait", is_flag=True, help="Wait while another DVC command holds a lock.")
@@ -140,6 +146,7 @@ def run(
     place: str | None,
     jobs: int | None,
     address: str | None,
+    slurm: tuple[str, ...],
     **how: bool,
 ) -> None:
     """Do what `dvc repro` does in one process: libraries and shared data are loaded once.
@@ -166,20 +173,27 @@ def run(
     on_error = "keep-going" if how.pop("keep_going") else "fail"
     start = time.perf_counter()
     with _cause_alone(), watching(plain) as watcher:
-        executor = _executor(project, place, jobs, isolate, address)
+        executor = _executor(project, place, jobs, isolate, address, slurm)
         stages = stages or [file]
         reproduce(project, stages, watcher, isolate, wait, executor, on_error=on_error, **how)
     click.echo(f"{summary(watcher.outcomes)}, in {time.perf_counter() - start:.1f} s")
 
 
 def _executor(
-    project: Path, place: str | None, jobs: int | None, isolate: bool, address: str | None
+    project: Path,
+    place: str | None,
+    jobs: int | None,
+    isolate: bool,
+    address: str | None,
+    slurm: tuple[str, ...],
 ) -> Any:
     """Return what runs the stages; None if that is this process, one after the other."""
     from kedro_dvc.files import WorkflowError
 
     if address is not None and place != "ray":
         raise WorkflowError("--address is that of a Ray cluster: add --on ray")
+    if slurm and place != "slurm":
+        raise WorkflowError("--slurm says what Slurm is asked for: add --on slurm")
     if place is None and jobs is None:
         return None
     if place == "ray":
@@ -187,10 +201,25 @@ def _executor(
         from kedro_dvc.executors.ray import RayTasks
 
         return RayTasks(project, jobs or 0, address)
+    if place == "slurm":
+        _check_installed("submitit")
+        from kedro_dvc.executors.slurm import SlurmJobs
+
+        return SlurmJobs(project, jobs or 0, _settings(slurm))
     from kedro_dvc.executors.local import LocalProcesses
     from kedro_dvc.resources import cores
 
     return LocalProcesses(project, jobs or cores(), reuse=not isolate)
+
+
+def _settings(stated: tuple[str, ...]) -> dict[str, Any]:
+    """Return what KEY=VALUE says, numbers as such."""
+    from kedro_dvc.files import WorkflowError
+
+    pairs = [one.partition("=") for one in stated]
+    if wrong := [key for key, equals, _ in pairs if not (key and equals)]:
+        raise WorkflowError(f"--slurm takes KEY=VALUE, not {wrong[0]!r}")
+    return {key: int(value) if value.isdecimal() else value for key, _, value in pairs}
 
 
 def _check_installed(package: str) -> None:

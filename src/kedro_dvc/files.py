@@ -8,11 +8,17 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import click
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 import yaml
 
 OF_DISKS = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EIO".split()}
@@ -121,6 +127,19 @@ def broken_yaml(path: Path, error: Exception) -> str:
             "run makes what that side lacks."
         )
     return f"{name} {why}. `kedro dvc sync` writes it anew."
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let no two processes of this machine be inside the context of one folder; make it if need be.
+
+    On Windows, where stages run one after the other, it is only made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        yield
 
 
 def git(project: Path, *command: str) -> str:

@@ -23,7 +23,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Node
 
 from kedro_dvc.configuration import BASE
-from kedro_dvc.files import files_of, path_of, write_text
+from kedro_dvc.files import files_of, one_at_a_time, path_of, write_text
 
 FOLDER = ".viz"
 SHOWN = "kedro_pipeline_events.json"  # the one file that kedro-viz reads
@@ -108,10 +108,11 @@ class RunStatus:
 
     def _write(self) -> None:
         own = _file(self._project, self._study)
-        latest = {_key(event): event for event in (*_read(own), *self._events)}
         try:
-            write_text(own, json.dumps(_with_ends(list(latest.values())), indent=1))
-            show(self._project, self._study)
+            with one_at_a_time(self._project / FOLDER):  # stages that run at once, too
+                latest = {_key(event): event for event in (*_read(own), *self._events)}
+                write_text(own, json.dumps(_with_ends(list(latest.values())), indent=1))
+                show(self._project, self._study)
         except (OSError, ValueError, TypeError) as error:
             log.warning("kedro-viz will not show this run: %s", error)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from dvc.exceptions import ReproductionError
@@ -31,6 +34,14 @@ stages:
     deps: [given]
     outs: ["${item.way}"]
   compare: {cmd: cat c2 b1 a0 > all, deps: [a0, b1, c2], outs: [all]}
+"""
+
+DRIVER = """\
+from pathlib import Path
+from kedro_dvc.executors.local import LocalProcesses
+from kedro_dvc.run import reproduce
+from tests.kedro_dvc.test_run import Notes
+reproduce(Path.cwd(), ["dvc.yaml"], Notes(), executor=LocalProcesses(Path.cwd(), 2))
 """
 
 
@@ -153,6 +164,32 @@ def test_ctrl_c_ends_the_stages_and_leaves_dvc_in_order(project):
     assert time.perf_counter() - start < 30
     assert (project / ".dvc/tmp/rwlock").read_text() == "{}"
     assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == ["a"]
+
+
+def test_a_killed_run_leaves_no_stage_behind_and_the_next_takes_over(project):
+    _stages(
+        project, a="echo x >> tried; echo > a", b="echo $$ > pid; sleep $(cat seconds); echo > b"
+    )
+    (project / "seconds").write_text("300")
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    lock = project / "dvc.lock"
+    while not ((project / "pid").exists() and lock.exists() and "  a:" in lock.read_text()):
+        time.sleep(0.1)
+        assert driver.poll() is None
+    driver.kill()
+    driver.wait()
+
+    pid = int((project / "pid").read_text())
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (project / "seconds").write_text("0")
+    notes = _run(project)
+    assert {one.stage: one.what for one in notes.outcomes} == {"a": "unchanged", "b": "ran"}
+    assert (project / "tried").read_text().count("x") == 1
 
 
 def test_each_stage_sees_the_gpu_that_it_is_given(project, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
+from kedro_dvc import run_status
 from kedro_dvc.run_status import SHOWN, RunStatus, show
 from seuf.datasets.texts import TextDataset
 
@@ -34,6 +37,7 @@ def _fails(text: str) -> str:
 
 READ = Node(_four, None, "text", name="read")
 DOUBLE = Node(_twice, "text", "twice", name="double")
+FILES = ("text", "twice", "twice_one", "twice_two")
 FAIL = Node(_fails, "text", "twice", name="double")
 
 
@@ -45,7 +49,7 @@ def project(tmp_path: Path) -> Path:
 
 def _run(project: Path, node: Node, study: str = "base") -> None:
     """Run a node as a stage does: in a session of its own."""
-    files = {name: TextDataset(filepath=str(project / name)) for name in ("text", "twice")}
+    files = {name: TextDataset(filepath=str(project / name)) for name in FILES}
     word = {"params:word": MemoryDataset("four")}
     hooks, catalog = _create_hook_manager(), DataCatalog(files | word)
     hooks.register(RunStatus())
@@ -87,6 +91,28 @@ def test_runs_of_single_nodes_are_shown_together(project):
     assert set(shown.datasets) == {hooks_utils.hash_node(name) for name in ("text", "twice")}
     assert shown.pipeline.status == "success"
     assert shown.pipeline.duration > 0
+
+
+def test_two_runs_that_end_at_once_are_both_shown(project, monkeypatch):
+    """Without a lock the second would write what it had read before the first has written."""
+    read = run_status._read
+
+    def read_slowly(path: Path) -> list[dict[str, Any]]:
+        events = read(path)
+        time.sleep(0.3)
+        return events
+
+    _run(project, READ)
+    monkeypatch.setattr(run_status, "_read", read_slowly)
+    nodes = [Node(_twice, "text", f"twice_{name}", name=name) for name in ("one", "two")]
+    threads = [threading.Thread(target=_run, args=(project, node)) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    events = json.loads((project / ".viz" / SHOWN).read_text())
+    assert {"one", "two"} <= {event.get("node") for event in events}
 
 
 def test_what_is_no_file_has_no_size(project, monkeypatch):

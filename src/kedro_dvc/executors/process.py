@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -108,9 +108,7 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            for one in family:
-                with suppress(psutil.NoSuchProcess):
-                    one.kill()
+            _kill_all(family)
 
     def close(self) -> None:
         """Let it end, as it has nothing to do."""
@@ -121,6 +119,54 @@ class Process:
             self._process.wait(GRACE)
         except subprocess.TimeoutExpired:
             self.interrupt()
+
+
+class Sent:
+    """The jobs that were sent to where others decide when they begin, up to a number at once."""
+
+    def __init__(self, most: int) -> None:
+        self.guard, self.stopped = threading.Lock(), False
+        self._most, self._stages = most, set[str]()
+
+    def admit(self, waiting: Sequence[Job]) -> list[Job]:
+        """Return those that may be sent."""
+        with self.guard:
+            admitted = list(waiting[: self._most - len(self._stages)])
+            self._stages.update(job.stage for job in admitted)
+        return admitted
+
+    def release(self, job: Job) -> None:
+        """Let another one be sent in the place of a job."""
+        with self.guard:
+            self._stages.discard(job.stage)
+
+
+def run_here(project: Path, job: Job, gpus: tuple[str, ...] | None) -> Ended:
+    """Run a job in a process of its own, of this machine, to which the job was sent.
+
+    The project's own code is imported before that of the process that calls this.
+
+    Args:
+        project: The project's root.
+        job: What to run.
+        gpus: Those that the process sees; None for what this process sees.
+
+    Raises:
+        LostError: If the process dies.
+    """
+    paths = os.pathsep.join([str(project / "src"), os.environ.get("PYTHONPATH", "")])
+    process = Process(project, gpus, environment={"PYTHONPATH": paths})
+    try:
+        process.begin(job)
+        return process.end(job)
+    finally:
+        process.close()
+
+
+def _kill_all(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _send(stream: IO[bytes] | None, value: Job | Ended) -> None:
@@ -148,6 +194,7 @@ def work(descriptor: int) -> None:
             try:
                 jobs.put(pickle.load(incoming))
             except EOFError:  # the driver has closed it, or is no more
+                _kill_all(psutil.Process().children(recursive=True))
                 os._exit(0)
 
     threading.Thread(target=receive, daemon=True).start()

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import kedro_dvc
 from kedro_dvc.executors.jobs import Ended, Job, LostError
-from kedro_dvc.executors.process import Process
+from kedro_dvc.executors.process import Sent, run_here
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.resources import GIGABYTE
 
@@ -34,18 +33,7 @@ def _run(project: str, job: Job) -> Iterator[Any]:
     context = ray.get_runtime_context()
     yield context.get_node_id()
     gpus = context.get_accelerator_ids().get("GPU", [])
-    root = Path(project)
-    process = Process(root, tuple(map(str, gpus)), environment=_paths(root))
-    try:
-        process.begin(job)
-        yield process.end(job)
-    finally:
-        process.close()
-
-
-def _paths(root: Path) -> dict[str, str]:
-    """Return what lets a process import the project's own code before that of this task."""
-    return {"PYTHONPATH": os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])}
+    yield run_here(Path(project), job, tuple(map(str, gpus)))
 
 
 def _sees(project: str, token: str) -> bool:
@@ -75,8 +63,7 @@ class RayTasks:
     """
 
     def __init__(self, project: Path, jobs: int = 0, address: str | None = None) -> None:
-        self._project, self._given = project.resolve(), set[str]()
-        self._guard, self._tasks, self._stopped = threading.Lock(), dict[str, _Task](), False
+        self._project, self._tasks = project.resolve(), dict[str, _Task]()
         _check_answers(address)
         import ray  # an extra
 
@@ -94,7 +81,8 @@ class RayTasks:
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = address or "this machine"
             raise WorkflowError(f"no Ray cluster at {where}: {_line(error)}") from error
-        self._jobs = jobs or PER_CORE * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        self._sent = Sent(jobs or PER_CORE * cores)
         self._has_gpus = bool(ray.cluster_resources().get("GPU"))
 
     def check(self, jobs: Sequence[Job]) -> None:
@@ -151,16 +139,13 @@ class RayTasks:
 
     def admit(self, waiting: Sequence[Job]) -> list[Job]:
         """Return those that may be sent; which of them begins is Ray's to say."""
-        with self._guard:
-            admitted = list(waiting[: self._jobs - len(self._given)])
-            self._given.update(job.stage for job in admitted)
-        return admitted
+        return self._sent.admit(waiting)
 
     def submit(self, job: Job) -> _Task:
         """Send a job to the cluster."""
         task = _Task(job, None)
-        with self._guard:
-            if self._stopped:
+        with self._sent.guard:
+            if self._sent.stopped:
                 raise LostError(f"{job.stage} was stopped")
             self._tasks[job.stage] = task
             self._send(task)
@@ -195,8 +180,8 @@ class RayTasks:
                 except self._errors.TaskCancelledError:
                     raise LostError(f"{job.stage} was stopped") from None
                 except (self._errors.RayError, StopIteration) as error:
-                    with self._guard:
-                        if self._stopped:
+                    with self._sent.guard:
+                        if self._sent.stopped:
                             raise LostError(f"{job.stage} was stopped") from None
                         if attempt == ATTEMPTS:
                             tried = f"{job.stage} died {ATTEMPTS} times"
@@ -204,19 +189,18 @@ class RayTasks:
                         self._send(handle)
             raise AssertionError
         finally:
-            with self._guard:
+            with self._sent.guard:
                 self._tasks.pop(job.stage, None)
-                self._given.discard(job.stage)
+            self._sent.release(job)
 
     def release(self, job: Job) -> None:
         """Let another one be sent in the place of a job that was not run."""
-        with self._guard:
-            self._given.discard(job.stage)
+        self._sent.release(job)
 
     def stop(self) -> None:
         """Cancel all tasks."""
-        with self._guard:
-            self._stopped = True
+        with self._sent.guard:
+            self._sent.stopped = True
             for task in self._tasks.values():
                 self._ray.cancel(task.generator, force=True)
 

@@ -1,0 +1,109 @@
+"""Stages through submitit, whose jobs are processes of this machine here; no Slurm is needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.exceptions import ReproductionError
+from dvc.repo import Repo
+
+from kedro_dvc.executors.jobs import Job
+from kedro_dvc.executors.slurm import SlurmJobs
+from kedro_dvc.files import WorkflowError
+from kedro_dvc.resources import VISIBLE, Resources
+from kedro_dvc.run import reproduce
+from tests.kedro_dvc.test_parallel import RACE, _bytes, _stages
+from tests.kedro_dvc.test_run import Notes
+
+pytest.importorskip("submitit", reason="submitit is not installed: pip install -e '.[slurm]'")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of DVC without Kedro, which is also the working directory."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    monkeypatch.setenv(VISIBLE, "")
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    Repo.init(no_scm=True).close()
+    (root / "given").write_text("given\n")
+    return root
+
+
+def _run(project: Path, notes: Notes | None = None, **options: Any) -> Notes:
+    notes, executor = notes or Notes(), SlurmJobs(project, cluster="local")
+    reproduce(project, ["dvc.yaml"], notes, executor=executor, **options)
+    return notes
+
+
+def test_the_lock_and_the_files_are_those_of_one_after_the_other(project):
+    (project / "dvc.yaml").write_text(RACE)
+    reproduce(project, ["dvc.yaml"], Notes())
+    one_by_one = _bytes(project)
+    for path in ("a0", "b1", "c2", "all", "dvc.lock"):
+        (project / path).unlink()
+    shutil.rmtree(project / ".dvc/cache")
+
+    notes = _run(project)
+
+    assert {one.what for one in notes.outcomes} == {"ran"}
+    assert _bytes(project) == one_by_one
+
+
+def test_a_job_that_dies_each_time_is_named_and_the_others_go_on(project):
+    _stages(project, bad="echo x >> tried; kill -9 $PPID", good="echo > good")
+    notes = Notes()
+
+    with pytest.raises(ReproductionError, match="bad"):
+        _run(project, notes, on_error="keep-going")
+
+    assert {one.stage: one.what for one in notes.outcomes} == {"bad": "failed", "good": "ran"}
+    assert (project / "tried").read_text().count("x") == 3
+
+
+def test_ctrl_c_cancels_the_jobs(project):
+    _stages(project, a="echo $$ > pid; touch begun; sleep 300; echo > a")
+
+    def press() -> None:
+        while not (project / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        _run(project)
+
+    assert (project / ".dvc/tmp/rwlock").read_text() == "{}"
+    pid = int((project / "pid").read_text())
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_gpu_that_no_node_has_is_refused_at_the_start(project):
+    job = Job("x", ["true"], ".", Resources(gpu=1))
+
+    with pytest.raises(WorkflowError, match="x asks for gpu: 1; no node has one"):
+        SlurmJobs(project, cluster="local").check([job])
+
+
+def test_settings_that_submitit_does_not_know_are_refused(project):
+    with pytest.raises(WorkflowError, match="slurm_partitions"):
+        SlurmJobs(project, settings={"slurm_partitions": "gpu"}, cluster="local")
+
+
+def test_without_slurm_it_is_said_at_once(project, monkeypatch):
+    monkeypatch.setenv("PATH", str(project))
+
+    with pytest.raises(WorkflowError, match="there is no sbatch here"):
+        SlurmJobs(project)
