@@ -12,6 +12,7 @@ FORGET = "d4" * 32  # of a confidential file: must never get into what is handed
 FORGET_MD5 = "e5" * 16  # the same
 SALTED = "f6" * 32
 COMMIT = "7" * 40
+MODEL = "8c" * 32
 FORGET_PATH = "data/05_model_input/forget.json"
 RETAIN_PATH = "data/05_model_input/retain.json"
 DELTA_PATH = "data/06_models/seuf_ga/delta.safetensors"
@@ -78,7 +79,11 @@ REPORT: dict[str, Any] = {
     "seed": 0,
     "parameters": {"conf/base/parameters.yml": {"seed": 0, "device": None}},
     "experts": [[1, 3], [2, 0]],
+    "repository": "https://example.org/seuf.git",
+    "evidence": [{"path": "dvc.lock: stages", "sha256": "5f" * 32}],
+    "forgetting": {"verdict": "NOT JUDGED", "text": "no threshold was declared"},
     "changes": {
+        "model": MODEL,
         "tensors": [{"key": "l.1.e.3.down", "elements": 30, "largest": 0.1, "relative": 0.02}],
         "changed": 30,
         "total": 3000,

@@ -1,6 +1,7 @@
 """What the in-toto statement says, what a signature holds to, and how either can be wrong."""
 
 import base64
+import hashlib
 import json
 import stat
 import subprocess
@@ -34,6 +35,7 @@ from tests.audit.reports import (
     FORGET,
     FORGET_MD5,
     FORGET_PATH,
+    MODEL,
     RETAIN,
     RETAIN_PATH,
     SALTED,
@@ -54,11 +56,16 @@ def test_the_statement_is_what_the_library_reads_back():
     assert MessageToDict(ParseDict(made["predicate"], Provenance())) == made["predicate"]
 
 
-def test_the_subject_is_the_delta():
-    made = statement(report())
+def test_the_subjects_are_the_delta_the_model_that_it_makes_and_the_page():
+    page = hashlib.sha256(b"page").hexdigest()
 
-    assert made["subject"] == [{"name": DELTA_PATH, "digest": {"sha256": DELTA}}]
-    assert made["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert {
+        one["name"]: one["digest"]["sha256"] for one in statement(report(), "page")["subject"]
+    } == {
+        DELTA_PATH: DELTA,
+        "resulting model": MODEL,
+        "certificate.html": page,
+    }
 
 
 def test_the_base_model_the_commit_and_the_files_are_dependencies():
@@ -216,19 +223,20 @@ def test_only_the_owner_can_read_the_private_key(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ignored", "warnings"), [("", 1), ("*.pub\n", 1), ("/keys/\n", 0), ("*.key\n", 0)]
+    ("ignored", "code"), [("", 1), ("*.pub\n", 1), ("/keys/\n", 0), ("*.key\n", 0)]
 )
-def test_a_private_key_that_git_would_commit_is_warned_of_in_one_line(tmp_path, ignored, warnings):
+def test_a_private_key_that_git_would_commit_is_not_written(tmp_path, ignored, code):
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     (tmp_path / ".gitignore").write_text(ignored)
 
     ended = CliRunner().invoke(audit, ["keys", str(tmp_path / "keys")])
 
-    assert (ended.exit_code, ended.stderr.count("\n")) == (0, warnings)
-    assert ended.stderr.count(f"{tmp_path / 'keys/seuf.key'} is not ignored by git") == warnings
+    refused = f"error: {tmp_path / 'keys/seuf.key'} would be committed: name a folder that git "
+    assert (ended.exit_code, ended.stderr.startswith(refused)) == (code, bool(code))
+    assert (tmp_path / "keys").exists() == (not code)
 
 
-def test_where_there_is_no_git_nothing_is_warned_of(tmp_path, monkeypatch):
+def test_where_there_is_no_git_any_folder_will_do(tmp_path, monkeypatch):
     outside = CliRunner().invoke(audit, ["keys", str(tmp_path / "outside")])
     monkeypatch.setenv("PATH", "")
     without = CliRunner().invoke(audit, ["keys", str(tmp_path / "without")])

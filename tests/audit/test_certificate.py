@@ -111,7 +111,12 @@ REPORT = {
     "seed": 0,
     "parameters": {},
     "experts": [[1, 3]],
+    "repository": "git.example/seuf",
+    "evidence": [{"path": "data/07_model_output/seuf_ga/scores.json", "sha256": "5" * 64}],
+    "issued": {"by": "The Office", "version": "1.2.3", "key": "0f" * 32},
+    "forgetting": {"verdict": "NOT REACHED", "text": "forget at most 0.3 was declared: 0.361"},
     "changes": {
+        "model": "d" * 64,
         "tensors": [
             {"key": "layers.1.experts.3.up", "elements": 12000, "largest": 0.25, "relative": 0.1},
             {"key": "layers.1.router", "elements": 300, "largest": 0.5, "relative": 0.2},
@@ -128,6 +133,7 @@ REPORT = {
         "reason": "asked by the data subject",
         "records": 4,
         "digest": "9" * 64,
+        "forget_at_most": 0.3,
     },
 }
 FAILED = {
@@ -467,3 +473,37 @@ def test_the_page_is_part_of_the_package():
     patterns = config["tool"]["setuptools"]["package-data"]
 
     assert "*.html" in patterns.get("seuf.audit", patterns.get("*"))
+
+
+def test_integrity_and_forgetting_are_two_verdicts():
+    """All checks may pass while too little is forgotten: that must not read as success."""
+    page = page_of(REPORT)
+
+    assert "Integrity: passed." in page
+    assert '<b class="bad">Forgetting: not as declared.</b> Forget at most 0.3 was' in page
+    assert "on what is to be forgotten a score of at most 0.3" in page
+    assert '<body class="reached">' not in page
+    reached = changed(forgetting={"verdict": "REACHED", "text": "x"})
+    assert '<body class="reached">' in page_of(reached)
+    del (unjudged := changed())["forgetting"]
+    assert "Forgetting: not judged." in page_of(unjudged)
+
+
+def test_it_names_issuer_key_repository_and_version_and_what_it_cannot_show():
+    page = page_of(REPORT)
+
+    for told in (
+        "The Office",
+        f"the statement is signed with the key {'0f' * 32}",
+        "git.example/seuf",
+        "1.2.3",
+        "d" * 64,
+        "Whoever can rewrite the repository&#39;s commits can rewrite",
+    ):
+        assert told in page or told.replace("&#39;", "'") in page
+    assert "the statement is not signed" in page_of(changed(issued={"by": None, "key": None}))
+
+
+def test_the_command_that_repeats_it_has_the_request():
+    assert "kedro audit seuf_ga --env tofu --request R-7" in page_of(REPORT)
+    assert "--request" not in page_of(changed(request=None))

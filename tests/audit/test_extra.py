@@ -66,7 +66,7 @@ def test_its_documents_need_the_extra_and_nothing_is_written(
     code, output = call("seuf_ga", "--out", tmp_path / "out", *(["--sign", key] if sign else []))
 
     assert code == 1
-    assert output.splitlines()[-1].startswith("error: This needs the package google")
+    assert output.splitlines()[-1].startswith("error: This needs the package ")
     assert output.splitlines()[-1].endswith(ADVICE)
     assert not (tmp_path / "out").exists()
 
@@ -106,7 +106,7 @@ def test_an_unsigned_statement_is_compared_with_its_delta_without_the_extra(
     tmp_path, plain_install
 ):
     content = {
-        "subject": [{"digest": {"sha256": "0" * 64}}],
+        "subject": [{"digest": {"sha256": "2" * 64}}],
         "predicate": {
             "buildDefinition": {
                 "resolvedDependencies": [{"name": "base_model", "digest": {"sha256": "1" * 64}}]

@@ -14,7 +14,10 @@ from click.testing import CliRunner
 from seuf.audit import FAIL, NOTE, PASS
 from seuf.audit.attest import make_keys, sign, statement
 from seuf.audit.cli import audit
+from seuf.audit.exported import files_of_model
+from seuf.audit.report import write_documents
 from seuf.audit.verify import verdict, verify
+from seuf.audit.weights import unlearned_digest
 from seuf.moe.deltas import Delta
 from tests.audit.folders import EXPERTS, METHOD, unlearned
 from tests.audit.reports import report
@@ -82,8 +85,8 @@ def test_a_key_that_cannot_sign_is_told_in_one_line(signed, keys):
 
 @pytest.fixture
 def unsigned(tmp_path):
-    """An unsigned statement about a delta whose digest is all zeros."""
-    made = statement(report(delta=report()["delta"] | {"sha256": "0" * 64}))
+    """An unsigned statement about a delta that nobody has."""
+    made = statement(report(delta=report()["delta"] | {"sha256": "1" * 64}))
     path = tmp_path / "unsigned.json"
     path.write_text(json.dumps(made))
     return path
@@ -99,12 +102,13 @@ def about_delta(unsigned, tmp_path):
     return delta
 
 
-def state(unsigned, delta, base):
-    """Let the statement name another delta and base."""
+def state(unsigned, delta, base, **annotations):
+    """Let the statement name another delta and base, and no model."""
     content = json.loads(unsigned.read_text())
+    content["subject"] = content["subject"][:1]
     content["subject"][0]["digest"]["sha256"] = hashlib.sha256(delta.read_bytes()).hexdigest()
     content["predicate"]["buildDefinition"]["resolvedDependencies"] = [
-        {"name": "base_model", "digest": {"sha256": base}}
+        {"name": "base_model", "digest": {"sha256": base}, "annotations": annotations}
     ]
     unsigned.write_text(json.dumps(content))
 
@@ -253,6 +257,106 @@ def test_a_statement_that_lacks_a_field_is_refused_in_one_line(
     assert isinstance(ended.exception, SystemExit)
     assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
     assert ended.output.startswith(f"error: {unsigned} is no statement of ")
+
+
+def test_zeros_for_a_digest_are_no_digest(unsigned, tmp_path):
+    """Whoever leaves the digest out must not be taken for one who has made the delta."""
+    content = json.loads(unsigned.read_text())
+    for digest in ("0" * 64, "a" * 63, "A" * 64, "no digest"):
+        content["subject"][0]["digest"]["sha256"] = digest
+        unsigned.write_text(json.dumps(content))
+
+        ended = CliRunner().invoke(audit, ["verify", str(unsigned)])
+
+        assert ended.exit_code == 1
+        assert ended.output.endswith("is no statement of a delta and its base model: no subject.\n")
+
+
+@pytest.fixture
+def handed_on(keys, tmp_path):
+    """A folder with a signed statement, and the certificate that it names."""
+    write_documents(report(), tmp_path / "handed", keys[0], "The Office")
+    return tmp_path / "handed"
+
+
+def test_an_edited_number_on_the_certificate_is_caught(handed_on, keys):
+    statement, page = handed_on / "statement.json", handed_on / "certificate.html"
+    before = {check.name: check.result for check in verify(statement, keys[1])}
+    assert "50.0%" in page.read_text()
+    page.write_text(page.read_text().replace("50.0%", "25.0%"))
+
+    checks = verify(statement, keys[1])
+
+    assert before["certificate"] == PASS
+    assert verdict(checks) == (f"FAIL: {page} is not the page that the statement names", 1)
+
+
+def test_a_page_beside_an_unsigned_statement_verifies_nothing(tmp_path):
+    """Anyone can make both."""
+    write_documents(report(), tmp_path / "handed", None)
+
+    checks = verify(tmp_path / "handed/statement.json")
+
+    assert {check.name: check.result for check in checks}["certificate"] == PASS
+    assert verdict(checks)[1] == 2
+
+
+def test_a_certificate_that_is_asked_for_must_be_the_stated_one(handed_on, keys, tmp_path):
+    statement = handed_on / "statement.json"
+    (tmp_path / "other.html").write_text("<html>All is forgotten.</html>")
+
+    for page in (tmp_path / "other.html", tmp_path / "gone.html"):
+        assert verdict(verify(statement, keys[1], certificate=page))[1] == 1
+
+
+def test_the_certificate_names_who_issued_it_and_with_which_key(handed_on, keys):
+    page = (handed_on / "certificate.html").read_text()
+    signature = json.loads((handed_on / "statement.json").read_text())["signatures"][0]
+
+    assert "The Office" in page
+    assert signature["keyid"] in page
+
+
+def test_another_resulting_model_than_the_stated_one_fails(unsigned, about_delta, tmp_path):
+    content, base = json.loads(unsigned.read_text()), tmp_path / "base"
+    right = unlearned_digest(base, Delta.load(about_delta))
+    for digest, result in ((right, PASS), ("3" * 64, FAIL)):
+        content["subject"] = [
+            *content["subject"][:1],
+            {"name": "resulting model", "digest": {"sha256": digest}},
+        ]
+        unsigned.write_text(json.dumps(content))
+
+        checks = verify(unsigned, None, about_delta, base)
+
+        assert {check.name: check.result for check in checks}["model"] == result
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", "num_experts_per_tok"),
+        ("chat_template.jinja", None),
+        ("modeling.py", None),
+        ("deep/pytorch_model.bin", None),
+        ("__pycache__/x.so", None),
+    ],
+)
+def test_a_base_that_is_loaded_otherwise_is_named_though_its_weights_are_right(
+    unsigned, about_delta, tmp_path, name, text
+):
+    """The same weights, with another number of experts a token, are another model."""
+    base = tmp_path / "base"
+    state(unsigned, about_delta, Delta.load(about_delta).base, files=files_of_model(base))
+    before = {check.name: check.result for check in verify(unsigned, None, about_delta, base)}
+    path = base / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(path.read_text().replace(f'"{text}": 2', f'"{text}": 1') if text else "x")
+
+    checks = {check.name: check for check in verify(unsigned, None, about_delta, base)}
+
+    assert (before["files"], checks["files"].result) == (PASS, FAIL)
+    assert f"{name} not as the statement has them" in checks["files"].text
 
 
 ELSEWHERE = """

@@ -10,6 +10,7 @@ asks a server.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro_dvc.files import write_text
 from seuf.audit import needs_extra
+from seuf.audit.verify import CERTIFICATE, MODEL
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
@@ -35,14 +37,19 @@ BUILD_TYPE = "urn:seuf:unlearning:v1"
 BUILDER = "urn:seuf:kedro-dvc"
 MODEL_DIGEST = "SHA-256 over the SHA-256 of each tensor of the checkpoint, not of a file"
 WITHHELD = "withheld: a small set of records could be guessed from its digest"
+EVIDENCE = "evidence"  # the role of what stands behind a report
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PRIVATE, PUBLIC = "seuf.key", "seuf.pub"
 SIGNATURE = "model.sig"  # as model-signing names it
 Report = Mapping[str, Any]
 
 
-def statement(report: Report) -> dict[str, Any]:
-    """Return the statement about the delta of an audited method.
+def statement(report: Report, certificate: str | None = None) -> dict[str, Any]:
+    """Return the statement about the delta of an audited method, and the model that it makes.
+
+    Args:
+        report: Of a passed audit.
+        certificate: The page that is handed on with it.
 
     Raises:
         InputError: If there is no delta, or a value that JSON or the specification does not know.
@@ -52,10 +59,18 @@ def statement(report: Report) -> dict[str, Any]:
         raise InputError(
             f"There is no delta of {report['method']} that a statement could be about."
         )
+    model = (report.get("changes") or {}).get("model")
+    subjects = {delta["path"]: delta["sha256"], MODEL: model}
+    if certificate is not None:
+        subjects[CERTIFICATE] = hashlib.sha256(certificate.encode()).hexdigest()
     inputs = ("study", "method", "settings", "seed", "parameters", "request")
     made = {
         "_type": STATEMENT,
-        "subject": [{"name": delta["path"], "digest": {"sha256": delta["sha256"]}}],
+        "subject": [
+            {"name": name, "digest": {"sha256": digest}}
+            for name, digest in subjects.items()
+            if digest
+        ],
         "predicateType": PROVENANCE,
         "predicate": {
             "buildDefinition": {
@@ -105,12 +120,15 @@ def validated(made: Any) -> dict[str, Any]:
 def _dependencies(report: Report) -> Iterator[dict[str, Any]]:
     """Yield the base model, the code's commit, and each material; confidential ones by name."""
     base = report["base"]
-    notes = {"digestOf": MODEL_DIGEST, "model": base["name"]}
+    notes = {"digestOf": MODEL_DIGEST, "model": base["name"], "files": base.get("files") or {}}
     digest = {"digest": {"sha256": base["digest"]}} if base["digest"] else {}
     yield {"name": "base_model", **digest, "annotations": notes}
     if report.get("commit"):
         commit = {"gitCommit": report["commit"]}
         yield {"name": "code", "digest": commit, "annotations": {"clean": report["clean"]}}
+    for one in report.get("evidence") or []:
+        notes = {"role": EVIDENCE, **{key: one[key] for key in ("entries",) if key in one}}
+        yield {"name": one["path"], "digest": {"sha256": one["sha256"]}, "annotations": notes}
     salted = {"saltedDigest": "externalParameters.request.digest"} if report.get("request") else {}
     for one in report.get("materials") or []:
         if one["confidential"]:
@@ -148,7 +166,8 @@ def _byproducts(report: Report) -> Iterator[dict[str, Any]]:
     for run in report.get("runs") or []:
         notes = {key: run[key] for key in kept if key in run}
         yield {"name": f"run {run['stage']}", "annotations": notes}
-    notes = {key: report[key] for key in ("verdict", "audited", "checks")}
+    told = ("verdict", "audited", "checks", "forgetting", "scores", "repository", "issued")
+    notes = {key: report[key] for key in told if key in report}
     yield {"name": "audit", "annotations": notes}
 
 
@@ -162,6 +181,11 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
     from securesystemslib.signer import CryptoSigner
 
     private, public = folder / PRIVATE, folder / PUBLIC
+    if would_be_committed(private):
+        raise InputError(
+            f"{private} would be committed: name a folder that git ignores, such as keys/, or one "
+            "outside the repository."
+        )
     if existing := [path for path in (private, public) if os.path.lexists(path)]:
         raise InputError(f"{existing[0]} exists and is not overwritten. Name another folder.")
     signer = CryptoSigner.generate_ecdsa()
@@ -175,11 +199,18 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
     return private, public
 
 
+@needs_extra()
+def fingerprint(private_key: Path) -> str:
+    """Return the id of a key, by which a signature names it: SHA-256 of the public key."""
+    return str(_signer(private_key).public_key.keyid)
+
+
 def would_be_committed(path: Path) -> bool:
-    """Return whether a file lies in a git repository that does not ignore it."""
-    command = ["git", "check-ignore", "--quiet", path.name]
+    """Return whether a file, that need not exist, is in a git repository that ignores it not."""
+    folder = next(one for one in path.absolute().parents if one.is_dir())
+    command = ["git", "check-ignore", "--quiet", os.path.relpath(path.absolute(), folder)]
     try:
-        return subprocess.run(command, cwd=path.parent, stderr=subprocess.DEVNULL).returncode == 1
+        return subprocess.run(command, cwd=folder, stderr=subprocess.DEVNULL).returncode == 1
     except FileNotFoundError:  # git is not installed
         return False
 

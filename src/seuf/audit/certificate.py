@@ -17,7 +17,14 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, Undefined
 
 from seuf.audit import FAIL, NOTE, PASS
-from seuf.audit.report import interval, known
+from seuf.audit.report import (
+    NOT_JUDGED,
+    NOT_REACHED,
+    NOT_SHOWN,
+    REACHED,
+    interval,
+    known,
+)
 from seuf.unlearning.rankings import RANDOM_IN, ranking_and_rank
 from seuf.unlearning.selection import ESFT
 from seuf.unlearning.settings import PILOTS
@@ -26,6 +33,13 @@ TITLE = "Unlearning certificate"
 NO_CERTIFICATE = "Audit failed: no certificate"
 UNKNOWN = "not recorded"
 RESULTS = {PASS: ("passed", "good"), FAIL: ("failed", "bad"), NOTE: ("not looked at", "open")}
+# what is said of a forgetting, and its colour
+FORGETTING = {
+    REACHED: ("as declared", "good"),
+    NOT_SHOWN: ("not shown to be as declared", "open"),
+    NOT_REACHED: ("not as declared", "bad"),
+    NOT_JUDGED: ("not judged", "open"),
+}
 SHOWN = 8  # tensors, experts or files that are named; the rest is counted
 BASE_STUDY = "sandbox"  # conf/base: it needs no --env
 COMPARISONS = ("forget_quality", "privleak", "reference", "retrained")  # need a retrained model
@@ -121,6 +135,7 @@ def certificate(report: Report) -> str:
     environment.tests["digest"] = lambda value: bool(DIGEST.fullmatch(str(value)))
     environment.globals |= {function.__name__: function for function in PRINTED}
     results = [check["result"] for check in report["checks"]]
+    judged = report.get("forgetting") or {"verdict": NOT_JUDGED, "text": UNKNOWN}
     cause, materials, scores = first_cause(report), report.get("materials"), report.get("scores")
     of_data = [one for one in materials or [] if one["role"] != "code"]  # the commit names the code
     return environment.from_string(
@@ -129,6 +144,9 @@ def certificate(report: Report) -> str:
         report=report,
         title=NO_CERTIFICATE if cause else TITLE,
         cause=cause,
+        forgetting=judged,
+        forgetting_words=FORGETTING.get(judged["verdict"], (UNKNOWN, "open"))[0],
+        forgetting_class=FORGETTING.get(judged["verdict"], (UNKNOWN, "open"))[1],
         passed=results.count(PASS),
         noted=results.count(NOTE),
         results=RESULTS,
@@ -185,6 +203,30 @@ def commit(record: Mapping[str, Any], length: int) -> str:
         return "commit not recorded"
     clean = "" if record.get("clean", True) else " with changes that are not in it"
     return f"commit {str(record['commit'])[:length]}{clean}"
+
+
+def sentence(text: str) -> str:
+    """Return a text as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def declared(request: Mapping[str, Any]) -> str:
+    """Return what a request declares to be enough."""
+    bounds = [
+        f"{words} {request[name]}"
+        for name, words in (
+            ("forget_at_most", "on what is to be forgotten a score of at most"),
+            ("utility_at_least", "on everything else one of at least"),
+        )
+        if request.get(name) is not None
+    ]
+    return ", ".join(bounds) or "nothing"
+
+
+def signature(issued: Mapping[str, Any] | None) -> str:
+    """Return whether the statement that goes with the page is signed, and with which key."""
+    key = (issued or {}).get("key")
+    return f"the statement is signed with the key {key}" if key else "the statement is not signed"
 
 
 def typed(name: Any, otherwise: str) -> str:
@@ -325,7 +367,7 @@ def _as_score(value: float | None, measure: str) -> str:
 
 # what the page calls by name
 PRINTED: tuple[Callable[..., Any], ...] = (
-    *(when, share, number, commit, typed, hash_of),
+    *(when, share, number, commit, typed, hash_of, sentence, declared, signature),
     *(scope, selection, objective),
     *(score, with_interval, change, measured, found),
 )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from seuf.audit.audited import AuditedMethod
 
 FILE = UserPath()
+SHARE = click.FloatRange(0, 1)
 ENV = click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 SHOWN = 12  # characters of a digest
 COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "red"}
@@ -70,6 +71,9 @@ def audit() -> None:
 @click.option("--replay", is_flag=True, help="Unlearn again, and compare the deltas byte by byte.")
 @click.option("--out", type=FILE, help="Write report, statement, ML-BOM and certificate here.")
 @click.option("--sign", "key", type=FILE, help="Private key for the statement; with --out.")
+@click.option("--issuer", help="Who answers for the certificate; with --out.")
+@click.option("--since", type=FILE, help="A statement signed before: what is no longer as it was?")
+@click.option("--key", "public", type=FILE, help="Public key of who signed it; with --since.")
 def method(
     name: str,
     env: str,
@@ -79,6 +83,9 @@ def method(
     replay: bool,
     out: Path | None,
     key: Path | None,
+    issuer: str | None,
+    since: Path | None,
+    public: Path | None,
 ) -> None:
     """Walk back from a method's delta, hash every byte again, and compare all weights.
 
@@ -90,23 +97,29 @@ def method(
     from seuf.audit import Check
     from seuf.audit.audited import AuditedMethod
     from seuf.audit.report import audit, first_cause, with_checks, with_request, write_documents
+    from seuf.audit.since import check_since
 
     with exit_on_input_error():
         if key and not out:
             raise InputError("--sign needs --out, the folder for the signed statement.")
+        if (since is None) != (public is None):
+            raise InputError("--since and --key need each other: a statement and its signer's key.")
         audited = AuditedMethod(load_study(Path.cwd(), env), name)
         report = audit(audited, checkpoint)
         if replay:
             report = with_checks(report, [check_replay(audited)])
         if request:
             report = with_request(report, audited.project, request)
+        if since and public:
+            report = with_checks(report, [check_since(report, audited.project, since, public)])
         if as_json:
             click.echo(json.dumps(report, indent=1, sort_keys=True))
         else:
             _print(Check(**check) for check in report["checks"])
+            click.echo("forgetting: {verdict}: {text}".format(**report["forgetting"]))
             cause = first_cause(report)
             click.echo(f"{report['verdict']}: {cause}" if cause else report["verdict"])
-        for path in write_documents(report, out, key) if out else ():
+        for path in write_documents(report, out, key, issuer) if out else ():
             click.echo(f"wrote {path}", err=True)
     sys.exit(report["verdict"] != "PASS")
 
@@ -127,6 +140,7 @@ def check_replay(audited: AuditedMethod) -> Check:
 
 @audit.command()
 @click.argument("file", type=FILE)
+@click.option("--certificate", type=FILE, help="The page; by default the one beside the statement.")
 @click.option("--key", type=FILE, help="Public key of who is trusted to have signed it.")
 @click.option("--delta", type=FILE, help="The delta that it should be about.")
 @click.option("--base", type=FILE, help="Folder of the base model.")
@@ -155,13 +169,11 @@ def keys(folder: Path) -> None:
 
     Example: kedro audit keys keys
     """
-    from seuf.audit.attest import make_keys, would_be_committed
+    from seuf.audit.attest import make_keys
 
     with exit_on_input_error():
         private, public = make_keys(folder)
     click.echo(f"wrote {private}\nwrote {public}")
-    if would_be_committed(private):
-        click.echo(f"warning: {private} is not ignored by git: keep it out of commits", err=True)
 
 
 @audit.command()
@@ -216,8 +228,17 @@ def request() -> None:
 @click.option("--reason", required=True, help="Is committed and reported: name nobody in it.")
 @ENV
 @click.option("--method", help="The method that is meant to serve it.")
+@click.option("--forget-at-most", type=SHARE, help="Score on it that counts as forgotten.")
+@click.option("--utility-at-least", type=SHARE, help="Score on all else that must be kept.")
 @click.option("--texts", type=FILE, help='JSON lines with "text"; else the study\'s forget set.')
-def open_(name: str, reason: str, env: str, method: str | None, texts: Path | None) -> None:
+def open_(
+    name: str,
+    reason: str,
+    env: str,
+    method: str | None,
+    texts: Path | None,
+    **thresholds: float | None,
+) -> None:
     """Open a request, with salted digests of what is to be forgotten.
 
     Example: kedro request open 17 --reason "letter of 20 November" --method seuf_ga
@@ -229,7 +250,8 @@ def open_(name: str, reason: str, env: str, method: str | None, texts: Path | No
         if method:
             _ = served_by.settings  # refuses a method that the study has not
         records = _texts(texts or Path(served_by.path("forget_set")))
-        purpose = {"reason": reason, "study": env, "method": method}
+        purpose: dict[str, Any] = {"reason": reason, "study": env, "method": method}
+        purpose |= {name: bound for name, bound in thresholds.items() if bound is not None}
         made = open_request(Path.cwd(), name, records, date=_now(), **purpose)
     click.echo(f"opened {name}: {made['records']} records, digest {made['digest'][:SHOWN]}")
     click.echo(f"its salt is {SALTS}/{name}: keep it apart, and in no commit")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from kedro_dvc.hashing import sha256s
 from seuf.audit import Check, failed, passed
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
@@ -38,6 +39,18 @@ def check_files(base: Path, folder: Path) -> list[Check]:
     wrong = [*_unsafe(folder), *_unlike_base(base, folder, others), *_missing(base, folder)]
     text = f"{len(others)} files beside the weights are the base's, a page or signatures"
     return wrong or [passed(NAME, text)]
+
+
+def files_of_model(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of all that a model is loaded with beside its weights, by name.
+
+    Configuration, tokenizer, template, and whatever could hold code; not the index, which another
+    split of the same weights has otherwise.
+    """
+    names = {path.name for pattern in SMALL_FILES for path in folder.glob(pattern)} - {INDEX}
+    names |= {name for name in _files_below(folder) if Path(name).suffix.lower() in UNSAFE}
+    paths = {folder / name: name for name in names if (folder / name).is_file()}
+    return {paths[path]: sha256 for path, sha256 in sorted(sha256s(paths).items())}
 
 
 def printable(check: Check) -> Check:

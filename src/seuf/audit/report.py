@@ -6,24 +6,33 @@ statement, bill of materials, certificate. `write_documents` writes them into on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from kedro_dvc.files import write_text
-from kedro_dvc.records import commit_of, read_record
-from seuf.audit import FAIL, PASS, Check, failed, lineage, passed, results
+from kedro_dvc.files import WorkflowError, git, write_text
+from kedro_dvc.hashing import sha256s
+from kedro_dvc.records import commit_of, read_record, record_path
+from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, passed, results
 from seuf.audit.audited import AuditedMethod
+from seuf.audit.verify import CERTIFICATE
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.audit.audited import Stage
 
 NORMAL = 1.96  # standard errors on each side of a 95 % interval
+# of a forgetting that was measured, the worst last
+REACHED, NOT_SHOWN, NOT_REACHED, NOT_JUDGED = "REACHED", "NOT SHOWN", "NOT REACHED", "NOT JUDGED"
+# what a request may declare: the part of the scores that it bounds, and on which side
+THRESHOLDS = {"forget_at_most": ("forget", 1), "utility_at_least": ("retain", -1)}
 SCORES = {"forget": ("forget_efficacy", "forget"), "retain": ("utility", "utility")}
 STATEMENT_FILE, BOM_FILE = "statement.json", "bom.cdx.json"
 Report = dict[str, Any]
@@ -58,6 +67,8 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
         "audited": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "clean": clean,
+        "repository": repository_of(audited.project),
+        "evidence": _guarded_evidence(audited),
         "seed": study.config["parameters"].get("seed"),
         "parameters": audited.lineage[-1].params,
         "materials": list(_materials(audited)),
@@ -69,7 +80,7 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
         "scores": _scores(audited),
         "request": None,
     }
-    return with_checks(report, checks)
+    return with_checks({**report, "forgetting": forgetting(report)}, checks)
 
 
 def with_checks(report: Report, checks: Iterable[Check]) -> Report:
@@ -97,7 +108,57 @@ def with_request(report: Report, project: Path, name: str) -> Report:
         check = failed("request", f"the ledger does not say that this delta serves {name}")
     else:
         check = passed("request", f"the ledger says that this delta serves {name}")
-    return with_checks({**report, "request": reported_request(project, name)}, [check])
+    report = {**report, "request": reported_request(project, name)}
+    checks = [check, *_doubts_about_request(report, project)]
+    return with_checks({**report, "forgetting": forgetting(report)}, checks)
+
+
+def _doubts_about_request(report: Report, project: Path) -> Iterator[Check]:
+    """Yield what speaks against a request's place in the ledger, and when it was opened."""
+    from seuf.audit.events import started_on
+    from seuf.audit.ledger import LEDGER
+    from seuf.audit.requests import REQUESTS
+
+    paths = ["--", LEDGER, REQUESTS]
+    try:
+        changed = git(project, "status", "--porcelain", "--untracked-files=all", "-z", *paths)
+        ignored = git(project, "ls-files", "--others", "--ignored", "--exclude-standard", *paths)
+    except WorkflowError:  # the check of the commit has failed for it
+        changed = ignored = ""
+    if changed or ignored:
+        yield failed("request", f"{LEDGER} and {REQUESTS} are not as committed: commit them")
+    run, opened = unlearn_run(report), report["request"]["date"]
+    if run is not None and datetime.fromisoformat(opened) > started_on(run):
+        yield noted("request", f"opened on {opened}, after the model was trained for it")
+
+
+def forgetting(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whether the scores keep to what the request declared, and in words how they do.
+
+    A bound is kept if the whole 95 % interval keeps it, and not shown to be kept if only the score
+    itself does. Of several bounds the worst counts.
+    """
+    request, scores, found = report.get("request") or {}, report.get("scores") or {}, []
+    for name, (part, side) in THRESHOLDS.items():
+        bound, score = request.get(name), scores.get(part) or {}
+        if bound is None:
+            continue
+        value, within = score.get("after"), interval(score, "after")
+        if not known(value) or side * value > side * bound:
+            verdict = NOT_REACHED
+        else:
+            far = None if within is None else within[1 if side > 0 else 0]
+            verdict = NOT_SHOWN if far is None or side * far > side * bound else REACHED
+        shown = f"{value:.3f}" if known(value) else "not measured"
+        around = f" ({within[0]:.3f} to {within[1]:.3f})" if within else ""
+        words = name.replace("_", " ")
+        found.append((verdict, f"{words} {bound:g} was declared: {shown}{around}"))
+    if not found:
+        why = "no threshold was declared" if request else "no request declares what is enough"
+        return {"verdict": NOT_JUDGED, "text": why}
+    order = (REACHED, NOT_SHOWN, NOT_REACHED)
+    worst = max((verdict for verdict, _ in found), key=order.index)
+    return {"verdict": worst, "text": "; ".join(text for _, text in found)}
 
 
 def first_cause(report: Report) -> str | None:
@@ -126,7 +187,9 @@ def known(value: Any) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def write_documents(report: Report, folder: Path, key: Path | None) -> list[Path]:
+def write_documents(
+    report: Report, folder: Path, key: Path | None, issuer: str | None = None
+) -> list[Path]:
     """Write what others can read and check, and return where.
 
     An audit that failed gives its report and a page that says so, but nothing that attests.
@@ -135,14 +198,20 @@ def write_documents(report: Report, folder: Path, key: Path | None) -> list[Path
         report: Of `audit`.
         folder: Made if need be.
         key: Private key that signs the statement.
+        issuer: Who answers for it, as the certificate names them.
 
     Raises:
         InputError: If the key cannot be used, or the extra is not installed.
     """
+    import seuf
     from seuf.audit.certificate import certificate
 
+    if key is not None and not key.is_file():
+        raise InputError(f"{key} is missing: `kedro audit keys FOLDER` makes a pair of keys.")
     report = without_confidential_digests(report)
-    texts = {"audit.json": _json(report), "certificate.html": certificate(report)}
+    report["issued"] = {"by": issuer, "version": seuf.__version__, "key": _fingerprint(key)}
+    page = certificate(report)
+    texts = {"audit.json": _json(report), CERTIFICATE: page}
     if report["verdict"] == FAIL:
         for name in (STATEMENT_FILE, BOM_FILE):  # of an earlier audit
             (folder / name).unlink(missing_ok=True)
@@ -150,9 +219,7 @@ def write_documents(report: Report, folder: Path, key: Path | None) -> list[Path
         from seuf.audit.attest import sign, statement
         from seuf.audit.bom import bom
 
-        if key is not None and not key.is_file():
-            raise InputError(f"{key} is missing: `kedro audit keys FOLDER` makes a pair of keys.")
-        made = statement(report)
+        made = statement(report, page)
         texts[STATEMENT_FILE] = _json(made if key is None else sign(made, key))
         texts[BOM_FILE] = bom(report)
     for name, text in texts.items():
@@ -175,13 +242,60 @@ def without_confidential_digests(report: Report) -> Report:
     return {**report, "materials": materials, "runs": runs}
 
 
+def _fingerprint(key: Path | None) -> str | None:
+    if key is None:
+        return None
+    from seuf.audit.attest import fingerprint
+
+    return fingerprint(key)
+
+
+def repository_of(project: Path) -> str | None:
+    """Return the URL of git's remote `origin`, without user name and token; None without one."""
+    try:
+        url = git(project, "remote", "get-url", "origin").strip()
+    except WorkflowError:
+        return None
+    if "://" not in url:  # a folder of this machine, or user@host:path
+        return url.partition("@")[2] or None
+    scheme, _, rest = url.partition("://")
+    return None if scheme == "file" else f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _guarded_evidence(audited: AuditedMethod) -> list[dict[str, Any]]:
+    """Return the digests of what stands behind the report; none if it cannot be read."""
+    try:
+        return list(_evidence(audited))
+    except (InputError, OSError, ValueError, KeyError, TypeError):
+        return []  # a check has failed for it
+
+
+def _evidence(audited: AuditedMethod) -> Iterator[dict[str, Any]]:
+    """Yield the digests of the stages in the lock, of their records, the scores and the ledger.
+
+    Of the lock only the method's own stages count, of the ledger the last entry: both go on.
+    """
+    from seuf.audit.ledger import LEDGER, entry_digest, read_ledger
+
+    lock = os.path.relpath(audited.lock, audited.project)
+    stages = {stage.name: asdict(stage) for stage in audited.stages}
+    text = json.dumps(stages, sort_keys=True, default=str)
+    yield {"path": f"{lock}: stages", "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    paths = [record_path(audited.project, audited.study.name, one.node) for one in audited.stages]
+    paths.append(audited.project / audited.path("scores"))
+    for path, sha256 in sha256s(paths).items():
+        yield {"path": os.path.relpath(path, audited.project), "sha256": sha256}
+    if ledger := read_ledger(audited.project):
+        yield {"path": LEDGER, "sha256": entry_digest(ledger[-1]), "entries": len(ledger)}
+
+
 def _json(content: Any) -> str:
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None) -> list[Check]:
     """Return the checks of the weights, and put into the report what they find."""
-    from seuf.audit.exported import check_files
+    from seuf.audit.exported import check_files, files_of_model
     from seuf.audit.weights import check_weights
     from seuf.moe.deltas import Delta
     from seuf.unlearning.settings import Method
@@ -191,7 +305,7 @@ def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None
         delta = Delta.load(audited.project / path)
         digests = audited.digests[path]._asdict()
         report["delta"] = {"path": path, **digests, "base": delta.base}
-        report["base"]["digest"] = delta.base
+        report["base"] |= {"digest": delta.base, "files": files_of_model(audited.base[1])}
         experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
         report["experts"] = [list(one) for one in experts]
         checks = _guarded("method", results.choice(audited, delta))

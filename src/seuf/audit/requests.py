@@ -26,6 +26,7 @@ SALTS = ".salts"
 SALT_SIZE = 32  # bytes, as SHA-256 has
 REQUESTS = f"{EVIDENCE}/requests"
 REPORTED = ("id", "date", "reason", "records", "digest")
+BOUNDS = ("forget_at_most", "utility_at_least")  # where they were declared
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Request = dict[str, Any]
 
@@ -84,7 +85,7 @@ def check_id(name: str) -> str:
 
 
 def open_request(
-    project: Path, name: str, texts: Sequence[str], *, date: str, **purpose: str | None
+    project: Path, name: str, texts: Sequence[str], *, date: str, **purpose: str | float | None
 ) -> Request:
     """Write a request with a new salt, the digests of its records, and its entry in the ledger.
 
@@ -93,7 +94,7 @@ def open_request(
         name: Its id.
         texts: What is to be forgotten, record by record.
         date: ISO, in UTC.
-        purpose: `reason`, and the `study` and `method` that are meant to serve it.
+        purpose: `reason`, the `study` and `method` that are meant to serve it, and `BOUNDS`.
 
     Raises:
         InputError: If the id cannot be one or exists, or there is nothing to forget.
@@ -144,7 +145,7 @@ def reported_request(project: Path, name: str) -> Request:
     request = read_request(project, name)
     if state(read_ledger(project)).status[name] == REVOKED:
         raise InputError(f"Request {name} was revoked: no model serves it.")
-    return {key: request[key] for key in REPORTED}
+    return {key: request[key] for key in (*REPORTED, *BOUNDS) if key in request}
 
 
 def serving_entry(project: Path, name: str) -> Entry | None:

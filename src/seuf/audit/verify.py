@@ -8,6 +8,7 @@ What is given and cannot be checked is a failure.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +18,26 @@ from seuf.audit import FAIL, PASS, Check, MissingExtraError, failed, noted, pass
 from seuf.inputs import InputError
 
 BASE = "base_model"  # as a statement calls it among its dependencies
+MODEL, CERTIFICATE = "resulting model", "certificate.html"  # and these among its subjects
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class _StatedDigests(NamedTuple):
-    """SHA-256 digests that a statement names, of deltas and of their base models."""
+    """SHA-256 digests that a statement names.
+
+    Attributes:
+        deltas: Of deltas.
+        bases: Of their base models.
+        models: Of the models that they make; none in a statement of an earlier version.
+        certificates: Of the page that goes with it; the same.
+        files: Of the base model's files beside the weights, by name; the same.
+    """
 
     deltas: set[str]
     bases: set[str]
+    models: set[str]
+    certificates: set[str]
+    files: dict[str, str]
 
 
 def verify(
@@ -32,6 +46,7 @@ def verify(
     delta: Path | None = None,
     base: Path | None = None,
     checkpoint: Path | None = None,
+    certificate: Path | None = None,
 ) -> list[Check]:
     """Return what could be checked of a statement, and what could not.
 
@@ -42,6 +57,7 @@ def verify(
         base: Folder of the base model that the delta should belong to.
         checkpoint: Folder of an exported model, to be compared with base and delta; and with its
             signature, if it has one.
+        certificate: The page that goes with it; by default the one beside the statement.
 
     Raises:
         InputError: If the file is no statement, or the extra is missing for a signature.
@@ -66,7 +82,9 @@ def verify(
         else:
             signature = passed("signature", f"signed with the key of {key.name}")
     stated = _stated_digests(file, statement)
-    checks = [signature, *_checkpoint_signature(checkpoint, key), _delta(stated, delta)]
+    page = certificate or file.with_name(CERTIFICATE)
+    checks = [signature, *_certificate(stated, page, asked_for=certificate is not None)]
+    checks += [*_checkpoint_signature(checkpoint, key), _delta(stated, delta)]
     checks += _unchecked(delta, base, checkpoint)
     if delta is not None and delta.is_file():
         try:
@@ -83,7 +101,8 @@ def verdict(checks: Sequence[Check]) -> tuple[str, int]:
     failure = next((check.text for check in checks if check.result == FAIL), None)
     if failure is not None:
         return f"FAIL: {failure}", 1
-    if any(check.result == PASS for check in checks):
+    # that a page belongs to a statement which anyone can have made shows nothing
+    if any(check.result == PASS and check.name != "certificate" for check in checks):
         return PASS, 0
     return "NOTHING VERIFIED: give --key, or --delta and --base", 2
 
@@ -101,22 +120,44 @@ def _read(file: Path) -> dict[str, Any]:
 def _stated_digests(file: Path, statement: dict[str, Any]) -> _StatedDigests:
     try:
         dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        beside = (MODEL, CERTIFICATE)
+        subjects, bases = statement["subject"], [d for d in dependencies if d.get("name") == BASE]
         stated = _StatedDigests(
-            _sha256s(statement["subject"]),
-            _sha256s(one for one in dependencies if one.get("name") == BASE),
+            _sha256s(one for one in subjects if one.get("name") not in beside),
+            _sha256s(bases),
+            _sha256s(one for one in subjects if one.get("name") == MODEL),
+            _sha256s(one for one in subjects if one.get("name") == CERTIFICATE),
+            {
+                str(name): str(sha256)
+                for one in bases
+                for name, sha256 in (one.get("annotations") or {}).get("files", {}).items()
+            },
         )
     except (AttributeError, KeyError, TypeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else "a field has a wrong type"
         raise InputError(f"{file} is no statement of a delta and its base model: {why}.") from error
-    if not all(stated):
+    if not (stated.deltas and stated.bases):
         lacking = "subject" if not stated.deltas else f"dependency {BASE}"
         raise InputError(f"{file} is no statement of a delta and its base model: no {lacking}.")
     return stated
 
 
 def _sha256s(resources: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the digests; what is no SHA-256 of anything, such as zeros, is none."""
     values = [one["digest"].get("sha256") for one in resources]
-    return {value for value in values if isinstance(value, str)}
+    return {v for v in values if isinstance(v, str) and SHA256.fullmatch(v) and set(v) != {"0"}}
+
+
+def _certificate(stated: _StatedDigests, page: Path, asked_for: bool) -> Iterator[Check]:
+    """Yield whether the page is the one that the statement names, if there is one of either."""
+    if not page.is_file():
+        if asked_for:
+            yield failed("certificate", f"{page} is missing")
+        return
+    if digests([page])[page].sha256 in stated.certificates:
+        yield passed("certificate", f"{page} is the page that the statement names")
+    elif asked_for or stated.certificates:
+        yield failed("certificate", f"{page} is not the page that the statement names")
 
 
 def _unchecked(delta: Path | None, base: Path | None, checkpoint: Path | None) -> Iterator[Check]:
@@ -160,7 +201,7 @@ def _weights(
     stated: _StatedDigests, path: Path, base: Path | None, checkpoint: Path | None
 ) -> Iterator[Check]:
     from seuf.audit.exported import check_files
-    from seuf.audit.weights import check_weights
+    from seuf.audit.weights import SHORT, check_weights
     from seuf.moe.deltas import Delta
     from seuf.unlearning.settings import Method
 
@@ -177,6 +218,33 @@ def _weights(
         raise InputError(
             f"{path} does not say which method made it, and of which experts"
         ) from error
-    yield from check_weights(base, delta, method, experts, checkpoint)[0]
+    checks, changes = check_weights(base, delta, method, experts, checkpoint)
+    yield from checks
+    if stated.models and "model" in changes:
+        if changes["model"] in stated.models:
+            yield passed(
+                "model", f"base and delta make model {changes['model'][:SHORT]}, as stated"
+            )
+        else:
+            yield failed("model", "base and delta make another model than the statement names")
+    yield from _files_of_base(stated, base)
     if checkpoint is not None:
         yield from check_files(base, checkpoint)
+
+
+def _files_of_base(stated: _StatedDigests, base: Path) -> Iterator[Check]:
+    """Yield whether configuration, tokenizer and code of the base are those that were stated.
+
+    The same weights with another number of experts a token, or another template, are another model.
+    """
+    from seuf.audit.exported import files_of_model
+
+    if not stated.files:
+        return
+    here = files_of_model(base)
+    names = sorted(here.keys() | stated.files.keys())
+    wrong = [name for name in names if here.get(name) != stated.files.get(name)]
+    if wrong:
+        yield failed("files", f"{base}: {', '.join(wrong)} not as the statement has them")
+    else:
+        yield passed("files", f"{len(here)} files of {base} beside the weights are as stated")

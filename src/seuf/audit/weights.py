@@ -50,6 +50,7 @@ def check_weights(
             "changed": found.changed,
             "total": found.total,
             "equal": found.equal,
+            "model": found.model_digest,
         }
     except (ValueError, OSError, SafetensorError) as error:
         checks += [*_other_base(base_folder, delta), failed("weights", str(error))]

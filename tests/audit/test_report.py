@@ -1,0 +1,116 @@
+"""What a report concludes: whether enough was forgotten, and what speaks against a request."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from seuf.audit.report import forgetting, repository_of, with_request
+from seuf.audit.requests import open_request
+from tests.audit.reports import report
+
+BOUNDS = ("forget_at_most", "utility_at_least")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "verdict"),
+    [
+        ((None, None), "NOT JUDGED"),
+        ((0.7, None), "REACHED"),
+        ((0.6, None), "NOT SHOWN"),
+        ((0.4, None), "NOT REACHED"),
+        ((None, 0.6), "REACHED"),
+        ((None, 0.65), "NOT SHOWN"),
+        ((None, 0.75), "NOT REACHED"),
+        ((0.7, 0.75), "NOT REACHED"),
+        ((0.6, 0.6), "NOT SHOWN"),
+    ],
+)
+def test_a_bound_is_kept_if_the_whole_interval_keeps_it(bounds, verdict):
+    """Forgotten: .5 with an error of .1, so .304 to .696; kept: .7 with .05, so .602 to .798."""
+    declared = {name: b for name, b in zip(BOUNDS, bounds, strict=True) if b is not None}
+
+    found = forgetting(report(request=report()["request"] | declared))
+
+    assert found["verdict"] == verdict
+    assert all(
+        f"{name.replace('_', ' ')} {b:g} was declared" in found["text"]
+        for name, b in declared.items()
+    )
+
+
+def test_without_a_request_nothing_was_declared():
+    assert forgetting(report(request=None))["text"] == "no request declares what is enough"
+
+
+def test_a_score_that_is_not_there_reaches_nothing():
+    bound = report()["request"] | {"forget_at_most": 0.9}
+
+    assert forgetting(report(request=bound, scores={}))["verdict"] == "NOT REACHED"
+
+
+def git(project: Path, *command: str) -> None:
+    named = ["git", "-c", "user.name=n", "-c", "user.email=n@n", *command]
+    subprocess.run(named, cwd=project, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:secret@git.example/a/b.git", "https://git.example/a/b.git"),
+        ("https://git.example/a/b.git", "https://git.example/a/b.git"),
+        ("ssh://git@git.example/a", "ssh://git.example/a"),
+        ("git@git.example:a/b.git", "git.example:a/b.git"),
+        ("/home/me/repository", None),
+        ("file:///home/me/repository", None),
+    ],
+)
+def test_a_repository_is_named_without_user_token_and_path(tmp_path, url, shown):
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "remote", "add", "origin", url)
+
+    assert repository_of(tmp_path) == shown
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A project in git with a request that was opened before the model of the report was made."""
+    git(tmp_path, "init", "--quiet")
+    opened(tmp_path, "1", "2026-11-25T21:59:00+00:00")
+    return tmp_path
+
+
+def opened(project: Path, name: str, date: str) -> None:
+    open_request(project, name, ["a text"], date=date, reason="asked", forget_at_most=0.7)
+
+
+def doubts(project: Path, name: str) -> list[str]:
+    """Return what is said of a request, but that no entry of the ledger serves it."""
+    checks = with_request(report(), project, name)["checks"]
+    said = [f"{c['result']} {c['text']}" for c in checks if c["name"] == "request"]
+    return [text for text in said if "does not say that this delta serves" not in text]
+
+
+def test_a_ledger_that_is_in_no_commit_fails_the_request(project):
+    before = doubts(project, "1")
+    git(project, "add", "evidence")
+    git(project, "commit", "--quiet", "--message", "the request")
+
+    assert before == [
+        "FAIL evidence/ledger.json and evidence/requests are not as committed: commit them"
+    ]
+    assert doubts(project, "1") == []
+    assert with_request(report(), project, "1")["forgetting"]["verdict"] == "REACHED"
+
+
+def test_a_request_that_was_opened_after_the_model_was_trained_is_remarked(project):
+    """The run of the report began at 22:00 UTC."""
+    opened(project, "2", "2026-11-25T22:01:00+00:00")
+    git(project, "add", "evidence")
+    git(project, "commit", "--quiet", "--message", "the requests")
+
+    [said] = doubts(project, "2")
+
+    assert said.startswith("NOTE opened on 2026-11-25T22:01:00+00:00, after the model was trained")
