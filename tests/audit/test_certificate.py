@@ -167,7 +167,7 @@ def test_the_certificate_tells_what_was_asked_done_and_changed():
     assert "12,300 of 3,000,000 (0.41%)" in page
     assert "differ from the base model: 2." in page
     assert "equal it to the last bit: 57." in page
-    assert "passed 1 of 2 checks; 1 could not be made" in page
+    assert "passed 1 of 2 checks; 1 is a remark" in page
 
 
 def test_intervals_are_two_standard_errors_wide_on_each_side_and_end_at_one():

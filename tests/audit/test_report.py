@@ -41,6 +41,17 @@ def test_a_bound_is_kept_if_the_whole_interval_keeps_it(bounds, verdict):
     )
 
 
+def test_what_the_base_model_kept_to_already_shows_no_forgetting():
+    """The base scores .389, the bound is .6: nothing need have been forgotten to keep it."""
+    forget = report()["scores"]["forget"] | {"before": 0.389, "after": 0.361, "after_error": 0.08}
+    bound = report()["request"] | {"forget_at_most": 0.6}
+
+    found = forgetting(report(request=bound, scores={"forget": forget}))
+
+    assert found["verdict"] == "NOT SHOWN"
+    assert found["text"].endswith(", and 0.389 before")
+
+
 def test_without_a_request_nothing_was_declared():
     assert forgetting(report(request=None))["text"] == "no request declares what is enough"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -388,3 +389,12 @@ def test_a_node_of_an_edited_lock_cannot_name_a_record_elsewhere(project):
 
 def test_a_record_cannot_name_an_environment_elsewhere(project):
     assert environment_path(project, "../../etc/passwd").parent == project / "evidence/environments"
+
+
+def test_a_record_names_neither_user_nor_machine_nor_home(project):
+    ran(project)
+
+    [environment] = (project / "evidence/environments").iterdir()
+    text = environment.read_text() + record_path(project, "mine", "make_out").read_text()
+    for private in (socket.gethostname(), str(Path.home()), str(project)):
+        assert private not in text

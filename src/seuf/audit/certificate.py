@@ -32,7 +32,7 @@ from seuf.unlearning.settings import PILOTS
 TITLE = "Unlearning certificate"
 NO_CERTIFICATE = "Audit failed: no certificate"
 UNKNOWN = "not recorded"
-RESULTS = {PASS: ("passed", "good"), FAIL: ("failed", "bad"), NOTE: ("not looked at", "open")}
+RESULTS = {PASS: ("passed", "good"), FAIL: ("failed", "bad"), NOTE: ("remark", "open")}
 # what is said of a forgetting, and its colour
 FORGETTING = {
     REACHED: ("as declared", "good"),

@@ -136,7 +136,7 @@ def forgetting(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return whether the scores keep to what the request declared, and in words how they do.
 
     A bound is kept if the whole 95 % interval keeps it, and not shown to be kept if only the score
-    itself does. Of several bounds the worst counts.
+    itself does, or if the base model forgot as much before. Of several bounds the worst counts.
     """
     request, scores, found = report.get("request") or {}, report.get("scores") or {}, []
     for name, (part, side) in THRESHOLDS.items():
@@ -149,10 +149,15 @@ def forgetting(report: Mapping[str, Any]) -> dict[str, Any]:
         else:
             far = None if within is None else within[1 if side > 0 else 0]
             verdict = NOT_SHOWN if far is None or side * far > side * bound else REACHED
+        before = score.get("before") if side > 0 else None
+        already = known(before) and before <= bound
+        if already and verdict == REACHED:
+            verdict = NOT_SHOWN
         shown = f"{value:.3f}" if known(value) else "not measured"
         around = f" ({within[0]:.3f} to {within[1]:.3f})" if within else ""
         words = name.replace("_", " ")
-        found.append((verdict, f"{words} {bound:g} was declared: {shown}{around}"))
+        told = f"{words} {bound:g} was declared: {shown}{around}"
+        found.append((verdict, f"{told}, and {before:.3f} before" if already else told))
     if not found:
         why = "no threshold was declared" if request else "no request declares what is enough"
         return {"verdict": NOT_JUDGED, "text": why}
