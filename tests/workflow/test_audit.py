@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable
@@ -266,6 +267,23 @@ def test_a_signed_statement_is_verified_with_delta_and_base_alone(root, tmp_path
 
     checks = verify(statement, public, delta, base)
 
+    signed = json.loads(base64.b64decode(json.loads(statement.read_text())["payload"]))
+    evidence = {
+        one["name"]
+        for one in signed["predicate"]["buildDefinition"]["resolvedDependencies"]
+        if one["annotations"].get("role") == "evidence"
+    }
+    assert evidence == {
+        "studies/smoke/dvc.lock: stages",
+        SCORES,
+        *(
+            f"evidence/smoke/runs/{node}.json"
+            for node in (
+                *("prepare_data", "make_base_model", "capture_routing", "select_experts"),
+                *(f"methods.{METHOD}.{one}" for one in ("unlearn", "evaluate")),
+            )
+        ),
+    }
     assert {page.name for page in pages} == {
         *("audit.json", "statement.json", "bom.cdx.json", "certificate.html")
     }

@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -21,7 +20,7 @@ from kedro_dvc.files import WorkflowError, git, write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import commit_of, read_record, record_path
 from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, passed, results
-from seuf.audit.audited import AuditedMethod
+from seuf.audit.audited import AuditedMethod, upstream
 from seuf.audit.verify import CERTIFICATE
 from seuf.inputs import InputError
 
@@ -68,7 +67,7 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
         "commit": commit,
         "clean": clean,
         "repository": repository_of(audited.project),
-        "evidence": _guarded_evidence(audited),
+        "evidence": list(_evidence(audited)),
         "seed": study.config["parameters"].get("seed"),
         "parameters": audited.lineage[-1].params,
         "materials": list(_materials(audited)),
@@ -267,26 +266,22 @@ def repository_of(project: Path) -> str | None:
     return None if scheme == "file" else f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-def _guarded_evidence(audited: AuditedMethod) -> list[dict[str, Any]]:
-    """Return the digests of what stands behind the report; none if it cannot be read."""
-    try:
-        return list(_evidence(audited))
-    except (InputError, OSError, ValueError, KeyError, TypeError):
-        return []  # a check has failed for it
-
-
 def _evidence(audited: AuditedMethod) -> Iterator[dict[str, Any]]:
     """Yield the digests of the stages in the lock, of their records, the scores and the ledger.
 
-    Of the lock only the method's own stages count, of the ledger the last entry: both go on.
+    Of the lock only the method's own stages count, of the ledger the last entry: both go on. What
+    is not there is left out: a check has failed for it.
     """
     from seuf.audit.ledger import LEDGER, entry_digest, read_ledger
 
     lock = os.path.relpath(audited.lock, audited.project)
-    stages = {stage.name: asdict(stage) for stage in audited.stages}
-    text = json.dumps(stages, sort_keys=True, default=str)
+    scored = upstream([audited.path("scores")], audited.recorded)
+    stages = {stage.name: stage for stage in (*audited.lineage, *scored)}  # not those that report
+    recorded = {name: stage._asdict() for name, stage in stages.items()}
+    text = json.dumps(recorded, sort_keys=True, default=str)
     yield {"path": f"{lock}: stages", "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    paths = [record_path(audited.project, audited.study.name, one.node) for one in audited.stages]
+    project, study = audited.project, audited.study.name
+    paths = [record_path(project, study, one.node) for one in stages.values()]
     paths.append(audited.project / audited.path("scores"))
     for path, sha256 in sha256s(paths).items():
         yield {"path": os.path.relpath(path, audited.project), "sha256": sha256}
