@@ -262,11 +262,18 @@ def _cause_alone() -> Iterator[None]:
 
 
 @dvc.command("erase")
-@click.argument("datasets", nargs=-1, required=True)
+@click.argument("datasets", nargs=-1)
+@click.option(
+    "--kept-apart",
+    is_flag=True,
+    help="All outputs that the catalog keeps in a remote apart.",
+)
 @env_option("The study whose outputs they are.", default="base", show_default=True)
 @click.option("--shared", is_flag=True, help="Delete also what another output has too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def erase_command(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) -> None:
+def erase_command(
+    datasets: tuple[str, ...], kept_apart: bool, env: str, shared: bool, yes: bool
+) -> None:
     """Delete data sets wherever DVC keeps them; their hashes stay in dvc.lock.
 
     Every version that this clone knows of is deleted, in the workspace, the cache and all remotes.
@@ -275,16 +282,23 @@ def erase_command(datasets: tuple[str, ...], env: str, shared: bool, yes: bool) 
     """
     from dvc.repo import Repo
 
+    from kedro_dvc import erase as of_erasure
     from kedro_dvc.erase import erase, not_reached, outputs_named, plan_erasure
     from kedro_dvc.project import load_study
+    from kedro_dvc.run_status import forget
 
-    outputs = outputs_named(load_study(Path.cwd(), env), datasets)
+    study = load_study(Path.cwd(), env)
+    named = [*datasets, *(of_erasure.kept_apart(study) if kept_apart else [])]
+    if not named:
+        raise click.UsageError("Name data sets, or say --kept-apart.")
+    outputs = outputs_named(study, named)
     with _cause_alone(), Repo() as repo:
         plan = plan_erasure(repo, outputs, shared)
         click.echo(plan)
         if plan.versions and not yes:
             click.confirm("Delete this for good?", abort=True)
         failures = plan.unsearched + erase(repo, plan)
+    forget(Path.cwd(), env)
     if failures:
         click.echo("Not all could be deleted:")
         for line in failures:

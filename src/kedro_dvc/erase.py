@@ -93,6 +93,15 @@ def outputs_named(study: Study, names: Iterable[str]) -> dict[str, bool]:
     return {entry["filepath"]: for_dvc(entry).get("cache") is not False for entry in entries}
 
 
+def kept_apart(study: Study) -> list[str]:
+    """Return the outputs that the catalog keeps apart: `metadata: {dvc: {remote: ...}}`.
+
+    Also where the remote is null, as it is until a team has one.
+    """
+    outputs = [name for node in study.pipelines["__default__"].nodes for name in node.outputs]
+    return [name for name in outputs if "remote" in for_dvc(study.dataset(name))]
+
+
 def plan_erasure(repo: Repo, paths: Collection[str], shared: bool = False) -> ErasurePlan:
     """Return what is to be deleted.
 

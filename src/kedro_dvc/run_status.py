@@ -126,6 +126,12 @@ def show(project: Path, study: str) -> None:
         shown.unlink(missing_ok=True)
 
 
+def forget(project: Path, study: str) -> None:
+    """Delete what is known of a study's runs: an error's message may hold what its data held."""
+    _file(project, study).unlink(missing_ok=True)
+    (project / FOLDER / SHOWN).unlink(missing_ok=True)
+
+
 def identity(name: str) -> str:
     """Return kedro-viz's id of a node, given as text, or of a data set."""
     return hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()[:8]

@@ -307,3 +307,37 @@ def test_a_failed_audit_attests_nothing(root, tmp_path):
     assert not (tmp_path / "statement.json").exists()
     assert not (tmp_path / "bom.cdx.json").exists()
     assert "no certificate" in (tmp_path / "certificate.html").read_text()
+
+
+def test_after_an_erasure_of_all_that_is_kept_apart_no_sentence_is_left_anywhere(root):
+    """In outputs, caches, logs, views of kedro-viz and leftovers; examples/ has other data."""
+    records = [
+        json.loads(line)
+        for name in ("forget_set", "questions")
+        for line in (root / f"{DATA}/03_primary/{name}.jsonl").read_text().splitlines()
+    ]
+    texts = [one["text"] for one in records if "text" in one]
+    texts += [one["question"] for one in records if one.get("subject") == "forget"]
+    (root / ".viz").mkdir(exist_ok=True)
+    (root / ".viz/runs_of_smoke.json").write_text(json.dumps([{"error": texts[0]}]))
+    before = left(root, texts)
+
+    Project(root).done(
+        "kedro", "dvc", "erase", "--kept-apart", "--shared", "--yes", "--env", "smoke"
+    )
+
+    assert {FORGET, SCORES, ".viz/runs_of_smoke.json"} <= before
+    assert left(root, texts) == set()
+
+
+def left(root: Path, texts: list[str]) -> set[str]:
+    """Return the files of a tree that hold one of the texts, but for git's and the examples."""
+    known = [text.encode() for text in texts] + [json.dumps(text).encode()[1:-1] for text in texts]
+    files = [path for path in root.rglob("*") if path.is_file()]
+    names = {path: str(path.relative_to(root)) for path in files}
+    return {
+        name
+        for path, name in names.items()
+        if not name.startswith((".git/", "examples/"))
+        and any(text in content for content in [path.read_bytes()] for text in known)
+    }
