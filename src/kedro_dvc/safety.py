@@ -30,9 +30,22 @@ class SafeOutputs:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Let this process end with the DVC process that started it."""
-        if os.environ.get("DVC_STAGE"):
-            end_with_parent()
+        """Let this process end with the DVC process that started it.
+
+        Raises:
+            WorkflowError: If DVC's stage names no study and the environment names another than
+                base: it would run the nodes of that.
+        """
+        if not os.environ.get("DVC_STAGE"):
+            return
+        end_with_parent()
+        base = getattr(context.config_loader, "base_env", "base")
+        named = {word.partition("=")[0] for word in sys.argv} & {"--env", "-e"}
+        if not named and (study := os.environ.get("KEDRO_ENV")) not in (None, "", base):
+            raise WorkflowError(
+                f"KEDRO_ENV is {study}, and this stage is one of {base}: unset KEDRO_ENV. Stages "
+                f"of {study} are in studies/{study}/dvc.yaml."
+            )
 
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol) -> None:
