@@ -77,6 +77,7 @@ def test_a_stage_depends_on_its_inputs_its_code_and_its_wiring(study):
         "src/seuf/datasets/documents.py",
         "src/seuf/datasets/tables.py",
         "src/seuf/inputs.py",
+        "src/seuf/logs.py",
         "src/seuf/pipelines/expert_selection/nodes.py",
         "src/seuf/pipelines/expert_selection/pipeline.py",
         "src/seuf/unlearning/certainty.py",
