@@ -66,7 +66,7 @@ def test_a_study_of_spread_has_figures_and_a_report(monkeypatch):
 def test_bases_that_are_upcycled_share_what_their_dense_model_says(monkeypatch):
     """The dense model is one; each base learns from what it says, and none waits for another."""
     study = {
-        "replication": {"bases": {"a": 0, "b": 1}},
+        "replication": {"bases": {"a": 0, "b": 1}, "seeds": [0, 1]},
         "base_model": {"source": "upcycle"},
         "benchmark": {"name": "sandbox"},
     }
@@ -85,7 +85,7 @@ def test_bases_that_are_upcycled_share_what_their_dense_model_says(monkeypatch):
 def test_the_published_files_of_a_benchmark_are_read_by_all_bases(monkeypatch):
     """They are no base's own, and neither is what the dense model says."""
     study = {
-        "replication": {"bases": {"a": 0, "b": 1}},
+        "replication": {"bases": {"a": 0, "b": 1}, "seeds": [0, 1]},
         "base_model": {"source": "upcycle"},
         "benchmark": {"name": "wmdp_taught"},
     }
@@ -112,7 +112,7 @@ def test_the_published_files_of_a_benchmark_are_read_by_all_bases(monkeypatch):
 def test_only_a_study_that_sweeps_has_paths_of_layers(sweep, monkeypatch):
     """In the grid of each base; the other seeds have none."""
     monkeypatch.setenv("KEDRO_ENV", "sandbox_seeds")
-    given = {"replication": {"bases": {"a": 0, "b": 1}}, "pilot": {"sweep": sweep}}
+    given = {"replication": {"bases": {"a": 0, "b": 1}, "seeds": [0, 1]}, "pilot": {"sweep": sweep}}
     monkeypatch.setattr(replication, "study_parameters", lambda: study_parameters() | given)
 
     made = {node.name: node for node in replication.create_pipeline().nodes}
@@ -136,3 +136,24 @@ def test_layers_are_compared_over_the_bases():
     assert (mean["utility_at_75"], mean["bases"]) == (pytest.approx(0.3984, abs=1e-4), 2)
     assert len(figure.layout.annotations) > 4
     assert picture.endswith("</svg>\n")
+
+
+def test_a_study_of_one_seed_has_no_runs_of_others(monkeypatch):
+    """Its tables are those of the grid: runs of both bases, then their paths."""
+    study = {
+        "replication": {"bases": {"a": 0, "b": 1}, "seeds": [0]},
+        "base_model": {"source": "pretrain"},
+        "benchmark": {"name": "sandbox"},
+    }
+    for module in (replication, base_model, data_preparation):
+        monkeypatch.setattr(module, "study_parameters", lambda: study)
+
+    nodes_of = {node.name: node for node in replication.create_pipeline().nodes}
+
+    assert "a.run_other_seeds" not in nodes_of
+    assert nodes_of["summarise_spread"].inputs[2:] == [
+        "a.grid_runs",
+        "b.grid_runs",
+        "a.grid_paths",
+        "b.grid_paths",
+    ]

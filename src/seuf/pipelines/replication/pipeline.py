@@ -33,7 +33,8 @@ SETTINGS = [
     "params:replication.seeds",  # comparisons may be stated anew without another run
 ]
 FIGURES = {name: f"figure_{name}" for name in ("forgetting_paths", "general_loss")}
-TABLES = ["grid_runs", "seed_runs", "grid_paths", "seed_paths"]
+OF_GRID = {"runs": "grid_runs", "paths": "grid_paths"}
+OF_OTHER_SEEDS = {"runs": "seed_runs", "paths": "seed_paths"}
 
 
 def create_pipeline(**_: object) -> Pipeline:
@@ -42,10 +43,11 @@ def create_pipeline(**_: object) -> Pipeline:
     replication = parameters.get("replication")
     if not replication:
         return Pipeline([])
-    return _pipeline(list(replication["bases"]), is_sweep(parameters))
+    tables = [OF_GRID, OF_OTHER_SEEDS][: len(replication["seeds"])]
+    return _pipeline(list(replication["bases"]), tables, is_sweep(parameters))
 
 
-def _pipeline(bases: list[str], swept: bool) -> Pipeline:
+def _pipeline(bases: list[str], tables: list[dict[str, str]], swept: bool) -> Pipeline:
     choose = Node(
         choose_learning_rates,
         inputs=[f"{base}.grid_runs" for base in bases],
@@ -57,7 +59,7 @@ def _pipeline(bases: list[str], swept: bool) -> Pipeline:
         inputs=[
             "params:replication",
             "chosen_learning_rates",
-            *[f"{base}.{table}" for table in TABLES for base in bases],
+            *[f"{base}.{of[kind]}" for kind in OF_GRID for of in tables for base in bases],
         ],
         outputs=["runs", "paths", "spread", "comparisons", "spread_metrics", "spread_markdown"],
         name="summarise_spread",
@@ -79,21 +81,20 @@ def _pipeline(bases: list[str], swept: bool) -> Pipeline:
         name="compare_layers",
     )
     whole = Pipeline([choose, summarise, draw, write, *[of_layers] * swept])
-    return sum((_of(base, swept) for base in bases), whole + sampling_pipeline())
+    return sum((_of(base, tables, swept) for base in bases), whole + sampling_pipeline())
 
 
-def _of(base: str, swept: bool) -> Pipeline:
+def _of(base: str, tables: list[dict[str, str]], swept: bool) -> Pipeline:
     grid = Node(
         run_methods,
         inputs=[*OF_BASE, *SETTINGS],
-        outputs={"runs": "grid_runs", "paths": "grid_paths"}
-        | ({"layer_paths": "layer_paths"} if swept else {}),
+        outputs=OF_GRID | ({"layer_paths": "layer_paths"} if swept else {}),
         name="try_grid",
     )
     seeds = Node(
         run_methods,
         inputs=[*OF_BASE, *SETTINGS, "chosen_learning_rates"],
-        outputs={"runs": "seed_runs", "paths": "seed_paths"},
+        outputs=OF_OTHER_SEEDS,
         name="run_other_seeds",
     )
     before = [
@@ -101,7 +102,7 @@ def _of(base: str, swept: bool) -> Pipeline:
         models_pipeline(),
         routing_capture.create_pipeline(),
     ]
-    of_base = sum(before, Pipeline([grid, seeds]))
+    of_base = sum(before, Pipeline([grid, seeds][: len(tables)]))
     shared = [
         *SETTINGS,
         "params:benchmark",
