@@ -507,3 +507,13 @@ def test_it_names_issuer_key_repository_and_version_and_what_it_cannot_show():
 def test_the_command_that_repeats_it_has_the_request():
     assert "kedro audit seuf_ga --env tofu --request R-7" in page_of(REPORT)
     assert "--request" not in page_of(changed(request=None))
+
+
+def test_models_derived_from_the_resulting_one_are_listed_or_said_to_be_unknown():
+    one = {"name": "small", "how": "4 bits", "sha256": "e" * 64, "date": "2026-11-26"}
+
+    page = page_of(changed(derived=[one]))
+
+    assert "derived model, 4 bits" in page
+    assert "e" * 64 in page
+    assert "The ledger knows no model that was derived" in page_of(REPORT)

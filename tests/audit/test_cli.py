@@ -1,5 +1,6 @@
 """`kedro request` from opening one to asking what it was about; errors are one line."""
 
+import hashlib
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from kedro.framework import project as _project  # noqa: F401 - prints a line wh
 from kedro_dvc.hashing import sha256s
 from seuf.audit.cli import audit, exit_on_input_error, request
 from seuf.audit.ledger import read_ledger
+from seuf.audit.requests import derived_models
 from seuf.datasets.checkpoint import CheckpointDataset
 from seuf.inputs import InputError
 from seuf.moe.deltas import Delta, export
@@ -279,3 +281,23 @@ def test_a_folder_below_the_project_is_the_project(project, monkeypatch):
     assert "| 17" in listed[1]
     assert held == (0, "2 of 2 texts were among the records of request 17\n")
     assert [path.name for path in (project / "docs/deep").iterdir()] == ["asked.jsonl"]
+
+
+def test_what_was_made_of_the_model_stands_in_the_ledger_by_name_and_digest(unlearned):
+    """The digest is that of the folder's listing as sha256sum prints it."""
+    opened("17")
+    (unlearned / "small/deep").mkdir(parents=True)
+    (unlearned / "small/deep/a").write_text("x")
+    before = say("derived", "17", "small")
+    say("served", "17", "seuf_ga")
+
+    code, _ = say("derived", "17", "small", "--how", "4 bits")
+
+    listing = f"{hashlib.sha256(b'x').hexdigest()}  deep/a\n"
+    assert (before[0], before[1][:34]) == (1, "error: No model serves request 17:")
+    entry = read_ledger(unlearned)[-1]
+    assert (code, entry["name"], entry["how"]) == (0, "small", "4 bits")
+    assert entry["sha256"] == hashlib.sha256(listing.encode()).hexdigest()
+    assert [one["name"] for one in derived_models(unlearned, "17")] == ["small"]
+    say("revoke", "17", "--reason", "withdrawn")
+    assert derived_models(unlearned, "17") == []

@@ -50,7 +50,9 @@ def test_a_file_that_the_base_has_and_a_model_is_loaded_with_may_not_be_missing(
     assert failures(done) == ["'tokenizer.json' of the base is missing"]
 
 
-@pytest.mark.parametrize("name", ["chat_template.jinja", "adapter_config.json", "deep/x.json"])
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "adapter_config.json", "deep/x.json", ".git/config", ".cache/x"]
+)
 def test_a_file_that_the_base_does_not_have_is_named(done, name):
     (done.out / name).parent.mkdir(exist_ok=True)
     (done.out / name).write_text("{}")
@@ -69,7 +71,17 @@ class Evil:
 
 
 @pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "a.PT", "a.pth", "a.pkl", "a.ckpt", "deep/b.py", "pytorch_model"]
+    "name",
+    [
+        "pytorch_model.bin",
+        "a.PT",
+        "a.pth",
+        "a.pkl",
+        "a.ckpt",
+        "deep/b.py",
+        "pytorch_model",
+        "__pycache__/b.pyc",
+    ],
 )
 def test_what_could_be_code_or_a_pickle_fails_by_name_and_is_not_loaded(done, tmp_path, name):
     """Even if the base has the same file."""

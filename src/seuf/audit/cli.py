@@ -323,6 +323,33 @@ def revoke(name: str, reason: str) -> None:
         click.echo(f"to be served again, from the current model: {', '.join(again)}")
 
 
+@request.command()
+@click.argument("name", metavar="ID")
+@click.argument("folder", type=FILE)
+@click.option("--how", default="export", show_default=True, help="Such as: 4 bits, bitsandbytes.")
+def derived(name: str, folder: Path, how: str) -> None:
+    """Enter in the ledger what was made of the model that serves a request, such as an export.
+
+    The certificate lists it by its folder's name and digest.
+
+    Example: kedro request derived 17 models/without-17
+    """
+    from kedro_dvc.hashing import sha256s
+    from seuf.audit.ledger import write_entry
+    from seuf.audit.requests import serving_entry
+
+    with exit_on_input_error():
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder.")
+        serving = serving_entry(Path.cwd(), name)
+        if serving is None:
+            raise InputError(f"No model serves request {name}: `kedro request list` lists them.")
+        entry = {"what": "derived", "request": name, "date": _now(), "model": serving["model"]}
+        entry |= {"name": folder.name, "how": how, "sha256": sha256s([folder])[folder]}
+        write_entry(Path.cwd(), entry)
+    click.echo(f"{folder.name} ({entry['sha256'][:SHOWN]}) is derived from what serves {name}")
+
+
 @request.command(name="list")
 def list_() -> None:
     """Print all requests, what became of them, and the current model that serves each."""

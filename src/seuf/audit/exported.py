@@ -18,7 +18,7 @@ from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.hub import INDEX, SINGLE, SMALL_FILES
 
-UNSAFE = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
+UNSAFE = tuple(".bin .ckpt .dll .dylib .joblib .pickle .pkl .pt .pth .py .pyc .pyd .so".split())
 WEIGHTS = ".safetensors"
 ADDED = ("README.md", "*.sig", "*.json.sig")  # by an export: a page about it, and signatures
 NAME = "files"

@@ -38,6 +38,8 @@ FIELDS: dict[str, dict[str, Any]] = {
         "covered": bool | None,  # by the forget set; None where it or the salt was gone
     },
     "revoked": {**COMMON, "reason": str},
+    # the model as it was handed on: an export, or with rounded weights
+    "derived": {**COMMON, "model": str, "name": str, "how": str, "sha256": str},
 }
 Entry = dict[str, Any]
 
@@ -271,10 +273,19 @@ def _revoked(now: State, entry: Entry) -> State:
     return replace(now, status=status, chains=tuple(chains))
 
 
+def _derived(now: State, entry: Entry) -> State:
+    request, model = entry["request"], entry["model"]
+    _status(now, request)
+    if request not in now.models.get(model, ()):
+        raise InputError(f"Model {model[:12]} does not serve request {request}.")
+    return now
+
+
 STEPS: dict[str, Callable[[State, Entry], State]] = {
     "opened": _opened,
     "served": _served,
     "revoked": _revoked,
+    "derived": _derived,
 }
 
 

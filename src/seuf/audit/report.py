@@ -100,14 +100,16 @@ def with_request(report: Report, project: Path, name: str) -> Report:
     Raises:
         InputError: If there is no such request, or it is revoked.
     """
-    from seuf.audit.requests import reported_request, serving_entry
+    from seuf.audit.requests import derived_models, reported_request, serving_entry
 
     entry, delta = serving_entry(project, name), report["delta"] or {}
     if entry is None or entry["delta"] != delta.get("sha256"):
         check = failed("request", f"the ledger does not say that this delta serves {name}")
     else:
         check = passed("request", f"the ledger says that this delta serves {name}")
-    report = {**report, "request": reported_request(project, name)}
+    kept = ("name", "how", "sha256", "date")
+    derived = [{key: one[key] for key in kept} for one in derived_models(project, name)]
+    report = {**report, "request": reported_request(project, name), "derived": derived}
     checks = [check, *_doubts_about_request(report, project)]
     return with_checks({**report, "forgetting": forgetting(report)}, checks)
 

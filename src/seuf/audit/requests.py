@@ -155,6 +155,13 @@ def serving_entry(project: Path, name: str) -> Entry | None:
     return _entries(project, name, "served")[-1]
 
 
+def derived_models(project: Path, name: str) -> list[Entry]:
+    """Return the entries of the ledger with what was made of the model that serves a request."""
+    serving = serving_entry(project, name)
+    made = _entries(project, name, "derived")
+    return [one for one in made if serving is not None and one["model"] == serving["model"]]
+
+
 def are_records(project: Path, name: str, texts: Iterable[str]) -> list[bool]:
     """Return of each text whether it was among a request's records.
 
