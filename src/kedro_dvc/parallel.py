@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -172,6 +173,10 @@ class Parallel:
         on_error: str,
     ) -> list[Stage]:
         waiting = _neighbours_before(stages, graph)
+        after: dict[Stage, list[Stage]] = defaultdict(list)
+        for stage, before in waiting.items():
+            for one in before:
+                after[one].append(stage)
         at_work: set[Stage] = set()
         done: list[Stage] = []
         failed: dict[Stage, Exception] = {}
@@ -199,8 +204,9 @@ class Parallel:
                         waiting.pop(one, None)
             elif outcome is not None:
                 done.append(outcome)
-            for before in waiting.values():
-                before.discard(stage)
+            for one in after[stage]:
+                if one in waiting:
+                    waiting[one].discard(stage)
         if failed:
             first = next(iter(failed))
             _raise_error(*((failed[first], first) if on_error == "fail" else (None, *failed)))

@@ -6,7 +6,7 @@ DVC decides what to run, locks, restores from the run-cache and writes the lock 
 1. `dvc.stage.run.cmd_run`, which starts a stage's command: a stage that is a Kedro node is run here
    (`InProcess`), so that libraries are imported and shared data are loaded once.
 2. `dvc.repo.reproduce._reproduce`, which goes through the stages: they are put in `reading_order`.
-3. `dvc.dvcfile.modify_yaml`, which writes dvc.lock after every stage: see `changed_lock`.
+3. `dvc.dvcfile.modify_yaml`, which writes dvc.lock after every stage: see `lock_file`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,16 +24,15 @@ import dvc.dvcfile
 import dvc.repo.reproduce
 import dvc.rwlock
 import dvc.stage.run
-from dvc.dvcfile import PROJECT_FILE
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import Stage
 from dvc.stage.run import _enforce_cmd_list
-from dvc.utils.serialize import dump_yaml, load_yaml
 
 from kedro_dvc.configuration import BASE
 from kedro_dvc.executors.jobs import Ended, Executor, Job, error_of
 from kedro_dvc.in_process import InProcess, Interrupts
+from kedro_dvc.lock_file import LockFiles, replaced
 from kedro_dvc.parallel import Parallel, StageLocks
 from kedro_dvc.project import load_study
 from kedro_dvc.records import MemoryPeak
@@ -42,7 +40,6 @@ from kedro_dvc.resources import NOTHING, Resources, stated_resources
 from kedro_dvc.safety import sharing
 from kedro_dvc.up_to_date import RunFiles, files_before_run, note_run
 
-LOCK = "dvc.lock"
 RETRY = 1.0  # seconds until a lock is tried again
 
 
@@ -113,10 +110,10 @@ def reproduce(
         if executor is not None:
             stack.callback(executor.close)
             run.parallel = Parallel(executor, Jobs(project).of, run.interrupts)
-            stack.enter_context(_replaced(dvc.rwlock, "rwlock", StageLocks()))
-        stack.enter_context(_replaced(dvc.repo.reproduce, "_reproduce", run.steps))
-        stack.enter_context(_replaced(dvc.stage.run, "cmd_run", run.command))
-        stack.enter_context(quick_locks(run.order))
+            stack.enter_context(replaced(dvc.rwlock, "rwlock", StageLocks()))
+        stack.enter_context(replaced(dvc.repo.reproduce, "_reproduce", run.steps))
+        stack.enter_context(replaced(dvc.stage.run, "cmd_run", run.command))
+        stack.enter_context(replaced(dvc.dvcfile, "modify_yaml", run.locks.modify))
         stack.enter_context(sharing())
         repo.reproduce(targets, repro_fn=run.step, **options)
     partly = options.get("allow_missing") or options.get("single_item")
@@ -152,31 +149,6 @@ class Jobs:
         return self._needs[study].get(node, Resources())
 
 
-class LockOrder:
-    """The order of the stages that a run adds to lock files: the one in which they are planned.
-
-    Which of several stages ends first must not be seen in the files.
-    """
-
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}  # of stages, by address
-        self._before: dict[str, set[str]] = {}  # by lock file: those that were there
-
-    def plan(self, stages: list[Stage]) -> None:
-        """Note the order of a run."""
-        self._places = {stage.addressing: place for place, stage in enumerate(stages)}
-
-    def sort(self, path: str, content: dict[str, Any], before: Iterable[str]) -> None:
-        """Put the stages of a lock file in order, of which those before the run keep theirs."""
-        old = self._before.setdefault(path, set(before))
-        file = os.path.relpath(Path(path).with_suffix(".yaml"))
-        prefix = "" if file == PROJECT_FILE else f"{file}:"
-        stages = content.get("stages", {})
-        added = [name for name in stages if name not in old]
-        for name in sorted(added, key=lambda name: self._places.get(f"{prefix}{name}", 0)):
-            stages[name] = stages.pop(name)
-
-
 @dataclass
 class _Run:
     """What is done in the place of DVC's functions, and what they share."""
@@ -189,7 +161,7 @@ class _Run:
     parallel: Parallel | None = None
     files: RunFiles | None = None  # of the whole run
     peaks: dict[str, MemoryPeak | Ended] = field(default_factory=dict)  # of the stages that ran
-    order: LockOrder = field(default_factory=LockOrder)
+    locks: LockFiles = field(default_factory=LockFiles)
 
     def steps(
         self, original: Callable[..., Any], stages: list[Stage], graph: Any = None, **options: Any
@@ -199,7 +171,7 @@ class _Run:
             stages = reading_order(stages, graph)
         self.watcher.planned([stage.addressing for stage in stages])
         self.files = files_before_run(self.project, stages)
-        self.order.plan(stages)
+        self.locks.plan(stages)
         if self.parallel is None:
             return original(stages, graph=graph, **options)
         return self.parallel.steps(stages, graph, step=options.pop("repro_fn"), **options)
@@ -274,41 +246,3 @@ def reading_order(stages: list[Stage], graph: Any) -> list[Stage]:
         order.append(min(ready, key=lambda place: (not item or items[place] != item, place)))
         del needs[order[-1]]
     return [by_place[place] for place in order]
-
-
-def quick_locks(order: LockOrder) -> AbstractContextManager[None]:
-    """Let DVC change its lock files as `changed_lock` does inside the context."""
-
-    def modify(original: Callable[..., Any], path: str, fs: Any = None) -> Any:
-        is_lock = Path(path).name == LOCK
-        return changed_lock(path, fs, order) if is_lock else original(path, fs=fs)
-
-    return _replaced(dvc.dvcfile, "modify_yaml", modify)
-
-
-@contextmanager
-def changed_lock(
-    path: str, fs: Any = None, order: LockOrder | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield the content of a lock file, which may not exist yet, and write what becomes of it.
-
-    DVC's way keeps comments, in pure Python: with many stages that is seconds after each. No one
-    writes comments there, and without them the bytes are the same.
-    """
-    content = load_yaml(path, fs=fs) if Path(path).exists() else {}
-    before = list(content.get("stages", {}))
-    yield content
-    if order is not None:
-        order.sort(path, content, before)
-    dump_yaml(path, content, fs=fs)
-
-
-@contextmanager
-def _replaced(module: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Put a function, which is given the original as its first argument, in a module."""
-    original = getattr(module, name)
-    setattr(module, name, partial(function, original))
-    try:
-        yield
-    finally:
-        setattr(module, name, original)

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import dvc.dvcfile
 import networkx as nx
 import pytest
 from dvc.exceptions import ReproductionError
 from dvc.repo import Repo
-from dvc.utils.serialize import modify_yaml
 
-from kedro_dvc.run import (
-    LockOrder,
-    Outcome,
-    changed_lock,
-    quick_locks,
-    reading_order,
-    reproduce,
-)
+from kedro_dvc.run import Outcome, reading_order, reproduce
 
 ROOT = Path(__file__).parents[2]
-RECORDED = ROOT / "studies/sandbox_seeds/dvc.lock"
-NEW = {
-    "cmd": "kedro run --nodes 'a b'",
-    "deps": [{"path": "ä", "hash": "md5", "md5": "0" * 32, "size": 1}],
-    "params": {"conf/a.yml": {"rate": 1e-05, "no": False, "text": "010", "none": None, "deep": {}}},
-}
 TWO_STEPS = """\
 stages:
   begin: {cmd: echo begun > begun, outs: [begun]}
@@ -173,37 +157,3 @@ def test_order_keeps_each_stage_after_those_it_depends_on():
         "end",
         "late@b",
     ]
-
-
-def test_a_change_of_a_recorded_lock_gives_the_same_bytes(tmp_path):
-    written = []
-    for way in (modify_yaml, changed_lock):
-        copy = shutil.copy(RECORDED, tmp_path / "dvc.lock")
-        with way(str(copy)) as content:
-            content["stages"].update(new=NEW)
-        with way(str(copy)) as content:  # what one has written the other reads
-            content["stages"]["new"]["cmd"] += " --again"
-        written.append(Path(copy).read_bytes())
-
-    assert written[0] == written[1]
-    assert b"--again" in written[1]
-
-
-def test_a_lock_that_is_not_there_yet_is_made(tmp_path):
-    with changed_lock(str(tmp_path / "dvc.lock")) as content:
-        content["schema"] = "2.0"
-
-    assert (tmp_path / "dvc.lock").read_text() == "schema: '2.0'\n"
-
-
-def test_only_locks_and_only_inside_the_context(tmp_path):
-    """A dvc.yaml keeps its comments."""
-    original, path = dvc.dvcfile.modify_yaml, tmp_path / "dvc.yaml"
-    path.write_text("stages: # mine\n  a: 1\n")
-
-    with quick_locks(LockOrder()), dvc.dvcfile.modify_yaml(str(path)) as content:
-        assert dvc.dvcfile.modify_yaml is not original
-        content["stages"]["b"] = 2
-
-    assert path.read_text() == "stages: # mine\n  a: 1\n  b: 2\n"
-    assert dvc.dvcfile.modify_yaml is original

@@ -1,0 +1,94 @@
+"""dvc.lock: the bytes of DVC, in an order that no race decides."""
+
+from __future__ import annotations
+
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import dvc.dvcfile
+import pytest
+from dvc.stage import Stage
+from dvc.utils.serialize import modify_yaml
+
+from kedro_dvc.lock_file import LockFiles, replaced
+
+ROOT = Path(__file__).parents[2]
+RECORDED = ROOT / "studies/sandbox_seeds/dvc.lock"
+NEW = {
+    "cmd": "kedro run --nodes 'a b'",
+    "deps": [{"path": "ä", "hash": "md5", "md5": "0" * 32, "size": 1}],
+    "params": {"conf/a.yml": {"rate": 1e-05, "no": False, "text": "010", "none": None, "deep": {}}},
+}
+
+
+@pytest.mark.parametrize("name", ["new", "n" * 200])
+def test_a_change_of_a_recorded_lock_gives_the_same_bytes(tmp_path, name):
+    """YAML writes a key of more than 128 letters in another way."""
+    written, locks = [], LockFiles()
+    for way in (modify_yaml, locks.changed):
+        copy = shutil.copy(RECORDED, tmp_path / "dvc.lock")
+        with way(str(copy)) as content:
+            content["stages"].update({name: deepcopy(NEW)})
+        with way(str(copy)) as content:  # what one has written the other reads
+            content["stages"].update({name: {**deepcopy(NEW), "cmd": "again"}})
+            content["stages"].update(last=deepcopy(NEW))
+        written.append(Path(copy).read_bytes())
+
+    assert written[0] == written[1]
+    assert b"again" in written[1]
+
+
+def test_what_another_process_has_written_is_kept(tmp_path):
+    path, locks = tmp_path / "dvc.lock", LockFiles()
+    with locks.changed(str(path)) as content:
+        content.update(schema="2.0", stages={"ours": NEW})
+    with modify_yaml(str(path)) as content:
+        content["stages"].update(theirs=NEW)
+    with locks.changed(str(path)) as content:
+        content["stages"].update(last=NEW)
+
+    with modify_yaml(str(path)) as content:
+        assert list(content["stages"]) == ["ours", "theirs", "last"]
+
+
+def test_new_stages_come_in_the_order_of_the_plan_after_those_that_were_there(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path, locks = tmp_path / "dvc.lock", LockFiles()
+    with modify_yaml(str(path)) as content:
+        content.update(schema="2.0", stages={"c": NEW})
+    plan: list[Any] = [SimpleNamespace(addressing=name) for name in "abcd"]
+    locks.plan(cast(list[Stage], plan))
+    for name in "dbca":
+        with locks.changed(str(path)) as content:
+            content["stages"].update({name: NEW})
+
+    with modify_yaml(str(path)) as content:
+        assert list(content["stages"]) == ["c", "a", "b", "d"]
+
+
+def test_a_lock_that_is_not_there_yet_is_made(tmp_path):
+    with LockFiles().changed(str(tmp_path / "dvc.lock")) as content:
+        content["schema"] = "2.0"
+
+    assert (tmp_path / "dvc.lock").read_text() == "schema: '2.0'\n"
+
+
+def test_only_locks_and_only_inside_the_context(tmp_path):
+    """A dvc.yaml keeps its comments."""
+    original, path = dvc.dvcfile.modify_yaml, tmp_path / "dvc.yaml"
+    path.write_text("stages: # mine\n  a: 1\n")
+
+    with (
+        replaced(dvc.dvcfile, "modify_yaml", LockFiles().modify),
+        dvc.dvcfile.modify_yaml(str(path)) as content,
+    ):
+        assert dvc.dvcfile.modify_yaml is not original
+        content["stages"]["b"] = 2
+
+    assert path.read_text() == "stages: # mine\n  a: 1\n  b: 2\n"
+    assert dvc.dvcfile.modify_yaml is original
