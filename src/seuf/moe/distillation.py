@@ -17,6 +17,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -31,6 +32,7 @@ from seuf.moe.batches import Batch, Sample, pad, text_samples
 from seuf.moe.dense_samples import sample_texts
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import Logits, output_head
+from seuf.moe.routing import skip_packed_sequence_check
 from seuf.moe.settings import UpcyclingSettings
 from seuf.moe.threads import threads
 from seuf.moe.training import Lesson, endless_samples
@@ -97,12 +99,15 @@ def taught_batches(
                 yield pad(batch, padding)
 
 
-def balance_loss(router_logits: Sequence[Tensor], top_k: int) -> Tensor:
+def balance_loss(
+    router_logits: Sequence[Tensor], top_k: int, present: Tensor | None = None
+) -> Tensor:
     """Return the mean over layers of E sum_e f_e p_e: the share of choices times the probability.
 
     Args:
-        router_logits: Of each layer, (N, E): all tokens of the mixed batch, no padding.
+        router_logits: Of each layer, (N, E): all positions of the mixed batch.
         top_k: Experts chosen for each token.
+        present: 1 for a token, 0 for padding, (N,); None if all are tokens.
 
     Returns:
         One number; 1 where all experts get as much, E / top_k where all tokens choose alike.
@@ -110,9 +115,11 @@ def balance_loss(router_logits: Sequence[Tensor], top_k: int) -> Tensor:
     losses = []
     for logits in router_logits:
         probabilities, experts = logits.float().softmax(-1), logits.shape[-1]
-        chosen = F.one_hot(logits.topk(top_k, dim=-1).indices, experts).sum(1)
-        share = chosen.float().mean(0) / top_k
-        losses.append(experts * (share * probabilities.mean(0)).sum())
+        chosen = F.one_hot(logits.topk(top_k, dim=-1).indices, experts).sum(1).float()
+        weights = logits.new_ones(len(logits)) if present is None else present
+        weights = (weights.float() / weights.sum())[:, None]
+        share, mean = (chosen * weights).sum(0) / top_k, (probabilities * weights).sum(0)
+        losses.append(experts * (share * mean).sum())
     return torch.stack(losses).mean()
 
 
@@ -145,6 +152,7 @@ class Trainer:
         self, mixture: LanguageModel, dense: LanguageModel, settings: UpcyclingSettings
     ) -> None:
         self.mixture, self.dense, self.settings = mixture.model, dense.model, settings
+        self.routers = [layer.router for layer in moe_layers(mixture.model)]
         self.weights: list[Tensor] = list(mixture.model.parameters())
         self.masters = [weight.detach().float().clone() for weight in self.weights]
         self.optimizer = torch.optim.AdamW(
@@ -162,13 +170,16 @@ class Trainer:
         Returns:
             KL, in nats a token, NLL of the lesson, the same, and balance, (3,).
         """
-        said, routed = self._pass(self.mixture, general)
-        learnt, routed_too = self._pass(self.mixture, lesson)
+        with self._router_logits() as routed:
+            said, learnt = (self._logits(self.mixture, batch) for batch in (general, lesson))
         with torch.no_grad():
             original = self._logits(self.dense, general)
         losses = [_mean(*said.divergence(original)), _mean(*learnt.nll())]
-        router_logits = [torch.cat(pair) for pair in zip(routed, routed_too, strict=True)]
-        balance = balance_loss(router_logits, self.settings.top_k)
+        layers = len(self.routers)
+        of_layers = [torch.cat([routed[n], routed[layers + n]]) for n in range(layers)]
+        masks = [batch.attention_mask.flatten() for batch in (general, lesson)]
+        present = torch.cat(masks).to(of_layers[0].device, non_blocking=True)
+        balance = balance_loss(of_layers, self.settings.top_k, present)
         loss: Tensor = losses[0] + losses[1] + self.settings.balance_weight * balance
         loss.backward()
         for master, weight in zip(self.masters, self.weights, strict=True):
@@ -183,24 +194,22 @@ class Trainer:
             torch._foreach_copy_(self.weights, self.masters)
         return torch.stack([*losses, balance]).detach()
 
-    def _pass(self, model: Any, batch: Batch) -> tuple[Logits, list[Tensor]]:
-        """Return a batch's logits and, of each layer, the router's (N, E), without padding."""
+    @contextmanager
+    def _router_logits(self) -> Iterator[list[Tensor]]:
+        """Collect what the routers say, (N, E) each, padding too; none is waited for."""
         kept: list[Tensor] = []
-        present = batch.attention_mask.flatten().bool().to(model.device)
-        handles = [
-            layer.router.register_forward_hook(lambda module, args, output: kept.append(output[0]))
-            for layer in moe_layers(model)
-        ]
-        try:
-            logits = self._logits(model, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return logits, [of_layer[present] for of_layer in kept]
+        with ExitStack() as stack:
+            for router in self.routers:
+                handle = router.register_forward_hook(
+                    lambda module, args, output: kept.append(output[0])
+                )
+                stack.callback(handle.remove)
+            yield kept
 
     def _logits(self, model: Any, batch: Batch) -> Logits:
         inputs = batch.inputs(model.device)
-        hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
+        with skip_packed_sequence_check():
+            hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
         return Logits(hidden, output_head(model), batch.labels)
 
 

@@ -156,7 +156,7 @@ class SamplingSettings(Settings):
         seed: Decides openings and what is drawn.
     """
 
-    texts: Count = 4096
+    texts: Count = 2048
     apart: Count = 128
     max_new_tokens: Count = 200
     batch_size: Count = 1024
@@ -202,7 +202,7 @@ class UpcyclingSettings(ExistingModelSettings):
     router_range: Annotated[float, Field(gt=0)] = 0.02
     router_noise: Annotated[float, Field(ge=0)] = 0.1
     sampling: SamplingSettings = SamplingSettings()
-    steps: Count = 400
+    steps: Count = 300
     batch_size: Count = 32
     length: Count = 512
     taught_batch_size: Count = 256

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -71,6 +73,9 @@ def workers(
     context, deterministic = get_context("spawn"), torch.are_deterministic_algorithms_enabled()
     started: list[Worker] = []
     with ExitStack() as stack:
+        # in a file, which all read side by side: through pipes gigabytes would go one by one
+        file = Path(stack.enter_context(tempfile.TemporaryDirectory()), "sent")
+        file.write_bytes(sent)
         for index in range(number):
             here, there = context.Pipe()
             process = context.Process(target=_work, args=(there, begin, deterministic))
@@ -82,7 +87,7 @@ def workers(
             stack.callback(_end, started[-1])
         for worker in started:  # they begin side by side
             try:
-                worker.pipe.send_bytes(sent)
+                worker.pipe.send(file)
             except OSError:
                 raise InputError(f"{_death(worker)} before its first task: {FEWER}.") from None
         yield started
@@ -142,7 +147,7 @@ def _work(pipe: Connection, begin: Callable[[bytes], Any], deterministic: bool) 
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     compute: Callable[[Any], Any] | None = None
-    sent: bytes | None = pipe.recv_bytes()
+    file: Path = pipe.recv()
     while True:
         try:
             task = pipe.recv()
@@ -150,8 +155,7 @@ def _work(pipe: Connection, begin: Callable[[bytes], Any], deterministic: bool) 
             return
         try:
             if compute is None:
-                assert sent is not None
-                compute, sent = begin(sent), None
+                compute = begin(file.read_bytes())
             pipe.send(compute(task))
         except InputError as error:
             pipe.send(Failure(str(error), is_clear=True))
