@@ -25,6 +25,8 @@ SHARED = 9  # files that every stage reads, as code is
 class SleepingNodes:
     """An executor whose nodes sleep, then write what the stage's command would."""
 
+    copies = False
+
     def __init__(self, nodes: int, seconds: float) -> None:
         self._free, self._seconds, self._guard = nodes, seconds, threading.Lock()
         self._held: set[str] = set()

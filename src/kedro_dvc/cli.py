@@ -126,6 +126,8 @@ def viz(env: str, arguments: tuple[str, ...]) -> None:
 @click.option("--isolate", is_flag=True, help="Run each stage in a process of its own.")
 @click.option("--on", "place", type=click.Choice(PLACES), help="Where stages run, several at once.")
 @click.option("--address", help="Of the Ray cluster, as host:port; by default this machine's.")
+@click.option("--copy", is_flag=True, help="Copy code and data to Ray nodes that share no disk.")
+@click.option("--dirty", is_flag=True, help="Copy code that is not committed, too.")
 @click.option(
     "--slurm",
     multiple=True,
@@ -147,6 +149,8 @@ def run(
     jobs: int | None,
     address: str | None,
     slurm: tuple[str, ...],
+    copy: bool,
+    dirty: bool,
     **how: bool,
 ) -> None:
     """Do what `dvc repro` does in one process: libraries and shared data are loaded once.
@@ -173,7 +177,7 @@ def run(
     on_error = "keep-going" if how.pop("keep_going") else "fail"
     start = time.perf_counter()
     with _cause_alone(), watching(plain) as watcher:
-        executor = _executor(project, place, jobs, isolate, address, slurm)
+        executor = _executor(project, place, jobs, isolate, address, slurm, copy, dirty)
         stages = stages or [file]
         reproduce(project, stages, watcher, isolate, wait, executor, on_error=on_error, **how)
     click.echo(f"{summary(watcher.outcomes)}, in {time.perf_counter() - start:.1f} s")
@@ -186,12 +190,16 @@ def _executor(
     isolate: bool,
     address: str | None,
     slurm: tuple[str, ...],
+    copy: bool,
+    dirty: bool,
 ) -> Any:
     """Return what runs the stages; None if that is this process, one after the other."""
     from kedro_dvc.files import WorkflowError
 
     if address is not None and place != "ray":
         raise WorkflowError("--address is that of a Ray cluster: add --on ray")
+    if (copy or dirty) and place != "ray":
+        raise WorkflowError("--copy and --dirty are for the nodes of a Ray cluster: add --on ray")
     if slurm and place != "slurm":
         raise WorkflowError("--slurm says what Slurm is asked for: add --on slurm")
     if place is None and jobs is None:
@@ -200,7 +208,7 @@ def _executor(
         _check_installed("ray")
         from kedro_dvc.executors.ray import RayTasks
 
-        return RayTasks(project, jobs or 0, address)
+        return RayTasks(project, jobs or 0, address, copy, dirty)
     if place == "slurm":
         _check_installed("submitit")
         from kedro_dvc.executors.slurm import SlurmJobs

@@ -11,6 +11,7 @@ order in which a lock file gets new stages, which is the one of `reading_order` 
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import defaultdict
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from dvc.dependency import ParamsDependency
 from dvc.lock import LockBase
 from dvc.repo.reproduce import _raise_error, handle_error
 from dvc.stage import Stage
@@ -108,10 +110,12 @@ class Parallel:
 
     def command(self, stage: Stage) -> Ended:
         """Run a stage's command, in the place of DVC, which has let go of its lock."""
-        ended = None
+        ended, job = None, self._jobs[stage]
+        if self._executor.copies:
+            job = job._replace(inputs=_read_by(stage))
         with self.others():
             try:
-                ended = self._executor.result(self._executor.submit(self._jobs[stage]))
+                ended = self._executor.result(self._executor.submit(job))
             finally:
                 self._has_failure |= ended is None or bool(ended.errors)
         return ended
@@ -230,6 +234,22 @@ class Parallel:
         finally:
             self._executor.release(self._jobs[stage])
             self._events.put((stage, outcome))
+
+
+def _read_by(stage: Stage) -> dict[str, str]:
+    """Return the MD5 of each file that a stage reads; of a folder, of all in it."""
+    stage.save_deps()
+    files = {}
+    for dep in stage.deps:
+        if isinstance(dep, ParamsDependency):
+            continue
+        path = os.path.relpath(dep.fs_path, stage.repo.root_dir)
+        if dep.hash_info.isdir:
+            for key, _, info in dep.get_obj() or ():
+                files["/".join([path, *key])] = info.value
+        else:
+            files[path] = dep.hash_info.value
+    return files
 
 
 def _above(stage: Stage, graph: Any) -> list[Stage]:

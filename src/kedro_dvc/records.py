@@ -124,7 +124,7 @@ class RunRecords:
         datasets = [catalog.get(name) for name in self._node.outputs]
         paths = [path for one in datasets if (path := path_of(one)) and _is_reproducible(one)]
         outputs = {os.path.relpath(p, self._project): s for p, s in sha256s(paths).items()}
-        if self._is_recorded(self._node, outputs):
+        if is_recorded(self._project, self._study, self._node.name, outputs):
             return
         record = {
             "node": self._node.name,
@@ -151,18 +151,6 @@ class RunRecords:
 
     def _stamp(self, name: str) -> Hashable:
         return stamp(self._project / name)
-
-    def _is_recorded(self, node: Node, outputs: dict[str, str]) -> bool:
-        """Return whether a record has these outputs, from what the stage watches now."""
-        try:
-            record = read_record(self._project, self._study, node.name)
-        except (ValueError, KeyError, TypeError):
-            return False
-        watched = watched_by(self._project, self._study, node.name)
-        if record is None or watched is None or not record["clean"]:
-            return False
-        same = (record["node"], record["outputs"]) == (node.name, outputs)
-        return same and not watched.edited_since(record["commit"], self._project)
 
 
 class MemoryPeak:
@@ -223,6 +211,38 @@ def _cuda() -> Any:
     """Return torch.cuda if some stage has begun to use it, else None."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def is_recorded(project: Path, study: str, node: str, outputs: dict[str, str]) -> bool:
+    """Return whether a record has these outputs, from what the stage watches now."""
+    try:
+        record = read_record(project, study, node)
+    except (ValueError, KeyError, TypeError):
+        return False
+    watched = watched_by(project, study, node)
+    if record is None or watched is None or not record["clean"]:
+        return False
+    same = (record["node"], record["outputs"]) == (node, outputs)
+    return same and not watched.edited_since(record["commit"], project)
+
+
+def take_record(project: Path, name: str, text: str, commit: tuple[str | None, bool]) -> None:
+    """Write what a run on another machine has recorded, where no repository tells the commit.
+
+    Args:
+        project: The project's root.
+        name: The file's path from there: a record, or an environment.
+        text: What it says there.
+        commit: The one whose code has run, and whether it was all of it.
+    """
+    path = project / name
+    if path.parent.name != "runs":
+        if not path.is_file():
+            write_text(path, text)
+        return
+    record = json.loads(text)
+    if not is_recorded(project, path.parent.parent.name, record["node"], record["outputs"]):
+        write_text(path, _text({**record, "commit": commit[0], "clean": commit[1]}))
 
 
 def record_path(project: Path, study: str, node: str) -> Path:

@@ -132,7 +132,8 @@ class Jobs:
         """Return the job that a stage is."""
         commands = _enforce_cmd_list(stage.cmd) if stage.cmd else []
         folder = os.path.relpath(stage.wdir, self._project)
-        return Job(stage.addressing, commands, folder, self._resources(commands))
+        outputs = {os.path.relpath(out.fs_path, self._project): out.remote for out in stage.outs}
+        return Job(stage.addressing, commands, folder, self._resources(commands), outputs)
 
     def _resources(self, commands: list[str]) -> Resources:
         match [word for command in commands for word in shlex.split(command)]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -24,10 +25,12 @@ from kedro_dvc.resources import Resources
 from kedro_dvc.run import reproduce
 from tests.kedro_dvc.test_parallel import RACE, _bytes, _stages
 from tests.kedro_dvc.test_run import Notes
+from tests.kedro_dvc.test_spaceflights import Spaceflights
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+EVIDENCE = "evidence/base/runs"
 STORE = 80 * 2**20  # bytes, the least that Ray takes
 DRIVER = """\
 import sys
@@ -96,6 +99,41 @@ def test_the_lock_and_the_files_are_those_of_one_after_the_other(project, cluste
     assert {one.what for one in notes.outcomes} == {"ran"}
     assert all(one.memory > 0 for one in notes.outcomes)
     assert _bytes(project) == one_by_one
+
+
+def test_nodes_without_the_folder_get_copies_and_give_back_the_same(cluster, tmp_path, monkeypatch):
+    """The nodes work in folders of Ray's, to which code and data are copied."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    one = Spaceflights(tmp_path / "one")
+    shutil.copytree(Path(__file__).parent / "spaceflights", one.root)
+    one.run("git", "init", "--quiet")
+    one.run("dvc", "init", "--quiet")
+    one.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    one.run("kedro", "dvc", "sync")
+    one.commit()
+    other = Spaceflights(tmp_path / "other")
+    shutil.copytree(one.root, other.root)
+    one.run("kedro", "dvc", "run")
+
+    on_ray = ("dvc", "run", "--on", "ray", "--address", cluster.address, "--copy")
+    printed = other.run(sys.executable, "-m", "kedro", *on_ray)
+
+    assert printed.count("  ran  ") == 4
+    assert "data/metrics.json" in (other.root / ".dvc/tmp/kedro_dvc/copied.json").read_text()
+    for path in ("dvc.lock", "data/metrics.json"):
+        assert (other.root / path).read_bytes() == (one.root / path).read_bytes()
+    ours, theirs = (
+        {path.name: json.loads(path.read_text()) for path in (root / EVIDENCE).iterdir()}
+        for root in (one.root, other.root)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, record in ours.items():
+        for key in ("node", "commit", "clean", "outputs"):
+            assert theirs[name][key] == record[key]
+
+    (other.root / "conf/base/globals.yml").open("a").write("# edited\n")
+    refused = other.run(sys.executable, "-m", "kedro", *on_ray, fails=True)
+    assert "is not committed, and nodes would run it" in refused.splitlines()[-1]
 
 
 def test_what_a_node_was_at_when_it_died_is_done_on_another(project, cluster):

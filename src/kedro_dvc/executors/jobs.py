@@ -10,7 +10,7 @@ import os
 import pickle
 import subprocess
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -31,12 +31,16 @@ class Job(NamedTuple):
         commands: What DVC would run one after the other in a shell.
         folder: Where, from the project's root.
         resources: What it needs.
+        outputs: What it writes, each with the DVC remote that it names; paths are from the root.
+        inputs: The MD5 of each file that it reads, when it begins, for an executor that `copies`.
     """
 
     stage: str
     commands: list[str]
     folder: str
     resources: Resources
+    outputs: Mapping[str, str | None] = {}
+    inputs: Mapping[str, str] = {}
 
 
 class Ended(NamedTuple):
@@ -71,7 +75,12 @@ class Executor(Protocol):
     """Runs jobs: processes of this machine, tasks of a cluster, jobs of a queue.
 
     `submit` and `result` are called from a thread of the stage's own, the others from the main one.
+
+    Attributes:
+        copies: Whether it wants to know what a stage reads.
     """
+
+    copies: bool
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Raise a `WorkflowError` of one line if a job asks for what there is not."""

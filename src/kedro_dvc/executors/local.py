@@ -34,6 +34,8 @@ class LocalProcesses:
         reuse: Let a process go on to another stage.
     """
 
+    copies = False
+
     def __init__(self, project: Path, jobs: int, reuse: bool = True) -> None:
         self._project, self._jobs, self._reuse = project, jobs, reuse
         self._gpus, self._cores, self._memory = visible_gpus(), cores(), memory_gb()

@@ -9,14 +9,27 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import kedro_dvc
+from kedro_dvc.executors.copies import (
+    Copied,
+    Parcel,
+    receive,
+    remotes,
+    remove_outputs,
+    send,
+    snapshot,
+    written,
+)
 from kedro_dvc.executors.jobs import Ended, Job, LostError
 from kedro_dvc.executors.process import Sent, run_here
 from kedro_dvc.files import WorkflowError
+from kedro_dvc.records import EVIDENCE, commit_of, take_record
 from kedro_dvc.resources import GIGABYTE
 
 ATTEMPTS = 3
@@ -26,14 +39,26 @@ NODE = "ray.io/node-id"  # a label that Ray gives each node
 PER_CORE = 4  # stages in flight by default: enough that no node waits for the driver
 
 
-def _run(project: str, job: Job) -> Iterator[Any]:
-    """Run a stage on this node; yield the node, then what the job tells."""
+def _run(project: str, job: Job, parcel: Parcel | None) -> Iterator[Any]:
+    """Run a stage on this node; yield the node, what the job tells, and the files that it sends.
+
+    With a parcel this happens in the snapshot that Ray has unpacked here, not in the project's
+    folder.
+    """
     import ray
 
     context = ray.get_runtime_context()
     yield context.get_node_id()
-    gpus = context.get_accelerator_ids().get("GPU", [])
-    yield run_here(Path(project), job, tuple(map(str, gpus)))
+    gpus = tuple(map(str, context.get_accelerator_ids().get("GPU", [])))
+    if parcel is None:
+        yield run_here(Path(project), job, gpus)
+        return
+    root, stores, since = Path.cwd(), remotes(Path.cwd()), time.time()
+    remove_outputs(root, parcel.outputs)
+    receive(root, parcel.inputs, stores)
+    ended = run_here(root, job, gpus)
+    yield ended
+    yield [] if ended.errors else written(root, parcel.outputs, since, stores)
 
 
 def _sees(project: str, token: str) -> bool:
@@ -44,8 +69,9 @@ def _sees(project: str, token: str) -> bool:
 class _Task:
     """A job that was sent, and sent again if it died."""
 
-    def __init__(self, job: Job, generator: Any) -> None:
-        self.job, self.generator = job, generator
+    def __init__(self, job: Job, parcel: Parcel | None) -> None:
+        self.job, self.parcel = job, parcel
+        self.generator: Any = None
         self.nodes: list[str] = []  # where it was tried
 
 
@@ -57,14 +83,31 @@ class RayTasks:
         jobs: How many are sent at once, at most; 0 for a number that the cluster's cores give.
         address: The cluster's, as `ray.init` takes it; None for the one that runs on this machine,
             or a new one of this machine alone.
+        copies: Copy what stages read and write, and the code, to and from the nodes.
+        dirty: Copy code that is not committed, too.
 
     Raises:
-        WorkflowError: If no cluster answers there.
+        WorkflowError: If no cluster answers there, or what is to be copied cannot be.
     """
 
-    def __init__(self, project: Path, jobs: int = 0, address: str | None = None) -> None:
+    def __init__(
+        self,
+        project: Path,
+        jobs: int = 0,
+        address: str | None = None,
+        copies: bool = False,
+        dirty: bool = False,
+    ) -> None:
         self._project, self._tasks = project.resolve(), dict[str, _Task]()
+        self.copies, self._commit = copies, commit_of(project)
+        self._remotes: dict[str, str | None] = {}  # of outputs of all stages
+        environment: dict[str, Any] = {"py_modules": [str(Path(kedro_dvc.__file__).parent)]}
         _check_answers(address)
+        self._folder = tempfile.TemporaryDirectory()
+        if copies:
+            self._stores = remotes(project)
+            path, self._there = snapshot(project, Path(self._folder.name), dirty)
+            environment["working_dir"] = str(path)
         import ray  # an extra
 
         self._ray, self._errors = ray, ray.exceptions
@@ -76,7 +119,7 @@ class RayTasks:
                 log_to_driver=False,
                 logging_level="ERROR",
                 include_dashboard=None if address else False,
-                runtime_env={"py_modules": [str(Path(kedro_dvc.__file__).parent)]},
+                runtime_env=environment,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = address or "this machine"
@@ -93,6 +136,13 @@ class RayTasks:
                 asked = ", ".join(f"{key}: {n:g}" for key, n in self._demands(job).items() if n)
                 there = "; ".join(_told(node) for node in nodes)
                 raise WorkflowError(f"{job.stage} asks for {asked}; no node has it ({there}).")
+        if self.copies:
+            self._remotes = {path: one for job in jobs for path, one in job.outputs.items()}
+        else:
+            self._check_folder(nodes)
+
+    def _check_folder(self, nodes: list[dict[str, Any]]) -> None:
+        """Raise if a node does not see the project's folder."""
         token = self._project / f".dvc/tmp/kedro_dvc/{os.getpid()}.seen"
         token.parent.mkdir(parents=True, exist_ok=True)
         token.write_text("")
@@ -109,7 +159,8 @@ class RayTasks:
             token.unlink()
         if blind:
             raise WorkflowError(
-                f"{', '.join(blind)} of the cluster does not see {self._project}: share the folder."
+                f"{', '.join(blind)} of the cluster does not see {self._project}: share the "
+                "folder, or copy with --copy"
             )
 
     def _nodes(self) -> list[dict[str, Any]]:
@@ -143,13 +194,18 @@ class RayTasks:
 
     def submit(self, job: Job) -> _Task:
         """Send a job to the cluster."""
-        task = _Task(job, None)
+        task = _Task(job, self._parcel(job) if self.copies else None)
         with self._sent.guard:
             if self._sent.stopped:
                 raise LostError(f"{job.stage} was stopped")
             self._tasks[job.stage] = task
             self._send(task)
         return task
+
+    def _parcel(self, job: Job) -> Parcel:
+        """Return what a job takes along, after what goes through a remote is there."""
+        inputs = {path: md5 for path, md5 in job.inputs.items() if self._there.get(path) != md5}
+        return Parcel(send(self._project, inputs, self._remotes, self._stores), job.outputs)
 
     def _send(self, task: _Task) -> None:
         """Send a job, if it can be to a node where it was not tried yet."""
@@ -162,7 +218,7 @@ class RayTasks:
             num_gpus=demands["GPU"],
             memory=demands["memory"] or None,
             label_selector=elsewhere,
-        ).remote(str(self._project), task.job)
+        ).remote(str(self._project), task.job, task.parcel)
 
     def result(self, handle: _Task) -> Ended:
         """Wait until a job has ended, here or there.
@@ -176,6 +232,8 @@ class RayTasks:
                 try:
                     handle.nodes.append(self._ray.get(next(handle.generator)))
                     ended: Ended = self._ray.get(next(handle.generator))
+                    if handle.parcel is not None:
+                        self._take(self._ray.get(next(handle.generator)))
                     return ended
                 except self._errors.TaskCancelledError:
                     raise LostError(f"{job.stage} was stopped") from None
@@ -193,6 +251,14 @@ class RayTasks:
                 self._tasks.pop(job.stage, None)
             self._sent.release(job)
 
+    def _take(self, files: list[Copied]) -> None:
+        """Write what a stage has written elsewhere, and its record."""
+        records = [one for one in files if one.path.startswith(f"{EVIDENCE}/")]
+        receive(self._project, [one for one in files if one not in records], self._stores)
+        for one in records:
+            assert one.data is not None
+            take_record(self._project, one.path, one.data.decode(), self._commit)
+
     def release(self, job: Job) -> None:
         """Let another one be sent in the place of a job that was not run."""
         self._sent.release(job)
@@ -206,6 +272,7 @@ class RayTasks:
 
     def close(self) -> None:
         """Leave the cluster."""
+        self._folder.cleanup()
         self._ray.shutdown()
 
 

@@ -50,6 +50,8 @@ class SlurmJobs:
         WorkflowError: If Slurm is not here, or the settings are unknown to submitit.
     """
 
+    copies = False
+
     def __init__(
         self,
         project: Path,
