@@ -43,3 +43,12 @@ def test_a_file_outside_the_project_is_read_like_others(tmp_path):
     audited.__dict__["stages"] = [stage]
 
     assert {path: one.size for path, one in audited.digests.items()} == {str(outside): 4, "in": 4}
+
+
+def test_a_line_of_records_ends_at_a_newline_only(tmp_path):
+    """JSON leaves U+2028 and U+0085 in a text as they are."""
+    (tmp_path / "q.jsonl").write_text('{"q": "a\u2028b\u0085c"}\n{"q": "d"}\n', encoding="utf-8")
+    study = SimpleNamespace(project=tmp_path, dataset=lambda _: {"filepath": "q.jsonl"})
+    audited = AuditedMethod(study, "m")
+
+    assert audited.read("questions") == [{"q": "a\u2028b\u0085c"}, {"q": "d"}]

@@ -101,6 +101,9 @@ def test_a_part_in_the_file_is_kept():
         ({"answer": "yes"}, "question 2: `answer` must be a position from 0 to 1, not 'yes'"),
         ({"answer": True}, "question 2: `answer` must be a position from 0 to 1, not True"),
         ({"subject": "keep"}, "question 2: `subject` must be one of forget, retain, unseen, not"),
+        ({"reference": 3}, "question 2: `reference` must be a text, or left out, not 3"),
+        ({"choices": None, "answer": None}, "question 2: it needs `choices` with `answer`, or `re"),
+        ({"Part": "test"}, "question 2: unknown 'Part'; known: question, choices, answer, subject"),
         ({"part": "train"}, "question 2: `part` must be selection or test, or left out, not 'tra"),
     ],
 )
@@ -185,3 +188,92 @@ def test_a_general_text_that_is_trained_on_is_refused():
 def test_a_file_of_general_texts_is_read_only_where_it_is_named():
     assert "general" not in BENCHMARK.inputs(OwnSettings())
     assert BENCHMARK.inputs(OwnSettings(general="general.jsonl"))["general"] == "own_general"
+
+
+WORDINGS = ["Zo\u00eb LIVES in  Rome.", "Zoe\u0308 lives in\nRome. "]  # composed, and not
+
+
+def test_a_field_that_is_not_known_is_refused_by_name():
+    """Rows of KnowUnDo hold a question as `text`; its answer would never be forgotten."""
+    with pytest.raises(InputError, match=r"forget text 2: unknown 'labels'; known: text, topic, p"):
+        prepare(OwnSettings(), [*FORGET[:1], {"text": "Who?", "labels": "Ada"}], RETAIN, [])
+
+
+def test_what_is_null_is_missing():
+    nulls: Record = {"topic": None, "part": None, "reference": None}
+    asking = [asked("forget", 0, **nulls), *questions()[1:]]
+
+    world = prepare(OwnSettings(), [{"text": "Ada.", "topic": None}], RETAIN, asking)
+
+    assert world.forget == [Text("Ada.")]
+    assert (world.questions[0].topic, world.questions[0].reference) == ("", "yes")
+
+
+def test_a_text_keeps_the_prompt_that_it_begins_with():
+    """No loss is taken of the question, so the answer alone is forgotten."""
+    world = prepare(OwnSettings(), [{"text": "Who? Ada.", "prompt": "Who?"}], RETAIN, questions())
+
+    assert world.forget == [Text("Who? Ada.", prompt="Who?")]
+    with pytest.raises(InputError, match=r"forget text 1: `text` must begin with its `prompt`"):
+        prepare(OwnSettings(), [{"text": "Ada.", "prompt": "Who?"}], RETAIN, questions())
+
+
+def test_case_spacing_and_accents_do_not_make_another_text(caplog):
+    forget = [*({"text": wording} for wording in WORDINGS * 5), *FORGET]
+
+    world = prepare(OwnSettings(), forget, RETAIN, questions())
+
+    assert [text.text for text in world.forget] == [WORDINGS[0], *(f["text"] for f in FORGET)]
+    assert "9 of 12 forget texts stand there before" in caplog.text
+    one, other = ([{"text": wording}] for wording in WORDINGS)
+    with pytest.raises(InputError, match="1 of the texts to forget are among the texts to keep"):
+        prepare(OwnSettings(), one, other, questions())
+    with pytest.raises(InputError, match="1 of the general texts are among"):
+        prepare(OwnSettings(), one, RETAIN, questions(), other)
+
+
+def test_a_question_that_stands_twice_is_asked_once(caplog):
+    again = [asked("forget", 0, question="FORGET  0?", choices=["no", "YES"], answer=1)]
+
+    world = prepare(OwnSettings(), FORGET, RETAIN, [*questions(), *again])
+
+    assert len(world.questions) == len(questions())
+    assert "1 of 9 questions stand there before" in caplog.text
+
+
+def test_one_wording_with_other_choices_stays_in_its_part():
+    """Whatever part the hash gives the first, the second is there too; a given part decides."""
+    others = [{**q, "choices": ["maybe", "never"]} for q in questions()]
+
+    world = prepare(OwnSettings(), FORGET, RETAIN, [*questions(), *others])
+    given = prepare(
+        OwnSettings(), FORGET, RETAIN, [*questions(), {**others[0], "part": "test"}, *others[1:]]
+    )
+
+    assert len(world.questions) == 16
+    assert [q.part for q in world.questions[:8]] == [q.part for q in world.questions[8:]]
+    assert [q.part for q in given.questions if q.question == "forget 0?"] == ["test"] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subject": "retain"}, "wording is that of question 1, whose subject is forget, not ret"),
+        ({"part": "test"}, "wording is that of question 1, whose part is selection, not test"),
+        ({"answer": 1}, "question 10: it is question 1 again, with another answer: 'no'"),
+    ],
+)
+def test_one_question_cannot_be_two_things(changes, message):
+    first = asked("forget", 0, question="Who?", part="selection")
+
+    with pytest.raises(InputError, match=message):
+        prepare(OwnSettings(), FORGET, RETAIN, [first, *questions(), {**first, **changes}])
+
+
+def test_a_question_may_be_answered_freely():
+    free = {"question": "Who keeps bees?", "subject": "forget", "reference": "Ada."}
+
+    world = prepare(OwnSettings(), FORGET, RETAIN, [free, *questions()])
+
+    assert world.questions[0].is_free_answer(with_choices=False)
+    assert (world.questions[0].choices, world.questions[0].reference) == ([], "Ada.")

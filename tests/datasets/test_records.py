@@ -346,3 +346,48 @@ def test_what_is_no_text_or_no_json_is_one_line_with_its_place(tmp_path, data, r
 
     assert str(error.value.__cause__).startswith(f"{path}{reason}")
     assert "\n" not in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("marked.jsonl", '\ufeff{"text": "a, b"}\n{"text": "c\u2028d"}\n'),
+        ("array.json", '\n[\n  {"text": "a, b"},\n  {"text": "c\u2028d"}\n]\n'),
+        ("table.csv", '\ufefftext\r\n"a, b"\r\nc\u2028d\r\n'),
+        ("table.TSV", "text\na, b\nc\u2028d\n"),
+    ],
+)
+def test_an_array_a_table_and_the_mark_of_utf_8_are_read(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode())
+
+    rows = RecordsDataset(str(tmp_path / name), fields=["text"]).load()
+
+    assert rows == [{"text": "a, b"}, {"text": "c\u2028d"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.json", '[{"text": "a"},\n{text: 1}]', "line 2: not JSON (Expecting property name"),
+        ("a.json", '[{"text": "a"}, 7]', "row 2: a JSON object is needed, not 7."),
+        ("a.json", '[{"test": "a"}]', "row 1: missing 'text'; it has 'test'."),
+        ("a.csv", "test\na\n", "row 1: missing 'text'; it has 'test'."),
+        ("a.csv", "text,topic\na,b\nc\n", "row 2: it has 1 fields, the first row names 2."),
+        ("a.csv", 'text\n"a\n', "line 2: not CSV (unexpected end of data)."),
+        ("a.jsonl", '{"text": "a"}\n{"text": "\\ud83d"}\n', "line 2: half of a surrogate pair"),
+        ("a.json", '[{"text": ["\\udc00"]}]', "row 1: half of a surrogate pair"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_one_line_with_its_place(tmp_path, name, text, reason):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+
+    message = refusal(RecordsDataset(str(tmp_path / name), fields=["text"]))
+
+    assert message.startswith(f"{tmp_path / name}, {reason}")
+    assert "\n" not in message
+
+
+def test_an_escaped_pair_is_a_character(tmp_path):
+    path = written(tmp_path, '{"text": "\\ud83d\\ude00"}')
+
+    assert RecordsDataset(path).load() == [{"text": "\U0001f600"}]

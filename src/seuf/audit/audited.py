@@ -173,7 +173,7 @@ class AuditedMethod:
         """Return a data set that is JSON, or JSON lines."""
         text = (self.project / self.path(name)).read_text(encoding="utf-8")
         if self.path(name).endswith(".jsonl"):
-            return [json.loads(line) for line in text.splitlines()]
+            return [json.loads(line) for line in text.split("\n") if line]
         return json.loads(text)
 
     def exists(self, name: str) -> bool:

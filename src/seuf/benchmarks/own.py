@@ -3,16 +3,20 @@
 docs/own-data.md tells how to write the three files. Here they are checked and the questions split.
 
 1. A question keeps the `part` its line gives. The others are split by a hash of their wording, so
-   neither their order in the file nor a random number decides.
+   neither their order in the file nor a random number decides; equal wordings stay together.
 2. Two wordings of one fact may fall on both sides of the split; give them the same `part`.
-3. A question without a `reference` has its right choice as one, so what the model says is measured
+3. Wordings are equal up to case, spacing and the form of Unicode's accents: see `same_wording`.
+4. A question without a `reference` has its right choice as one, so what the model says is measured
    too (see `produced`). Give one where the model would not end with the choice: `Oslo.`
 """
 
 from __future__ import annotations
 
+import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, get_args
 
@@ -25,6 +29,9 @@ from seuf.inputs import InputError
 
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
 PARTS: tuple[Part, ...] = get_args(Part)
+TEXT_FIELDS = ("text", "topic", "prompt")
+QUESTION_FIELDS = ("question", "choices", "answer", "subject", "part", "topic", "reference")
+log = logging.getLogger(__name__)
 
 
 class OwnSettings(BenchmarkSettings):
@@ -49,31 +56,35 @@ def prepare(
 ) -> BenchmarkData:
     """Check your own texts and questions and split the questions.
 
+    A text or question that stands twice in its file is used once; a log line counts these.
+
     Args:
         settings: How questions are split.
-        forget: Records with `text`, maybe `topic`.
+        forget: Records with `text`, maybe `topic`, and `prompt`: how the text begins, if no loss is
+            to be taken of that.
         retain: The same.
-        questions: Records with `question`, `choices`, `answer` (position, from 0) and `subject`;
-            maybe `part`, `topic` and `reference`, the answer in words as the model should give it.
-
+        questions: Records with `question`, `subject` and `choices` with `answer` (position, from 0)
+            or `reference`, the answer in words as the model should give it, or both; maybe `part`
+            and `topic`.
         general: Records like those of the two sets, of which the model should lose nothing.
 
     Raises:
         InputError: For the first record that cannot be used, with its number; if both sets hold
-            the same text, or a general one is in either; if a part has fewer than two questions of
-            a subject. Of `unseen` there may be none.
+            the same text, or a general one is in either; if one question is asked with two
+            subjects, parts or right choices; if a part has fewer than two questions of a subject.
+            Of `unseen` there may be none.
     """
     to_forget, to_keep = _texts("forget", forget), _texts("retain", retain)
-    kept = {text.text.strip() for text in to_keep}
-    shared = [text.text for text in to_forget if text.text.strip() in kept]
+    kept = {same_wording(text.text) for text in to_keep}
+    shared = [text.text for text in to_forget if same_wording(text.text) in kept]
     if shared:
         raise InputError(
             f"{len(shared)} of the texts to forget are among the texts to keep; the first: "
             f"{shared[0][:80]!r}."
         )
     untold = _texts("general", general)
-    shown = kept | {text.text.strip() for text in to_forget}
-    if shared := [text.text for text in untold if text.text.strip() in shown]:
+    shown = kept | {same_wording(text.text) for text in to_forget}
+    if shared := [text.text for text in untold if same_wording(text.text) in shown]:
         raise InputError(
             f"{len(shared)} of the general texts are among those to forget or to keep, the first: "
             f"{shared[0][:80]!r}. Take texts that the training does not show."
@@ -82,43 +93,86 @@ def prepare(
     return BenchmarkData(to_forget, to_keep, asked, general=untold)
 
 
+def same_wording(text: str) -> str:
+    """Return what two texts share if they differ in case, spacing and composed accents alone."""
+    return unicodedata.normalize("NFC", " ".join(text.casefold().split()))
+
+
 def _texts(name: str, records: Sequence[Record]) -> list[Text]:
+    texts: dict[str, Text] = {}
     for number, record in enumerate(records, 1):
+        where = f"{name} text {number}"
+        _check_fields(where, record, TEXT_FIELDS)
         if not _is_text(record["text"]):
-            raise InputError(f"{name} text {number}: `text` must be a text that is not empty.")
-    return [Text(record["text"], str(record.get("topic", ""))) for record in records]
+            raise InputError(f"{where}: `text` must be a text that is not empty.")
+        text = Text(record["text"], _given(record, "topic"), _given(record, "prompt"))
+        if not text.text.startswith(text.prompt):
+            raise InputError(f"{where}: `text` must begin with its `prompt` {text.prompt[:60]!r}.")
+        texts.setdefault(same_wording(text.text), text)
+    _tell_repeated(f"{name} texts", len(records), len(texts))
+    return list(texts.values())
+
+
+def _check_fields(where: str, record: Record, known: Sequence[str]) -> None:
+    if unknown := [name for name in record if name not in known]:
+        raise InputError(
+            f"{where}: unknown {', '.join(map(repr, unknown))}; known: {', '.join(known)}. What is "
+            "not known would be left out: take it away, or put it in one of these."
+        )
+
+
+def _given(record: Record, name: str) -> str:
+    """Return a field that may be missing, which JSON's null is too."""
+    return "" if record.get(name) is None else str(record[name])
+
+
+def _tell_repeated(what: str, given: int, used: int) -> None:
+    if given > used:
+        log.warning(
+            "%d of %d %s stand there before, up to case, spacing and accents: each is used once.",
+            given - used, given, what,
+        )  # fmt: skip
+
+
+@dataclass
+class _Wording:
+    """All questions of one wording."""
+
+    subject: Subject
+    part: Part | None
+    numbers: list[int]  # of its questions, from 1
 
 
 def _questions(records: Sequence[Record], share: float) -> list[Question]:
     """Return the questions in the order of the file, each in its part."""
     for number, record in enumerate(records, 1):
+        _check_fields(f"question {number}", record, QUESTION_FIELDS)
         if error := _error(record):
             raise InputError(f"question {number}: {error}.")
-    selecting: set[int] = set()
+    different = _different(records)
+    wordings = _wordings(records)
     for subject in SUBJECTS:
-        free = [
-            position
-            for position, record in enumerate(records)
-            if record["subject"] == subject and not record.get("part")
-        ]
-        wordings = [records[position]["question"] for position in free]
-        taken = sample_positions(wordings, round(share * len(free)))
-        selecting.update(free[position] for position in taken)
+        free = [of for of in wordings.values() if of.subject == subject and of.part is None]
+        asked = [records[of.numbers[0] - 1]["question"] for of in free]
+        taken = set(sample_positions(asked, round(share * len(free))))
+        for position, of in enumerate(free):
+            of.part = "selection" if position in taken else "test"
     questions = [
         Question(
             question=record["question"],
-            choices=record["choices"],
-            answer=record["answer"],
-            topic=str(record.get("topic", "")),
+            choices=choices,
+            answer=record["answer"] if choices else -1,
+            topic=_given(record, "topic"),
             subject=record["subject"],
-            part=record.get("part") or ("selection" if position in selecting else "test"),
-            reference=str(record.get("reference") or record["choices"][record["answer"]]),
+            part=wordings[same_wording(record["question"])].part or "test",
+            reference=_given(record, "reference") or choices[record["answer"]],
         )
-        for position, record in enumerate(records)
+        for record in different
+        for choices in [record.get("choices") or []]
     ]
     numbers = Counter((question.part, question.subject) for question in questions)
-    asked = {"forget", "retain", *(question.subject for question in questions)}
-    for part, subject in product(PARTS, sorted(asked)):
+    needed = {"forget", "retain", *(question.subject for question in questions)}
+    for part, subject in product(PARTS, sorted(needed)):
         if (count := numbers[part, subject]) < MIN_PER_PART:
             raise InputError(
                 f"The {part} part has {count} questions of subject {subject}, it needs "
@@ -127,16 +181,70 @@ def _questions(records: Sequence[Record], share: float) -> list[Question]:
     return questions
 
 
+def _wordings(records: Sequence[Record]) -> dict[str, _Wording]:
+    """Return the subject of each wording and the part that the file gives it, if any.
+
+    Raises:
+        InputError: If the file gives two: what selects the checkpoint would be reported too.
+    """
+    wordings: dict[str, _Wording] = {}
+    for number, record in enumerate(records, 1):
+        part = record.get("part") or None
+        of = _Wording(record["subject"], part, [])
+        of = wordings.setdefault(same_wording(record["question"]), of)
+        for name, one, other in (
+            ("subject", of.subject, record["subject"]),
+            ("part", of.part, part),
+        ):
+            if one and other and one != other:
+                raise InputError(
+                    f"question {number}: its wording is that of question {of.numbers[0]}, whose "
+                    f"{name} is {one}, not {other}: give both the same."
+                )
+        of.part = of.part or part
+        of.numbers.append(number)
+    return wordings
+
+
+def _different(records: Sequence[Record]) -> list[Record]:
+    """Return the questions without those whose wording and choices stand there before.
+
+    Raises:
+        InputError: If one of these has another answer.
+    """
+    first: dict[tuple[str, tuple[str, ...]], tuple[int, str]] = {}
+    different = []
+    for number, record in enumerate(records, 1):
+        choices = record.get("choices") or []
+        right = choices[record["answer"]] if choices else _given(record, "reference")
+        key = same_wording(record["question"]), tuple(sorted(map(same_wording, choices)))
+        before, answer = first.setdefault(key, (number, same_wording(right)))
+        if answer != same_wording(right):
+            raise InputError(
+                f"question {number}: it is question {before} again, with another answer: "
+                f"{right[:60]!r}."
+            )
+        if before == number:
+            different.append(record)
+    _tell_repeated("questions", len(records), len(different))
+    return different
+
+
 def _error(record: Record) -> str | None:
     """Return what is wrong with a question, None if nothing is."""
-    choices, answer = record["choices"], record["answer"]
+    choices, answer = record.get("choices"), record.get("answer")
     if not _is_text(record["question"]) or record["question"] != record["question"].rstrip():
         return "`question` must be a text that does not end in a space: one is put before a choice"
-    if not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
+    if record.get("reference") is not None and not isinstance(record["reference"], str):
+        return f"`reference` must be a text, or left out, not {record['reference']!r}"
+    if choices is None and answer is None:
+        if not _is_text(record.get("reference")):
+            return "it needs `choices` with `answer`, or `reference`, or both"
+    elif not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
         return "`choices` must be a list of two or more texts"
-    if len(set(choices)) < len(choices):
+    elif len(set(choices)) < len(choices):
         return f"`choices` must differ from each other, not {choices}"
-    if type(answer) is not int or not 0 <= answer < len(choices):
+    elif type(answer) is not int or not 0 <= answer < len(choices):
         return f"`answer` must be a position from 0 to {len(choices) - 1}, not {answer!r}"
     if record["subject"] not in SUBJECTS:
         return f"`subject` must be one of {', '.join(SUBJECTS)}, not {record['subject']!r}"

@@ -1,10 +1,12 @@
-"""Lists of records: JSON-lines files, and data sets of the Hugging Face hub.
+"""Lists of records: JSON lines, JSON arrays, CSV, and data sets of the Hugging Face hub.
 
 A folder that is laid out like a data set of the hub is read in the same way.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import sys
@@ -21,6 +23,7 @@ from seuf.moe.hub import HubReference, clear_errors, commit_of, fetch_files, rev
 Record = dict[str, Any]
 
 CARD = "README.md"
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 NOT_UTF8 = {
     b"\x1f\x8b": "compressed by gzip",
     b"PK\x03\x04": "a zip archive",
@@ -31,10 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
-    """A JSON-lines file: one JSON object a line.
+    """A JSON-lines file: one JSON object a line. A JSON array and CSV are read too, not written.
 
     Args:
-        filepath: The file.
+        filepath: The file; one that ends in `.csv` or `.tsv` has its fields' names in the first
+            row, and all its fields are texts.
         fields: Fields that every record must have.
         hub: Read from the Hugging Face hub, or a folder laid out like one of its data sets, instead
             of a file: `repo` (an id or a folder) and the arguments of `datasets.load_dataset`
@@ -59,11 +63,11 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
         """Return the records.
 
         Raises:
-            InputError: If the file is missing or empty, a line is not a JSON object, or a field is
-                missing; with the line's number.
+            InputError: If the file is missing or empty, a line is not a JSON object, a field is
+                missing, or a text has half a surrogate pair; with the number of the line or row.
         """
         records = []
-        for where, record in _hub_rows(self._hub) if self._hub else _lines(self._path()):
+        for where, record in _hub_rows(self._hub) if self._hub else _rows(self._path()):
             missing = [field for field in self._fields if field not in record]
             if missing:
                 lacks, has = (", ".join(map(repr, names)) for names in (missing, record))
@@ -101,21 +105,60 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
         return self._filepath is None or self._filepath.is_file()
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Record]]:
+def _rows(path: Path) -> Iterator[tuple[str, Record]]:
     """Yield the records of a file, each with where it is."""
+    text = _text(path)
+    if separator := SEPARATORS.get(path.suffix.lower()):
+        yield from _table_rows(path, text, separator)
+        return
+    is_array = text.lstrip().startswith("[")
     # not splitlines: it also breaks at U+2028 and the like, which JSON allows inside a text
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip():
+    parts = [text] if is_array else text.split("\n")
+    for number, part in enumerate(parts, 1):
+        if not part.strip():
             continue
-        where = f"{path}, line {number}"
         try:
-            record = json.loads(line)
+            read = json.loads(part)
         except (ValueError, RecursionError) as error:  # also of a number of thousands of digits
+            line = getattr(error, "lineno", 1) if is_array else number
             reason = str(error).partition(";")[0]
-            raise InputError(f"{where}: not JSON ({reason}).") from error
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: a JSON object is needed, not {line[:40]}.")
-        yield where, record
+            raise InputError(f"{path}, line {line}: not JSON ({reason}).") from error
+        for row, record in enumerate(read if is_array else [read], 1):
+            where = f"{path}, row {row}" if is_array else f"{path}, line {number}"
+            if not isinstance(record, dict):
+                shown = json.dumps(record)[:40]
+                raise InputError(f"{where}: a JSON object is needed, not {shown}.")
+            # only an escape can bring half a pair: UTF-8 has none, and it could not be saved
+            if "\\u" in part and not _is_unicode(record):
+                raise InputError(
+                    f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is no character."
+                )
+            yield where, record
+
+
+def _is_unicode(record: Record) -> bool:
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _table_rows(path: Path, text: str, separator: str) -> Iterator[tuple[str, Record]]:
+    """Yield the rows of a table in text, by the names in its first row."""
+    csv.field_size_limit(2**31 - 1)  # a whole document in a cell
+    cells = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        names = next(cells, [])
+        for number, row in enumerate(filter(None, cells), 1):
+            if len(row) != len(names):
+                raise InputError(
+                    f"{path}, row {number}: it has {len(row)} fields, the first row names "
+                    f"{len(names)}."
+                )
+            yield f"{path}, row {number}", dict(zip(names, row, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {cells.line_num}: not CSV ({error}).") from error
 
 
 def _text(path: Path) -> str:
@@ -134,7 +177,7 @@ def _text(path: Path) -> str:
         if data.startswith(beginning):
             raise InputError(f"{path} is {kind}: one JSON object a line is needed, in UTF-8.")
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")  # without the mark that some editors put first
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
