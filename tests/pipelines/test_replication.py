@@ -157,3 +157,21 @@ def test_a_study_of_one_seed_has_no_runs_of_others(monkeypatch):
         "a.grid_paths",
         "b.grid_paths",
     ]
+
+
+def test_bases_beyond_the_grids_run_with_what_was_chosen_on_the_first(monkeypatch):
+    """`b` waits for the choice, which waits for the grid of `a` alone; it runs the first seed."""
+    monkeypatch.setenv("KEDRO_ENV", "sandbox_seeds")
+    spread = {"bases": {"a": 0, "b": 1}, "seeds": [0], "grid_bases": 1}
+    given = {"replication": spread, "pilot": {"sweep": True}}
+    monkeypatch.setattr(replication, "study_parameters", lambda: study_parameters() | given)
+
+    made = {node.name: node for node in replication.create_pipeline().nodes}
+
+    assert made["choose_learning_rates"].inputs == ["a.grid_runs"]
+    assert "a.run_other_seeds" not in made
+    assert "b.try_grid" not in made
+    assert made["b.run_other_seeds"].func is nodes.run_every_seed
+    assert made["b.run_other_seeds"].outputs == ["b.seed_runs", "b.seed_paths", "b.layer_paths"]
+    tables = ["a.grid_runs", "b.seed_runs", "a.grid_paths", "b.seed_paths"]
+    assert made["summarise_spread"].inputs[2:] == tables

@@ -222,10 +222,10 @@ def test_numbers_that_were_not_measured_are_left_out_of_the_metrics():
 
 
 def test_the_tables_of_the_bases_become_one():
-    """Tables come base by base, of the grid and then of the other seeds."""
-    tables = [pd.DataFrame({"seed": [seed]}) for seed in range(4)]
+    """Tables are named by base; they come of the grid and then of the other seeds."""
+    names = ["a.grid_runs", "b.grid_runs", "a.seed_runs", "b.seed_runs"]
 
-    whole = spread.merged(tables, ["a", "b"])
+    whole = spread.merged({name: pd.DataFrame({"seed": [n]}) for n, name in enumerate(names)})
 
     assert list(whole.columns) == ["base", "seed"]
     assert whole["base"].tolist() == ["a", "b", "a", "b"]

@@ -32,9 +32,13 @@ class Spread(NamedTuple):
     comparisons: pd.DataFrame
 
 
-def merged(tables: Sequence[pd.DataFrame], bases: Sequence[str]) -> pd.DataFrame:
-    """Return tables of the bases, in turn, as one; its first column says which base."""
-    named = (table.assign(base=bases[n % len(bases)]) for n, table in enumerate(tables))
+def merged(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return tables of the bases as one; its first column says which base.
+
+    Args:
+        tables: By names that begin with that of the base and a dot.
+    """
+    named = (table.assign(base=name.partition(".")[0]) for name, table in tables.items())
     whole = pd.concat(list(named), ignore_index=True)
     return whole[["base", *whole.columns.drop("base")]]
 

@@ -1,10 +1,11 @@
 """The same methods again and again: one learning rate a method, then spread over seeds.
 
-1. With the first seed, every method tries each learning rate of its row on every base model.
+1. With the first seed, every method tries each learning rate of its row on every base model, or
+   on the first ones (`replication.grid_bases`).
 2. A method's learning rate is chosen on the selection questions, by the same rule for all: the one
    with which most base models forget `forget_target`, and of those the one of most utility there.
    The test questions have no say.
-3. With the other seeds, every method runs with that learning rate.
+3. With the other seeds, and on the other base models, every method runs with that learning rate.
 4. A pilot (`seuf.unlearning.pilot`) tries its layers for each base model and seed anew, with the
    middle learning rate of its row unless the study names others, and each run's seconds count those
    of its trials.
@@ -152,30 +153,30 @@ def runs_of(
     seeds: Sequence[int],
     experts_of: Callable[[Method, int], Experts | Trial],
     chosen: Mapping[str, float] | None = None,
+    untrained: bool = True,
 ) -> list[Run]:
-    """Return the runs of the grid with the first seed; with chosen rates, of the other seeds.
-
-    A method that trains nothing runs once.
+    """Return the runs of all methods with each seed: of their grids, or with chosen rates.
 
     Args:
         methods: The table.
-        seeds: Of the study; the first tries the grid.
+        seeds: Of these runs.
         experts_of: Returns the experts that a method trains, given a seed, or how to find them.
             It is given the method with its middle learning rate alone.
         chosen: A learning rate for each method that trains.
+        untrained: Whether methods that train nothing run too, once.
     """
     runs = []
-    for seed in seeds[:1] if chosen is None else seeds[1:]:
+    for seed in seeds:
         for name, method in methods.items():
-            if chosen is not None and method.objective is None:
+            if method.objective is None and not (untrained and seed == seeds[0]):
                 continue
             rates = sorted(method.learning_rates)
             middle = _at(method, rates[(len(rates) - 1) // 2])
             found = experts_of(middle, seed)
             trial = found if isinstance(found, Trial) else None
             experts = [] if isinstance(found, Trial) else found
-            for rate in method.learning_rates if chosen is None else [chosen[name]]:
-                runs.append(Run(name, _at(method, rate), experts, seed, trial))
+            tried = method.learning_rates if chosen is None else [chosen.get(name, rates[0])]
+            runs += [Run(name, _at(method, rate), experts, seed, trial) for rate in tried]
     return runs
 
 

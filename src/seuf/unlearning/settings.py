@@ -272,12 +272,15 @@ class ReplicationSettings(Settings):
     Attributes:
         bases: Seed of the world and of the base model, by a name for it.
         seeds: Seeds of what comes after; the first of them tries each method's learning rates.
+        grid_bases: On so many base models, the first ones; null tries them on all. The others run
+            with the learning rates that were chosen there.
         comparisons: Pairs of methods, the one that may win first, that are stated before the study.
         compare_at: Share forgotten at which they are decided.
     """
 
     bases: Annotated[dict[str, int], Field(min_length=1)]
     seeds: Annotated[list[int], Field(min_length=1)]
+    grid_bases: Annotated[int, Field(gt=0)] | None = None
     comparisons: list[tuple[str, str]] = []
     compare_at: float = 0.75
 
@@ -285,6 +288,12 @@ class ReplicationSettings(Settings):
     def _share_is_one_that_is_read_off(self) -> Self:
         if self.compare_at not in TARGETS:
             raise ValueError(f"compare_at is one of {', '.join(map(str, TARGETS))}")
+        return self
+
+    @model_validator(mode="after")
+    def _grid_is_tried_on_bases_there_are(self) -> Self:
+        if self.grid_bases is not None and self.grid_bases > len(self.bases):
+            raise ValueError(f"grid_bases is {self.grid_bases}, of {len(self.bases)} bases")
         return self
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cache, partial
+from functools import cache, partial, wraps
 from typing import Any
 
 import pandas as pd
@@ -43,10 +43,12 @@ def run_methods(
     evaluation: ScoringSettings,
     seeds: list[int],
     chosen_learning_rates: dict[str, float] | None = None,
+    every_seed: bool = False,
 ) -> dict[str, pd.DataFrame]:
     """Run every method: the grid with the first seed, or with chosen rates the other seeds.
 
-    The grid of a study that sweeps has a third table: the paths of one expert of every layer.
+    With the first seed of a study that sweeps there is a third table: the paths of one expert of
+    every layer.
     """
     from seuf.pipelines.expert_selection.nodes import routing_table, select_experts
     from seuf.pipelines.layer_choice.nodes import judge_by_selection
@@ -56,8 +58,8 @@ def run_methods(
     from seuf.unlearning.selection import best_of_layers, random_beside, seed_of_draw
 
     routing = routing_table(routing_forget), routing_table(routing_retain)
-    is_swept = pilot.sweep and chosen_learning_rates is None
-    budget = pilot.model_copy(update={"sweep": is_swept})
+    has_first = every_seed or chosen_learning_rates is None
+    now = seeds if every_seed else seeds[:1] if has_first else seeds[1:]
 
     @cache
     def selected(seed: int) -> dict[str, Any]:
@@ -71,7 +73,8 @@ def run_methods(
         if str(method.selection).startswith(RANDOM_IN):
             draw = seed_of_draw(base_seed, seed)
             trained = [random_beside(one, routing[0], draw).experts for one in tried]
-        return Trial(method, seed, tried, trained, budget)
+        budget = {"sweep": pilot.sweep and seed == seeds[0]}
+        return Trial(method, seed, tried, trained, pilot.model_copy(update=budget))
 
     table = {name: Method.model_validate(row) for name, row in methods.items()}
     forget, retain = (
@@ -86,9 +89,15 @@ def run_methods(
         make_judge=partial(judge_of, base_model, questions, general_texts, evaluation),
         make_trial_judge=partial(judge_by_selection, base_model, questions, evaluation),
     )
-    runs = runs_of(table, seeds, experts, chosen_learning_rates)
+    runs = runs_of(table, now, experts, chosen_learning_rates, untrained=has_first)
     tables = dict(zip(TABLES, replicate(study, runs, workers_asked_for()), strict=True))
-    return tables if is_swept else {name: tables[name] for name in TABLES[:2]}
+    return tables if pilot.sweep and has_first else {name: tables[name] for name in TABLES[:2]}
+
+
+@wraps(run_methods)
+def run_every_seed(*given: Any) -> dict[str, pd.DataFrame]:
+    """Run every method with its chosen learning rate and each seed, on a base without a grid."""
+    return partial(run_methods, every_seed=True)(*given)
 
 
 def workers_asked_for() -> int:

@@ -4,7 +4,7 @@ from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines import data_preparation, routing_capture
 from seuf.pipelines.base_model.pipeline import models_pipeline, sampling_pipeline
-from seuf.pipelines.replication.nodes import run_methods
+from seuf.pipelines.replication.nodes import run_every_seed, run_methods
 from seuf.pipelines.replication.summary import (
     choose_learning_rates,
     compare_layers,
@@ -33,6 +33,7 @@ SETTINGS = [
     "params:replication.seeds",  # comparisons may be stated anew without another run
 ]
 FIGURES = {name: f"figure_{name}" for name in ("forgetting_paths", "general_loss")}
+Outputs = dict[str, str]  # datasets by what a node returns
 OF_GRID = {"runs": "grid_runs", "paths": "grid_paths"}
 OF_OTHER_SEEDS = {"runs": "seed_runs", "paths": "seed_paths"}
 
@@ -43,24 +44,35 @@ def create_pipeline(**_: object) -> Pipeline:
     replication = parameters.get("replication")
     if not replication:
         return Pipeline([])
-    tables = [OF_GRID, OF_OTHER_SEEDS][: len(replication["seeds"])]
-    return _pipeline(list(replication["bases"]), tables, is_sweep(parameters))
+    bases, seeds = list(replication["bases"]), replication["seeds"]
+    on_grid = bases[: replication.get("grid_bases")]
+    tables = {
+        base: [OF_GRID, OF_OTHER_SEEDS][: len(seeds)] if base in on_grid else [OF_OTHER_SEEDS]
+        for base in bases
+    }
+    return _pipeline(tables, is_sweep(parameters))
 
 
-def _pipeline(bases: list[str], tables: list[dict[str, str]], swept: bool) -> Pipeline:
+def _pipeline(tables: dict[str, list[Outputs]], swept: bool) -> Pipeline:
+    """Return the pipeline, given which tables each base has: of its grid, of its other runs."""
+    bases, on_grid = list(tables), [base for base, made in tables.items() if OF_GRID in made]
+    names = [
+        f"{base}.{of[kind]}"
+        for kind in OF_GRID
+        for of in (OF_GRID, OF_OTHER_SEEDS)
+        for base in bases
+        if of in tables[base]
+    ]
     choose = Node(
         choose_learning_rates,
-        inputs=[f"{base}.grid_runs" for base in bases],
+        inputs=[f"{base}.grid_runs" for base in on_grid],
         outputs="chosen_learning_rates",
         name="choose_learning_rates",
     )
     summarise = Node(
         summarise_spread,
-        inputs=[
-            "params:replication",
-            "chosen_learning_rates",
-            *[f"{base}.{of[kind]}" for kind in OF_GRID for of in tables for base in bases],
-        ],
+        inputs={name: name for name in ["chosen_learning_rates", *names]}
+        | {"replication": "params:replication"},
         outputs=["runs", "paths", "spread", "comparisons", "spread_metrics", "spread_markdown"],
         name="summarise_spread",
     )
@@ -81,20 +93,21 @@ def _pipeline(bases: list[str], tables: list[dict[str, str]], swept: bool) -> Pi
         name="compare_layers",
     )
     whole = Pipeline([choose, summarise, draw, write, *[of_layers] * swept])
-    return sum((_of(base, tables, swept) for base in bases), whole + sampling_pipeline())
+    return sum((_of(base, tables[base], swept) for base in bases), whole + sampling_pipeline())
 
 
-def _of(base: str, tables: list[dict[str, str]], swept: bool) -> Pipeline:
+def _of(base: str, tables: list[Outputs], swept: bool) -> Pipeline:
+    of_layers = {"layer_paths": "layer_paths"} if swept else {}
     grid = Node(
         run_methods,
         inputs=[*OF_BASE, *SETTINGS],
-        outputs=OF_GRID | ({"layer_paths": "layer_paths"} if swept else {}),
+        outputs=OF_GRID | of_layers,
         name="try_grid",
     )
-    seeds = Node(
-        run_methods,
+    others = Node(
+        run_methods if OF_GRID in tables else run_every_seed,
         inputs=[*OF_BASE, *SETTINGS, "chosen_learning_rates"],
-        outputs=OF_OTHER_SEEDS,
+        outputs=OF_OTHER_SEEDS if OF_GRID in tables else OF_OTHER_SEEDS | of_layers,
         name="run_other_seeds",
     )
     before = [
@@ -102,7 +115,8 @@ def _of(base: str, tables: list[dict[str, str]], swept: bool) -> Pipeline:
         models_pipeline(),
         routing_capture.create_pipeline(),
     ]
-    of_base = sum(before, Pipeline([grid, seeds][: len(tables)]))
+    made = [grid] * (OF_GRID in tables) + [others] * (OF_OTHER_SEEDS in tables)
+    of_base = sum(before, Pipeline(made))
     shared = [
         *SETTINGS,
         "params:benchmark",

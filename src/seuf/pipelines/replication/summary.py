@@ -30,13 +30,17 @@ def choose_learning_rates(*grid_runs: pd.DataFrame) -> dict[str, float]:
 
 
 def summarise_spread(
-    replication: ReplicationSettings, chosen_learning_rates: dict[str, float], *tables: pd.DataFrame
+    replication: ReplicationSettings,
+    chosen_learning_rates: dict[str, float],
+    **tables: pd.DataFrame,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any], str]:
     """Tell each method at equal forgetting, and the differences that the study was made for."""
     from seuf.reporting import spread
 
-    bases, half = list(replication.bases), len(tables) // 2
-    runs, paths = (spread.merged(part, bases) for part in (tables[:half], tables[half:]))
+    runs, paths = (
+        spread.merged({name: of for name, of in tables.items() if name.endswith(kind)})
+        for kind in ("_runs", "_paths")
+    )
     paths = spread.tidy_paths(paths, chosen_learning_rates)
     found = spread.summarise(
         runs, paths, chosen_learning_rates, replication.comparisons, replication.compare_at
