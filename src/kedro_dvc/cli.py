@@ -53,7 +53,7 @@ def env_option(meaning: str, **settings: Any) -> Callable[[Command], Command]:
 @env_option("One study, a folder of conf/; by default base and all that have a dvc.yaml.")
 def sync(check: bool, stamp: bool, env: str | None) -> None:
     """Write each study's dvc.yaml from its pipelines, catalog and parameters."""
-    from kedro_dvc.project import dvc_file, synced_studies
+    from kedro_dvc.project import dvc_file, synced_studies, take_part
     from kedro_dvc.stages import write_stamp
     from kedro_dvc.sync import private_cache, sync
 
@@ -61,6 +61,8 @@ def sync(check: bool, stamp: bool, env: str | None) -> None:
     private_cache(project)
     studies = [env] if env else synced_studies(project)
     behind = [dvc_file(study) for study in studies if sync(project, study, write=not check)]
+    if env:
+        take_part(project, env)
     for file in behind:
         click.echo(f"{file} is behind: run `kedro dvc sync`" if check else f"wrote {file}")
     if check and behind:
@@ -160,10 +162,11 @@ def run(
 
     Example: kedro dvc run --env mine train@large; kedro dvc run -j auto
     """
-    from kedro_dvc.project import check_study, dvc_file
+    from kedro_dvc.project import check_study, dvc_file, take_part
     from kedro_dvc.up_to_date import unchanged_stages
 
     project, file = Path.cwd(), dvc_file(check_study(Path.cwd(), env))
+    take_part(project, env)
     if not targets and not any(how.values()) and (count := unchanged_stages(project, file)):
         click.echo(f"{count} unchanged")
         return
@@ -325,10 +328,12 @@ def erase_command(
 def doctor(env: str | None) -> None:
     """Find damage that `dvc status` does not see, by reading the bytes; say how to repair it."""
     from kedro_dvc.doctor import examine
-    from kedro_dvc.project import check_study, synced_studies
+    from kedro_dvc.project import check_study, synced_studies, take_part
 
     project, failed = Path.cwd(), False
     studies = [check_study(project, env)] if env else synced_studies(project)
+    if env:
+        take_part(project, env)
     with _cause_alone():
         for level, text in examine(project, studies, whole_cache=env is None):
             click.echo(f"{click.style(f'{level:7}', COLOURS[level])}  {text}")

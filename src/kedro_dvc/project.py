@@ -22,7 +22,9 @@ from kedro.io import CatalogConfigResolver
 from kedro.pipeline import Node, Pipeline
 
 from kedro_dvc.configuration import BASE, Definitions, StudyConfigLoader, check_yaml, definitions
-from kedro_dvc.files import WorkflowError
+from kedro_dvc.files import WorkflowError, write_text
+
+HIDDEN = "/studies/*/dvc.yaml"  # the line of .dvcignore that hides studies not run in this clone
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,19 @@ def _data_root(project: Path, study: str) -> str | None:
 def dvc_file(study: str) -> str:
     """Return a study's dvc.yaml, from the project's root."""
     return "dvc.yaml" if study == BASE else f"studies/{study}/dvc.yaml"
+
+
+def take_part(project: Path, study: str) -> None:
+    """Let DVC's commands see a study, in a project whose .dvcignore hides those not run here.
+
+    In a fresh clone `dvc status` would else tell of each file of each recorded study that it is not
+    there. The file that is written is meant for no commit.
+    """
+    hiding, own = project / ".dvcignore", (project / dvc_file(study)).parent / ".dvcignore"
+    if study == BASE or own.exists() or not hiding.is_file():
+        return
+    if HIDDEN in hiding.read_text(encoding="utf-8").splitlines():
+        write_text(own, "!/dvc.yaml\n")
 
 
 def load_config(project: Path, name: str) -> StudyConfigLoader:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from dvc.dependency.param import ParamsDependency
+from dvc.ignore import DvcIgnoreFilter
 from dvc.repo import Repo
 from dvc.stage import Stage
 from kedro.framework.context import KedroContext
@@ -30,7 +31,14 @@ from kedro.pipeline import Node
 
 from kedro_dvc import sync
 from kedro_dvc.files import WorkflowError
-from kedro_dvc.project import check_study, dvc_file, load_study, study_names, synced_studies
+from kedro_dvc.project import (
+    check_study,
+    dvc_file,
+    load_study,
+    study_names,
+    synced_studies,
+    take_part,
+)
 
 ROOT = Path(__file__).parents[2]
 STUDIES = synced_studies(ROOT)
@@ -136,9 +144,44 @@ def test_a_file_with_a_merges_conflict_is_written_anew(tmp_path):
     assert sync.nearest_stages(path, "prepare_data") == []
 
 
+def test_a_study_that_was_not_run_in_a_clone_does_not_speak_until_it_takes_part(
+    tmp_path, monkeypatch
+):
+    """DVC sees base alone, then the study too."""
+    stage = "stages: {{{0}: {{cmd: echo, outs: [{0}]}}}}"
+    (tmp_path / "studies/mine").mkdir(parents=True)
+    (tmp_path / "dvc.yaml").write_text(stage.format("one"))
+    (tmp_path / "studies/mine/dvc.yaml").write_text(stage.format("two"))
+    shutil.copy(ROOT / ".dvcignore", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Repo.init(no_scm=True).close()
+
+    def seen() -> set[str]:
+        with Repo(str(tmp_path)) as repo:
+            return set(repo.status())
+
+    before = seen()
+    take_part(tmp_path, "mine")
+
+    assert before == {"one"}
+    assert seen() == {"one", "studies/mine/dvc.yaml:two"}
+
+
+def test_a_project_that_hides_no_study_is_given_no_file(tmp_path):
+    (tmp_path / ".dvcignore").write_text("build/\n")
+
+    take_part(tmp_path, "mine")
+
+    assert not (tmp_path / "studies").exists()
+
+
 @cache
 def _all_stages() -> list[Stage]:
-    return Repo(ROOT).index.stages
+    """Return the stages of all studies, of those too that this clone's DVC does not see."""
+    load = Repo(ROOT).stage.load_file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DvcIgnoreFilter, "is_ignored_file", lambda *_, **__: False)
+        return [stage for study in STUDIES for stage in load(str(ROOT / dvc_file(study)))]
 
 
 @cache

@@ -18,6 +18,7 @@ from dvc.cli import main as dvc
 from dvc.repo import Repo, lock_repo
 from filelock import FileLock
 
+from kedro_dvc.project import take_part
 from seuf.cli import cli
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +177,7 @@ def _begin(project: Project) -> None:
     path.write_text("".join(lines[:table] + rows))
     project.replace("conf/base/parameters.yml", "\nseed: 0", "\nseed: ${globals:seed}")
     project.replace("conf/base/globals.yml", "study:", "seed: 0\nstudy:")
+    take_part(project.root, "smoke")
     project.done("git", "init", "--quiet")
     project.done("git", "config", "user.name", "n")
     project.done("git", "config", "user.email", "n@n")

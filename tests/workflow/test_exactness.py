@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 from dvc.repo import Repo
 
+from kedro_dvc.project import take_part
 from tests.workflow.conftest import GUARD, KEPT, LOCK, STUDY, Project
 
 UNLEARN = [f"unlearn@{method}" for method in KEPT]
@@ -228,6 +229,8 @@ def test_in_a_fresh_clone_nothing_runs_after_a_pull(project, tmp_path):
     project.dvc("push", "--quiet", STUDY)
     clone = Project(tmp_path / "clone")
     project.done("git", "clone", "--quiet", ".", str(clone.root))
+    assert clone.run("dvc", "status", STUDY).returncode != 0  # hidden: not run in this clone
+    take_part(clone.root, "smoke")
     clone.dvc("remote", "add", "--local", "--default", "there", str(tmp_path / "remote"))
 
     assert "didn't change" in clone.done("dvc", "repro", "--dry", "--allow-missing", STUDY)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
+from kedro_dvc.project import take_part
 from tests.workflow.conftest import KEPT, LOCK, RUN, STUDY, Project, World
 
 DATA = "studies/smoke/data"
@@ -56,6 +57,7 @@ class Remotes(NamedTuple):
     def clone(self, name: str) -> Project:
         """Return a clone beside the project; git holds no data."""
         self.project.done("git", "clone", "--quiet", ".", str(self.root / name))
+        take_part(self.root / name, "smoke")
         return Project(self.root / name)
 
     def objects(self, remote: str) -> set[str]:
