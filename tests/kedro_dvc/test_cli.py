@@ -6,12 +6,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from dvc.exceptions import DvcException
 from dvc.stage.exceptions import StageNotFound
 
-from kedro_dvc.cli import _cause_alone
+from kedro_dvc.cli import _cause_alone, dvc
 from kedro_dvc.files import WorkflowError
 
+PACKAGES = {"ray": "ray", "slurm": "submitit"}
 WATCHING = """
 import sys
 from kedro_dvc.cli import dvc
@@ -52,6 +54,37 @@ def test_a_stage_that_is_not_there_is_told_with_those_of_like_names(tmp_path):
         raise StageNotFound(file, "unlearn@mine")
     with pytest.raises(WorkflowError, match=r"not found inside '.*' file$"), _cause_alone():
         raise StageNotFound(file, "zzz")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-j", "two"], "'two' is neither a number of stages nor auto"),
+        (["--on", "moon"], "'moon' is not one of 'local', 'ray', 'slurm'"),
+        (["--address", "a:1"], "--address is that of a Ray cluster: add --on ray"),
+        (["-j", "2", "--copy"], "for the nodes of a Ray cluster: add --on ray"),
+        (["--slurm", "a=1"], "add --on slurm"),
+        (["--on", "slurm", "--slurm", "partition"], "takes KEY=VALUE, not 'partition'"),
+    ],
+)
+def test_what_does_not_fit_together_is_said_in_a_line(options, message, monkeypatch):
+    monkeypatch.setattr("kedro_dvc.cli._check_installed", lambda package: None)
+    monkeypatch.setattr("kedro_dvc.up_to_date.unchanged_stages", lambda project, file: 0)
+
+    ended = CliRunner().invoke(dvc, ["run", *options])
+
+    assert ended.exit_code != 0
+    assert message in ended.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", ["ray", "slurm"])
+def test_a_cluster_whose_package_is_missing_is_refused(place, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("kedro_dvc.up_to_date.unchanged_stages", lambda project, file: 0)
+
+    ended = CliRunner().invoke(dvc, ["run", "--on", place])
+
+    assert f"is not installed: pip install {PACKAGES[place]}" in ended.output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

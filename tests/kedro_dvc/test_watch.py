@@ -148,6 +148,31 @@ def test_the_screen_shows_all_stages_and_what_is_at_work(console, output):
     ]
 
 
+def test_the_screen_shows_all_that_is_at_work_at_once(console, output):
+    screen = Screen(console, output)
+    screen.planned(STAGES)
+    for stage in STAGES[:3]:
+        screen.began(stage)
+    screen.ended(TRAINED)
+
+    states = {line.split()[0]: line.split()[1:-1] for line in _drawn(screen)[1:3]}
+    assert states == {"prepare": ["▶"], "train": ["1/2", "▶", "b", "12.3"]}
+
+
+def test_what_a_stage_of_another_process_wrote_last_is_shown_if_it_failed(console, output):
+    failed = FAILED._replace(output="the reason")
+    lines = Lines(console)
+    lines.planned(STAGES)
+    lines.ended(failed)
+    screen = Screen(console, output)
+    screen.planned(STAGES)
+    screen.ended(failed)
+
+    first, second, third = _text(console)
+    assert (first, third) == ("the reason", "the reason")
+    assert second.startswith("train@b  failed")
+
+
 def test_of_what_failed_the_last_words_are_shown(console, output):
     screen = Screen(console, output)
     screen.planned(STAGES)

@@ -68,10 +68,11 @@ def test_a_stage_can_have_a_process_of_its_own(project, tmp_path, monkeypatch):
         assert "select_experts" not in project.stale()
 
 
-def test_an_error_is_one_line_and_the_lock_stays(project):
+@pytest.mark.parametrize("how", [(), pytest.param(("-j", "2"), marks=pytest.mark.slow)])
+def test_an_error_is_one_line_and_the_lock_stays(project, how):
     before = _lock(project)["select_experts"]
     with _top(project, 100):
-        ended = project.run(*SELECT)
+        ended = project.run(*SELECT, *how)
 
     assert ended.returncode == 1
     assert ended.stderr.endswith("error: expert_selection.top is 100; the model has 8 experts.\n")
