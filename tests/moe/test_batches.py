@@ -16,6 +16,7 @@ from seuf.moe.batches import (
     pack,
     pad,
     spans_of,
+    tell_long,
     text_samples,
     tokenize,
 )
@@ -178,3 +179,53 @@ def test_a_text_must_begin_with_its_prompt(tokenizer):
 def test_prompts_must_go_with_the_texts(tokenizer):
     with pytest.raises(InputError, match="prompt for each text: 1 and 2 came"):
         text_samples(tokenizer, ["Who? Ada", "Who? Bo"], 100, ["Who?"])
+
+
+@given(st.integers(1, 90), st.integers(2, 20), st.booleans())
+def test_a_text_that_is_split_loses_no_token(tokenizer, words, most, begins):
+    """Its parts have at most `most` tokens and differ by one at most; without a beginning-of-text
+    token they are, one after the other, the text itself, closed by its end if there are several.
+    """
+    begin = tokenizer("A")["input_ids"][:1]
+    tokenizer.bos_token = tokenizer.convert_ids_to_tokens(begin)[0] if begins else None
+    text = "A" + "zebra " * words
+    ids = tokenizer(text)["input_ids"]
+
+    samples = text_samples(tokenizer, [text], most, split=True)
+
+    skipped = 1 if begins and ids[:1] == begin else 0
+    assert all(sample[:skipped] == begin[:skipped] for sample in samples)
+    joined = samples[0] + [token for sample in samples[1:] for token in sample[skipped:]]
+    end = [] if len(ids) == most else [tokenizer.eos_token_id]
+    assert joined == [*ids, *end]
+    assert max(map(len, samples)) <= most
+    assert max(map(len, samples)) - min(map(len, samples)) <= 1
+    plain = tokenize(tokenizer, [text], most, split=True)
+    assert sum(len(part) - skipped for part in plain) == len(ids) - skipped
+
+
+def test_of_a_split_text_no_token_of_the_prompt_counts(tokenizer):
+    """`Who?` are the first 4 tokens: what counts of all parts is the rest, closed by the end."""
+    ids = [*tokenizer("Who? Ada, Bo")["input_ids"], tokenizer.eos_token_id]
+
+    samples = text_samples(tokenizer, ["Who? Ada, Bo"], 3, ["Who?"], split=True)
+
+    counted = [token for sample in samples for token in sample[sample.texts[0].counted :]]
+    assert counted == ids[4:]
+
+
+def test_how_much_of_long_texts_is_used_is_told(tokenizer):
+    """Of texts of n and 1 tokens n - 2 are cut at 2."""
+    texts = ["zebra quilt", "A"]
+    long, short = (len(ids) for ids in tokenizer(texts)["input_ids"])
+    cut = long - 2
+
+    assert tell_long(tokenizer, texts, long, False, "unlearning") is None
+    assert tell_long(tokenizer, texts, 2, True, "unlearning") == (
+        "1 of 2 texts have more than 2 tokens (unlearning.max_length): they are split, all "
+        f"{long + short} tokens are used."
+    )
+    assert tell_long(tokenizer, texts, 2, False, "unlearning") == (
+        f"1 of 2 texts have more than 2 tokens and are cut: {cut} of {long + short} tokens "
+        f"({cut / (long + short):.1%}) are not used; set unlearning.long_texts to split."
+    )

@@ -73,7 +73,7 @@ def test_texts_become_samples_cut_or_packed(language_model):
     texts = ["Ada lives in Oslo."] * 6
     tokenizer = language_model.tokenizer
     single = [*tokenizer(texts[0])["input_ids"], tokenizer.eos_token_id]
-    cut = SETTINGS.model_copy(update={"max_length": 4})
+    cut = SETTINGS.model_copy(update={"max_length": 4, "long_texts": "cut"})
     packed = SETTINGS.model_copy(update={"max_length": 2 * len(single) + 1, "pack": True})
 
     assert samples_of(language_model, texts, cut) == [single[:4]] * 6
@@ -96,9 +96,28 @@ def test_how_many_texts_are_too_long_for_their_answers_is_told(language_model, c
         ["Who lives in Oslo, and why? Ada", "Who? Ada"],
         ["Who lives in Oslo, and why?", "Who?"],
     )
-    short = SETTINGS.model_copy(update={"max_length": 6})
+    short = SETTINGS.model_copy(update={"max_length": 6, "long_texts": "cut"})
 
     samples = samples_of(language_model, texts, short, prompts)
 
     assert len(samples) == 1
     assert "1 of 2 texts are left out: nothing of them counts within 6 tokens" in caplog.text
+
+
+def test_a_long_text_becomes_several_samples_and_a_line_says_so(language_model, caplog):
+    """2,000 tokens and the end in samples of 64: 32 of them, none left out."""
+    caplog.set_level("INFO", "seuf")
+    tokenizer = language_model.tokenizer
+    word = " Ada"
+    text = word * 2000
+    ids = tokenizer(text)["input_ids"]
+    long = SETTINGS.model_copy(update={"max_length": 64})
+
+    samples = samples_of(language_model, [text], long)
+
+    assert [token for sample in samples for token in sample] == [*ids, tokenizer.eos_token_id]
+    assert len(samples) == -(-(len(ids) + 1) // 64)
+    assert "1 of 1 texts have more than 64 tokens (unlearning.max_length)" in caplog.text
+    assert f"they are split, all {len(ids)} tokens are used" in caplog.text
+    samples_of(language_model, [text], long.model_copy(update={"long_texts": "cut"}))
+    assert f"{len(ids) - 64} of {len(ids)} tokens" in caplog.text

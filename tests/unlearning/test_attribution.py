@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seuf.inputs import InputError
-from seuf.unlearning.attribution import calibration_samples, two_subsets
+from seuf.unlearning.attribution import RoutingSettings, calibration_samples, capture, two_subsets
+from tests.tiny import tiny_language_model
 
 
 def samples(count: int, length: int = 100) -> list[list[int]]:
@@ -79,3 +80,15 @@ def test_a_set_of_less_than_two_subsets_has_none():
     """5 of 100 tokens make two subsets of 200, but of 250 only one and a half."""
     assert len(two_subsets(samples(5), 200, seed=0)) == 2
     assert two_subsets(samples(5), 250, seed=0) == []
+
+
+def test_all_of_a_long_text_is_captured_unless_it_is_to_be_cut(caplog):
+    """Ten documents of more than 100 tokens have 1,000 together, in samples of 64 only 640."""
+    base = tiny_language_model()
+    texts = ["Ada lives in Oslo, and Bo keeps sheep. " * 40] * 10
+    settings = RoutingSettings(max_length=64)
+
+    assert capture(base, texts, settings, what="forget").affinity.isfinite().all()
+    with pytest.raises(InputError, match="The forget set has 640 tokens; attribution needs at lea"):
+        capture(base, texts, settings.model_copy(update={"long_texts": "cut"}), what="forget")
+    assert "The forget set: 10 of 10 texts have more than 64 tokens and are cut" in caplog.text

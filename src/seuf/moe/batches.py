@@ -7,7 +7,7 @@ knows where its texts lie and which of their tokens a loss counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -87,14 +87,67 @@ def spans_of(sample: Sequence[int]) -> list[Span]:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, split: bool = False
 ) -> list[list[int]]:
-    """Return each text's token ids, cut at `max_length`; texts without tokens are left out.
+    """Return each text's token ids, cut at `max_length` or split; those without are left out.
 
     Raises:
         InputError: If the texts are one string, which would be taken letter by letter.
     """
-    return [ids for ids in _encode(tokenizer, texts, max_length) if ids]
+    if not split:
+        return [ids for ids in _encode(tokenizer, texts, max_length) if ids]
+    encoded = _encode(tokenizer, texts, None)
+    return [part for ids in encoded for part, _ in even_parts(tokenizer, ids, max_length) if part]
+
+
+def even_parts(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], max_length: int
+) -> list[tuple[list[int], int]]:
+    """Return a text in as few parts of at most `max_length` tokens as it needs, equally long.
+
+    Each begins with the beginning-of-text token, if the text does; no token is lost.
+
+    Returns:
+        Of each part its token ids, and where those of the text itself begin that are new in it.
+    """
+    if len(ids) <= max_length:
+        return [(ids, 0)]
+    begin = ids[:1] if ids[0] == tokenizer.bos_token_id and max_length > 1 else []
+    body = ids[len(begin) :]
+    number = -(-len(body) // (max_length - len(begin)))
+    ends = [len(body) * at // number for at in range(number + 1)]
+    parts = [([*begin, *body[first:last]], len(begin)) for first, last in pairwise(ends)]
+    return [(parts[0][0], 0), *parts[1:]]
+
+
+def tell_long(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+    split: bool,
+    where: str,
+) -> str | None:
+    """Return a sentence on the texts that are longer than a sample; None if there are none.
+
+    Args:
+        tokenizer: Of the model.
+        texts: The texts.
+        max_length: Tokens in a sample.
+        split: Whether they are split; else they are cut.
+        where: The settings' group, whose `long_texts` says so.
+    """
+    lengths = [len(ids) for ids in _encode(tokenizer, texts, None)]
+    long = [length for length in lengths if length > max_length]
+    if not long:
+        return None
+    told = f"{len(long)} of {len(texts)} texts have more than {max_length} tokens"
+    if split:
+        return f"{told} ({where}.max_length): they are split, all {sum(lengths)} tokens are used."
+    cut, every = sum(long) - max_length * len(long), sum(lengths)
+    return (
+        f"{told} and are cut: {cut} of {every} tokens ({cut / every:.1%}) are not used; set "
+        f"{where}.long_texts to split."
+    )
 
 
 def open_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -120,12 +173,13 @@ def text_samples(
     texts: Sequence[str],
     max_length: int,
     prompts: Sequence[str] = (),
+    split: bool = False,
 ) -> list[Sample]:
     """Return a sample of each text: its token ids, closed by the tokenizer's end of text.
 
     A text of `max_length` tokens or more is cut there and not closed; one that is empty, or cut
     before anything counts, is left out. So TOFU's own code makes its samples (locuslab/tofu
-    8c49eee, data_module.py).
+    8c49eee, data_module.py). Where long texts are split there are several of one: see `even_parts`.
 
     Args:
         tokenizer: One without an end of text closes nothing.
@@ -133,28 +187,45 @@ def text_samples(
         max_length: Tokens of a sample at most.
         prompts: How each text begins, of which no loss is taken; none of them has such a beginning
             by default. A token that reaches beyond the prompt counts.
+        split: Whether a text of more than `max_length` tokens is split.
 
     Raises:
         InputError: If the texts are one string, or do not each begin with its prompt.
     """
+    by_text = samples_by_text(tokenizer, texts, max_length, prompts, split)
+    return [sample for samples in by_text for sample in samples]
+
+
+def samples_by_text(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+    prompts: Sequence[str] = (),
+    split: bool = False,
+) -> list[list[Sample]]:
+    """Return the samples of each text, see `text_samples`; none of one in which nothing counts."""
     prompts = prompts or [""] * len(texts)
     if len(prompts) != len(texts):
         raise InputError(f"Give a prompt for each text: {len(prompts)} and {len(texts)} came.")
     for text, prompt in zip(texts, prompts, strict=True):
         if not text.startswith(prompt):
             raise InputError(f"The text {text[:60]!r} does not begin with its prompt {prompt!r}.")
-    end, samples = tokenizer.eos_token_id, []
-    encoded = _encode(tokenizer, texts, max_length)
-    openings = _encode(tokenizer, prompts, max_length) if any(prompts) else [[]] * len(prompts)
+    end, by_text = tokenizer.eos_token_id, []
+    limit = None if split else max_length
+    encoded = _encode(tokenizer, texts, limit)
+    openings = _encode(tokenizer, prompts, limit) if any(prompts) else [[]] * len(prompts)
     for text, ids, opening in zip(texts, encoded, openings, strict=True):
-        if not text:
-            continue
-        counted = shared_beginning(ids, opening)
-        if end is not None and len(ids) < max_length and ids[-1:] != [end]:
+        samples, passed, counted = [], 0, shared_beginning(ids, opening)
+        # one of just `max_length` is not closed
+        if end is not None and len(ids) != max_length and ids[-1:] != [end]:
             ids = [*ids, end]
-        if counted < len(ids):
-            samples.append(Sample(ids, [Span(0, counted, len(ids))]))
-    return samples
+        for part, first in even_parts(tokenizer, ids, max_length) if text else []:
+            counts = first + min(max(counted - passed, 0), len(part) - first)
+            passed += len(part) - first
+            if counts < len(part):
+                samples.append(Sample(part, [Span(0, counts, len(part))]))
+        by_text.append(samples)
+    return by_text
 
 
 def shared_beginning(ids: Sequence[int], opening: Sequence[int]) -> int:
@@ -164,12 +235,15 @@ def shared_beginning(ids: Sequence[int], opening: Sequence[int]) -> int:
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None
 ) -> list[list[int]]:
+    """Return each text's token ids, cut at `max_length`; None cuts nothing."""
     if isinstance(texts, str):
         raise InputError("Give a list of texts: one string came.")
     if not texts:
         return []
+    if max_length is None:
+        return tokenizer(list(texts), verbose=False)["input_ids"]  # it would warn of long ones
     return tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
 
 

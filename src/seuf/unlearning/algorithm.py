@@ -32,7 +32,7 @@ from tqdm import tqdm
 from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, decoder_layer
 from seuf.moe.backoff import must_fit
-from seuf.moe.batches import Sample, pack, text_samples
+from seuf.moe.batches import Sample, pack, samples_by_text, tell_long
 from seuf.moe.deltas import Delta
 from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
@@ -275,9 +275,15 @@ def samples_of(
             number.
     """
     settings = settings or UnlearningSettings()
-    samples = text_samples(base.tokenizer, texts, settings.max_length, prompts)
-    samples = [sample for sample in samples if len(sample) > 1]  # a single token predicts nothing
-    if left_out := sum(map(bool, texts)) - len(samples):
+    length, split = settings.max_length, settings.long_texts == "split"
+    by_text = [
+        [sample for sample in of_text if len(sample) > 1]  # a single token predicts nothing
+        for of_text in samples_by_text(base.tokenizer, texts, length, prompts, split)
+    ]
+    samples = [sample for of_text in by_text for sample in of_text]
+    if told := tell_long(base.tokenizer, texts, length, split, "unlearning"):
+        log.log(logging.INFO if split else logging.WARNING, told)
+    if left_out := sum(map(bool, texts)) - sum(map(bool, by_text)):
         log.warning(
             "%d of %d texts are left out: nothing of them counts within %d tokens "
             "(unlearning.max_length).",

@@ -31,6 +31,7 @@ class RoutingSettings(Settings):
     Attributes:
         max_tokens: Take a random part of the set with at least this many tokens; null takes all.
         max_length: Tokens in a sample.
+        long_texts: Split texts of more tokens into several samples, or cut them there.
         batch_size: Samples that pass the model at once.
         subset_tokens: Tokens in each of two random subsets whose affinities are told apart, to see
             how stable these are (Table 8); a set with less than twice as many has halves alone.
@@ -40,6 +41,7 @@ class RoutingSettings(Settings):
 
     max_tokens: Annotated[int, Field(gt=0)] | None = None
     max_length: Annotated[int, Field(gt=1)] = 512
+    long_texts: Literal["split", "cut"] = "split"
     batch_size: Annotated[int, Field(gt=0)] = 16
     subset_tokens: Annotated[int, Field(gt=0)] = ENOUGH_TOKENS
     columns: tuple[Literal["gradient", "reap"], ...] = ()
@@ -65,12 +67,15 @@ def capture(
         InputError: If there are too few tokens, or a sample is longer than the model allows.
     """
     from seuf.moe.architectures import check_positions
-    from seuf.moe.batches import by_length, tokenize
+    from seuf.moe.batches import by_length, tell_long, tokenize
     from seuf.moe.importance import gradient_sizes, weighted_norms
     from seuf.moe.routing import capture_routing
 
     settings = settings or RoutingSettings()
-    tokens = tokenize(base.tokenizer, texts, settings.max_length)
+    of_samples = base.tokenizer, texts, settings.max_length, settings.long_texts == "split"
+    tokens = tokenize(*of_samples)
+    if told := tell_long(*of_samples, "routing_capture"):
+        log.log(logging.INFO if of_samples[-1] else logging.WARNING, "The %s set: %s", what, told)
     check_positions(base.model, tokens, "set routing_capture.max_length to {} or less")
     samples = calibration_samples(tokens, settings.max_tokens, seed, what)
     batches = list(by_length(samples, settings.batch_size, base.padding))

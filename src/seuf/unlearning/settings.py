@@ -178,6 +178,7 @@ class UnlearningSettings(Settings):
         micro_batch_size: How many of them pass at once where not all fit in memory: the step's loss
             and gradient are those of the whole batch, to rounding. Null passes all at once.
         max_length: Tokens in a sample.
+        long_texts: Split texts of more tokens into several samples, or cut them there.
         pack: Join short texts into samples of up to `max_length` tokens; none is split, and losses
             tell them apart.
         evaluate_every: Steps between two evaluations on the selection questions.
@@ -199,6 +200,7 @@ class UnlearningSettings(Settings):
     batch_size: Annotated[int, Field(gt=0)] = 8
     micro_batch_size: Annotated[int, Field(gt=0)] | None = None
     max_length: Annotated[int, Field(gt=1)] = 512
+    long_texts: Literal["split", "cut"] = "split"
     pack: bool = False
     evaluate_every: Annotated[int, Field(gt=0)] = 10
     forget_target: Annotated[float, Field(gt=0, le=1)] = 0.9
