@@ -164,9 +164,9 @@ def _stage(study: Study, node: Node) -> Stage:
         *(("catalog", study.factory(name) or name, NOT_OF_OUTPUTS) for name in node.outputs),
     ]
     owner = study.owner(node)
-    env = "" if study.name == BASE else f" --env {study.name}"
     return {
-        "cmd": f"kedro run{env} --pipelines {owner} --nodes {node.name}",
+        # base too: KEDRO_ENV would make it another study
+        "cmd": f"kedro run --env {study.name} --pipelines {owner} --nodes {node.name}",
         **_working_directory(study),
         "deps": sorted(files) + _code(study, node, owner, read + written),
         "params": as_params({one for key in keys for one in addresses(study.defined, *key)}),

@@ -90,7 +90,7 @@ def test_a_stage_runs_its_node_alone(study):
     pipeline = _select("routing", "chosen")
 
     assert stages(study(pipeline))["select"]["cmd"] == (
-        "kedro run --pipelines expert_selection --nodes select"
+        "kedro run --env base --pipelines expert_selection --nodes select"
     )
     assert stages(study(pipeline, "small"))["select"]["cmd"] == (
         "kedro run --env small --pipelines expert_selection --nodes select"
