@@ -59,20 +59,38 @@ def document(study: Study, path: Path) -> dict[str, Any]:
         }
     }
     up = "" if study.name == BASE else "../../"
+    outputs = [name for node in study.pipelines["__default__"].nodes for name in node.outputs]
+    written = {name: study.dataset(name) for name in outputs}
     artifacts = {}
-    for name in (name for node in study.pipelines["__default__"].nodes for name in node.outputs):
-        entry = study.dataset(name)
+    for name, entry in written.items():
         if artifact := for_dvc(entry).get("artifact"):
             key = re.sub(r"[^a-z0-9]+", "-", name.lower())
             artifacts[key] = {"path": up + entry["filepath"], **artifact}
-    return {**made, "artifacts": artifacts} if artifacts else made
+    plots = [plot for name, entry in written.items() for plot in _plots(name, entry, up)]
+    return {
+        **made,
+        **({"plots": plots} if plots else {}),
+        **({"artifacts": artifacts} if artifacts else {}),
+    }
+
+
+def _plots(name: str, entry: dict[str, Any], up: str) -> list[dict[str, Any]]:
+    """Return the plots of a table that its catalog entry lists under `shown`.
+
+    They are no part of a stage, so that another look at a table is no reason to run one. Their `y`
+    is a column of the table.
+    """
+    return [
+        {f"{name}: {plot['y']}": {**plot, "y": {up + entry["filepath"]: plot["y"]}}}
+        for plot in for_dvc(entry).get("shown", [])
+    ]
 
 
 def render(made: dict[str, Any]) -> str:
     """Return the text of a dvc.yaml."""
     text = yaml.dump(made, Dumper=_Dumper, sort_keys=False, width=100)
     spaced = re.sub(r"\n(  \S)", r"\n\n\1", text).replace(":\n\n", ":\n")
-    return HEADER + spaced.replace("\nartifacts:", "\n\nartifacts:")
+    return HEADER + re.sub(r"\n(plots|artifacts):", r"\n\n\1:", spaced)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -86,7 +104,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _in_order(content: dict[str, Any]) -> Any:
     """Return what two files must have alike, the order of their stages too."""
-    return [(part, list(one.items()) if one else one) for part, one in content.items()]
+    return [
+        (part, list(one.items()) if isinstance(one, dict) else one) for part, one in content.items()
+    ]
 
 
 def _stages_in(path: Path) -> dict[str, Any]:

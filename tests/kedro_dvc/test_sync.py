@@ -123,6 +123,25 @@ def test_the_text_is_the_same_each_time(study):
     assert sync.render(made) == (ROOT / dvc_file(study)).read_text()
 
 
+def test_what_a_table_shows_is_a_plot_of_the_file_and_no_part_of_a_stage():
+    """`paths` of the smoke study lists two under `shown`."""
+    made = sync.document(load_study(ROOT, "smoke"), ROOT / "none")
+
+    table = "../../studies/smoke/data/08_reporting/paths.csv"
+    drawn = [plot for one in made["plots"] for plot in one.values()]
+    assert [plot["y"] for plot in drawn] == [{table: "test_utility"}, {table: "general_loss"}]
+    assert {plot["x"] for plot in drawn} == {"test_forgotten"}
+    assert {"plots", "shown"}.isdisjoint(made["stages"]["compare_methods"])
+
+
+def test_a_study_has_one_file_of_metrics(study):
+    stages = sync.document(load_study(ROOT, study), ROOT / "none")["stages"].values()
+
+    files = [next(iter(one)) for stage in stages for one in stage.get("metrics", [])]
+
+    assert [Path(file).name for file in files] in ([], ["headline.json"])
+
+
 def test_a_frozen_stage_stays_frozen(tmp_path):
     """Of the stages of smoke the one that the file at hand freezes."""
     study, path = load_study(ROOT, "smoke"), tmp_path / "dvc.yaml"
