@@ -45,13 +45,17 @@ class Turn:
             yield
 
     @contextmanager
-    def given_away(self) -> Iterator[None]:
-        """Let others have it inside the context; DVC has unlocked its own lock already."""
+    def given_away(self, locked: bool) -> Iterator[None]:
+        """Let others have it inside the context; DVC may have unlocked its own lock already."""
+        if locked:
+            self._lock.unlock()
         self._turn.release()
         try:
             yield
         finally:
             self._turn.acquire()
+            if locked:
+                self._lock.lock()
 
 
 class StageLocks:
@@ -113,7 +117,7 @@ class Parallel:
         ended, job = None, self._jobs[stage]
         if self._executor.copies:
             job = job._replace(inputs=_read_by(stage))
-        with self.others():
+        with self.others(locked=False):
             try:
                 ended = self._executor.result(self._executor.submit(job))
             finally:
@@ -121,10 +125,14 @@ class Parallel:
         return ended
 
     @contextmanager
-    def others(self) -> Iterator[None]:
-        """Let other stages have their turn inside the context."""
+    def others(self, locked: bool = True) -> Iterator[None]:
+        """Let other stages have their turn inside the context.
+
+        Args:
+            locked: Whether DVC holds its own lock now, which it does not amid a stage's command.
+        """
         assert self._turn is not None
-        with self._turn.given_away():
+        with self._turn.given_away(locked):
             try:
                 yield
             finally:

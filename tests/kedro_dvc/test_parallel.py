@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -43,6 +44,17 @@ from kedro_dvc.run import reproduce
 from tests.kedro_dvc.test_run import Notes
 reproduce(Path.cwd(), ["dvc.yaml"], Notes(), executor=LocalProcesses(Path.cwd(), 2))
 """
+
+
+class Patient(Notes):
+    """A watcher that lets a run wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: list[str] = []
+
+    def waits(self, why: str) -> None:
+        self.reasons.append(why)
 
 
 @pytest.fixture
@@ -166,6 +178,22 @@ def test_ctrl_c_ends_the_stages_and_leaves_dvc_in_order(project):
     assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == ["a"]
 
 
+def test_while_a_stage_waits_for_another_command_others_go_on(project):
+    """Another process seems to write what `a` writes, until it ends; `b` is what ends it."""
+    with subprocess.Popen(["sleep", "60"]) as other:
+        _stages(project, a="echo > a", b=f"echo > b; kill {other.pid}")
+        threading.Thread(target=other.wait, daemon=True).start()  # no zombie is left of it
+        lock = {"write": {str(project / "a"): {"pid": other.pid, "cmd": "dvc"}}, "read": {}}
+        (project / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
+        notes = Patient()
+
+        _run(project, notes=notes, wait=True)
+
+    assert [one.stage for one in notes.outcomes] == ["b", "a"]
+    assert "is busy" in notes.reasons[0]
+
+
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_stage_behind_and_the_next_takes_over(project):
     _stages(
         project, a="echo x >> tried; echo > a", b="echo $$ > pid; sleep $(cat seconds); echo > b"

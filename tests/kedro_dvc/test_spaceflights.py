@@ -151,8 +151,8 @@ def test_a_second_run_of_all_leaves_git_clean(project, command):
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ("fit_price: {gpu: 1}", "nearest: fit_prices"),
-        ("fit_prices: {gpus: 1}", "'gpus' is no resource"),
+        pytest.param("fit_price: {gpu: 1}", "nearest: fit_prices", marks=pytest.mark.slow),
+        pytest.param("fit_prices: {gpus: 1}", "'gpus' is no resource", marks=pytest.mark.slow),
         ("fit_prices: {gpu: 99}", "fit_prices asks for gpu: 99; this machine has "),
     ],
 )

@@ -163,6 +163,8 @@ class LocalProcesses:
             self._stopped = True
             busy = list(self._busy.values())
         for process in busy:
+            process.ask_to_end()
+        for process in busy:
             process.interrupt()
 
     def close(self) -> None:

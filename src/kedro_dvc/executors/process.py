@@ -98,6 +98,10 @@ class Process:
         start = max(self._start, size - TAIL)
         return last_lines(os.pread(self._output.fileno(), size - start, start))
 
+    def ask_to_end(self) -> None:
+        """Stop its job, which may take a moment."""
+        self._process.terminate()
+
     def interrupt(self) -> None:
         """Stop its job; one that does not end soon is killed, with all that it has started."""
         with suppress(psutil.NoSuchProcess):
