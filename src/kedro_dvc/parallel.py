@@ -208,17 +208,19 @@ class Parallel:
                 continue
             stage, outcome = event
             at_work.remove(stage)
+            over = {stage}
             if isinstance(outcome, Exception):
                 failed[stage] = outcome
                 self._has_failure = True
                 if on_error != "fail":
-                    for one in handle_error(graph, on_error, outcome, stage):
-                        waiting.pop(one, None)
+                    over |= handle_error(graph, on_error, outcome, stage)
             elif outcome is not None:
                 done.append(outcome)
-            for one in after[stage]:
-                if one in waiting:
-                    waiting[one].discard(stage)
+            for one in over:
+                waiting.pop(one, None)
+                for later in after[one]:
+                    if later in waiting:
+                        waiting[later].discard(one)
         if failed:
             first = next(iter(failed))
             _raise_error(*((failed[first], first) if on_error == "fail" else (None, *failed)))

@@ -139,6 +139,26 @@ def test_keep_going_leaves_out_what_needs_the_stage_alone(project):
     assert whats == {"train@c2": "ran", "train@b1": "failed", "train@a0": "ran"}
 
 
+def test_a_frozen_stage_does_not_wait_for_what_is_left_out(project):
+    """It reads the output of `middle`, which needs what has failed, and runs without."""
+    stages: dict[str, Any] = {
+        "bad": {"cmd": "exit 1", "outs": ["bad"]},
+        "middle": {"cmd": "cp bad middle", "deps": ["bad"], "outs": ["middle"]},
+        "last": {"cmd": "cp middle last", "deps": ["middle"], "outs": ["last"], "frozen": True},
+    }
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    for name in ("middle", "last"):
+        (project / name).write_text(name)
+    notes = Notes()
+
+    with pytest.raises(ReproductionError, match="bad"):
+        _run(project, notes=notes, on_error="keep-going")
+
+    assert {one.stage: one.what for one in notes.outcomes}["bad"] == "failed"
+    assert "middle" not in notes.begun
+    assert "last" in notes.begun
+
+
 def test_a_process_that_dies_fails_its_stage_by_name_and_the_run_goes_on(project):
     _stages(project, bad="kill -9 $PPID", good="sleep 0.5; echo > good")
     notes = Notes()
