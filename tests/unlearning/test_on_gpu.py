@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from seuf.benchmarks.headline import HeadlineScorer
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.architectures import moe_layers
+from seuf.moe.batches import by_length
 from seuf.moe.digests import sums_of_bits
-from seuf.moe.loading import LanguageModel
+from seuf.moe.loading import LanguageModel, load
 from seuf.moe.loss import mean_nll
+from seuf.moe.routing import capture_routing
 from seuf.unlearning.pilot import choose_layer
 from seuf.unlearning.settings import Method, PilotSettings
 from tests.tiny import tiny_language_model
@@ -133,6 +136,49 @@ def test_a_method_on_another_than_the_current_gpu_gives_the_bytes_of_the_first(n
 
     assert [row["loss"] for row in log] == [row["loss"] for row in other_log]
     assert all(torch.equal(other[key].cpu(), changed[key].cpu()) for key in changed)
+
+
+SPREAD = {"head with the input": (0, 1, 1, 1, 0), "upper layer apart": (0, 0, 1, 1, 1)}
+
+
+def over_two_gpus(folder: Path, places: tuple[int, ...]) -> LanguageModel:
+    """Return the model of `on_gpu` with its parts on two GPUs, as accelerate puts them there."""
+    on_gpu("cpu").save(folder)
+    parts = ["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "lm_head"]
+    device_map: dict[str, str | int] = {**dict(zip(parts, places, strict=True))}
+    return load(str(folder), device_map={**device_map, "model.rotary_emb": 0})
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("places", SPREAD.values(), ids=SPREAD)
+@pytest.mark.parametrize("name", ROWS)
+def test_a_method_on_a_model_over_two_gpus_gives_the_bytes_of_one(name, places, tmp_path):
+    """Norms of gradients over two GPUs are added in another order: whole models only come close."""
+    spread = over_two_gpus(tmp_path, places)
+    before = sums_of_bits(spread.model)
+
+    log, changed = taken(on_gpu(), name)
+    other_log, other = taken(spread, name)
+
+    assert other.keys() == changed.keys()
+    if len({layer for layer, _ in ROWS[name][1]}) == 1:
+        assert [row["loss"] for row in other_log] == [row["loss"] for row in log]
+        assert all(torch.equal(other[key].cpu(), changed[key].cpu()) for key in changed)
+    else:
+        losses = [row["loss"] for row in log[1:]]
+        assert [row["loss"] for row in other_log[1:]] == pytest.approx(losses, rel=0.05, abs=0.05)
+    assert sums_of_bits(spread.model) == before
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("places", SPREAD.values(), ids=SPREAD)
+def test_routing_is_captured_over_two_gpus_as_on_one(places, tmp_path):
+    one, other = (
+        capture_routing(base.model, by_length(FORGET, 2, base.padding))
+        for base in (on_gpu(), over_two_gpus(tmp_path, places))
+    )
+
+    assert torch.equal(one.affinity, other.affinity)
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])

@@ -16,6 +16,7 @@ import torch
 
 from seuf.inputs import InputError
 from seuf.moe.batches import Batch
+from seuf.moe.sharding import ranks
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -76,6 +77,11 @@ class Backoff:
         gc.collect(1)  # the youngest objects; a full collection takes seconds
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if ranks() > 1:  # others would wait for passes that are not made here
+            raise InputError(
+                f"Memory ran out in one of the processes that share the model ({problem}): lower "
+                f"evaluation.batch_size and unlearning.batch_size, or {self.advice}."
+            )
         if tried == 1:
             raise InputError(f"Not even one sample fits in memory ({problem}): {self.advice}.")
         self.most = tried // 2

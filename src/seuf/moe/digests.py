@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from seuf.moe.forward import is_offloaded, stored_tensor
 from seuf.moe.names import empty_checkpoint, to_checkpoint, weight_names
+from seuf.moe.sharding import own
 
 QUEUE = 64  # tensors that may wait to be hashed
 CHUNK = 1 << 22  # numbers that are weighted at once
@@ -135,11 +136,11 @@ def digest_of_lines(lines: Iterable[str]) -> str:
 def sums_of_bits(model: nn.Module) -> dict[str, int | None]:
     """Return the `sum_of_bits` of each tensor by name, buffers that no checkpoint holds included.
 
-    None if a tensor is offloaded.
+    None if a tensor is offloaded. Of a model that processes share, each sums its own part.
     """
     state = model.state_dict()
     tensors = {name: state[name] for name in weight_names(model)} | dict(model.named_buffers())
-    numbers = iter(integers(sum_of_bits(t) for t in tensors.values() if not t.is_meta))
+    numbers = iter(integers(sum_of_bits(own(t)) for t in tensors.values() if not t.is_meta))
     return {name: None if tensor.is_meta else next(numbers) for name, tensor in tensors.items()}
 
 

@@ -21,6 +21,7 @@ from accelerate.hooks import AlignDevicesHook, SequentialHook
 from torch import Tensor, nn
 
 from seuf.moe.architectures import decoder, decoder_layer, moe_layers
+from seuf.moe.sharding import settle, whole
 
 COMPILED_VARIANTS = 64  # of one module: kinds of layers, with and without gradients
 
@@ -64,6 +65,7 @@ def stop_at(module: nn.Module) -> Iterator[Reached]:
             raise
     finally:
         handle.remove()
+        settle()
 
 
 @torch.no_grad()
@@ -104,6 +106,7 @@ def hidden_before_each(
     finally:
         for handle in handles:
             handle.remove()
+        settle()
     raise RuntimeError(f"The forward pass did not come to layer {max(layers)}.")
 
 
@@ -229,7 +232,7 @@ def is_offloaded(model: nn.Module) -> bool:
 def stored_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     """Return a tensor of the model's state, from where it is stored if it is offloaded."""
     if not tensor.is_meta:
-        return tensor.detach()
+        return whole(tensor.detach())
     module, _, own = name.rpartition(".")
     for _, hook in _offloading_hooks(model.get_submodule(module), recurse=False):
         return hook.weights_map[own].detach()

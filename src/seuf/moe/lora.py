@@ -27,6 +27,7 @@ from seuf.moe.architectures import MoELayer, decoder, moe_layers
 from seuf.moe.forward import is_offloaded, uncompiled
 from seuf.moe.hub import first_line
 from seuf.moe.names import row_path
+from seuf.moe.sharding import whole
 
 NAME = "default"
 
@@ -125,7 +126,7 @@ def merged(adapters: list[Adapter]) -> Iterator[Merged]:
     That is W + B A, rounded to W's type. The model is left as it is.
     """
     for adapter in adapters:
-        change, weight = adapter.layer.get_delta_weight(NAME), adapter.weight.detach()
+        change, weight = adapter.layer.get_delta_weight(NAME), whole(adapter.weight.detach())
         parts = [(adapter.name, weight, change)]
         if weight.dim() > 2:
             rows = enumerate(zip(weight, change, strict=True))

@@ -80,9 +80,13 @@ def to_checkpoint(model: Any, path: str, tensor: Tensor) -> dict[str, Tensor]:
 def empty_checkpoint(model: Any) -> dict[str, Tensor]:
     """Return, by key, what a checkpoint of the model holds: types and shapes without values."""
     tensors = model.state_dict()
-    empty = {name: torch.empty_like(tensors[name], device="meta") for name in weight_names(model)}
+    empty = {name: _empty(tensors[name]) for name in weight_names(model)}
     parts = (to_checkpoint(model, name, tensor) for name, tensor in empty.items())
     return {key: tensor for part in parts for key, tensor in part.items()}
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def paths_of_keys(model: nn.Module, keys: Iterable[str]) -> dict[str, list[str]]:
@@ -94,7 +98,7 @@ def paths_of_keys(model: nn.Module, keys: Iterable[str]) -> dict[str, list[str]]
     if model not in _keys_by_path:
         rows, tensors, table = rows_of_experts(model), model.state_dict(), {}
         for name in weight_names(model):
-            empty = torch.empty_like(tensors[name], device="meta")
+            empty = _empty(tensors[name])
             parts = {row_path(name, row): empty[row] for row in range(rows.get(name, 0))}
             for path, part in (parts or {name: empty}).items():
                 table[path] = list(to_checkpoint(model, path, part))

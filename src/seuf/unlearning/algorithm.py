@@ -37,6 +37,7 @@ from seuf.moe.deltas import Delta
 from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
 from seuf.moe.loading import LanguageModel
+from seuf.moe.sharding import ranks, total
 from seuf.moe.threads import threads
 from seuf.unlearning.anchor import Anchor
 from seuf.unlearning.evaluations import (
@@ -52,7 +53,13 @@ from seuf.unlearning.objectives import OBJECTIVES, is_steered
 from seuf.unlearning.recording import RecordedStep
 from seuf.unlearning.routing_aware import hold_routers
 from seuf.unlearning.scopes import Deletion, Scope, open_scope
-from seuf.unlearning.settings import Experts, Method, UnlearningSettings, check_steered_layer
+from seuf.unlearning.settings import (
+    Experts,
+    Method,
+    UnlearningSettings,
+    check_steered_layer,
+    sharing,
+)
 
 log = logging.getLogger(__name__)
 # Not split by itself: how it is split decides the last bits.
@@ -108,6 +115,7 @@ def unlearn(
     if method.scope == "nothing":
         return Unlearned(Delta({}, digest, checkpoint_dtypes(model)), [], 0.0)
     check_samples(forget, retain)
+    check_shared(method, settings)
     with ExitStack() as stack:
         stack.callback(check_unchanged, model, digest)
         stack.enter_context(threads(settings.threads))
@@ -175,7 +183,8 @@ def eq4_step(
     """Return what one step does: min l_f(D_f) + lambda l_r(D_r) + alpha L_anchor, Eq. 4, by AdamW.
 
     The batch passes in micro-batches where it does not fit in memory: each adds its part to means
-    over the whole batch, so that losses and gradients are the whole batch's, to rounding.
+    over the whole batch, so that losses and gradients are the whole batch's, to rounding. So do
+    processes that share the model (`seuf.moe.sharding`).
 
     The step returns `STEP_NUMBERS`, (3,): the objective, the weighted anchor loss, and the norm of
     the gradient before it is clipped.
@@ -203,12 +212,12 @@ def eq4_step(
             (loss + anchoring).backward()
             scope.gradients_to_masters()
             losses.append(torch.stack([loss.detach(), anchoring.detach()]))
-        norm = nn.utils.clip_grad_norm_(masters, settings.gradient_clip)
+        norm = scope.clip_gradients(settings.gradient_clip)
         optimizer.step()
         scope.note_changes()
         scope.write_back()
         scope.clear_gradients()
-        return torch.cat([torch.stack(losses).sum(0).to(norm.device), norm[None]])
+        return torch.cat([total(torch.stack(losses).sum(0)).to(norm.device), norm[None]])
 
     return step
 
@@ -307,6 +316,20 @@ def check_samples(forget: Sequence[Sequence[int]], retain: Sequence[Sequence[int
     for name, samples in (("forget", forget), ("retain", retain)):
         if not samples or min(map(len, samples)) < 2:
             raise InputError(f"The {name} set has no sample, or one of fewer than two tokens.")
+
+
+def check_shared(method: Method, settings: UnlearningSettings) -> None:
+    """Raise if not as many processes share the model as the settings say.
+
+    Raises:
+        InputError: With both numbers.
+    """
+    if (wanted := sharing(method, settings)) != ranks():
+        raise InputError(
+            f"unlearning.sharded wants {wanted} processes to share the model of a method of scope "
+            f"{method.scope!r}, and {ranks()} do: a study's stages start them, a study of spread "
+            "and Python code do not; set it to 1 there."
+        )
 
 
 def steered_layer(

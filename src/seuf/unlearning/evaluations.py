@@ -17,6 +17,7 @@ from seuf.forgetting import ROUNDING, preference, share_forgotten
 from seuf.inputs import InputError
 from seuf.moe.activations import SharedPrefix
 from seuf.moe.loading import LanguageModel
+from seuf.moe.sharding import agreed
 from seuf.moe.stability import RoutingProbe, first_tokens
 from seuf.unlearning.scopes import Scope
 from seuf.unlearning.settings import UnlearningSettings
@@ -184,7 +185,7 @@ class Looks:
         def evaluate() -> tuple[Evaluation, dict[str, float]]:
             before = scope.sums_of_bits()
             with self.shared:
-                evaluation, overlap = self.judge(self.model), probe.overlap(self.model)
+                evaluation, overlap = agreed((self.judge(self.model), probe.overlap(self.model)))
             check_evaluation(evaluation)
             after = scope.sums_of_bits()
             if changed := [path for path in before if before[path] != after[path]]:

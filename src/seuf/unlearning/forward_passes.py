@@ -30,6 +30,7 @@ from seuf.moe.forward import frozen_prefix, hidden_before_each, stop_after
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import Logits, output_head
 from seuf.moe.routing import skip_packed_sequence_check
+from seuf.moe.sharding import own_rows
 from seuf.unlearning.objectives import (
     Counts,
     Hidden,
@@ -233,13 +234,17 @@ class ForwardPasses:
         return torch.stack([self.reference_nll[position] for position in positions])
 
     def micro_batches(self, batch: StepBatch) -> Iterator[StepBatch]:
-        """Yield a step's batch in parts that pass the model at once; often it is the one part."""
+        """Yield a step's batch in parts that pass the model at once; often it is the one part.
+
+        Of a model that several processes share each passes samples of its own.
+        """
         size = len(batch.input_ids) // len(self.sets)
         if size <= self.at_once:
             yield batch
             return
-        for start in range(0, size, self.at_once):
-            yield batch.part(slice(start, start + self.at_once), size)
+        own = own_rows(size)
+        for start in range(own.start, own.stop, self.at_once):
+            yield batch.part(slice(start, min(start + self.at_once, own.stop)), size)
 
     def objective_inputs(self, batch: StepBatch, whole: StepBatch | None = None) -> dict[str, Any]:
         """Return what the objective is made of, by the names in `objectives.OBJECTIVE_INPUTS`.

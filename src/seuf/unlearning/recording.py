@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from seuf.moe.sharding import ranks
 from seuf.unlearning.scopes import Scope
 
 WARM_UP = 3  # steps before the recording: libraries set themselves up in the first ones
@@ -48,7 +49,8 @@ class RecordedStep:
         devices = {parameter.device for parameter in scope.model.parameters()}
         # Kernels of a graph run in one stream, and a stream belongs to one device.
         self.device = devices.pop() if len(devices) == 1 else None
-        self.enabled = enabled and self.device is not None and self.device.type == "cuda"
+        on_one_gpu = self.device is not None and self.device.type == "cuda" and ranks() == 1
+        self.enabled = enabled and on_one_gpu
         # One stream throughout: a gradient's node remembers the one that it was made on.
         self.stream: Any = _stream_of(self.device) if self.enabled else None
 

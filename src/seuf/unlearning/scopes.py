@@ -25,6 +25,7 @@ from seuf.moe.experts import ExpertSlice
 from seuf.moe.forward import is_offloaded
 from seuf.moe.lora import Adapter, adapted, merged, parameters_of
 from seuf.moe.names import row_path, rows_of_experts, same_bits, split_row, tensor_at
+from seuf.moe.sharding import Shard, clip_gradients, rank, ranks, settle
 from seuf.unlearning.settings import Experts, Method
 
 
@@ -32,7 +33,8 @@ class Scope:
     """The tensors in training, by parameter path, and the float32 copies the optimizer works on.
 
     Inside the context only these tensors get gradients. Small updates vanish in bfloat16, so a
-    tensor of a coarser type than float32 has a float32 master; `write_back` copies it.
+    tensor of a coarser type than float32 has a float32 master; `write_back` copies it. Of a model
+    that several processes share each updates its own part of every tensor.
 
     Args:
         model: The model.
@@ -53,10 +55,12 @@ class Scope:
         self.model, self.whole, self.row_masks = model, whole, row_masks or {}
         self.projections: dict[str, tuple[Tensor, Tensor]] = {}  # where each began; (d, d) or 0
         self.first_layer, self.slices = first_layer, [part for _, part in slices]
-        self.trained: dict[str, Tensor] = dict(whole)
+        self.shards = {name: Shard(p) for name, p in whole.items()} if ranks() > 1 else {}
+        views = {name: shard.view for name, shard in self.shards.items()}
+        self.trained: dict[str, Tensor] = {**whole, **views}
         self.masters: dict[str, Tensor] = {
-            name: nn.Parameter(p.detach().float()) if p.dtype.itemsize < 4 else p
-            for name, p in whole.items()
+            name: nn.Parameter(p.detach().float()) if p.dtype.itemsize < 4 or self.shards else p
+            for name, p in self.trained.items()
         }
         for module, part in slices:
             for name, tensor in part.tensors.items():
@@ -91,7 +95,8 @@ class Scope:
     def gradients_to_masters(self) -> list[Tensor]:
         """Hand each tensor's gradient to its master, which adds it up; return the masters."""
         for name, parameter in self.whole.items():
-            gradient, master = parameter.grad, self.masters[name]
+            shard, master = self.shards.get(name), self.masters[name]
+            gradient = parameter.grad if shard is None else shard.gradient()
             if gradient is not None and name in self.row_masks:
                 gradient.mul_(self.row_masks[name])
             if gradient is not None and master is not parameter:
@@ -102,16 +107,22 @@ class Scope:
                 master.grad = _projected(master.grad, self.projections[name][1])
         return list(self.masters.values())
 
+    def clip_gradients(self, largest: float) -> Tensor:
+        """Scale the masters' gradients to a norm of at most `largest`; return what it was."""
+        return clip_gradients(list(self.masters.values()), largest)
+
     @torch.no_grad()
     def write_back(self) -> None:
         """Copy the masters, rounded, into the model, after what they have changed by is held."""
+        settle()
         for name, (start, projection) in self.projections.items():
             # AdamW scales each element, so that its step leaves the gradient's subspace
             master = self.masters[name]
             master.copy_(start + _projected(master - start, projection))
-        for name, parameter in self.whole.items():
-            if self.masters[name] is not parameter:
-                parameter.copy_(self.masters[name])
+        for name in self.whole:
+            if self.masters[name] is not self.trained[name]:
+                self.trained[name].copy_(self.masters[name])
+        self._send()
         for part in self.slices:
             part.write_back()
 
@@ -137,15 +148,27 @@ class Scope:
     @torch.no_grad()
     def restore(self, snapshot: dict[str, Tensor]) -> None:
         """Put a snapshot back into the model and the masters."""
+        settle()
         for path, value in snapshot.items():
             self.trained[path].copy_(value)
             self.masters[path].copy_(value)
+        self._send()
+
+    def _send(self) -> None:
+        """Let other processes have what was written to tensors that they hold too."""
+        for shard in self.shards.values():
+            shard.send()
 
     def changed(self, original: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return copies of what differs bit by bit from a snapshot, fused experts one by one."""
         rows, changed = rows_of_experts(self.model), dict[str, Tensor]()
         for path, before in original.items():
-            now = tensor_at(self.model, path)
+            if shard := self.shards.get(path):  # one tensor at a time, kept by the first process
+                now, before = shard.whole(shard.view).cpu(), shard.whole(before).cpu()
+                if rank():
+                    continue
+            else:
+                now = tensor_at(self.model, path)
             pairs = {path: (now, before)}
             if path in rows:
                 pairs = {row_path(path, e): (now[e], before[e]) for e in range(rows[path])}
@@ -158,7 +181,8 @@ class Scope:
         """Return the share of the model's parameters that are in training."""
         total = sum(parameter.numel() for parameter in self.model.parameters())
         rows = {name: mask.float().mean().item() for name, mask in self.row_masks.items()}
-        return sum(t.numel() * rows.get(name, 1.0) for name, t in self.trained.items()) / total
+        trained = {**self.trained, **self.whole}  # whole, where this process has a part
+        return sum(t.numel() * rows.get(name, 1.0) for name, t in trained.items()) / total
 
 
 class LoraScope(Scope):
@@ -180,11 +204,15 @@ class LoraScope(Scope):
     def changed(self, original: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what the adapters change when merged, by parameter path, in CPU memory."""
         parts = merged(self.adapters)
-        return {one.path: one.tensor.cpu() for one in parts if not same_bits(one.tensor, one.base)}
+        return {
+            one.path: one.tensor.cpu()
+            for one in parts
+            if rank() == 0 and not same_bits(one.tensor, one.base)
+        }
 
     def trained_share(self) -> float:
         """Return how many parameters the adapters have, as a share of the model's own."""
-        own = sum(tensor.numel() for tensor in self.trained.values())
+        own = sum(tensor.numel() for tensor in self.whole.values())
         return own / (sum(parameter.numel() for parameter in self.model.parameters()) - own)
 
 

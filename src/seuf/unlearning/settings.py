@@ -193,6 +193,8 @@ class UnlearningSettings(Settings):
         refusals: Sentences that DPO prefers to what is to be forgotten, paired with the texts by
             the seed; TOFU has a hundred of its own, `idontknow.jsonl` of locuslab/tofu.
         threads: CPU threads; the number decides the last bits of every sum.
+        sharded: Processes, each with a GPU of its own if there are any, that share the model where
+            all of it is trained: scopes `everything` and `lora`. See docs/scaling.md.
         objectives: Numbers of the objectives.
     """
 
@@ -211,6 +213,7 @@ class UnlearningSettings(Settings):
     cuda_graph: bool = True
     refusals: Annotated[list[str], Field(min_length=1)] = REFUSALS
     threads: Annotated[int, Field(gt=0)] = 2
+    sharded: Annotated[int, Field(gt=0)] = 1
     objectives: ObjectiveSettings = ObjectiveSettings()
 
     @model_validator(mode="after")
@@ -299,18 +302,31 @@ class ReplicationSettings(Settings):
         return self
 
 
+def sharing(method: Method, settings: UnlearningSettings) -> int:
+    """Return how many processes share the model in a method's training."""
+    return settings.sharded if method.scope in ("everything", "lora") else 1
+
+
 def samples_at_once(method: Method, settings: UnlearningSettings) -> int:
     """Return how many samples of each set pass the model at once in a method's step.
 
     Raises:
-        InputError: If that is a part of the batch, and the objective has no value on parts.
+        InputError: If that is a part of the batch, and the objective has no value on parts; or if
+            processes cannot share the batch.
     """
-    whole = method.batch_size or settings.batch_size
-    size = min(whole, method.micro_batch_size or settings.micro_batch_size or whole)
+    whole, processes = method.batch_size or settings.batch_size, sharing(method, settings)
+    if whole % processes:
+        raise InputError(
+            f"{processes} processes share a step (unlearning.sharded), and its batch_size, "
+            f"{whole}, is no multiple of that: set either."
+        )
+    own = whole // processes
+    size = min(own, method.micro_batch_size or settings.micro_batch_size or own)
     if size < whole and method.objective in NEEDS_WHOLE_BATCH:
         raise InputError(
             f"{method.objective} is no sum over parts of a batch: micro_batch_size is {size} and "
-            f"batch_size {whole}. Set micro_batch_size to null, or lower batch_size."
+            f"batch_size {whole}. Set micro_batch_size to null and sharded to 1, or lower "
+            "batch_size."
         )
     return size
 

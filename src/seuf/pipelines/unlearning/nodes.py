@@ -12,7 +12,7 @@ import pandas as pd
 from seuf.benchmarks.records import prompts_of, texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.settings import Method, UnlearningSettings
+from seuf.unlearning.settings import Method, UnlearningSettings, sharing
 
 if TYPE_CHECKING:
     from seuf.unlearning.evaluations import Evaluation, Judge
@@ -33,6 +33,37 @@ def unlearn(
     seed: int,
 ) -> tuple[Any, pd.DataFrame, dict[str, float]]:
     """Unlearn the forget set by one method; keep the changed tensors of its best checkpoint."""
+    given: dict[str, Any] = {
+        "selected_experts": selected_experts,
+        "forget_set": forget_set,
+        "retain_set": retain_set,
+        "questions": questions,
+        "general_texts": general_texts,
+        "method": method,
+        "unlearning": unlearning,
+        "evaluation": evaluation,
+        "seed": seed,
+    }
+    if sharing(method, unlearning) > 1:
+        from seuf.pipelines.unlearning.sharded import in_processes
+
+        return in_processes(base_model, given, unlearning.sharded)
+    return unlearn_here(base_model, **given)
+
+
+def unlearn_here(
+    base_model: LanguageModel,
+    selected_experts: dict[str, Any],
+    forget_set: Records,
+    retain_set: Records,
+    questions: Records,
+    general_texts: Records,
+    method: Method,
+    unlearning: UnlearningSettings,
+    evaluation: ScoringSettings,
+    seed: int,
+) -> tuple[Any, pd.DataFrame, dict[str, float]]:
+    """Unlearn in this process, or in this one among those that share the model."""
     from seuf.unlearning import algorithm
     from seuf.unlearning.evaluations import LOG_COLUMNS
 
