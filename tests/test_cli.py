@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,12 @@ def test_repro_ends_with_the_table():
     )
 
     assert planned.stdout.splitlines()[-1] == "kedro show --env smoke"
+
+
+def test_running_the_package_says_what_to_do():
+    told = subprocess.run(
+        [sys.executable, "-m", "seuf"], capture_output=True, text=True, check=True
+    )
+
+    assert "make repro" in told.stdout
+    assert "torch" not in told.stderr

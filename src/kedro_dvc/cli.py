@@ -171,7 +171,9 @@ def run(
         click.echo(f"{count} unchanged")
         return
 
-    from kedro_dvc.records import check_repository
+    if sys.stdout.isatty() and not plain:
+        click.echo(f"reading {file} and what is there")  # some seconds, DVC's imports among them
+    from kedro_dvc.records import check_repository, stage_records
     from kedro_dvc.run import reproduce
     from kedro_dvc.watch import summary, watching
 
@@ -179,7 +181,8 @@ def run(
     stages = [target if ".yaml" in target else f"{file}:{target}" for target in targets]
     on_error = "keep-going" if how.pop("keep_going") else "fail"
     start = time.perf_counter()
-    with _cause_alone(), watching(plain) as watcher:
+    recorded = {one["node"]: one["seconds"] for one in stage_records(project, env)}
+    with _cause_alone(), watching(plain, recorded) as watcher:
         executor = _executor(project, place, jobs, isolate, address, slurm, copy, dirty)
         stages = stages or [file]
         reproduce(project, stages, watcher, isolate, wait, executor, on_error=on_error, **how)

@@ -2,7 +2,7 @@
 
 While the screen is there, all that is written to the terminal goes to a temporary file instead, by
 Python or not. Its last line is shown below the table; of a stage that fails, its last lines stay.
-Warnings stay, too.
+Warnings stay, too. Where there is no screen, as in a log, a line each minute names what is at work.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO
 
@@ -28,24 +29,33 @@ from kedro_dvc.run import Outcome
 STYLES = {"unchanged": "dim", "restored": "cyan", "ran": "green", "failed": "bold red"}
 GIGABYTE = 1e9
 SHOWN = 40  # lines of a stage that fails
+BEAT = 60.0  # seconds between two lines on a stage that is at work, in a log
 TAIL = 1 << 14  # bytes in which these are looked for
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BREAKS = re.compile(r"[\r\n]+")
 
 
 @contextmanager
-def watching(plain: bool = False) -> Iterator[Lines]:
-    """Yield the watcher of a run: a screen on a terminal, else lines, or if `plain`."""
+def watching(plain: bool = False, recorded: Mapping[str, float] | None = None) -> Iterator[Lines]:
+    """Yield the watcher of a run: a screen on a terminal, else lines, or if `plain`.
+
+    Args:
+        plain: Print lines on a terminal, too.
+        recorded: Seconds that stages once took, by node; what is left is told from them.
+    """
     logging.getLogger("dvc").setLevel(logging.WARNING)
+    logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)  # no bars of what DVC hashes
     has_screen = sys.stdout.isatty() and not plain and sys.platform != "win32"
     if not has_screen or not sys.stderr.isatty():
         logging.getLogger("kedro").setLevel(logging.WARNING)
     if not has_screen:
-        yield Lines(Console())
+        lines = Lines(Console(), recorded)
+        with lines.beating():
+            yield lines
         return
     with tempfile.TemporaryFile() as output, _redirected(output) as terminal:
         console = Console(file=terminal)
-        screen = Screen(console, output)
+        screen = Screen(console, output, recorded)
         live = Live(screen, console=console, redirect_stdout=False, redirect_stderr=False)
         with live, _Warnings(console).shown():
             yield screen
@@ -99,10 +109,17 @@ class _Warnings(logging.Handler):
 
 
 class Lines:
-    """One line for each stage that DVC is done with."""
+    """One line for each stage that DVC is done with.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: Where they go.
+        recorded: Seconds that stages once took, by node.
+    """
+
+    def __init__(self, console: Console, recorded: Mapping[str, float] | None = None) -> None:
         self.outcomes: list[Outcome] = []
+        self._recorded = recorded or {}
+        self._at_work: dict[str, float] = {}  # the stages, and since when
         self._console, self._width, self._file = console, 0, ""
 
     def planned(self, stages: list[str]) -> None:
@@ -113,6 +130,28 @@ class Lines:
 
     def began(self, stage: str) -> None:
         """Say nothing yet."""
+        self._at_work[stage] = time.perf_counter()
+
+    @contextmanager
+    def beating(self, every: float = BEAT) -> Iterator[None]:
+        """Name the stages at work each minute, so that a log shows that a long one goes on."""
+        end = threading.Event()
+
+        def beat() -> None:
+            while not end.wait(every):
+                for stage, since in list(self._at_work.items()):
+                    text = f"{self._name(stage)} at work for {time.perf_counter() - since:.0f} s"
+                    if seconds := self._recorded.get(_node(stage)):
+                        text += f", recorded with {seconds:.0f} s"
+                    self._console.print(Text(text, "dim"), soft_wrap=True)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
 
     def waits(self, why: str) -> None:
         """Say who is in the way."""
@@ -121,6 +160,7 @@ class Lines:
     def ended(self, outcome: Outcome) -> None:
         """Say what became of a stage, and of one that ran the seconds and the memory."""
         self.outcomes.append(outcome)
+        self._at_work.pop(outcome.stage, None)
         text = f"{self._name(outcome.stage):{self._width}}  {outcome.what:9}"
         if outcome.memory:
             text += f"  {outcome.seconds:7.1f} s  {outcome.memory / GIGABYTE:.2f} GB"
@@ -140,19 +180,24 @@ class Screen(Lines):
     Args:
         console: The terminal.
         output: Where all that stages write goes meanwhile.
+        recorded: See `Lines`.
     """
 
-    def __init__(self, console: Console, output: IO[bytes]) -> None:
-        super().__init__(console)
+    def __init__(
+        self, console: Console, output: IO[bytes], recorded: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__(console, recorded)
+        self._ahead: dict[str, float | None] = {}  # stages not ended, and what each once took
+        self._since = time.perf_counter()
         self._rows: dict[str, list[Outcome]] = {}  # by entry of dvc.yaml
         self._totals: Counter[str] = Counter()
-        self._at_work: dict[str, float] = {}  # the stages, and since when
         self._waits = ""
         self._output, self._start = output, 0
 
     def planned(self, stages: list[str]) -> None:
         """Show all that is ahead."""
         super().planned(stages)
+        self._ahead = {stage: self._recorded.get(_node(stage)) for stage in stages}
         self._rows = {_entry(stage): [] for stage in stages}
         self._totals = Counter(map(_entry, stages))
 
@@ -173,6 +218,7 @@ class Screen(Lines):
             text = outcome.output or "\n".join(self._last_lines()[-SHOWN:])
             self._console.print(Text(text))
         self._at_work.pop(outcome.stage, None)
+        self._ahead.pop(outcome.stage, None)
         self._waits = ""
 
     def __rich__(self) -> Group:
@@ -184,7 +230,22 @@ class Screen(Lines):
         for entry in list(self._rows):
             self._add_row(table, entry)
         status = self._waits or (self._last_lines() or [""])[-1] if self._at_work else ""
-        return Group(table, Text(status, "dim", no_wrap=True, overflow="ellipsis"))
+        return Group(
+            table, Text(self._total()), Text(status, "dim", no_wrap=True, overflow="ellipsis")
+        )
+
+    def _total(self) -> str:
+        """Return how far the run is, and how long the rest took when it was recorded."""
+        stages, seconds = sum(self._totals.values()), time.perf_counter() - self._since
+        text = f"{len(self.outcomes)} of {stages} stages, {seconds:.0f} s"
+        known = {stage: taken for stage, taken in self._ahead.items() if taken is not None}
+        if known:
+            begun = {one: time.perf_counter() - since for one, since in self._at_work.items()}
+            left = sum(max(0.0, taken - begun.get(one, 0.0)) for one, taken in known.items())
+            text += f"; the rest took {left:.0f} s when it was recorded"
+        if known and (new := len(self._ahead) - len(known)):
+            text += f", without {new} not recorded"
+        return text
 
     def _add_row(self, table: Table, entry: str) -> None:
         outcomes, total = list(self._rows[entry]), self._totals[entry]
@@ -217,6 +278,13 @@ def summary(outcomes: list[Outcome], numbers: bool = True) -> str:
     return ", ".join(
         f"{counts[what]} {what}" if numbers else what for what in STYLES if counts[what]
     )
+
+
+def _node(stage: str) -> str:
+    """Return the node that a stage runs, as records name it: `a.train` for `train-2@a`."""
+    name, _, item = stage.rpartition(":")[2].partition("@")
+    name = re.sub(r"-\d+$", "", name)
+    return f"{item}.{name}" if item else name
 
 
 def _entry(stage: str) -> str:

@@ -6,6 +6,7 @@ import os
 import pty
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -115,6 +116,36 @@ def test_a_line_tells_what_became_of_a_stage_and_what_it_took(console):
     ]
 
 
+def test_a_log_names_what_is_at_work(console):
+    """Each hundredth of a second instead of each minute."""
+    lines = Lines(console, {"a.train": 34.0})
+    lines.planned(STAGES)
+    lines.began(STAGES[1])
+    with lines.beating(0.01):
+        time.sleep(0.1)
+    lines.ended(TRAINED)
+    with lines.beating(0.01):
+        time.sleep(0.05)
+
+    told = _text(console)
+    assert told[0] == "train@a at work for 0 s, recorded with 34 s"
+    assert told[-1].startswith("train@a  ran")
+
+
+def test_a_screen_tells_how_long_the_rest_took(console, output):
+    """Of train@a 34 s are recorded and of train-2@b 6; of the report nothing."""
+    stages = [*STAGES[:2], "x/dvc.yaml:train-2@b", STAGES[3]]
+    screen = Screen(console, output, {"prepare": 5.0, "a.train": 34.0, "b.train": 6.0})
+
+    screen.planned(stages)
+    screen.ended(PREPARED)
+
+    assert _drawn(screen)[-2:] == [
+        "1 of 4 stages, 0 s; the rest took 40 s when it was recorded, without 1 not",
+        "recorded",
+    ]
+
+
 def test_stages_of_several_files_keep_their_files(console):
     lines = Lines(console)
     lines.planned(["prepare", STAGES[1]])
@@ -144,6 +175,7 @@ def test_the_screen_shows_all_stages_and_what_is_at_work(console, output):
         ["prepare", "unchanged", "0.1"],
         ["train", "1/2", "▶", "b", "12.3", "1.50"],
         ["report"],
+        ["2", "of", "4", "stages,", "0", "s"],
         ["step", "3", "of", "9"],
     ]
 
