@@ -31,6 +31,7 @@ def made(base: LanguageModel, sharded: int, **of_row: Any) -> Any:
     )
 
 
+@pytest.mark.timeout(900)  # processes import torch, beside others' work
 def test_two_processes_make_the_delta_and_the_log_of_one(language_model):
     (one, log, _), (other, other_log, seconds) = (made(language_model, n) for n in (1, 2))
 
@@ -46,6 +47,7 @@ def test_two_processes_make_the_delta_and_the_log_of_one(language_model):
         pass
 
 
+@pytest.mark.timeout(900)
 def test_what_a_process_says_is_wrong_is_one_line_here(language_model):
     with pytest.raises(InputError, match="there is no layer 7"):
         made(language_model, 2, layers=[7])

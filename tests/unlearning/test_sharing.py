@@ -61,10 +61,11 @@ def check_as_one(case: str, shared: tuple) -> None:
         assert difference < (0.5 if coarse else 5e-3), key
 
 
+@pytest.mark.timeout(900)  # three processes import torch, beside others' work
 def test_two_processes_unlearn_as_one(tmp_path):
-    """All objectives of the paper, a part of the layers, tied weights, adapters, bfloat16."""
-    of_qwen = [f"qwen2_moe/{row}" for row in ROWS]
-    cases = [*of_qwen, "qwen2_moe+tied/gdiff", "qwen2_moe+bfloat16/gdiff", "olmoe/lora"]
+    """A part of the layers, activations, references, adapters, tied weights and bfloat16."""
+    cases = [f"qwen2_moe/{row}" for row in ("npo", "rmu", "upper layer", "lora")]
+    cases += ["qwen2_moe+tied/gdiff", "qwen2_moe+bfloat16/gdiff"]
 
     for case, shared in in_two(tmp_path / "made.pt", cases).items():
         check_as_one(case, shared)
@@ -101,8 +102,18 @@ def test_an_expert_parallel_model_is_refused_by_name(language_model):
         check_not_parallel(language_model.model)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_row_is_shared(tmp_path):
+    cases = [*(f"qwen2_moe/{row}" for row in ROWS), "olmoe/lora"]
+
+    for case, shared in in_two(tmp_path / "made.pt", cases).items():
+        check_as_one(case, shared)
+
+
 @pytest.mark.parametrize("models", [EIGHT, sorted({*ALL} - {*EIGHT})], ids=["eight", "others"])
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_architecture_is_shared(models, tmp_path):
     for case, shared in in_two(tmp_path / "made.pt", [f"{one}/gdiff" for one in models]).items():
         check_as_one(case, shared)
