@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from seuf.inputs import InputError
     from seuf.moe.deltas import Delta, export
     from seuf.moe.loading import LanguageModel, load
-    from seuf.unlearning.algorithm import Unlearned, samples_of, unlearn
+    from seuf.text_judge import unlearn
+    from seuf.unlearning.algorithm import Unlearned, samples_of
     from seuf.unlearning.attribution import RoutingSettings, capture
     from seuf.unlearning.evaluations import Evaluation
     from seuf.unlearning.pilot import LayerChoice, choose_layer
@@ -57,7 +58,8 @@ _MODULES = {
     "seuf.inputs": ["InputError"],
     "seuf.moe.deltas": ["Delta", "export"],
     "seuf.moe.loading": ["LanguageModel", "load"],
-    "seuf.unlearning.algorithm": ["Unlearned", "samples_of", "unlearn"],
+    "seuf.text_judge": ["unlearn"],
+    "seuf.unlearning.algorithm": ["Unlearned", "samples_of"],
     "seuf.unlearning.attribution": ["RoutingSettings", "capture"],
     "seuf.unlearning.evaluations": ["Evaluation"],
     "seuf.unlearning.pilot": ["LayerChoice", "choose_layer"],
