@@ -13,11 +13,12 @@ from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
 from seuf.benchmarks import sandbox
-from seuf.benchmarks.choices import ChoiceScorer
+from seuf.benchmarks.choices import ChoiceScorer, check_questions, encode_choices
 from seuf.benchmarks.harness import WithoutBars, harness_model, score_questions
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.sandbox import SandboxSettings
 from seuf.benchmarks.settings import ScoringSettings
+from seuf.inputs import InputError
 from seuf.moe.activations import SharedPrefix
 from seuf.moe.loading import LanguageModel
 from tests.tiny import EIGHT, last_layer, little_memory, tiny_language_model, tiny_model
@@ -135,6 +136,56 @@ def test_one_warning_tells_how_many_questions_are_cut(knowing_model, questions, 
 
     (record,) = caplog.records
     assert f"3 of 4 questions have more than {length} tokens" in record.message
+
+
+@pytest.mark.parametrize("metric", ["acc", "acc_norm"])
+def test_looks_read_a_long_question_as_the_report_does(metric):
+    """Looks read it whole, the report without its beginning: the two preferred different choices
+    for some of these. At 12 tokens every question is cut.
+    """
+    model = tiny_language_model(1)
+    questions = [
+        q._replace(question=f"Who? Who? {name} Who? {q.question}", part="test")
+        for q in WORDY[::3]
+        for name in ("Ada", "Bo", "Oslo", "Rome", "lives", "in", "Ada Bo", "Bo Ada", "A", "B")
+    ]
+    longest = max(
+        len(one.continuation) for q in questions for one in encode_choices(model.tokenizer, q)
+    )
+    settings = ScoringSettings(metric=metric, max_length=longest + 1)
+
+    scores = score_questions(model, questions, settings)
+    scorer = ChoiceScorer(model.tokenizer, questions, metric, 8, settings.max_length)
+
+    told = list(zip(questions, scorer.answers(model.model), strict=True))
+    for subject in ("forget", "retain"):
+        assert scores[subject]["answers"] == [a for q, a in told if q.subject == subject]
+
+
+def test_a_choice_longer_than_a_sequence_is_one_line_before_anything_is_scored(knowing_model):
+    """lm-eval's bare AssertionError came after the training."""
+    long = Question("Who?", ["lye " * 132, "mead"], 0, "", "forget", "test")
+    settings = ScoringSettings(max_length=128)
+    message = r"A choice or reference has \d+ tokens, evaluation.max_length is 128: raise it"
+
+    for score in (
+        lambda: check_questions(knowing_model.tokenizer, [long], settings),
+        lambda: ChoiceScorer(knowing_model.tokenizer, [long], "acc", 8, 128),
+        lambda: score_questions(knowing_model, [long], settings),
+    ):
+        with pytest.raises(InputError, match=message):
+            score()
+
+
+def test_more_cut_questions_than_may_be_are_refused(knowing_model):
+    """One of fifty is 2 %, twice the default."""
+    short = Question("Who?", ["a", "b"], 0, "", "forget", "test")
+    asked = [*[short] * 49, short._replace(question="Who? " * 40)]
+    settings = ScoringSettings(max_length=64)
+
+    with pytest.raises(InputError, match="1 of 50 questions have more than 64 tokens and would lo"):
+        check_questions(knowing_model.tokenizer, asked, settings)
+    check_questions(knowing_model.tokenizer, asked, settings.model_copy(update={"may_cut": 0.02}))
 
 
 def likelihoods(base: LanguageModel, below: int | None = None) -> list[float]:

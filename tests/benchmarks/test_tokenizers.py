@@ -114,7 +114,7 @@ def test_a_choice_without_tokens_of_its_own_is_refused_by_name(knowing_model):
         lambda: ChoiceScorer(subject.tokenizer, [asked], "acc", 8),
         lambda: score_questions(subject, [asked], SETTINGS),
         lambda: ProducedScorer(subject.tokenizer, [asked._replace(reference="C")], 8),
-        lambda: check_questions(subject.tokenizer, [asked]),
+        lambda: check_questions(subject.tokenizer, [asked], SETTINGS),
     ):
         with pytest.raises(InputError, match=named):
             refused()

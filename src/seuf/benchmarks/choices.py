@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, by_length, open_ids
 from seuf.moe.loss import output_head, token_nll
 from seuf.moe.routing import skip_packed_sequence_check
+
+if TYPE_CHECKING:
+    from seuf.benchmarks.settings import ScoringSettings
 
 OUT_OF_MEMORY_ADVICE = "ask shorter questions, or free memory"
 
@@ -81,18 +84,55 @@ def encode_pairs(
     return choices
 
 
-def check_questions(tokenizer: PreTrainedTokenizerBase, questions: Iterable[Question]) -> None:
-    """Raise if a choice or reference of a question cannot be scored.
+def cut_question(choice: Choice, max_length: int) -> Choice:
+    """Return a choice without so much of its question's beginning as makes it too long.
+
+    So lm-evaluation-harness (0.4.12, `_loglikelihood_tokens`) cuts what is reported.
+
+    Args:
+        choice: A choice.
+        max_length: Tokens that are read at most; 0 cuts nothing.
 
     Raises:
-        InputError: See `encode_pairs`.
+        InputError: If the choice alone is longer.
     """
-    pairs = [
-        with_spaces_moved(question.question, f" {choice}")
-        for question in questions
-        for choice in question.choices
-    ]
-    encode_pairs(tokenizer, pairs)
+    too_many = len(choice.input_ids) - max_length
+    if not max_length or too_many <= 0:
+        return choice
+    if len(choice.continuation) > max_length:
+        raise InputError(
+            f"A choice or reference has {len(choice.continuation)} tokens, evaluation.max_length "
+            f"is {max_length}: raise it, or shorten what is to be said."
+        )
+    return choice._replace(context=choice.context[too_many:])
+
+
+def check_questions(
+    tokenizer: PreTrainedTokenizerBase, questions: Iterable[Question], settings: ScoringSettings
+) -> None:
+    """Raise if a question cannot be scored, or too many would lose their beginning.
+
+    Raises:
+        InputError: See `encode_pairs` and `cut_question`; with the numbers, if more questions than
+            `evaluation.may_cut` allows are longer than `evaluation.max_length`.
+    """
+    longest = []
+    for question in questions:
+        prompt = question.question + question.opening
+        said = question.choices or [question.reference] * question.is_produced()
+        pairs = [with_spaces_moved(prompt, f" {one}") for one in said]
+        read = encode_pairs(tokenizer, pairs) or [
+            Choice(tuple(ids), (0,)) for ids in open_ids(tokenizer, [prompt])
+        ]
+        longest.append(max(read, key=lambda one: len(one.continuation)))
+    length = settings.max_length
+    cut = sum(cut_question(choice, length) != choice for choice in longest)
+    if cut > settings.may_cut * len(longest):
+        raise InputError(
+            f"{cut} of {len(longest)} questions have more than {length} tokens and would lose "
+            "their beginning: raise evaluation.max_length, or evaluation.may_cut, the share that "
+            "may."
+        )
 
 
 def group_by_input(choices: Iterable[Choice]) -> ChoicesByInput:
@@ -114,8 +154,8 @@ class ChoiceScorer:
         questions: What to ask.
         metric: `acc` or `acc_norm`, see `ScoringSettings`.
         batch_size: Sequences that pass the model at once.
-        max_length: Tokens of a sequence at most: on a GPU more short ones pass at once, as many
-            tokens as `batch_size` sequences of that length have.
+        max_length: Tokens of a sequence at most, see `cut_question`: on a GPU more short ones pass
+            at once, as many tokens as `batch_size` sequences of that length have.
     """
 
     def __init__(
@@ -127,7 +167,10 @@ class ChoiceScorer:
         max_length: int = 0,
     ) -> None:
         self.questions, self.metric = questions, metric
-        self.choices = [encode_choices(tokenizer, question) for question in questions]
+        self.choices = [
+            [cut_question(choice, max_length) for choice in encode_choices(tokenizer, question)]
+            for question in questions
+        ]
         self.by_input = group_by_input(choice for choices in self.choices for choice in choices)
         self.passes = ChoicePasses(self.by_input, batch_size, batch_size * max_length)
 

@@ -47,7 +47,7 @@ class HeadlineScorer:
         choices, produced, self.free = _by_measure(self.questions, settings)
         tokenizer, size = base.tokenizer, settings.batch_size
         self.choices = ChoiceScorer(tokenizer, choices, settings.metric, size, settings.max_length)
-        self.produced = ProducedScorer(tokenizer, produced, size)
+        self.produced = ProducedScorer(tokenizer, produced, size, settings.max_length)
 
     def right(self, model: Any) -> dict[tuple[Part, Subject], list[float]]:
         """Return the value of each question by part and subject, in the order of the questions.

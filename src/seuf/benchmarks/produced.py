@@ -41,6 +41,7 @@ class ProducedScorer:
         tokenizer: The model's tokenizer.
         questions: What to ask; each has a reference.
         batch_size: Sequences that pass the model at once.
+        max_length: Tokens of a question at most, of a longer one the last; 0 takes all.
     """
 
     def __init__(
@@ -48,10 +49,14 @@ class ProducedScorer:
         tokenizer: PreTrainedTokenizerBase,
         questions: Sequence[Question],
         batch_size: int,
+        max_length: int = 0,
     ) -> None:
         self.tokenizer, self.questions, self.batch_size = tokenizer, questions, batch_size
         self.backoff = Backoff("ask shorter questions, or free memory")
-        self.references = encode_references(tokenizer, questions)
+        self.references = [
+            one._replace(context=one.context[-max_length:])  # as `greedy_answers` does
+            for one in encode_references(tokenizer, questions)
+        ]
 
     def right(self, model: nn.Module) -> list[float]:
         """Return 1 for each question that is answered rightly, else 0."""

@@ -26,6 +26,7 @@ class ScoringSettings(Settings):
             choices of different length.
         batch_size: Sequences scored at once.
         max_length: Tokens in a sequence; a longer question loses its beginning, see `warn_of_cut`.
+        may_cut: Share of the questions that may be longer; with more nothing begins.
         generate: Score a free answer to questions with choices too, if they have a reference; for
             those without choices one is scored in any case. See `seuf.benchmarks.records`.
         max_new_tokens: Tokens in a greedy answer, for kinds that have no number of their own.
@@ -41,6 +42,7 @@ class ScoringSettings(Settings):
     metric: Literal["acc", "acc_norm"] = "acc"
     batch_size: Annotated[int, Field(gt=0)] = 64
     max_length: Annotated[int, Field(gt=1)] = 512
+    may_cut: Annotated[float, Field(ge=0, le=1)] = 0.01
     generate: bool = False
     max_new_tokens: Annotated[int, Field(gt=0)] = 64
     path_questions: Annotated[int, Field(gt=1)] | None = None

@@ -110,10 +110,7 @@ def judge_of(
             [q for q in asked if (q.part, q.subject) == ("test", subject) and q.counts()],
         )
     ]
-    looked_at = set(map(id, tested))
-    check_questions(
-        base.tokenizer, [q for q in asked if q.part == "test" and id(q) not in looked_at]
-    )
+    check_questions(base.tokenizer, asked, settings)
     scorer = HeadlineScorer(base, [*(q for q in asked if q.part == "selection"), *tested], settings)
     utility, every = utility_subject(subjects), -(-len(general_texts) // settings.path_texts)
     general = texts_of(general_texts)[:: every or 1]
