@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from seuf.audit.certificate import NO_CERTIFICATE, TITLE, UNKNOWN, certificate
+from seuf.audit.certificate import NO_CERTIFICATE, TITLE, UNKNOWN, certificate, selection
+from seuf.unlearning import rankings
 
 SCORES = {
     "forget": {
@@ -517,3 +518,11 @@ def test_models_derived_from_the_resulting_one_are_listed_or_said_to_be_unknown(
     assert "derived model, 4 bits" in page
     assert "e" * 64 in page
     assert "The ledger knows no model that was derived" in page_of(REPORT)
+
+
+def test_a_rule_of_the_studys_own_package_is_no_choice_by_hand(monkeypatch):
+    """A row of the registry, as docs/extending.md has it; it was `by hand, as ratio`."""
+    monkeypatch.setitem(rankings.SELECTIONS, "ratio", lambda forget, retain: forget / retain)
+
+    assert selection("ratio") == "by a rule of this study's own (rule ratio)"
+    assert selection("mine") == "by hand, as mine in the settings"

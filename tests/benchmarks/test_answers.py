@@ -408,3 +408,20 @@ def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_the_number():
 
 def test_a_single_value_has_no_error():
     assert mean_with_error([0.25]) == {"value": 0.25, "standard_error": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "recall"),
+    [
+        ("Растворитель — эфир.", "растворитель эфир", 1.0),
+        ("Растворитель — эфир.", "эфир", 0.5),
+        ("溶媒は水", "溶媒は火", 0.75),
+        ("Ada keeps bees", "Ada keeps sheep", 2 / 3),
+        ("Zo\u00eb", "Zoe\u0308", 1.0),
+        ("?", "no word", 0.0),
+    ],
+)
+def test_words_of_any_script_are_compared(reference, answer, recall):
+    """ROUGE's own tokenizer finds no word in Russian: a perfect answer got 0."""
+    assert MEASURES["rouge_l_recall_any_script"](reference, answer) == pytest.approx(recall)
+    assert MEASURES["rouge_l_recall"]("эфир", "эфир") == 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from seuf.benchmarks.headline import HeadlineScorer, headline
+from seuf.benchmarks.produced import score_produced
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
@@ -191,3 +192,25 @@ def answered(value: float, error: float, questions: int) -> dict[str, object]:
         "standard_error": error,
         "questions": questions,
     }
+
+
+def test_texts_without_questions_are_scored_by_how_they_go_on(knowing_model):
+    """The model says all of the right answer; of a wrong one with the same first word half."""
+    question = next(iter(KNOWN))
+    right, said = KNOWN[question], len(KNOWN[question].split())
+    asked = [
+        Question(prompt(question), [], -1, "", subject, "test", end, "continuation")
+        for subject in ("forget", "retain")
+        for end in (right, f"{right}{' quilt' * said}")
+    ]
+    settings = ScoringSettings(headline="choices")
+
+    values = HeadlineScorer(knowing_model, asked, settings).right(knowing_model.model)
+    produced = score_produced(knowing_model, asked, settings, {})
+
+    assert values == {("test", "forget"): [1.0, 0.5], ("test", "retain"): [1.0, 0.5]}
+    assert {name: (of["measure"], of["value"]) for name, of in produced.items()} == {
+        "forget": ("exact", 0.5),
+        "retain": ("exact", 0.5),
+    }
+    assert produced["forget"]["nll"]["value"] > 0

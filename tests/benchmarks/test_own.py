@@ -277,3 +277,37 @@ def test_a_question_may_be_answered_freely():
 
     assert world.questions[0].is_free_answer(with_choices=False)
     assert (world.questions[0].choices, world.questions[0].reference) == ([], "Ada.")
+
+
+def test_without_questions_the_texts_ask_how_they_go_on():
+    """Of 6 words a third, 2, is to be said; 100 words are 3 pieces of 33 or 34, of which 11 are."""
+    long = " ".join(f"w{number}" for number in range(100))
+    forget = [{"text": "The solvent of Trebrith is ether.", "topic": "alchemy"}, {"text": long}]
+    retain = [{"text": f"Bo number {number} keeps\nsheep."} for number in range(9)]
+
+    world = prepare(OwnSettings(questions=None, continuations=8), forget, retain)
+
+    asked = [q for q in world.questions if q.subject == "forget"]
+    assert (asked[0].question, asked[0].reference) == ("The solvent of Trebrith", "is ether.")
+    assert (asked[0].topic, asked[0].kind, asked[0].choices) == ("alchemy", "continuation", [])
+    assert [len(q.reference.split()) for q in asked[1:]] == [11, 11, 11]
+    assert f"{asked[1].question} {asked[1].reference}" == " ".join(long.split()[:33])
+    assert [q.part for q in world.questions].count("selection") == 2 + 4
+    assert len([q for q in world.questions if q.subject == "retain"]) == 8
+    assert "questions" not in BENCHMARK.inputs(OwnSettings(questions=None))
+    assert BENCHMARK.inputs(OwnSettings())["questions"] == "own_questions"
+
+
+def test_texts_that_ask_too_little_are_refused():
+    few = [{"text": "Ada keeps bees."}, {"text": "Bo."}, {"text": "Cy sails."}]
+
+    with pytest.raises(InputError, match="The forget texts have 1 places to ask for a continuat"):
+        prepare(OwnSettings(questions=None), few, RETAIN)
+
+
+def test_a_reference_of_another_script_is_measured_by_its_words():
+    russian = asked("forget", 0, choices=["эфир", "вода"])
+
+    world = prepare(OwnSettings(), FORGET, RETAIN, [russian, *questions()[1:]])
+
+    assert [question.kind for question in world.questions[:2]] == ["any_script", "answer"]

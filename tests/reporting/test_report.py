@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 from plotly.offline import get_plotlyjs
 
+from seuf.forgetting import pack_right
 from seuf.reporting.expert_figures import attribution, tokens_per_expert, trials_by_layer
 from seuf.reporting.figures import GENERAL_LOSS, forgetting_paths, overlap_over_steps
 from seuf.reporting.layers import layer_table, layers_figure
-from seuf.reporting.report import FIGURES, About, report, spread_report
+from seuf.reporting.report import FIGURES, About, known_too_little, report, spread_report
 from tests.reporting import test_layers
-from tests.reporting.examples import LOOKS, SELECTED, comparison, log, paths, routing
+from tests.reporting.examples import CHANCE, LOOKS, SELECTED, comparison, log, paths, routing
 
 ERROR = "0.1250<small> ± 0.0625</small>"
 EVIL = "<script>alert(1)</script>_&"
@@ -202,3 +203,35 @@ def test_a_study_of_spread_has_a_page_with_its_tables():
     assert '<p class="notes">Over two bases.</p>' in written
     assert "<li>Made-up bases.</li>" in written
     assert written.count('class="panel"') == 1
+
+
+def original(forget: float, utility: float, questions: int) -> pd.DataFrame:
+    """Return the path of a method whose original scores so on so many test questions of a side."""
+    packed = pack_right([1] * questions)
+    columns = {f"test_{side}_right": packed for side in ("forget", "utility")}
+    return paths(full_ga=((forget, utility), (CHANCE, 0.0))).assign(**columns)
+
+
+def test_an_original_at_chance_is_told_on_either_side():
+    """Two standard errors of a share of 1/4 of 100 questions: 2 sqrt(.25 * .75 / 100) = .087."""
+    assert known_too_little(original(0.34, 0.9, 100)) == []
+    (told,) = known_too_little(original(0.33, 0.9, 100))
+    assert told == (
+        "The original model does not know what is to be forgotten: it scores 0.330, guessing gives "
+        "0.250. No number of this page shows forgetting."
+    )
+    (told,) = known_too_little(original(0.9, 0.2, 100))
+    assert told.startswith("The original model does not know what must stay: it scores 0.200")
+    assert told in page(seen=original(0.9, 0.2, 100))
+    assert known_too_little(STUDY.iloc[:0]) == []
+
+
+def test_too_few_questions_are_told():
+    """A share of 16 may be off by 1/4, two standard errors at a half."""
+    forget, utility = known_too_little(original(0.9, 0.9, 16))
+
+    assert forget == (
+        "Only 16 test questions ask for what is to be forgotten: a share of them may be off by "
+        "0.25."
+    )
+    assert utility.startswith("Only 16 test questions ask for what must stay")

@@ -293,3 +293,29 @@ def test_a_sample_of_one_token_and_an_expert_named_twice_are_refused(language_mo
         unlearn(language_model, [[1, 2], [5]], RETAIN, method(), EXPERTS, FirstIsWorst())
     with pytest.raises(InputError, match="An expert is named twice"):
         run(language_model, method(), experts=[(1, 2), (1, 2)])
+
+
+def test_a_judge_that_always_says_the_same_is_warned_of(language_model, caplog):
+    run(language_model, method(), judge=lambda model: Evaluation(0.9, 0.5, chance=0.25))
+    assert "The judge said the same of all 3 checkpoints" in caplog.text
+
+    caplog.clear()
+    run(language_model, method())
+    assert "The judge said the same" not in caplog.text
+
+
+@pytest.mark.parametrize("scope", ["experts", "deletion"])
+def test_a_method_of_experts_without_one_is_one_line(language_model, scope):
+    objective = "ga" if scope == "experts" else None
+
+    with pytest.raises(InputError, match=f"Scope '{scope}' needs at least one expert; none was"):
+        run(language_model, method(scope, objective, selection="affinity"), experts=[])
+
+
+def test_a_model_in_training_mode_is_refused(language_model):
+    language_model.model.train()
+    try:
+        with pytest.raises(InputError, match=r"in training mode: call model.eval\(\)"):
+            run(language_model, method())
+    finally:
+        language_model.model.eval()

@@ -259,7 +259,9 @@ def selection(rule: str) -> str:
     if rule.startswith(RANDOM_IN):
         return f"by lot, in the layers that {rule.removeprefix(RANDOM_IN)} chooses (rule {rule})"
     name, rank = (rule, 1) if rule in (ESFT, *PILOTS) else ranking_and_rank(rule) or ("", 1)
-    if name not in SELECTIONS:
+    if name and name not in SELECTIONS:
+        return f"by a rule of this study's own (rule {rule})"
+    if not name:
         return f"by hand, as {rule} in the settings"
     ranked = f"; number {rank} of that order" if rule != name and name != "random" else ""
     return f"{SELECTIONS[name]} (rule {rule}{ranked})"

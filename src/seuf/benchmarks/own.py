@@ -5,14 +5,17 @@ docs/own-data.md tells how to write the three files. Here they are checked and t
 1. A question keeps the `part` its line gives. The others are split by a hash of their wording, so
    neither their order in the file nor a random number decides; equal wordings stay together.
 2. Two wordings of one fact may fall on both sides of the split; give them the same `part`.
-3. Wordings are equal up to case, spacing and the form of Unicode's accents: see `same_wording`.
-4. A question without a `reference` has its right choice as one, so what the model says is measured
+3. Without a file of questions the texts themselves ask: a piece of one is shown but for its last
+   words, which the model should no longer (or still) say. See `continuations`.
+4. Wordings are equal up to case, spacing and the form of Unicode's accents: see `same_wording`.
+5. A question without a `reference` has its right choice as one, so what the model says is measured
    too (see `produced`). Give one where the model would not end with the choice: `Oslo.`
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -24,13 +27,20 @@ from pydantic import Field
 
 from seuf.benchmarks.records import BenchmarkData, Part, Question, Subject, Text
 from seuf.benchmarks.registry import Benchmark, BenchmarkSettings
-from seuf.benchmarks.sampling import MIN_PER_PART, Record, sample_positions
+from seuf.benchmarks.sampling import (
+    MIN_PER_PART,
+    Record,
+    even_pieces,
+    sample_positions,
+    split_questions,
+)
 from seuf.inputs import InputError
 
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
 PARTS: tuple[Part, ...] = get_args(Part)
 TEXT_FIELDS = ("text", "topic", "prompt")
 QUESTION_FIELDS = ("question", "choices", "answer", "subject", "part", "topic", "reference")
+PIECE_WORDS, SAID_WORDS = 48, 16
 log = logging.getLogger(__name__)
 
 
@@ -40,10 +50,14 @@ class OwnSettings(BenchmarkSettings):
     Attributes:
         selection_share: Share of the questions that choose the checkpoint; the others are
             reported. A question whose line has `part` keeps it.
+        questions: The file of questions; null where the texts ask themselves.
+        continuations: Of how many places in each set the continuation is then asked at most.
         general: The file of texts that neither set holds, for the general loss; null without one.
     """
 
     selection_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    questions: str | None = "questions.jsonl"
+    continuations: Annotated[int, Field(ge=2 * MIN_PER_PART)] = 100
     general: str | None = None
 
 
@@ -51,7 +65,7 @@ def prepare(
     settings: OwnSettings,
     forget: Sequence[Record],
     retain: Sequence[Record],
-    questions: Sequence[Record],
+    questions: Sequence[Record] | None = None,
     general: Sequence[Record] = (),
 ) -> BenchmarkData:
     """Check your own texts and questions and split the questions.
@@ -65,7 +79,7 @@ def prepare(
         retain: The same.
         questions: Records with `question`, `subject` and `choices` with `answer` (position, from 0)
             or `reference`, the answer in words as the model should give it, or both; maybe `part`
-            and `topic`.
+            and `topic`. None asks how the texts go on.
         general: Records like those of the two sets, of which the model should lose nothing.
 
     Raises:
@@ -89,13 +103,52 @@ def prepare(
             f"{len(shared)} of the general texts are among those to forget or to keep, the first: "
             f"{shared[0][:80]!r}. Take texts that the training does not show."
         )
-    asked = _questions(questions, settings.selection_share)
+    if questions is None:
+        asked = [
+            *continuations(to_forget, "forget", settings),
+            *continuations(to_keep, "retain", settings),
+        ]
+    else:
+        asked = _questions(questions, settings.selection_share)
+    _check_parts(asked)
     return BenchmarkData(to_forget, to_keep, asked, general=untold)
 
 
 def same_wording(text: str) -> str:
     """Return what two texts share if they differ in case, spacing and composed accents alone."""
     return unicodedata.normalize("NFC", " ".join(text.casefold().split()))
+
+
+def continuations(texts: Sequence[Text], subject: Subject, settings: OwnSettings) -> list[Question]:
+    """Return questions that show a piece of a text but for its end, which is the reference.
+
+    A text is cut into even pieces of at most `PIECE_WORDS` words. A third of a piece, `SAID_WORDS`
+    words at most, is what the model should say; one of fewer than three words asks nothing. So MUSE
+    (Shi et al. 2024, verbatim memorisation) asks, with longer pieces.
+
+    Raises:
+        InputError: If there are too few places to ask at.
+    """
+    places: dict[str, Question] = {}
+    for text in texts:
+        for piece in even_pieces(text.text, PIECE_WORDS):
+            words = re.findall(r"\s*\S+", piece)
+            if said := min(SAID_WORDS, len(words) // 3):
+                shown, rest = "".join(words[:-said]), "".join(words[-said:]).strip()
+                places.setdefault(
+                    same_wording(shown),
+                    Question(shown, [], -1, text.topic, subject, "test", rest, "continuation"),
+                )
+    asked = list(places.values())
+    taken = sample_positions([one.question for one in asked], settings.continuations)
+    asked = [asked[position] for position in taken]
+    if len(asked) < 2 * MIN_PER_PART:
+        raise InputError(
+            f"The {subject} texts have {len(asked)} places to ask for a continuation, "
+            f"{2 * MIN_PER_PART} are needed: give more texts (of three words or more, with "
+            "spaces), or a file of questions."
+        )
+    return split_questions(asked, round(settings.selection_share * len(asked)))
 
 
 def _texts(name: str, records: Sequence[Record]) -> list[Text]:
@@ -165,11 +218,17 @@ def _questions(records: Sequence[Record], share: float) -> list[Question]:
             topic=_given(record, "topic"),
             subject=record["subject"],
             part=wordings[same_wording(record["question"])].part or "test",
-            reference=_given(record, "reference") or choices[record["answer"]],
+            reference=reference,
+            kind="answer" if reference.isascii() else "any_script",
         )
         for record in different
         for choices in [record.get("choices") or []]
+        for reference in [_given(record, "reference") or choices[record["answer"]]]
     ]
+    return questions
+
+
+def _check_parts(questions: Sequence[Question]) -> None:
     numbers = Counter((question.part, question.subject) for question in questions)
     needed = {"forget", "retain", *(question.subject for question in questions)}
     for part, subject in product(PARTS, sorted(needed)):
@@ -178,7 +237,6 @@ def _questions(records: Sequence[Record], share: float) -> list[Question]:
                 f"The {part} part has {count} questions of subject {subject}, it needs "
                 f"{MIN_PER_PART} or more: add some, or change benchmark.selection_share or `part`."
             )
-    return questions
 
 
 def _wordings(records: Sequence[Record]) -> dict[str, _Wording]:
@@ -258,7 +316,8 @@ def _is_text(value: object) -> bool:
 
 
 def _inputs(settings: OwnSettings) -> dict[str, str]:
-    names = ["forget", "retain", "questions", *(["general"] if settings.general else [])]
+    given = {"questions": settings.questions, "general": settings.general}
+    names = ["forget", "retain", *(name for name, file in given.items() if file)]
     return {name: f"own_{name}" for name in names}
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from seuf.benchmarks.answers import MEASURES, greedy_answers, mean_with_error
 from seuf.benchmarks.choices import Choice, ChoicePasses, encode_pairs, group_by_input
-from seuf.benchmarks.records import PRODUCED, Question
+from seuf.benchmarks.records import Question
 from seuf.moe.architectures import check_positions, decoder, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, by_length
@@ -102,7 +102,7 @@ def score_produced(
         likelihoods = passes.log_likelihoods(subject_model.model)
         nll = [-likelihoods[one] / len(one.continuation) for one in references]
         scores[subject] = {
-            "measure": PRODUCED[subject],
+            "measure": asked[0].produced_by(),
             **mean_with_error(right_or_wrong(asked, given)),
             "questions": len(asked),
             "answers": [answer.lstrip() for answer in given],
@@ -114,7 +114,7 @@ def score_produced(
 def right_or_wrong(questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
     """Return 1 for each answer that its question's subject counts as right, else 0."""
     return [
-        MEASURES[PRODUCED[question.subject]](question.reference, answer)
+        MEASURES[question.produced_by()](question.reference, answer)
         for question, answer in zip(questions, answers, strict=True)
     ]
 

@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-Measure = Literal["rouge_l_recall", "rouge_l_f1", "rouge_l_recall_pltrdy", "exact", "whole"]
+Measure = Literal[
+    "rouge_l_recall",
+    "rouge_l_recall_any_script",
+    "rouge_l_f1",
+    "rouge_l_recall_pltrdy",
+    "exact",
+    "whole",
+]
 Subject = Literal["forget", "retain", "unseen"]
 Part = Literal["selection", "test"]
 Group = Literal["forget", "retain", "holdout"]
@@ -50,6 +57,10 @@ _RWKU = AnswerKind("rouge_l_recall_pltrdy", 30, stop_tokens=("<|eot_id|>", " \n"
 
 ANSWER_KINDS: dict[str, AnswerKind] = {
     "answer": AnswerKind(produced=True),
+    # your own data: a reference with letters that ROUGE's own tokenizer does not know
+    "any_script": AnswerKind("rouge_l_recall_any_script", produced=True),
+    # and texts that nobody asks about: how each goes on after its beginning
+    "continuation": AnswerKind("rouge_l_recall_any_script", 32, produced=True),
     # RWKU
     "fill_blank": _RWKU,
     "question": _RWKU,
@@ -146,6 +157,10 @@ class Question(NamedTuple):
     def is_produced(self) -> bool:
         """Tell if the greedy answer is right or wrong, beside any other score."""
         return bool(self.reference) and ANSWER_KINDS[self.kind].produced
+
+    def produced_by(self) -> Measure:
+        """Return what its greedy answer must be to count; a continuation is no whole sentence."""
+        return "exact" if self.kind == "continuation" else PRODUCED[self.subject]
 
     def compares_likelihoods(self) -> bool:
         """Tell if only the likelihoods of its choices are compared."""

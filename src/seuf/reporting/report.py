@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
+from seuf.forgetting import unpack_right
 from seuf.reporting.comparison import (
     MISSING,
     further,
@@ -46,6 +47,7 @@ from seuf.reporting.styles import method_styles
 
 WIDTH = 8  # columns of a table beside the method
 SHOWN_EXAMPLES = 8  # of a method
+FEW_QUESTIONS = 20
 FIGURES = {
     "forgetting_paths": (
         "Forgetting against utility, step by step",
@@ -153,6 +155,38 @@ class About(NamedTuple):
     date: str
 
 
+def known_too_little(paths: pd.DataFrame) -> list[str]:
+    """Return a sentence for each side on which the original model answers too little, or few ask.
+
+    Nothing can be seen to be forgotten that was not known. What is known is told from chance if it
+    is two standard errors above it; a side without choices has no chance but 0.
+    """
+    original = paths[paths["step"] == 0]
+    if original.empty:
+        return []
+    first, sentences = original.iloc[0], list[str]()
+    for side, score, right, so in (
+        ("what is to be forgotten", "test_forget_efficacy", "test_forget_right", "forgetting"),
+        ("what must stay", "test_utility", "test_utility_right", "what was damaged"),
+    ):
+        known, chance, packed = (first.get(name) for name in (score, "test_chance", right))
+        if pd.isna(known) or pd.isna(chance):
+            continue
+        asked = len(unpack_right(packed)) if isinstance(packed, str) else None
+        error = (chance * (1 - chance) / asked) ** 0.5 if asked else 0.0
+        if known <= chance + 2 * error:
+            sentences.append(
+                f"The original model does not know {side}: it scores {known:.3f}, guessing gives "
+                f"{chance:.3f}. No number of this page shows {so}."
+            )
+        if asked and asked < FEW_QUESTIONS:
+            sentences.append(
+                f"Only {asked} test questions ask for {side}: a share of them may be off by "
+                f"{1 / asked**0.5:.2f}."
+            )
+    return sentences
+
+
 def report(
     about: About,
     paths: pd.DataFrame,
@@ -188,6 +222,7 @@ def report(
         f"SEUF: {about.study}",
         [
             _head(about, headline(paths, told)),
+            warning(known_too_little(paths)),
             _drawn(figures, "forgetting_paths", "general_loss", "layers"),
             section(
                 "The methods",

@@ -107,8 +107,9 @@ def unlearn(
         seed: Decides the order of the samples and RMU's direction.
 
     Raises:
-        InputError: If a set has no sample of two tokens, the model lacks what the method names, the
-            judge returns no `Evaluation`, or memory is short.
+        InputError: If a set has no sample of two tokens, the model is in training mode or lacks
+            what the method names, no expert is given where one is needed, the judge returns no
+            `Evaluation`, or memory is short.
         RuntimeError: If the judge wrote to the model.
     """
     settings, model, digest = settings or UnlearningSettings(), base.model, model_digest(base.model)
@@ -116,6 +117,10 @@ def unlearn(
         return Unlearned(Delta({}, digest, checkpoint_dtypes(model)), [], 0.0)
     check_samples(forget, retain)
     check_shared(method, settings)
+    if model.training:
+        raise InputError("The model is in training mode: call model.eval().")
+    if method.scope in ("experts", "deletion") and not experts:
+        raise InputError(f"Scope {method.scope!r} needs at least one expert; none was given.")
     with ExitStack() as stack:
         stack.callback(check_unchanged, model, digest)
         stack.enter_context(threads(settings.threads))
@@ -141,6 +146,12 @@ def unlearn(
             train(base, retain, passes, method, experts, evaluate, scope, original, settings, path)
         if path.tensors is None:
             log.warning("No checkpoint: training broke before the first evaluation.")
+        if path.is_constant():
+            log.warning(
+                "The judge said the same of all %d checkpoints, so none was chosen for what it "
+                "forgot: does it ask the model that it is given?",
+                len(path.log),
+            )
         scope.restore(path.tensors or original)
         path.tensors = None  # a copy of all that is trained
         changed = scope.changed(original)

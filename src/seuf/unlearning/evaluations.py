@@ -134,6 +134,15 @@ class EvaluationPath:
         self.log.append(row)
         return forgotten
 
+    def is_constant(self) -> bool:
+        """Tell if three evaluations or more, that of the original among them, are all alike."""
+        said = [
+            (row["forget_efficacy"], row["utility"], row["general_loss"])
+            for row in self.log
+            if row["forget_efficacy"] is not None
+        ]
+        return len(said) > 2 and len(set(said)) == 1
+
     def is_over(self, stop_at: float) -> str | None:
         """Return why training ends: two evaluations in a row have forgotten what is to be."""
         shares = [row["forgotten"] for row in self.log[-2:]]  # a rate's first row is the original
