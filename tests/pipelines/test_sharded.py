@@ -26,7 +26,7 @@ def made(base: LanguageModel, sharded: int, **of_row: Any) -> Any:
         UnlearningSettings(
             steps=2, batch_size=2, evaluate_every=1, threads=1, probe_tokens=16, sharded=sharded
         ),
-        ScoringSettings(batch_size=4, max_length=32),
+        ScoringSettings(batch_size=4),
         0,
     )
 
