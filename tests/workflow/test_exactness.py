@@ -97,7 +97,7 @@ LINES = {  # in each room
     f"{CODE}/benchmarks/answers.py": RUN_METHODS,
     f"{CODE}/benchmarks/harness.py": EVALUATE,
     f"{CODE}/pipelines/evaluation/nodes.py": EVALUATE,
-    f"{CODE}/pipelines/study.py": [*FIRST[:2], *RUN_METHODS, *REPORTING],
+    f"{CODE}/pipelines/study.py": [*FIRST[:2], *RUN_METHODS, *REPORTING, "write_headline"],
     f"{CODE}/datasets/figures.py": REPORTING[1:],
     f"{CODE}/reporting/report.py": REPORTING,
 }

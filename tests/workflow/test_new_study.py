@@ -72,4 +72,5 @@ def test_nothing_is_left_of_a_study_whose_stages_cannot_be_made(other):
 
 def _outputs(project: Project, study: str) -> set[str]:
     made = yaml.safe_load((project.root / f"studies/{study}/dvc.yaml").read_text())
-    return {str(out) for stage in made["stages"].values() for out in stage["outs"]}
+    stages, kinds = made["stages"].values(), ("outs", "metrics")
+    return {str(out) for stage in stages for kind in kinds for out in stage.get(kind, [])}

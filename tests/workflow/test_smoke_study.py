@@ -20,6 +20,7 @@ ALL = [
     "compare_methods",
     "draw_figures",
     "write_report",
+    "write_headline",
 ]
 SELECTION = "src/seuf/pipelines/expert_selection/pipeline.py"
 
