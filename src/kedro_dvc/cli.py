@@ -312,7 +312,10 @@ def erase_command(
         if plan.versions and not yes:
             click.confirm("Delete this for good?", abort=True)
         failures = plan.unsearched + erase(repo, plan)
-    forget(Path.cwd(), env)
+    try:
+        forget(Path.cwd(), env)
+    except OSError as error:
+        failures.append(f"what kedro-viz shows of the runs: {error.strerror}")
     if failures:
         click.echo("Not all could be deleted:")
         for line in failures:
