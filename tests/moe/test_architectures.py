@@ -265,7 +265,7 @@ def test_the_configuration_tells_the_positions(config, positions):
 def test_samples_to_unlearn_are_held_against_the_model(language_model):
     """The tiny model has 64 positions, and each word is a token or more."""
     texts = ["Ada lives in Oslo. " * 20]
-    settings = UnlearningSettings(max_length=65)
+    settings = UnlearningSettings(max_length=65, long_texts="cut")
 
     with pytest.raises(InputError, match=r"has 64 positions.* set unlearning.max_length to 64"):
         samples_of(language_model, texts, settings)
@@ -293,6 +293,7 @@ def test_a_prompt_and_its_answer_are_held_against_the_model(language_model):
 
 def test_texts_whose_routing_is_recorded_are_held_against_the_model(language_model):
     texts = [{"text": LONG}]
+    settings = RoutingSettings(max_length=65, long_texts="cut")
 
     with pytest.raises(InputError, match=r"set routing_capture.max_length to 64 or less"):
-        capture_routing(language_model, texts, texts, RoutingSettings(max_length=65), 0)
+        capture_routing(language_model, texts, texts, settings, 0)
