@@ -432,9 +432,10 @@ def test_a_study_that_waits_to_be_run_can_be_taken_up(name, monkeypatch, tmp_pat
     monkeypatch.setenv("KEDRO_ENV", name)
     bootstrap_project(ROOT)
 
-    made = sync.document(load_study(ROOT, name), tmp_path / "dvc.yaml")["stages"]
+    study = load_study(ROOT, name)
+    made = sync.document(study, tmp_path / "dvc.yaml")["stages"]
 
-    of_spread = name == "sandbox_peers"
+    of_spread = "replication" in study.config["parameters"]
     ends = {"try_grid", "summarise_spread"} if of_spread else {"unlearn", "compare_methods"}
     assert {"in_sync", "prepare_data", *ends} <= set(made)
     assert name not in synced_studies(ROOT)
