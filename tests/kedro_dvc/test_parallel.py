@@ -17,7 +17,6 @@ import psutil
 import pytest
 import yaml
 from dvc.exceptions import ReproductionError
-from dvc.repo import Repo
 
 from kedro_dvc.executors.jobs import Job, LostError
 from kedro_dvc.executors.local import LocalProcesses
@@ -55,18 +54,6 @@ class Patient(Notes):
 
     def waits(self, why: str) -> None:
         self.reasons.append(why)
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of DVC without Kedro, which is also the working directory."""
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    root = tmp_path / "project"
-    root.mkdir()
-    monkeypatch.chdir(root)
-    Repo.init(no_scm=True).close()
-    (root / "given").write_text("given\n")
-    return root
 
 
 def _run(project: Path, jobs: int = 2, notes: Notes | None = None, **options: Any) -> Notes:

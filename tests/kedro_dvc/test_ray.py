@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import yaml
 from dvc.exceptions import ReproductionError
-from dvc.repo import Repo
 
 from kedro_dvc.executors.jobs import Job
 from kedro_dvc.files import WorkflowError
@@ -53,18 +52,6 @@ def cluster() -> Iterator[Any]:
     made.add_node(num_cpus=1, object_store_memory=STORE)
     yield made
     made.shutdown()
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of DVC without Kedro, which is also the working directory."""
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    root = tmp_path / "project"
-    root.mkdir()
-    monkeypatch.chdir(root)
-    Repo.init(no_scm=True).close()
-    (root / "given").write_text("given\n")
-    return root
 
 
 def _run(project: Path, cluster: Any, notes: Notes | None = None, **options: Any) -> Notes:

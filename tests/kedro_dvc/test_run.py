@@ -10,7 +10,6 @@ from typing import Any
 import networkx as nx
 import pytest
 from dvc.exceptions import ReproductionError
-from dvc.repo import Repo
 
 from kedro_dvc.run import Outcome, reading_order, reproduce
 
@@ -60,15 +59,10 @@ class Notes:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of DVC without Kedro, which is also the working directory."""
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    root = tmp_path / "project"
-    root.mkdir()
-    monkeypatch.chdir(root)
-    Repo.init(no_scm=True).close()
-    (root / "dvc.yaml").write_text(TWO_STEPS)
-    return root
+def project(empty_project: Path) -> Path:
+    """A project with two stages."""
+    (empty_project / "dvc.yaml").write_text(TWO_STEPS)
+    return empty_project
 
 
 def _reproduced(project: Path, *targets: str, **options: Any) -> Notes:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from dvc.exceptions import ReproductionError
-from dvc.repo import Repo
 
 from kedro_dvc.executors.jobs import Job
 from kedro_dvc.executors.slurm import SlurmJobs
@@ -26,17 +25,10 @@ pytest.importorskip("submitit", reason="submitit is not installed: pip install -
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of DVC without Kedro, which is also the working directory."""
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs ask for none, whatever this machine has."""
     monkeypatch.setenv(VISIBLE, "")
-    root = tmp_path / "project"
-    root.mkdir()
-    monkeypatch.chdir(root)
-    Repo.init(no_scm=True).close()
-    (root / "given").write_text("given\n")
-    return root
 
 
 def _run(project: Path, notes: Notes | None = None, **options: Any) -> Notes:
