@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -39,6 +40,14 @@ class StudyHooks:
     def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
         """Let training be deterministic."""
         set_deterministic(asked_for(catalog, node.outputs))
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Give back what torch keeps of a GPU's memory: a process may go on to another stage."""
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            gc.collect()
+            torch.cuda.empty_cache()
 
     @hook_impl
     def on_node_error(self, error: Exception) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from seuf.audit import FAIL, PASS
 from seuf.audit.results import choice
@@ -87,6 +88,17 @@ def test_a_sweep_tells_of_every_layers_test_questions_and_general_loss(routing):
     assert set(trials["layer"]) == {layer["layer"] for layer in chosen["layers"]}
     assert trials[["test_utility", "test_forgotten", "general_loss"]].notna().all(axis=None)
     assert "dominated" not in set(trials["stopped"])
+
+
+def test_a_sweep_is_of_the_objectives_that_it_names(routing):
+    others = PILOT.model_copy(update={"sweep": ["npo"]})
+
+    _, trials, _ = choose(routing, "pilot_affinity", others)
+
+    assert "rule" not in trials
+    assert [others.sweeps(name) for name in ("npo", "ga")] == [True, False]
+    with pytest.raises(ValidationError, match="nga"):
+        PilotSettings(sweep=["nga"])
 
 
 def test_a_control_does_not_repeat_the_sweep_of_its_pilot(routing):

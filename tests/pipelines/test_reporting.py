@@ -119,6 +119,17 @@ def test_a_pilot_has_a_figure_of_its_trials():
     assert drawn(**{"pilot_ga.trials": trials})["trials_by_layer"].data
 
 
+def test_only_pilots_that_sweep_are_compared_by_layer(monkeypatch):
+    npo = {**TABLE["seuf_ga"], "selection": "pilot", "objective": "npo"}
+    monkeypatch.setitem(TABLE, "pilot_npo", npo)
+
+    made = swept(monkeypatch, {"sweep": ["ga"]})
+
+    read = made["methods.compare_layers"].inputs
+    assert [name for name in read if "trials" in name] == ["pilot_ga.trials"]
+    assert "methods.compare_layers" not in swept(monkeypatch, {"sweep": ["rmu"]})
+
+
 def swept(monkeypatch, parameters):
     """Return the nodes of a study whose pilots sweep."""
     row = {**TABLE["seuf_ga"], "selection": "pilot"}

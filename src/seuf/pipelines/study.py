@@ -33,9 +33,15 @@ def methods() -> list[str]:
     return list(study_parameters()["methods"])
 
 
-def is_sweep(parameters: Mapping[str, Any]) -> bool:
-    """Return whether the pilots of a study record every layer's path (`PilotSettings.sweep`)."""
-    return bool((parameters.get("pilot") or {}).get("sweep"))
+def is_sweep(parameters: Mapping[str, Any], objective: str | None = None) -> bool:
+    """Return whether pilots of a study record every layer's path (`PilotSettings.sweep`).
+
+    Args:
+        parameters: Those of the study.
+        objective: Those with this one; null for any.
+    """
+    sweep = (parameters.get("pilot") or {}).get("sweep")
+    return bool(sweep) if objective is None or sweep is True else objective in (sweep or [])
 
 
 def commit() -> str | None:

@@ -104,7 +104,8 @@ def choose_layer(
         stack.enter_context(threads(settings.threads))
         looks = Looks(base, judge, forget, retain, settings, firsts)
         prefixes: dict[int, HiddenStates | None] = {first: None for first in firsts if first}
-        path = TrialPath(looks.at_the_original(), pilot.target, pilot.sweep)
+        sweep = pilot.sweeps(method.objective)
+        path = TrialPath(looks.at_the_original(), pilot.target, sweep)
         for experts in candidates:
             path.begin(experts)
             _try(base, forget, retain, tried, experts, looks, settings, seed, prefixes, path)

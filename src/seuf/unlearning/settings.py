@@ -250,8 +250,9 @@ class PilotSettings(Settings):
         sweep: Follow every trial to where both the selection and the test questions have forgotten
             the target, give none up as dominated, and tell of the test questions and the general
             loss beside, so that what one expert of each layer keeps can be compared
-            (`seuf.reporting.layers`). The choice is still by the selection questions. In a study of
-            spread so with the first seed; the pilots of the others need no such record.
+            (`seuf.reporting.layers`). The choice is still by the selection questions. A list names
+            the objectives with which it is so. In a study of spread so with the first seed; the
+            pilots of the others need no such record.
     """
 
     target: Annotated[float, Field(gt=0, le=1)] = 0.75
@@ -259,10 +260,17 @@ class PilotSettings(Settings):
     evaluate_every: Annotated[int, Field(gt=0)] | None = None
     learning_rates: Annotated[list[Positive], Field(min_length=1)] | None = None
     every: Annotated[int, Field(gt=0)] = 1
-    sweep: bool = False
+    sweep: bool | list[str] = False
+
+    def sweeps(self, objective: str | None) -> bool:
+        """Return whether the trials of a method with this objective are a sweep."""
+        return objective in self.sweep if isinstance(self.sweep, list) else self.sweep
 
     @model_validator(mode="after")
     def _sweeps_as_far_as_layers_are_compared(self) -> Self:
+        if isinstance(self.sweep, list):
+            for objective in self.sweep:
+                arguments_of(objective)
         if self.sweep and self.target < LAYERS_AT:
             raise ValueError(
                 f"a sweep compares layers where {LAYERS_AT} is forgotten: its trials must not end "

@@ -53,13 +53,14 @@ def choose_layer(
     routing = routing_table(routing_forget), routing_table(routing_retain)
     rule = str(pilot_rule(method.selection))
     is_control = str(method.selection).startswith(RANDOM_IN)
-    pilot = pilot.model_copy(update={"sweep": pilot.sweep and not is_control})
+    sweep = pilot.sweeps(method.objective) and not is_control
+    pilot = pilot.model_copy(update={"sweep": sweep})
     candidates = best_of_layers(*routing, rule, expert_selection.top, pilot.every)
     forget, retain = (
         samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
         for records in (forget_set, retain_set)
     )
-    if pilot.sweep:
+    if sweep:
         judge = judge_of(base_model, questions, general_texts or [], evaluation)
     else:
         judge = judge_by_selection(base_model, questions, evaluation)
@@ -78,7 +79,7 @@ def choose_layer(
         "evaluations": done.evaluations,
     }
     table = pd.DataFrame(done.trials, columns=["layer", "expert", *LOG_COLUMNS, "chosen"])
-    if pilot.sweep:
+    if sweep:
         about = {"base": base_seed, "seed": seed, "objective": method.objective, "rule": rule}
         table = table.assign(**about)[[*about, *table.columns]]
     return chosen, table, {"seconds": round(time.perf_counter() - start, 2)}

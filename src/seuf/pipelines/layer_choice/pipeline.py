@@ -22,9 +22,13 @@ def create_pipeline(**_: object) -> Pipeline:
     """Return the nodes that choose layers; without such a method an empty pipeline."""
     parameters = study_parameters()
     methods = parameters["methods"]
+
+    def shared(method: str) -> set[str]:
+        sweep = is_sweep(parameters, methods[method]["objective"])
+        return SHARED | TOLD_BESIDE if sweep else SHARED
+
     piloted = [name for name, row in methods.items() if pilot_rule(row.get("selection"))]
-    shared = SHARED | TOLD_BESIDE if is_sweep(parameters) else SHARED
-    return in_one_box(sum((_of(method, shared) for method in piloted), Pipeline([])))
+    return in_one_box(sum((_of(method, shared(method)) for method in piloted), Pipeline([])))
 
 
 def _of(method: str, shared: set[str]) -> Pipeline:

@@ -73,7 +73,7 @@ def run_methods(
         if str(method.selection).startswith(RANDOM_IN):
             draw = seed_of_draw(base_seed, seed)
             trained = [random_beside(one, routing[0], draw).experts for one in tried]
-        budget = {"sweep": pilot.sweep and seed == seeds[0]}
+        budget = {"sweep": pilot.sweeps(method.objective) and seed == seeds[0]}
         return Trial(method, seed, tried, trained, pilot.model_copy(update=budget))
 
     table = {name: Method.model_validate(row) for name, row in methods.items()}

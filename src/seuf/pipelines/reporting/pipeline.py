@@ -30,13 +30,15 @@ def create_pipeline(**_: object) -> Pipeline:
         for name, row in parameters["methods"].items()
         if str((row or {}).get("selection") or "").startswith(PILOT)
     ]
+    swept = [
+        name for name in tried if is_sweep(parameters, parameters["methods"][name]["objective"])
+    ]
     of_layers = Node(
         compare_layers,
-        inputs=_named("paths") | _of_methods(tried, "trials"),
+        inputs=_named("paths") | _of_methods(swept, "trials"),
         outputs=LAYERS,
         name="compare_layers",
     )
-    swept = [of_layers] if is_sweep(parameters) and tried else []
     figures = [*FIGURES, *(["trials_by_layer"] if tried else [])]
     drawn = {figure: f"figure_{figure}" for figure in figures}
     compare = Node(
@@ -62,7 +64,8 @@ def create_pipeline(**_: object) -> Pipeline:
         outputs="report",
         name="write_report",
     )
-    return in_one_box(Pipeline([compare, draw, *swept])) + Pipeline([write])
+    boxed = [compare, draw, *([of_layers] if swept else [])]
+    return in_one_box(Pipeline(boxed)) + Pipeline([write])
 
 
 def _of_methods(names: list[str], *kinds: str) -> dict[str, str]:
