@@ -20,6 +20,7 @@ from kedro_dvc.files import write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import environment_path, record_path
 from seuf.audit.ledger import write_entry
+from seuf.audit.requests import derived_models, enter_derived
 from seuf.cli import cli
 from seuf.datasets.checkpoint import CheckpointDataset
 from seuf.inputs import InputError
@@ -234,6 +235,22 @@ def test_the_card_tells_what_the_model_serves_and_what_made_it(study, tmp_path):
     assert f"| delta, SHA-256 of the file | `{digest}` |" in card
     assert "| code, commit | `fade` |" in card
     assert "| experts, layer:expert | 1:1 |" in card
+
+
+def test_the_ledger_names_what_was_exported_of_a_model_that_serves(study, tmp_path):
+    """By folder and digest, once; the certificate of the request lists it."""
+    folder = tmp_path / "exported"
+    before = export_method(study, "seuf_ga", tmp_path / "early")
+    served(study, "17")
+
+    request = export_method(study, "seuf_ga", folder)
+
+    (entry,) = derived_models(study.project, "17")
+    assert (before, request) == (None, "17")
+    assert (entry["name"], entry["how"]) == ("exported", "export")
+    assert entry["sha256"] == sha256s([folder])[folder]
+    assert enter_derived(study.project, entry, folder, "export") == entry
+    assert len(derived_models(study.project, "17")) == 1
 
 
 def test_the_card_names_nothing_of_this_machine(study, tmp_path):

@@ -143,8 +143,10 @@ def export(
             raise InputError("--public, --revision and --exist-ok are of --push.")
         study = load_study(enter_project(), env)
         if to is None or not folder.exists():
-            export_method(study, method, folder)
+            request_id = export_method(study, method, folder)
             click.echo(f"wrote {folder}")
+            if request_id is not None:
+                click.echo(f"evidence/ledger.json names it: its model serves request {request_id}")
         if to:
             check_exported(study, method, folder)
             address, left_out = push(folder, to, f"{method} of the study {env}")

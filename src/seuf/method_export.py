@@ -13,7 +13,8 @@ from kedro_dvc.hashing import sha256s
 from kedro_dvc.project import Study
 from kedro_dvc.records import read_record
 from seuf.audit import FAIL
-from seuf.audit.ledger import read_ledger, served_by
+from seuf.audit.ledger import entry_of_delta, read_ledger, served_by
+from seuf.audit.requests import enter_derived
 from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
@@ -26,8 +27,10 @@ from seuf.reporting.model_card import LICENCE, BaseModel, Exported, has_scores, 
 CARD = "README.md"
 
 
-def export_method(study: Study, method: str, folder: Path) -> None:
+def export_method(study: Study, method: str, folder: Path) -> str | None:
     """Write the checkpoint of a method's model, in the layout of the hub, and its model card.
+
+    If the model serves a request, the ledger is told of the export, and the request's id returned.
 
     Files that the method has not changed are linked to those of the base model where they are on
     one file system. All is written into a new folder beside it, then moved.
@@ -47,6 +50,7 @@ def export_method(study: Study, method: str, folder: Path) -> None:
     about, base = _base(_output(study, "base_model"), study.config["parameters"]["base_model"])
     path = _output(study, f"{method}.delta")
     delta, digest = Delta.load(path), sha256s([path])[path]
+    ledger = read_ledger(study.project)
     exported = Exported(
         base=about,
         digest=delta.base,
@@ -58,7 +62,7 @@ def export_method(study: Study, method: str, folder: Path) -> None:
         texts=(_lines(study, "forget_set"), _lines(study, "retain_set")),
         changed={key: tensor.numel() for key, tensor in delta.tensors.items()},
         total=sum(p.numel() for p in Checkpoint(base).empty_model().parameters()),
-        requests=served_by(read_ledger(study.project), digest),
+        requests=served_by(ledger, digest),
         commit=_commit_of_run(study, f"{method}.delta", digest),
     )
     card = model_card(exported, pd.read_csv(_output(study, "comparison")))
@@ -68,6 +72,10 @@ def export_method(study: Study, method: str, folder: Path) -> None:
         export(base, delta, made)
         (made / CARD).write_text(card, encoding="utf-8")
         made.rename(folder)
+    serving = entry_of_delta(ledger, digest)
+    return (
+        str(enter_derived(study.project, serving, folder, "export")["request"]) if serving else None
+    )
 
 
 def check_exported(study: Study, method: str, folder: Path) -> None:

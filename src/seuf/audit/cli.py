@@ -334,9 +334,7 @@ def derived(name: str, folder: Path, how: str) -> None:
 
     Example: kedro request derived 17 models/without-17
     """
-    from kedro_dvc.hashing import sha256s
-    from seuf.audit.ledger import write_entry
-    from seuf.audit.requests import serving_entry
+    from seuf.audit.requests import enter_derived, serving_entry
 
     with exit_on_input_error():
         if not folder.is_dir():
@@ -344,9 +342,7 @@ def derived(name: str, folder: Path, how: str) -> None:
         serving = serving_entry(Path.cwd(), name)
         if serving is None:
             raise InputError(f"No model serves request {name}: `kedro request list` lists them.")
-        entry = {"what": "derived", "request": name, "date": _now(), "model": serving["model"]}
-        entry |= {"name": folder.name, "how": how, "sha256": sha256s([folder])[folder]}
-        write_entry(Path.cwd(), entry)
+        entry = enter_derived(Path.cwd(), serving, folder, how)
     click.echo(f"{folder.name} ({entry['sha256'][:SHOWN]}) is derived from what serves {name}")
 
 

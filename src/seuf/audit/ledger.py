@@ -199,9 +199,20 @@ def served_by(ledger: Sequence[Entry], delta: str) -> tuple[str, ...]:
         ledger: Its entries.
         delta: SHA-256 of the delta's file.
     """
+    entry = entry_of_delta(ledger, delta)
+    return state(ledger).models[entry["model"]] if entry else ()
+
+
+def entry_of_delta(ledger: Sequence[Entry], delta: str) -> Entry | None:
+    """Return the last entry by which a delta's model serves; None if it was given up, or never did.
+
+    Args:
+        ledger: Its entries.
+        delta: SHA-256 of the delta's file.
+    """
     models = state(ledger).models
-    made = [one["model"] for one in ledger if one["what"] == "served" and one["delta"] == delta]
-    return next((models[model] for model in reversed(made) if model in models), ())
+    made = [one for one in ledger if one["what"] == "served" and one["delta"] == delta]
+    return next((one for one in reversed(made) if one["model"] in models), None)
 
 
 def state(ledger: Sequence[Entry]) -> State:

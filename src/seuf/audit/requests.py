@@ -14,10 +14,12 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kedro_dvc.files import write_text
+from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import EVIDENCE
 from seuf.audit.ledger import REVOKED, SERVED, Entry, read_ledger, state, write_entry
 from seuf.inputs import InputError
@@ -160,6 +162,27 @@ def derived_models(project: Path, name: str) -> list[Entry]:
     serving = serving_entry(project, name)
     made = _entries(project, name, "derived")
     return [one for one in made if serving is not None and one["model"] == serving["model"]]
+
+
+def enter_derived(project: Path, serving: Entry, folder: Path, how: str) -> Entry:
+    """Enter in the ledger what was made of the model that serves a request; return the entry.
+
+    The same folder is entered once.
+
+    Args:
+        project: The project's root.
+        serving: The entry of the ledger by which the model serves.
+        folder: What was made.
+        how: Such as `export`.
+    """
+    entry = {"what": "derived", "request": serving["request"], "model": serving["model"]}
+    entry |= {"name": folder.name, "how": how, "sha256": sha256s([folder])[folder]}
+    for known in _entries(project, serving["request"], "derived"):
+        if entry.items() <= known.items():
+            return known
+    entry["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_entry(project, entry)
+    return entry
 
 
 def are_records(project: Path, name: str, texts: Iterable[str]) -> list[bool]:
