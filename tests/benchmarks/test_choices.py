@@ -8,9 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from seuf.benchmarks.choices import Choice, ChoiceScorer, chance, preferred_choice
+from seuf.benchmarks.choices import (
+    Choice,
+    ChoicePasses,
+    ChoiceScorer,
+    behind_a_question,
+    chance,
+    group_by_input,
+    preferred_choice,
+)
 from seuf.benchmarks.records import Question
 from seuf.inputs import InputError
+from seuf.moe.architectures import decoder
 from tests.tiny import little_memory
 
 
@@ -85,6 +94,47 @@ def test_a_choice_is_as_likely_as_its_tokens_together(language_model):
 
     assert len(choice.continuation) > 1
     assert likelihoods(scorer, language_model.model)[choice] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_choices_behind_a_question_see_it_and_themselves():
+    """A question of two tokens, choices of one and of two: 0 0 1 2 2, at places 0 1 2 2 3.
+
+    The second row is padded: its choices stand at the place after its question of one token.
+    """
+    asked_of_model = behind_a_question(torch.tensor([[0, 0, 1, 2, 2], [0, 1, 2, 0, 0]]))
+
+    mask = asked_of_model["attention_mask"]
+    assert mask.shape == (2, 1, 5, 5)
+    assert mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 1, 0],
+        [1, 1, 0, 1, 1],
+    ]
+    assert asked_of_model["position_ids"][0].tolist() == [0, 1, 2, 2, 3]
+    assert asked_of_model["position_ids"][1, :3].tolist() == [0, 1, 1]
+    assert mask[1, 0, :3, :3].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+
+
+def test_a_question_is_read_once_and_what_two_choices_share_too(language_model):
+    """Of question 1 2 the choices 3 4 5, 3 4 6 and 7 8 are read to their last tokens: 1 2 3 4 7.
+
+    That of question 9 has one token and needs nothing behind it.
+    """
+    choices = [Choice((1, 2), ids) for ids in ((3, 4, 5), (3, 4, 6), (7, 8))]
+    choices.append(Choice((9,), (3,)))
+    read = []
+    decoder(language_model.model).register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].tolist()), with_kwargs=True
+    )
+
+    passes = ChoicePasses(group_by_input(choices), batch_size=8, shared=True)
+    shared = passes.log_likelihoods(language_model.model)
+
+    assert read == [[[1, 2, 3, 4, 7]], [[9]]]
+    alone = ChoicePasses(group_by_input(choices), batch_size=8, shared=False)
+    assert shared == pytest.approx(alone.log_likelihoods(language_model.model), abs=1e-5)
 
 
 def test_choices_of_one_token_are_read_in_one_row(language_model):

@@ -162,6 +162,22 @@ def test_the_same_tokens_under_another_mask_are_another_batch(model):
 
 
 @torch.no_grad()
+def test_the_same_tokens_at_other_positions_are_another_batch():
+    """As attention goes by distances one token is moved away from the others."""
+    model = tiny_model("mixtral")
+    ids, near = torch.tensor([[1, 2, 3]]), torch.tensor([[0, 1, 2]])
+    far = torch.tensor([[0, 1, 9]])
+    with torch.no_grad():
+        alone = [model(input_ids=ids, position_ids=places).logits for places in (near, far)]
+
+    with SharedPrefix(model, 1), torch.no_grad():
+        together = [model(input_ids=ids, position_ids=places).logits for places in (near, far)]
+
+    assert not torch.equal(*alone)
+    assert all(map(torch.equal, alone, together))
+
+
+@torch.no_grad()
 def test_tensors_are_read_once_and_again_when_they_have_changed(model, monkeypatch):
     """What is called with the tensors of before need not be compared: a GPU need not wait."""
     batch, read = tiny_batch(), []

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from seuf.benchmarks.choices import Choice, ChoicePasses, group_by_input
 from seuf.moe.architectures import (
     GATES,
     chosen_gates,
     decoder,
     gate_probabilities,
     moe_layers,
+    reads_masks,
 )
 from seuf.moe.batches import Batch, by_length
 from seuf.moe.checkpoints import Checkpoint, folder_digest
@@ -51,6 +53,21 @@ TYPED = [
     for dtype, slow in ((torch.float32, False), (torch.bfloat16, True))
     for name in ALL
 ]
+# Layers that are recurrent, convolve or see a window, or attention that takes no boolean mask.
+ORDER_MATTERS = {
+    "afmoe",
+    "deepseek_v32",
+    "exaone_moe",
+    "gpt_oss",
+    "granitemoe_swa",
+    "jamba",
+    "kolibri1",
+    "lfm2_moe",
+    "mimo_v2_flash",
+    "minimax",
+    "qwen3_5_moe_text",
+    "qwen3_next",
+}
 # Sparsemixer weighs by a softmax over what is close to the maximum.
 WEIGHS_OTHERWISE = {"phimoe"}
 
@@ -153,6 +170,30 @@ def test_without_the_packed_sequence_check_a_pass_is_the_same_to_the_bit(model):
         skipped = model(input_ids=ids, use_cache=False).logits
 
     assert torch.equal(skipped, expected)
+
+
+def test_choices_behind_one_question_are_scored_as_behind_one_each(model):
+    """Where the model can be told what each token sees; the choices have 1 to 4 tokens."""
+    contexts = [tuple(ids) for ids in tiny_samples(4, seed=1)]
+    choices = [
+        Choice(context, tuple(ids[:length]))
+        for context in contexts
+        for ids, length in zip(tiny_samples(4, seed=2, longest=4), (1, 2, 3, 4), strict=True)
+    ]
+    by_input = group_by_input(choices)
+    tokens = []
+    decoder(model).register_forward_pre_hook(
+        lambda module, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+
+    alone = ChoicePasses(by_input, 64, shared=False).log_likelihoods(model)
+    (read_alone,), tokens[:] = tokens, []
+    shared = ChoicePasses(by_input, 64, shared=True).log_likelihoods(model)
+
+    assert shared.keys() == alone.keys() == set(choices)
+    assert shared == pytest.approx(alone, abs=1e-4)
+    assert reads_masks(model) == (model.config.model_type not in ORDER_MATTERS)
+    assert (sum(tokens) < read_alone) == reads_masks(model)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])

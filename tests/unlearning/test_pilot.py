@@ -97,6 +97,21 @@ def test_the_layer_of_most_utility_at_the_target_is_chosen_and_hopeless_ones_are
     ]
 
 
+def test_a_layer_is_not_given_up_for_less_than_the_margin(base):
+    """As above, but layer 0 goes on with .71 beside .7167: .3, then .9 of the way with .7.
+
+    It keeps .71 - .01 x .45 / .6 = .7025 at .75. Layer 3 is .0667 below at its first look.
+    """
+    judge = scripted((0.5, 0.8), (0.35, 0.7), (0.6, 0.71), (0.3, 0.7), (0.6, 0.65))
+
+    done = choose(base, judge, margin=0.05)
+
+    assert done.experts == [(2, 1)]
+    assert done.layers[1]["utility"] == pytest.approx(0.71 - 0.01 * 0.45 / 0.6)
+    ends = [row["stopped"] for row in done.trials if row["stopped"]]
+    assert ends == ["reached", "reached", "dominated"]
+
+
 def test_a_trial_ends_where_it_first_reaches_the_target(base):
     """A share of .8 at the first look is beyond .75: .9 - .2 * .75 / .8 = .7125 at two steps."""
     done = choose(base, scripted((0.35, 0.7), (0.35, 0.5), (0.35, 0.6)))

@@ -6,7 +6,7 @@ test compares the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from seuf.benchmarks.records import Question
 from seuf.inputs import InputError
-from seuf.moe.architectures import check_positions, decoder, input_device
+from seuf.moe.architectures import check_positions, decoder, input_device, reads_masks
 from seuf.moe.backoff import Backoff
-from seuf.moe.batches import Batch, by_length, open_ids
+from seuf.moe.batches import Batch, by_length, open_ids, pad
 from seuf.moe.loss import output_head, token_nll
 from seuf.moe.routing import skip_packed_sequence_check
 
@@ -188,6 +188,60 @@ class ChoiceScorer:
         return [float(answer == question.answer) for question, answer in answers]
 
 
+class _Rows(NamedTuple):
+    """What passes the model: a sequence of tokens, or a question with several choices behind it.
+
+    Attributes:
+        tokens: The ids of each row.
+        parts: Of each token the choice that it belongs to, counted from 1; 0 in the question. None
+            in rows of one choice.
+        scored: The choices of each row, and in which column the first token of each is read; its
+            first one is predicted where the question ends.
+    """
+
+    tokens: list[tuple[int, ...]]
+    parts: list[list[int]] | None
+    scored: list[list[tuple[Choice, int]]]
+
+
+def one_choice_a_row(by_input: ChoicesByInput) -> _Rows:
+    """Return rows of which each has the tokens of one choice."""
+    inputs = sorted(by_input)
+    scored = [[(choice, len(choice.context)) for choice in sorted(by_input[ids])] for ids in inputs]
+    return _Rows(inputs, None, scored)
+
+
+def one_question_a_row(by_input: ChoicesByInput) -> tuple[_Rows, _Rows]:
+    """Return the rows of questions whose choices stand behind them, and those of all others.
+
+    A question is read once then, and not once a choice. What stands behind it sees the question and
+    itself, see `_Asked`; of choices that begin alike up to their last token one is read.
+    """
+    questions: dict[tuple[int, ...], dict[tuple[int, ...], set[Choice]]] = {}
+    for ids, choices in by_input.items():
+        for choice in choices:
+            inputs = questions.setdefault(choice.context, {})
+            inputs.setdefault(ids, set()).add(choice)
+    alone: ChoicesByInput = {}
+    rows = _Rows([], [], [])
+    assert rows.parts is not None
+    for context, inputs in sorted(questions.items()):
+        if sum(len(ids) > len(context) for ids in inputs) < 2:
+            for ids, choices in inputs.items():
+                alone.setdefault(ids, set()).update(choices)
+            continue
+        tokens, parts = list(context), [0] * len(context)
+        scored = list[tuple[Choice, int]]()
+        for number, ids in enumerate(sorted(inputs), start=1):
+            scored += [(choice, len(tokens)) for choice in sorted(inputs[ids])]
+            tokens += ids[len(context) :]
+            parts += [number] * (len(ids) - len(context))
+        rows.tokens.append(tuple(tokens))
+        rows.parts.append(parts)
+        rows.scored.append(scored)
+    return rows, one_choice_a_row(alone)
+
+
 class _Asked(NamedTuple):
     """What a model's device needs to score the choices of some rows of a batch.
 
@@ -205,26 +259,75 @@ class _Asked(NamedTuple):
     tokens: Tensor
     choices: list[Choice]
 
+    @classmethod
+    def of(cls, rows: _Rows, batch: Batch, device: torch.device) -> _Asked:
+        """Return what some rows ask."""
+        positions = batch.positions or []
+        predicted = [
+            (row, column, token)
+            for row, position in enumerate(positions)
+            for choice, start in rows.scored[position]
+            for column, token in zip(
+                [len(choice.context) - 1, *range(start, start + len(choice.continuation) - 1)],
+                choice.continuation,
+                strict=True,
+            )
+        ]
+        at, columns, tokens = torch.tensor(predicted).T.contiguous().to(device)
+        inputs = batch.inputs(device)
+        if rows.parts is not None:
+            parts = pad([rows.parts[position] for position in positions], padding=0).input_ids
+            inputs |= behind_a_question(parts.to(device))
+        chosen = [choice for position in positions for choice, _ in rows.scored[position]]
+        return cls(inputs, at, columns, tokens, chosen)
+
+
+def behind_a_question(parts: Tensor) -> dict[str, Tensor | None]:
+    """Return the mask and the positions with which choices behind a question see it alone.
+
+    Args:
+        parts: 0 on the tokens of a question, and then, of each choice's, its number from 1 on; 0
+            on padding, (B, T).
+
+    Returns:
+        `attention_mask`: Whether a token (row) sees another (column), (B, 1, T, T); `position_ids`:
+        each choice begins where the question ends, (B, T).
+    """
+    width = parts.shape[1]
+    seen = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
+    seen &= torch.ones(width, width, dtype=torch.bool, device=parts.device).tril()
+    own = (seen & (parts[:, None, :] == parts[:, :, None])).sum(-1)
+    question = (parts.cumsum(-1) == 0).sum(-1, keepdim=True)
+    positions = own - 1 + torch.where(parts > 0, question, 0)
+    return {"attention_mask": seen[:, None], "position_ids": positions}
+
 
 class ChoicePasses:
     """The passes that score the same choices again and again.
 
-    What a device needs goes there once, and it is waited for once, at the end.
+    What a device needs goes there once, and it is waited for once, at the end. On a GPU, whose time
+    goes by the tokens, a question is read once for all of its choices where the model can
+    (`reads_masks`); results then differ in rounding. A CPU reads it with each.
 
     Args:
         by_input: The choices, see `group_by_input`.
         batch_size: Sequences that pass the model at once.
         tokens: On a GPU as many more as have so many tokens together.
+        shared: Read a question once; None for the above.
     """
 
     def __init__(
-        self, by_input: Mapping[tuple[int, ...], set[Choice]], batch_size: int, tokens: int = 0
+        self,
+        by_input: ChoicesByInput,
+        batch_size: int,
+        tokens: int = 0,
+        shared: bool | None = None,
     ) -> None:
-        self.by_input, self.inputs = by_input, sorted(by_input)
+        self.by_input, self.shared = by_input, shared
         self.batch_size, self.tokens = batch_size, tokens
         self.backoff = Backoff(OUT_OF_MEMORY_ADVICE)  # remembers how many fit in memory
-        self._batches: dict[torch.device, list[Batch]] = {}
-        self._asked: dict[tuple[torch.device, int, int], _Asked] = {}
+        self._batches: dict[tuple[torch.device, bool], list[tuple[_Rows, list[Batch]]]] = {}
+        self._asked: dict[tuple[torch.device, int, int, int], _Asked] = {}
 
     @torch.no_grad()
     def log_likelihoods(self, model: nn.Module) -> dict[Choice, float]:
@@ -234,50 +337,44 @@ class ChoicePasses:
             InputError: If a question with a choice has more tokens than the model has positions,
                 or than fit in memory.
         """
-        check_positions(model, self.inputs, "a question with a choice must have {} or less")
+        check_positions(model, self.by_input, "a question with a choice must have {} or less")
         device, head = input_device(model), output_head(model)
+        shared = device.type == "cuda" if self.shared is None else self.shared
         choices, losses = list[Choice](), list[Tensor]()
-
-        def score(batch: Batch) -> tuple[list[Choice], Tensor]:
-            asked = self._asked_of(batch, device)
-            hidden = decoder(model)(**asked.inputs, use_cache=False).last_hidden_state
-            rows, columns = asked.rows.to(hidden.device), asked.columns.to(hidden.device)
-            return asked.choices, token_nll(hidden[rows, columns], head, asked.tokens)
-
         with skip_packed_sequence_check():
-            for batch in self._batches_for(device):
-                for _, (of_batch, nll) in self.backoff.rows(batch, score):
-                    choices += of_batch
-                    losses.append(nll)
+            for rows, batches in self._batches_for(device, shared and reads_masks(model)):
+
+                def score(batch: Batch, rows: _Rows = rows) -> tuple[list[Choice], Tensor]:
+                    asked = self._asked_of(rows, batch, device)
+                    hidden = decoder(model)(**asked.inputs, use_cache=False).last_hidden_state
+                    at, columns = (where.to(hidden.device) for where in asked[1:3])
+                    return asked.choices, token_nll(hidden[at, columns], head, asked.tokens)
+
+                for batch in batches:
+                    for _, (of_batch, nll) in self.backoff.rows(batch, score):
+                        choices += of_batch
+                        losses.append(nll)
         if not choices:
             return {}
         parts = torch.cat(losses).cpu().split([len(choice.continuation) for choice in choices])
         sums = (-part.sum().item() for part in parts)
         return dict(zip(choices, sums, strict=True))
 
-    def _batches_for(self, device: torch.device) -> list[Batch]:
-        if device not in self._batches:
-            tokens = self.tokens if device.type == "cuda" else 0
-            self._batches[device] = list(by_length(self.inputs, self.batch_size, 0, tokens))
-        return self._batches[device]
+    def _batches_for(self, device: torch.device, shared: bool) -> list[tuple[_Rows, list[Batch]]]:
+        key = device, shared
+        if key not in self._batches:
+            by_input, tokens = self.by_input, self.tokens if device.type == "cuda" else 0
+            made = one_question_a_row(by_input) if shared else (one_choice_a_row(by_input),)
+            self._batches[key] = [
+                (rows, list(by_length(rows.tokens, self.batch_size, 0, tokens))) for rows in made
+            ]
+        return self._batches[key]
 
-    def _asked_of(self, batch: Batch, device: torch.device) -> _Asked:
+    def _asked_of(self, rows: _Rows, batch: Batch, device: torch.device) -> _Asked:
         positions = batch.positions or []
-        key = device, positions[0], len(positions)
+        key = device, id(rows), positions[0], len(positions)
         if key not in self._asked:
-            asked = [
-                (row, choice)
-                for row, position in enumerate(positions)
-                for choice in sorted(self.by_input[self.inputs[position]])
-            ]
-            predicted = [
-                (row, len(choice.context) - 1 + offset, token)
-                for row, choice in asked
-                for offset, token in enumerate(choice.continuation)
-            ]
-            rows, columns, tokens = torch.tensor(predicted).T.contiguous().to(device)
-            chosen = [choice for _, choice in asked]
-            self._asked[key] = _Asked(batch.inputs(device), rows, columns, tokens, chosen)
+            self._asked[key] = _Asked.of(rows, batch, device)
         return self._asked[key]
 
 

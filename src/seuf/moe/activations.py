@@ -231,13 +231,20 @@ class SharedPrefix:
     def _key(self, args: tuple, kwargs: dict[str, Any]) -> bytes | None:
         """Return what tells a batch from others; None if the pass depends on more than that."""
         ids = args[0] if args else kwargs.get("input_ids")
-        others = [kwargs.get(name) for name in ("past_key_values", "inputs_embeds", "position_ids")]
+        others = [kwargs.get(name) for name in ("past_key_values", "inputs_embeds")]
         if ids is None or len(args) > 1 or torch.is_grad_enabled():
             return None
         if any(other is not None for other in others):
             return None
-        mask = kwargs.get("attention_mask")
-        return b"".join(self._digest(tensor) for tensor in (ids, mask) if tensor is not None)
+        given = {
+            "ids": ids,
+            **{name: kwargs.get(name) for name in ("attention_mask", "position_ids")},
+        }
+        return b"".join(
+            name.encode() + self._digest(tensor)
+            for name, tensor in given.items()
+            if tensor is not None
+        )
 
     def _digest(self, tensor: Tensor) -> bytes:
         now = None if tensor.is_inference() else tensor._version

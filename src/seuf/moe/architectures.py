@@ -183,6 +183,19 @@ def _gate(router: nn.Module | None, block: nn.Module) -> str:
     return ROUTERS[name]
 
 
+def reads_masks(model: Any) -> bool:
+    """Return whether a pass may say which tokens each token sees, and where each of them stands.
+
+    So it is where every layer attends to all tokens before one by torch's own attention: not with
+    recurrent layers, convolutions or a sliding window, which go by the order of the tokens.
+    """
+    config = model.config
+    types = getattr(config, "layer_types", None) or []
+    slides = not types and getattr(config, "sliding_window", None)
+    only_full = all(kind == "full_attention" for kind in types) and not slides
+    return bool(only_full and config._attn_implementation == "sdpa")
+
+
 def check_positions(model: Any, samples: Iterable[Sized], remedy: str) -> None:
     """Raise if a sample has more tokens than the model was made for.
 

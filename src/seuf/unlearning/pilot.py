@@ -9,7 +9,7 @@ questions (`seuf.forgetting`). `algorithm.unlearn` then spends the full budget t
    does for the questions and for the routing probe. A trial has the bits of a run of its own.
 2. A trial ends when its number is known: at the first evaluation that reaches the target.
 3. It ends when it is dominated: its utility is already below what the best trial so far has at the
-   target, and is taken not to come back while more is forgotten.
+   target, by more than `margin`, and is taken not to come back while more is forgotten.
 4. Where no trial reaches the target, the layer that forgets most is kept.
 5. A sweep (`PilotSettings.sweep`) is to tell what each layer keeps: a judge tells of the test
    questions too, a trial goes on until these have forgotten the target as well, or as a run ends,
@@ -105,7 +105,7 @@ def choose_layer(
         looks = Looks(base, judge, forget, retain, settings, firsts)
         prefixes: dict[int, HiddenStates | None] = {first: None for first in firsts if first}
         sweep = pilot.sweeps(method.objective)
-        path = TrialPath(looks.at_the_original(), pilot.target, sweep)
+        path = TrialPath(looks.at_the_original(), pilot.target, sweep, pilot.margin)
         for experts in candidates:
             path.begin(experts)
             _try(base, forget, retain, tried, experts, looks, settings, seed, prefixes, path)
@@ -167,11 +167,14 @@ class TrialPath(EvaluationPath):
         original: The evaluation of the untouched model.
         target: Share forgotten at which layers are compared.
         sweep: See `PilotSettings`.
+        margin: The same.
     """
 
-    def __init__(self, original: Evaluation, target: float, sweep: bool = False) -> None:
+    def __init__(
+        self, original: Evaluation, target: float, sweep: bool = False, margin: float = 0.0
+    ) -> None:
         super().__init__(original, target)
-        self.sweep = sweep
+        self.sweep, self.margin = sweep, margin
         self.best: float | None = None  # utility at the target
         self.about: dict[str, Any] = {}
 
@@ -201,7 +204,7 @@ class TrialPath(EvaluationPath):
         if utility is not None:
             self.best = utility if self.best is None else max(self.best, utility)
             return "reached"
-        dominated = self.best is not None and self.log[-1]["utility"] < self.best
+        dominated = self.best is not None and self.log[-1]["utility"] < self.best - self.margin
         return "dominated" if dominated else None
 
 

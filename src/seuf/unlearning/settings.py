@@ -246,6 +246,8 @@ class PilotSettings(Settings):
         steps: Updates of a trial; null for as many as a run has.
         evaluate_every: Steps between two evaluations; null for as many as in a run.
         learning_rates: Tried in each layer; null for the method's own.
+        margin: Utility by which a trial must be below the best one before it is given up: what so
+            few questions cannot tell.
         every: Try every n-th MoE layer only, beginning in the middle of the first n.
         sweep: Follow every trial to where both the selection and the test questions have forgotten
             the target, give none up as dominated, and tell of the test questions and the general
@@ -259,6 +261,7 @@ class PilotSettings(Settings):
     steps: Annotated[int, Field(gt=0)] | None = None
     evaluate_every: Annotated[int, Field(gt=0)] | None = None
     learning_rates: Annotated[list[Positive], Field(min_length=1)] | None = None
+    margin: Annotated[float, Field(ge=0)] = 0.0
     every: Annotated[int, Field(gt=0)] = 1
     sweep: bool | list[str] = False
 
