@@ -6,16 +6,19 @@ import warnings
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from seuf.benchmarks.choices import (
     Choice,
     ChoicePasses,
     ChoiceScorer,
-    behind_a_question,
     chance,
     group_by_input,
+    packed_questions,
     preferred_choice,
+    seen_alone,
 )
 from seuf.benchmarks.records import Question
 from seuf.inputs import InputError
@@ -96,31 +99,33 @@ def test_a_choice_is_as_likely_as_its_tokens_together(language_model):
     assert likelihoods(scorer, language_model.model)[choice] == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_choices_behind_a_question_see_it_and_themselves():
-    """A question of two tokens, choices of one and of two: 0 0 1 2 2, at places 0 1 2 2 3.
+def test_a_token_sees_its_question_and_its_own_choice():
+    """A question of two tokens, with choices of one and of two, then one of one token; padding.
 
-    The second row is padded: its choices stand at the place after its question of one token.
+    Choices stand at the place after their question, 0 1 2 2 3, and the next question at 0.
     """
-    asked_of_model = behind_a_question(torch.tensor([[0, 0, 1, 2, 2], [0, 1, 2, 0, 0]]))
+    questions, parts = torch.tensor([[[1, 1, 1, 1, 1, 2, 0]], [[0, 0, 1, 2, 2, 0, 0]]])
+
+    asked_of_model = seen_alone(questions, parts)
 
     mask = asked_of_model["attention_mask"]
-    assert mask.shape == (2, 1, 5, 5)
+    assert mask.shape == (1, 1, 7, 7)
     assert mask[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 0, 1, 0],
-        [1, 1, 0, 1, 1],
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0, 0],
+        [1, 1, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 1],
     ]
-    assert asked_of_model["position_ids"][0].tolist() == [0, 1, 2, 2, 3]
-    assert asked_of_model["position_ids"][1, :3].tolist() == [0, 1, 1]
-    assert mask[1, 0, :3, :3].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    assert asked_of_model["position_ids"].tolist() == [[0, 1, 2, 2, 3, 0, 0]]
 
 
 def test_a_question_is_read_once_and_what_two_choices_share_too(language_model):
     """Of question 1 2 the choices 3 4 5, 3 4 6 and 7 8 are read to their last tokens: 1 2 3 4 7.
 
-    That of question 9 has one token and needs nothing behind it.
+    That of question 9 has one token, so nothing is read behind it.
     """
     choices = [Choice((1, 2), ids) for ids in ((3, 4, 5), (3, 4, 6), (7, 8))]
     choices.append(Choice((9,), (3,)))
@@ -132,9 +137,42 @@ def test_a_question_is_read_once_and_what_two_choices_share_too(language_model):
     passes = ChoicePasses(group_by_input(choices), batch_size=8, shared=True)
     shared = passes.log_likelihoods(language_model.model)
 
-    assert read == [[[1, 2, 3, 4, 7]], [[9]]]
+    assert read == [[[1, 2, 3, 4, 7, 9]]]
     alone = ChoicePasses(group_by_input(choices), batch_size=8, shared=False)
     assert shared == pytest.approx(alone.log_likelihoods(language_model.model), abs=1e-5)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 5), min_size=1, max_size=300),
+            st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=200), min_size=1, max_size=4),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_every_choice_stands_in_a_row_behind_its_question(asked):
+    """Read back from the rows: the tokens that a choice's last column sees are its input."""
+    choices = [Choice(tuple(q), tuple(c)) for q, of in asked for c in of]
+    rows = packed_questions(group_by_input(choices))
+    longest = max(len(row) for row in rows.tokens)
+
+    found = []
+    for tokens, places, scored in zip(rows.tokens, rows.places, rows.scored, strict=True):
+        for choice, last, first in scored:
+            question, _ = places[last]
+            own = {places[first][1] if first < len(places) else None}
+            inputs = tuple(
+                token
+                for token, (of, part) in zip(tokens, places, strict=True)
+                if of == question and (part == 0 or (len(choice.continuation) > 1 and part in own))
+            )
+            assert inputs == choice.input_ids
+            found.append(choice)
+
+    assert sorted(found) == sorted(set(choices))
+    assert longest <= max(512, max(len(q) + sum(map(len, of)) for q, of in asked))
 
 
 def test_choices_of_one_token_are_read_in_one_row(language_model):

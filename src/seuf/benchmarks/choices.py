@@ -18,7 +18,7 @@ from seuf.benchmarks.records import Question
 from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, decoder, input_device, reads_masks
 from seuf.moe.backoff import Backoff
-from seuf.moe.batches import Batch, by_length, open_ids, pad
+from seuf.moe.batches import Batch, by_length, open_ids, pack, pad
 from seuf.moe.loss import output_head, token_nll
 from seuf.moe.routing import skip_packed_sequence_check
 
@@ -188,58 +188,71 @@ class ChoiceScorer:
         return [float(answer == question.answer) for question, answer in answers]
 
 
+PACKED = 512  # tokens of a row at least in which questions stand one after the other
+_Scored = tuple[Choice, int, int]
+
+
 class _Rows(NamedTuple):
-    """What passes the model: a sequence of tokens, or a question with several choices behind it.
+    """What passes the model: a choice a row, or questions, each with its choices behind it.
 
     Attributes:
         tokens: The ids of each row.
-        parts: Of each token the choice that it belongs to, counted from 1; 0 in the question. None
-            in rows of one choice.
-        scored: The choices of each row, and in which column the first token of each is read; its
-            first one is predicted where the question ends.
+        places: Of each token its question in the row, counted from 1, and its choice, counted from
+            1, or 0 in the question itself. None in rows of one choice.
+        scored: The choices of each row; in which column the token stands that predicts the first of
+            a choice's own, and in which the first of these is read.
     """
 
     tokens: list[tuple[int, ...]]
-    parts: list[list[int]] | None
-    scored: list[list[tuple[Choice, int]]]
+    places: list[list[tuple[int, int]]] | None
+    scored: list[list[_Scored]]
 
 
-def one_choice_a_row(by_input: ChoicesByInput) -> _Rows:
+def a_choice_a_row(by_input: ChoicesByInput) -> _Rows:
     """Return rows of which each has the tokens of one choice."""
     inputs = sorted(by_input)
-    scored = [[(choice, len(choice.context)) for choice in sorted(by_input[ids])] for ids in inputs]
+    scored = [
+        [(choice, len(choice.context) - 1, len(choice.context)) for choice in sorted(by_input[ids])]
+        for ids in inputs
+    ]
     return _Rows(inputs, None, scored)
 
 
-def one_question_a_row(by_input: ChoicesByInput) -> tuple[_Rows, _Rows]:
-    """Return the rows of questions whose choices stand behind them, and those of all others.
+def packed_questions(by_input: ChoicesByInput) -> _Rows:
+    """Return rows of questions one after the other, each with its choices behind it.
 
-    A question is read once then, and not once a choice. What stands behind it sees the question and
-    itself, see `_Asked`; of choices that begin alike up to their last token one is read.
+    A question is read once then, and not once a choice, and hardly anything is padding. What each
+    token sees is said by `seen_alone`; of choices that begin alike up to their last token one is
+    read.
     """
-    questions: dict[tuple[int, ...], dict[tuple[int, ...], set[Choice]]] = {}
+    inputs_of: dict[tuple[int, ...], dict[tuple[int, ...], set[Choice]]] = {}
     for ids, choices in by_input.items():
         for choice in choices:
-            inputs = questions.setdefault(choice.context, {})
-            inputs.setdefault(ids, set()).add(choice)
-    alone: ChoicesByInput = {}
+            inputs_of.setdefault(choice.context, {}).setdefault(ids, set()).add(choice)
+
+    def length(context: tuple[int, ...]) -> int:
+        return len(context) + sum(len(ids) - len(context) for ids in inputs_of[context])
+
+    questions = sorted(inputs_of, key=lambda context: (-length(context), context))
+    width = max([PACKED, *map(length, questions[:1])])
+    # which fit into a row together: each is packed as so many tokens of its number
+    together = pack(([number] * length(of) for number, of in enumerate(questions)), width)
     rows = _Rows([], [], [])
-    assert rows.parts is not None
-    for context, inputs in sorted(questions.items()):
-        if sum(len(ids) > len(context) for ids in inputs) < 2:
-            for ids, choices in inputs.items():
-                alone.setdefault(ids, set()).update(choices)
-            continue
-        tokens, parts = list(context), [0] * len(context)
-        scored = list[tuple[Choice, int]]()
-        for number, ids in enumerate(sorted(inputs), start=1):
-            scored += [(choice, len(tokens)) for choice in sorted(inputs[ids])]
-            tokens += ids[len(context) :]
-            parts += [number] * (len(ids) - len(context))
+    assert rows.places is not None
+    for row in together:
+        tokens, places, scored = list[int](), list[tuple[int, int]](), list[_Scored]()
+        for question, context in enumerate((questions[n] for n in dict.fromkeys(row)), start=1):
+            tokens += context
+            places += [(question, 0)] * len(context)
+            last = len(tokens) - 1
+            for part, (ids, choices) in enumerate(sorted(inputs_of[context].items()), start=1):
+                scored += [(choice, last, len(tokens)) for choice in sorted(choices)]
+                tokens += ids[len(context) :]
+                places += [(question, part)] * (len(ids) - len(context))
         rows.tokens.append(tuple(tokens))
-        rows.parts.append(parts)
+        rows.places.append(places)
         rows.scored.append(scored)
-    return rows, one_choice_a_row(alone)
+    return rows
 
 
 class _Asked(NamedTuple):
@@ -266,40 +279,42 @@ class _Asked(NamedTuple):
         predicted = [
             (row, column, token)
             for row, position in enumerate(positions)
-            for choice, start in rows.scored[position]
+            for choice, last, first in rows.scored[position]
             for column, token in zip(
-                [len(choice.context) - 1, *range(start, start + len(choice.continuation) - 1)],
+                [last, *range(first, first + len(choice.continuation) - 1)],
                 choice.continuation,
                 strict=True,
             )
         ]
         at, columns, tokens = torch.tensor(predicted).T.contiguous().to(device)
         inputs = batch.inputs(device)
-        if rows.parts is not None:
-            parts = pad([rows.parts[position] for position in positions], padding=0).input_ids
-            inputs |= behind_a_question(parts.to(device))
-        chosen = [choice for position in positions for choice, _ in rows.scored[position]]
+        if rows.places is not None:
+            questions, parts = (
+                pad([[place[which] for place in rows.places[p]] for p in positions], 0).input_ids
+                for which in range(2)
+            )
+            inputs |= seen_alone(questions.to(device), parts.to(device))
+        chosen = [choice for position in positions for choice, *_ in rows.scored[position]]
         return cls(inputs, at, columns, tokens, chosen)
 
 
-def behind_a_question(parts: Tensor) -> dict[str, Tensor | None]:
-    """Return the mask and the positions with which choices behind a question see it alone.
+def seen_alone(questions: Tensor, parts: Tensor) -> dict[str, Tensor | None]:
+    """Return the mask and the positions with which questions and choices do not see each other.
+
+    A token sees what stands before it of its question, and of its own choice.
 
     Args:
-        parts: 0 on the tokens of a question, and then, of each choice's, its number from 1 on; 0
-            on padding, (B, T).
+        questions: Of each token its question; 0 on padding, (B, T).
+        parts: Of each token its choice, 0 in the question itself, (B, T).
 
     Returns:
         `attention_mask`: Whether a token (row) sees another (column), (B, 1, T, T); `position_ids`:
-        each choice begins where the question ends, (B, T).
+        as many as a token sees before itself, (B, T).
     """
-    width = parts.shape[1]
     seen = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
-    seen &= torch.ones(width, width, dtype=torch.bool, device=parts.device).tril()
-    own = (seen & (parts[:, None, :] == parts[:, :, None])).sum(-1)
-    question = (parts.cumsum(-1) == 0).sum(-1, keepdim=True)
-    positions = own - 1 + torch.where(parts > 0, question, 0)
-    return {"attention_mask": seen[:, None], "position_ids": positions}
+    seen &= questions[:, None, :] == questions[:, :, None]
+    seen = seen.tril()
+    return {"attention_mask": seen[:, None], "position_ids": seen.sum(-1) - 1}
 
 
 class ChoicePasses:
@@ -326,8 +341,8 @@ class ChoicePasses:
         self.by_input, self.shared = by_input, shared
         self.batch_size, self.tokens = batch_size, tokens
         self.backoff = Backoff(OUT_OF_MEMORY_ADVICE)  # remembers how many fit in memory
-        self._batches: dict[tuple[torch.device, bool], list[tuple[_Rows, list[Batch]]]] = {}
-        self._asked: dict[tuple[torch.device, int, int, int], _Asked] = {}
+        self._batches: dict[tuple[torch.device, bool], tuple[_Rows, list[Batch]]] = {}
+        self._asked: dict[tuple[torch.device, bool, int, int], _Asked] = {}
 
     @torch.no_grad()
     def log_likelihoods(self, model: nn.Module) -> dict[Choice, float]:
@@ -340,40 +355,45 @@ class ChoicePasses:
         check_positions(model, self.by_input, "a question with a choice must have {} or less")
         device, head = input_device(model), output_head(model)
         shared = device.type == "cuda" if self.shared is None else self.shared
+        shared = shared and reads_masks(model)
         choices, losses = list[Choice](), list[Tensor]()
+
+        def score(batch: Batch) -> tuple[list[Choice], Tensor]:
+            asked = self._asked_of(batch, device, shared)
+            hidden = decoder(model)(**asked.inputs, use_cache=False).last_hidden_state
+            rows, columns = asked.rows.to(hidden.device), asked.columns.to(hidden.device)
+            return asked.choices, token_nll(hidden[rows, columns], head, asked.tokens)
+
         with skip_packed_sequence_check():
-            for rows, batches in self._batches_for(device, shared and reads_masks(model)):
-
-                def score(batch: Batch, rows: _Rows = rows) -> tuple[list[Choice], Tensor]:
-                    asked = self._asked_of(rows, batch, device)
-                    hidden = decoder(model)(**asked.inputs, use_cache=False).last_hidden_state
-                    at, columns = (where.to(hidden.device) for where in asked[1:3])
-                    return asked.choices, token_nll(hidden[at, columns], head, asked.tokens)
-
-                for batch in batches:
-                    for _, (of_batch, nll) in self.backoff.rows(batch, score):
-                        choices += of_batch
-                        losses.append(nll)
+            for batch in self._batches_for(device, shared)[1]:
+                for _, (of_batch, nll) in self.backoff.rows(batch, score):
+                    choices += of_batch
+                    losses.append(nll)
         if not choices:
             return {}
         parts = torch.cat(losses).cpu().split([len(choice.continuation) for choice in choices])
         sums = (-part.sum().item() for part in parts)
         return dict(zip(choices, sums, strict=True))
 
-    def _batches_for(self, device: torch.device, shared: bool) -> list[tuple[_Rows, list[Batch]]]:
+    def _batches_for(self, device: torch.device, shared: bool) -> tuple[_Rows, list[Batch]]:
         key = device, shared
         if key not in self._batches:
-            by_input, tokens = self.by_input, self.tokens if device.type == "cuda" else 0
-            made = one_question_a_row(by_input) if shared else (one_choice_a_row(by_input),)
-            self._batches[key] = [
-                (rows, list(by_length(rows.tokens, self.batch_size, 0, tokens))) for rows in made
-            ]
+            by_input = self.by_input
+            rows = packed_questions(by_input) if shared else a_choice_a_row(by_input)
+            size, tokens = self.batch_size, self.tokens if device.type == "cuda" else 0
+            if shared:  # as many tokens as batches of single choices have
+                longest, width = (
+                    max(map(len, of), default=1) for of in (self.by_input, rows.tokens)
+                )
+                size, tokens = max(max(size * longest, tokens) // width, 1), 0
+            self._batches[key] = rows, list(by_length(rows.tokens, size, 0, tokens))
         return self._batches[key]
 
-    def _asked_of(self, rows: _Rows, batch: Batch, device: torch.device) -> _Asked:
+    def _asked_of(self, batch: Batch, device: torch.device, shared: bool) -> _Asked:
         positions = batch.positions or []
-        key = device, id(rows), positions[0], len(positions)
+        key = device, shared, positions[0], len(positions)
         if key not in self._asked:
+            rows, _ = self._batches[device, shared]
             self._asked[key] = _Asked.of(rows, batch, device)
         return self._asked[key]
 
