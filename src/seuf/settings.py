@@ -8,9 +8,11 @@ from kedro_dvc.run_status import RunStatus
 from kedro_dvc.safety import SafeOutputs, SharingCatalog
 from seuf.determinism import torch_facts
 from seuf.hooks import StudyHooks, folders
+from seuf.mlflow_run import MlflowRun
 
-HOOKS = (StudyHooks(), SafeOutputs(), RunStatus(), RunRecords(torch_facts))
-DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")  # RunStatus is in its place
+HOOKS = (StudyHooks(), SafeOutputs(), RunStatus(), RunRecords(torch_facts), MlflowRun())
+# RunStatus is in kedro-viz's place, MlflowRun in kedro-mlflow's
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz", "kedro-mlflow")
 
 DATA_CATALOG_CLASS = SharingCatalog
 CONFIG_LOADER_CLASS = StudyConfigLoader
