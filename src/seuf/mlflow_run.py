@@ -122,12 +122,10 @@ def _there(catalog: CatalogProtocol, name: str) -> Path | None:
 
 
 def _is_asked_for(context: KedroContext) -> bool:
-    """Return whether kedro-mlflow is installed and the study, or base, has a configuration of it."""
-    folders = {
-        Path(context.config_loader.conf_source, name) for name in (BASE, context.env or BASE)
-    }
-    configured = any(path for folder in folders for path in folder.glob("mlflow*.y*ml"))
-    return configured and importlib.util.find_spec("kedro_mlflow") is not None
+    """Return whether kedro-mlflow is installed, and configured for base or the study."""
+    conf, study = Path(context.config_loader.conf_source), context.env or BASE
+    found = any(any((conf / name).glob("mlflow*.y*ml")) for name in (BASE, study))
+    return found and importlib.util.find_spec("kedro_mlflow") is not None
 
 
 class _Configuration:

@@ -12,7 +12,7 @@ from seuf.mlflow_run import MlflowRun
 
 HOOKS = (StudyHooks(), SafeOutputs(), RunStatus(), RunRecords(torch_facts), MlflowRun())
 # RunStatus is in kedro-viz's place, MlflowRun in kedro-mlflow's
-DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz", "kedro-mlflow")
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz", "kedro_mlflow")
 
 DATA_CATALOG_CLASS = SharingCatalog
 CONFIG_LOADER_CLASS = StudyConfigLoader
