@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# Triton comes with torch for GPUs; the others are extras, each for the executor of its name.
+# Triton comes with torch for GPUs; the others are extras: an executor each, and MLflow.
 TRITON = {"triton"}
-CLUSTERS = {"ray", "submitit"}
+OPTIONAL = {"ray", "submitit", "kedro-mlflow", "mlflow"}
 # The first makes DVC faster, the second completes model-signing.
 NOT_IMPORTED = {"ruamel-yaml-clib", "pyopenssl"}
 IMPORTS_OF = """
@@ -38,7 +38,7 @@ def test_every_package_that_is_imported_is_a_dependency_or_what_one_brings():
     in_audit = set((SOURCE / "seuf/audit").rglob("*.py"))
     elsewhere = set(SOURCE.rglob("*.py")) - in_audit
 
-    assert sorted(_used(elsewhere) - main - TRITON - CLUSTERS) == []
+    assert sorted(_used(elsewhere) - main - TRITON - OPTIONAL) == []
     assert sorted(_used(in_audit) - main - audit) == []
 
 
