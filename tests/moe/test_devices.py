@@ -12,19 +12,23 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seuf.benchmarks.membership import predict
-from seuf.moe import loss
+from seuf.moe import loss as loss_module
 from seuf.moe.activations import HiddenStates
+from seuf.moe.architectures import decoder_layer
 from seuf.moe.loading import load
 from seuf.moe.loss import next_token_nll, nll_and_gradient
+from seuf.unlearning.anchor import Anchor
+from seuf.unlearning.forward_passes import ForwardPasses
 from seuf.unlearning.objectives import OBJECTIVES
-from tests.unlearning.runs import method, run
+from tests.tiny import tiny_language_model
+from tests.unlearning.runs import FORGET, RETAIN, SETTINGS, method, run
 
 ONE, OTHER = torch.device("cpu"), torch.device("meta")  # stand for two GPUs
 
 
 @pytest.fixture
 def fake_tensors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(loss, "_kernel", lambda: None)
+    monkeypatch.setattr(loss_module, "_kernel", lambda: None)
     with FakeTensorMode():
         yield
 
@@ -51,7 +55,7 @@ def test_tensors_of_two_gpus_are_refused_here():
 @pytest.mark.parametrize("rows", [1, 100])
 @pytest.mark.usefixtures("fake_tensors")
 def test_losses_are_where_the_hidden_states_are(trained, head, rows, monkeypatch):
-    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 11 * rows)
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", 4 * 11 * rows)
     hidden = torch.empty(2, 3, 8, device=OTHER, requires_grad=True)
     labels = torch.zeros(2, 3, dtype=torch.long, device=ONE)
 
@@ -81,6 +85,23 @@ def test_hidden_states_go_back_to_where_they_came_from():
     states.put([0, 1], torch.empty(2, 3, 8, device=OTHER))
 
     assert states.batch([1], 3).device == OTHER
+
+
+def test_what_rmu_compares_is_where_the_steered_layer_is():
+    """Target, kept activations, counts and anchor follow what leaves the layer."""
+    base, of = tiny_language_model(), method("experts", "rmu")
+    base.model.set_experts_implementation("batched_mm")  # others read numbers, which fakes have not
+    passes = ForwardPasses(base, FORGET, RETAIN, of, SETTINGS, 1, 1, 0, [(1, 2)])
+    anchor, batch = Anchor(base.model, [(1, 2)], "softmax", of.anchor_target), passes.batch(0)
+    decoder_layer(base.model, 1).register_forward_hook(lambda _, args, made: made.to(OTHER))
+
+    with FakeTensorMode(allow_non_fake_inputs=True), anchor.watching(batch.forget_mask):
+        inputs = passes.objective_inputs(batch)
+        loss = OBJECTIVES["rmu"](**inputs, rmu_retain_weight=1.0)
+        total = loss + anchor.loss(loss.device)
+
+    assert total.device == inputs["steering"].device == OTHER
+    assert inputs["retain_reference_hidden"].device == OTHER
 
 
 @pytest.mark.gpu
