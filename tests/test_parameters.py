@@ -168,6 +168,14 @@ def test_every_wrong_parameter_is_told_at_once(parameters):
         check_parameters(parameters)
 
 
+def test_a_model_over_several_devices_is_evaluated_on_these_alone(parameters):
+    parameters["base_model"] = {"source": "external", "path": "some/model", "device_map": "auto"}
+    parameters["evaluation"]["devices"] = 2
+
+    with pytest.raises(InputError, match=r"evaluation\.devices is 2.*device_map to null"):
+        check_parameters(parameters)
+
+
 def test_a_ranked_rule_may_be_a_methods_selection(parameters):
     parameters["expert_selection"]["rules"] += ["affinity_2", "esft"]
     parameters["methods"]["seuf_gdiff"]["selection"] = "affinity_2"

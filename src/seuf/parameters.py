@@ -168,6 +168,15 @@ class StudyParameters(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _devices_hold_whole_models(self) -> Self:
+        if self.evaluation.devices > 1 and getattr(self.base_model, "device_map", None):
+            raise ValueError(
+                f"evaluation.devices is {self.evaluation.devices}, and each holds the whole model: "
+                "set it to 1, or base_model.device_map to null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pretraining_needs_texts(self) -> Self:
         name = self.benchmark.name
         taught = self.base_model.source != "external"

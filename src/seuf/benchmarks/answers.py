@@ -24,6 +24,7 @@ from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import open_ids, pad
+from seuf.moe.sharding import in_turn
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -238,8 +239,10 @@ def greedy_answers(
     order = sorted(range(len(rows)), key=lambda position: len(rows[position]))
     answers = [""] * len(rows)
     backoff = Backoff("lower evaluation.max_length or evaluation.max_new_tokens")
-    for start in range(0, len(order), settings.batch_size):
-        for positions, part in backoff.parts(order[start : start + settings.batch_size], generate):
+    size = settings.batch_size
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    for of_batch in in_turn(batches, lambda batch: list(backoff.parts(batch, generate))):
+        for positions, part in of_batch:
             for position, answer in zip(positions, part, strict=True):
                 answers[position] = answer
     return answers

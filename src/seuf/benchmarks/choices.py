@@ -365,10 +365,10 @@ class ChoicePasses:
             return asked.choices, token_nll(hidden[rows, columns], head, asked.tokens)
 
         with skip_packed_sequence_check():
-            for batch in self._batches_for(device, shared)[1]:
-                for _, (of_batch, nll) in self.backoff.rows(batch, score):
-                    choices += of_batch
-                    losses.append(nll)
+            batches = self._batches_for(device, shared)[1]
+            for _, (of_batch, nll) in self.backoff.all_rows(batches, score):
+                choices += of_batch
+                losses.append(nll)
         if not choices:
             return {}
         parts = torch.cat(losses).cpu().split([len(choice.continuation) for choice in choices])

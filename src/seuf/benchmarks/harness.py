@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
 from io import TextIOBase
+from itertools import chain
 from typing import Any, TextIO
 
 from lm_eval.api.task import ConfigurableTask
@@ -27,6 +28,7 @@ from seuf.benchmarks.settings import ScoringSettings, warn_of_cut
 from seuf.moe.architectures import check_positions
 from seuf.moe.backoff import Backoff
 from seuf.moe.loading import LanguageModel
+from seuf.moe.sharding import in_turn, replicas
 
 
 def score_questions(
@@ -101,6 +103,32 @@ class SameTokens(HFLM):
         pair = with_spaces_moved(context, continuation)
         choice = encode_pairs(self.tokenizer, [pair])[0]
         return list(choice.context), list(choice.continuation)
+
+    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **options: Any) -> list[Any]:
+        """Answer the requests; replicas take in turn the batches that one process would make.
+
+        It sorts what has to be read by length and tokens; requests that differ in their last token
+        alone are one.
+        """
+        answer = super()._loglikelihood_tokens
+        if replicas() == 1:
+            return answer(requests, *args, **options)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for position, (_, context, continuation) in enumerate(requests):
+            groups.setdefault((*context, *continuation[:-1]), []).append(position)
+
+        def longest_first(group: list[int]) -> tuple[int, tuple[int, ...]]:
+            _, context, continuation = requests[group[0]]
+            return -len(context) - len(continuation), (*context, *continuation)
+
+        ordered, size = sorted(groups.values(), key=longest_first), int(self.batch_size)
+        batches = [
+            [position for group in ordered[start : start + size] for position in group]
+            for start in range(0, len(ordered), size)
+        ]
+        answers = in_turn(batches, lambda batch: answer([requests[i] for i in batch], True))
+        of_position = dict(zip(chain(*batches), chain(*answers), strict=True))
+        return [of_position[position] for position in range(len(requests))]
 
 
 def harness_model(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:

@@ -191,9 +191,9 @@ def _predictions_of_samples(
     """Return what the model predicts of each sample's tokens but the first."""
     predictions: dict[int, Predictions] = {}
     ids, backoff = [sample.ids for sample in samples], Backoff("lower evaluation.max_length")
-    for batch in by_length(ids, batch_size, subject_model.padding):
-        for part, of_part in backoff.rows(batch, partial(_of_batch, subject_model.model)):
-            predictions |= zip(part.positions or (), of_part, strict=True)
+    batches = by_length(ids, batch_size, subject_model.padding)
+    for part, of_part in backoff.all_rows(batches, partial(_of_batch, subject_model.model)):
+        predictions |= zip(part.positions or (), of_part, strict=True)
     return [predictions[position] for position in range(len(samples))]
 
 

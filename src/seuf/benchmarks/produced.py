@@ -164,13 +164,13 @@ def greedy_openings(
         tokens = _likeliest_tokens(hidden.last_hidden_state[rows, columns], output_head(model))
         return [part.tolist() for part in tokens.split([len(r.continuation) + 1 for r in asked])]
 
-    for batch in by_length(inputs, batch_size, padding=0):
-        for part, likeliest_tokens in backoff.rows(batch, likeliest):
-            for position, tokens in zip(part.positions or (), likeliest_tokens, strict=True):
-                expected = references[position].continuation
-                pairs = zip(tokens, expected, strict=False)
-                shared = next((at for at, (a, b) in enumerate(pairs) if a != b), len(expected))
-                openings[position] = tokens[: shared + 1]
+    batches = by_length(inputs, batch_size, padding=0)
+    for part, likeliest_tokens in backoff.all_rows(batches, likeliest):
+        for position, tokens in zip(part.positions or (), likeliest_tokens, strict=True):
+            expected = references[position].continuation
+            pairs = zip(tokens, expected, strict=False)
+            shared = next((at for at, (a, b) in enumerate(pairs) if a != b), len(expected))
+            openings[position] = tokens[: shared + 1]
     return openings
 
 

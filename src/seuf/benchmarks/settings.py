@@ -34,6 +34,8 @@ class ScoringSettings(Settings):
             training run too; null asks all. They choose nothing.
         path_texts: General texts at most whose loss is told there, evenly spaced.
         probe_tokens: Tokens of each set on which routing overlap is measured.
+        devices: GPUs that share the batches, in the stage `evaluate` and at the looks of `unlearn`,
+            each with the whole model in a process of its own; the numbers are those of one.
         min_k: Share of a passage's tokens, the least likely ones, that membership inference by
             min-k and min-k++ uses; RWKU takes 0.2, MUSE 0.4.
     """
@@ -48,6 +50,7 @@ class ScoringSettings(Settings):
     path_questions: Annotated[int, Field(gt=1)] | None = None
     path_texts: Annotated[int, Field(gt=0)] = 128
     probe_tokens: Annotated[int, Field(gt=0)] = 4096
+    devices: Annotated[int, Field(gt=0)] = 1
     min_k: Annotated[float, Field(gt=0, le=1)] = 0.2
 
 

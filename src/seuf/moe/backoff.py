@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ import torch
 
 from seuf.inputs import InputError
 from seuf.moe.batches import Batch
-from seuf.moe.sharding import ranks
+from seuf.moe.sharding import in_turn, ranks
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -59,6 +59,13 @@ class Backoff:
         rows = range(len(batch.input_ids))
         for part, made in self.parts(rows, lambda part: work(batch.part(part))):
             yield batch.part(part), made
+
+    def all_rows(
+        self, batches: Iterable[Batch], work: Callable[[Batch], Made]
+    ) -> list[tuple[Batch, Made]]:
+        """Return what work makes of batches, as `rows` does; replicas take them in turn."""
+        of_batches = in_turn(list(batches), lambda batch: list(self.rows(batch, work)))
+        return [pair for of_batch in of_batches for pair in of_batch]
 
     def whole(self, size: int, work: Callable[[int], Made]) -> Made:
         """Return what work makes, which is called with how many samples it may take at once.

@@ -106,7 +106,7 @@ class MeanNLL:
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
         """Return the mean NLL in nats."""
-        head, device, sums = output_head(model), input_device(model), list[Tensor]()
+        head, device = output_head(model), input_device(model)
 
         def nll_sum(batch: Batch) -> Tensor:
             inputs, labels = self._given_for(batch, device)
@@ -114,8 +114,7 @@ class MeanNLL:
             return next_token_nll(hidden, head, labels)[0].sum()
 
         with skip_packed_sequence_check():
-            for batch in self.batches:
-                sums += [of_part for _, of_part in self.backoff.rows(batch, nll_sum)]
+            sums = [of_part for _, of_part in self.backoff.all_rows(self.batches, nll_sum)]
         return sum(torch.stack([one.to(device) for one in sums]).tolist()) / self.count
 
     def _given_for(self, batch: Batch, device: torch.device) -> tuple[dict[str, Any], Tensor]:

@@ -1,21 +1,24 @@
-"""A model over several processes, each with a part of every layer: torch's FSDP2.
+"""Several processes for one model: each with a part of every layer, or each with all of it.
 
-For training what fits no card: weights, gradients and what the optimizer keeps are divided by the
-number of processes, `ranks`. A decoder layer is put together while it runs. What lies outside the
-layers (embeddings, last norm, head) and what is added to them (LoRA) is whole in every process,
-because losses call the head by itself and it may be the embeddings; of these only what the
-optimizer keeps is divided.
+Parts, torch's FSDP2, are for training what fits no card: weights, gradients and what the optimizer
+keeps are divided by the number of processes, `ranks`. A decoder layer is put together while it
+runs. What lies outside the layers (embeddings, last norm, head) and what is added to them (LoRA) is
+whole in every process, because losses call the head by itself and it may be the embeddings; of
+these only what the optimizer keeps is divided.
 
-All processes run the same program on the same data, see `seuf.pipelines.unlearning.sharded`. They
-differ in three places: each passes its own rows of a step (`own_rows`), gradients are added up
-(`Shard.gradient`), and each updates its own part (`Shard.view`). In a process of its own all
-functions here do nothing.
+All processes run the same program on the same data, see `seuf.pipelines.processes`. Those with
+parts differ in three places: each passes its own rows of a step (`own_rows`), gradients are added
+up (`Shard.gradient`), and each updates its own part (`Shard.view`). Those that each hold the whole
+model, `replicas`, differ in one: each takes its share of the batches that are scored (`in_turn`).
+In a process of its own all functions here do nothing.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
+from threading import Event
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -27,16 +30,33 @@ from seuf.inputs import InputError
 from seuf.moe.architectures import decoder
 
 Given = TypeVar("Given")
+Made = TypeVar("Made")
 _sharded: WeakSet[nn.Module] = WeakSet()
+_replica = Event()  # set for good once this process is one
 
 
-def ranks() -> int:
-    """Return how many processes share the model; 1 outside of `torchrun`."""
+def processes() -> int:
+    """Return how many processes run this program; 1 outside of `torchrun`."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def ranks() -> int:
+    """Return among how many processes the model is divided."""
+    return 1 if _replica.is_set() else processes()
+
+
+def replicas() -> int:
+    """Return how many processes hold a whole model each and share what is scored."""
+    return processes() if _replica.is_set() else 1
+
+
+def be_replica() -> None:
+    """Say that each process holds the whole model."""
+    _replica.set()
+
+
 def rank() -> int:
-    """Return which of them this is; 0 writes."""
+    """Return which of the processes this is; 0 writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -55,11 +75,35 @@ def total(tensor: Tensor) -> Tensor:
 
 def agreed(value: Given) -> Given:
     """Return what the first process has: choices must be the same in all, to the last bit."""
-    if ranks() == 1:
+    if processes() == 1:
         return value
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def gathered(value: Given) -> list[Given]:
+    """Return what each process has, with tensors in CPU memory."""
+    if processes() == 1:
+        return [value]
+    own = io.BytesIO()
+    torch.save(value, own)
+    sent: list[Any] = [None] * processes()
+    dist.all_gather_object(sent, own.getvalue())
+    return [torch.load(io.BytesIO(one), "cpu", weights_only=False) for one in sent]
+
+
+def in_turn(items: Sequence[Given], work: Callable[[Given], Made]) -> list[Made]:
+    """Return what work makes of each item, in their order; replicas take the items in turn.
+
+    The items are those of one process, so what is made of them is the same to the bit.
+    """
+    if replicas() == 1:
+        return [work(item) for item in items]
+    made: dict[int, Made] = {}
+    for own in gathered({i: work(items[i]) for i in range(rank(), len(items), replicas())}):
+        made |= own
+    return [made[i] for i in range(len(items))]
 
 
 def is_sharded(tensor: Any) -> bool:

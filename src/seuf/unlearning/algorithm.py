@@ -37,7 +37,7 @@ from seuf.moe.deltas import Delta
 from seuf.moe.digests import check_unchanged, checkpoint_dtypes, model_digest
 from seuf.moe.forward import keep_on_device
 from seuf.moe.loading import LanguageModel
-from seuf.moe.sharding import ranks, total
+from seuf.moe.sharding import agreed, ranks, total
 from seuf.moe.threads import threads
 from seuf.unlearning.anchor import Anchor
 from seuf.unlearning.evaluations import (
@@ -257,7 +257,7 @@ def train_at(
         if number % settings.evaluate_every and number != settings.steps:
             continue
         step.wait()
-        rows = torch.stack(pending).tolist()
+        rows = agreed(torch.stack(pending).tolist())
         broken = [i for i, row in enumerate(rows) if not math.isfinite(sum(row))]
         row = broken[0] if broken else len(rows) - 1
         numbers = {

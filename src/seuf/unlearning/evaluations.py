@@ -192,6 +192,7 @@ class Looks:
         probe = self.probe.beginning_at(scope.first_layer)
 
         def evaluate() -> tuple[Evaluation, dict[str, float]]:
+            scope.follow()
             before = scope.sums_of_bits()
             with self.shared:
                 evaluation, overlap = agreed((self.judge(self.model), probe.overlap(self.model)))

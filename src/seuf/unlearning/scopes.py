@@ -25,7 +25,16 @@ from seuf.moe.experts import ExpertSlice
 from seuf.moe.forward import is_offloaded
 from seuf.moe.lora import Adapter, adapted, merged, parameters_of
 from seuf.moe.names import row_path, rows_of_experts, same_bits, split_row, tensor_at
-from seuf.moe.sharding import Shard, clip_gradients, rank, ranks, settle
+from seuf.moe.sharding import (
+    Shard,
+    agreed,
+    clip_gradients,
+    gathered,
+    rank,
+    ranks,
+    replicas,
+    settle,
+)
 from seuf.unlearning.settings import Experts, Method
 
 
@@ -153,6 +162,17 @@ class Scope:
             self.trained[path].copy_(value)
             self.masters[path].copy_(value)
         self._send()
+
+    def follow(self) -> None:
+        """Take over what the first process has trained, where another one's is not the same."""
+        if replicas() == 1:
+            return
+        sums = gathered(self.sums_of_bits())
+        differ = [path for path in self.trained if len({one[path] for one in sums}) > 1]
+        for path in differ:  # one at a time
+            value = agreed(self.trained[path].cpu() if rank() == 0 else None)
+            if value is not None and rank():
+                self.restore({path: value})
 
     def _send(self) -> None:
         """Let other processes have what was written to tensors that they hold too."""

@@ -22,12 +22,18 @@ def evaluate(
     passages: Records | None = None,
 ) -> dict[str, Any]:
     """Score one unlearned model: test questions, routing beside the original, what changed."""
+    given = {name: one for name, one in locals().items() if name != "base_model"}
     from seuf.benchmarks.answers import example_answers, example_questions
     from seuf.benchmarks.records import Question
     from seuf.moe.activations import SharedPrefix
     from seuf.moe.deltas import changed_share
+    from seuf.moe.sharding import processes
     from seuf.moe.stability import probe_of
 
+    if evaluation.devices > 1 and processes() == 1:
+        from seuf.pipelines.processes import in_processes
+
+        return in_processes(evaluate, base_model, given, evaluation.devices, "evaluation.devices")
     forget, retain = texts_of(forget_set), texts_of(retain_set)
     lowest = delta.lowest_layer(base_model.model)
     length, tokens = evaluation.max_length, evaluation.probe_tokens
@@ -68,6 +74,15 @@ def score_reference(
     passages: Records | None = None,
 ) -> dict[str, Any]:
     """Score the model that never saw what is to be forgotten: what unlearning is compared with."""
+    from seuf.moe.sharding import processes
+
+    if evaluation.devices > 1 and processes() == 1:
+        from seuf.pipelines.processes import in_processes
+
+        given = {"questions": questions, "evaluation": evaluation, "passages": passages}
+        return in_processes(
+            score_reference, reference_model, given, evaluation.devices, "evaluation.devices"
+        )
     return score(reference_model, questions, evaluation, passages)
 
 

@@ -33,40 +33,19 @@ def unlearn(
     seed: int,
 ) -> tuple[Any, pd.DataFrame, dict[str, float]]:
     """Unlearn the forget set by one method; keep the changed tensors of its best checkpoint."""
-    given: dict[str, Any] = {
-        "selected_experts": selected_experts,
-        "forget_set": forget_set,
-        "retain_set": retain_set,
-        "questions": questions,
-        "general_texts": general_texts,
-        "method": method,
-        "unlearning": unlearning,
-        "evaluation": evaluation,
-        "seed": seed,
-    }
-    if sharing(method, unlearning) > 1:
-        from seuf.pipelines.unlearning.sharded import in_processes
-
-        return in_processes(base_model, given, unlearning.sharded)
-    return unlearn_here(base_model, **given)
-
-
-def unlearn_here(
-    base_model: LanguageModel,
-    selected_experts: dict[str, Any],
-    forget_set: Records,
-    retain_set: Records,
-    questions: Records,
-    general_texts: Records,
-    method: Method,
-    unlearning: UnlearningSettings,
-    evaluation: ScoringSettings,
-    seed: int,
-) -> tuple[Any, pd.DataFrame, dict[str, float]]:
-    """Unlearn in this process, or in this one among those that share the model."""
+    given = {name: one for name, one in locals().items() if name != "base_model"}
+    from seuf.moe.sharding import processes
     from seuf.unlearning import algorithm
     from seuf.unlearning.evaluations import LOG_COLUMNS
 
+    wanted = {"unlearning.sharded": sharing(method, unlearning)}
+    if method.scope != "nothing" and wanted["unlearning.sharded"] == 1:
+        wanted["evaluation.devices"] = evaluation.devices
+    for setting, number in wanted.items():
+        if number > 1 and processes() == 1:
+            from seuf.pipelines.processes import in_processes
+
+            return in_processes(unlearn, base_model, given, number, setting)
     start = time.perf_counter()
     forget, retain = (
         algorithm.samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
