@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from seuf.inputs import InputError
+from seuf.moe import distillation
 from seuf.moe.batches import Sample, Span, pad
 from seuf.moe.dense_samples import sample_texts
 from seuf.moe.distillation import (
@@ -19,6 +22,7 @@ from seuf.moe.distillation import (
     rate_at,
     sample_dense,
     taught_batches,
+    tell_if_hours,
 )
 from seuf.moe.loading import LanguageModel
 from seuf.moe.loss import mean_nll
@@ -192,6 +196,27 @@ def test_a_log_tells_losses_and_speed_where_there_is_no_terminal(folder, caplog)
 
     assert "distilling, step 2 of 2: kl " in caplog.text
     assert "tokens/s" in caplog.text
+
+
+def test_a_processor_is_said_to_take_hours_where_it_does(folder, monkeypatch, caplog):
+    """1,000 parameters: 2 x 1e9 x 1e3 + 6 x 2e9 x 1e3 operations are 1.4e13.
+
+    With the clock standing at one tick for two products of 1024: 2.147e9 in a second, so 1.81 h.
+    """
+    dense = SimpleNamespace(model=nn.Linear(1000, 1, bias=False))
+    monkeypatch.setattr(nn.Linear, "device", torch.device("cpu"), raising=False)
+    monkeypatch.setattr(nn.Linear, "dtype", torch.float32, raising=False)
+    ticks = iter(range(100))
+    monkeypatch.setattr(distillation, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+
+    hours = tell_if_hours("distillation", dense, forward=1e9, training=2e9)
+    told = caplog.text
+    short = tell_if_hours("distillation", dense, forward=1e8, training=2e8)
+
+    assert hours == pytest.approx(1.4e13 / 2**31 / 3600)
+    assert short == pytest.approx(hours / 10)
+    assert "No GPU is in use: distillation takes 2 hours at least on this processor" in told
+    assert caplog.text == told
 
 
 def test_samples_longer_than_the_model_are_refused_before_training(folder):

@@ -41,6 +41,7 @@ from seuf.moe.upcycling import load_dense, upcycle
 log = logging.getLogger(__name__)
 BETAS, DECAY, LARGEST_GRADIENT = (0.9, 0.95), 0.01, 1.0
 LOWEST_RATE = 0.05  # of the peak
+MATRIX, LONG = 1024, 1.0  # that a processor is timed with; hours of which a user is told
 BUCKET = 16  # taught batches that are made of texts sorted by length
 REPORTS = 20  # lines in a log, where there is no terminal for a bar
 SMALLER = "set base_model.activation_checkpointing to true, or lower base_model.batch_size"
@@ -49,7 +50,10 @@ SMALLER = "set base_model.activation_checkpointing to true, or lower base_model.
 def sample_dense(settings: UpcyclingSettings) -> tuple[list[str], list[str]]:
     """Return what the dense model says: texts to distil on, and others that are kept apart."""
     with threads(settings.threads):
-        texts = sample_texts(_placed(load_dense(settings), settings), settings.sampling)
+        dense, sampling = _placed(load_dense(settings), settings), settings.sampling
+        tokens = (sampling.texts + sampling.apart) * sampling.max_new_tokens
+        tell_if_hours("sampling", dense, forward=tokens, training=0)
+        texts = sample_texts(dense, sampling)
     return texts[: settings.sampling.texts], texts[settings.sampling.texts :]
 
 
@@ -80,8 +84,43 @@ def distil(
         samples = text_samples(dense.tokenizer, taught, settings.taught_length)
         lessons = taught_batches(samples, settings.taught_batch_size, dense.padding, rng)
         texts = endless_samples(general, dense.tokenizer, settings.length, rng)
+        shown = settings.batch_size * settings.length
+        learned = settings.taught_batch_size * sum(map(len, samples)) / max(len(samples), 1)
+        of_both = settings.steps * shown, settings.steps * (shown + learned)
+        tell_if_hours("distillation", dense, *of_both)
         _train(mixture, dense, texts, lessons, settings)
     return mixture
+
+
+def tell_if_hours(what: str, dense: LanguageModel, forward: float, training: float) -> float | None:
+    """Warn how long a processor takes at least, if there is no GPU; return the hours.
+
+    A pass is two operations a parameter and token, an update six (Kaplan et al. 2020, arXiv
+    2001.08361); a token passes as many parameters in the mixture as in the dense model. How fast
+    the processor multiplies matrices is measured.
+
+    Args:
+        what: What takes so long.
+        dense: The dense model, where it will run.
+        forward: Tokens that pass the dense model.
+        training: Tokens that the mixture is trained on.
+    """
+    if dense.model.device.type != "cpu":
+        return None
+    matrix = torch.ones(MATRIX, MATRIX, dtype=dense.model.dtype)
+    matrix @ matrix  # the first one is slow
+    start = time.perf_counter()
+    matrix @ matrix
+    rate = 2 * MATRIX**3 / (time.perf_counter() - start)
+    parameters = sum(tensor.numel() for tensor in dense.model.parameters())
+    hours = parameters * (2 * forward + 6 * training) / rate / 3600
+    if hours >= LONG:
+        log.warning(
+            "No GPU is in use: %s takes %.0f hours at least on this processor (it multiplies "
+            "matrices at %.2g TFLOP/s). A data center's GPU takes minutes.",
+            *(what, hours, rate / 1e12),
+        )
+    return hours
 
 
 def taught_batches(
