@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from copy import deepcopy
+from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,14 +37,28 @@ ABSENT = object()
 
 
 class StudyConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, whose soft merge is `merged`; a filepath may begin with `~`."""
+    """Kedro's loader, whose soft merge is `merged`; a filepath may begin with `~`.
+
+    It is the configuration of one moment: the files of a part are read once.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._made: dict[str, dict[str, Any]] = {}
+        super().__init__(*args, **options)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """Return a part of the configuration.
+        """Return a part of the configuration; Kedro changes what it gets, so it is a copy.
 
         Raises:
             WorkflowError: If it refers to what is nowhere, in one line.
         """
+        if key in self.data:  # set by hand
+            return super().__getitem__(key)
+        if key not in self._made:
+            self._made[key] = self._make(key)
+        return deepcopy(self._made[key])
+
+    def _make(self, key: str) -> dict[str, Any]:
         try:
             content = super().__getitem__(key)
         except OmegaConfBaseException as error:
@@ -255,18 +272,20 @@ def check_yaml(project: Path, config: OmegaConfigLoader) -> None:
         for folder in dict.fromkeys((BASE, config.env or BASE))
         for kind in KINDS
         for path in config_files(config, kind, folder)
-        for line in _differences(path, str(path.relative_to(project)))
+        for line in _differences(path.read_text(encoding="utf-8"), str(path.relative_to(project)))
     ]
     if wrong:
         raise WorkflowError("; ".join(wrong))
 
 
-def _differences(path: Path, name: str) -> Iterator[str]:
-    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml  # takes half a second
+@lru_cache(maxsize=256)
+def _differences(text: str, name: str) -> tuple[str, ...]:
+    """Return what a file's text means to DVC and not to Kedro; each study asks it of base anew."""
+    from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml  # takes half a second
 
     try:
-        kedro = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        dvc = load_yaml(str(path)) or {}
+        kedro = OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False)
+        dvc = parse_yaml(text, name)
     except yaml.YAMLError as error:
         raise WorkflowError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
     except OmegaConfBaseException as error:
@@ -277,11 +296,11 @@ def _differences(path: Path, name: str) -> Iterator[str]:
     except YAMLFileCorruptedError as error:
         cause = " ".join(str(error.__cause__).split())
         raise WorkflowError(f"{name} is no YAML to DVC: {cause}") from error
-    for path_in_file, of_dvc, of_kedro in _unequal("", dvc, kedro):
-        yield (
-            f"{name}: {path_in_file} is {of_dvc!r} to DVC and {of_kedro!r} to Kedro: write true or "
-            "false, quote texts and dates, begin no number with 0"
-        )
+    return tuple(
+        f"{name}: {path_in_file} is {of_dvc!r} to DVC and {of_kedro!r} to Kedro: write true or "
+        "false, quote texts and dates, begin no number with 0"
+        for path_in_file, of_dvc, of_kedro in _unequal("", dvc, kedro)
+    )
 
 
 def _unequal(path: str, dvc: Any, kedro: Any) -> Iterator[tuple[str, Any, Any]]:

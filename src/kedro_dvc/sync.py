@@ -26,13 +26,19 @@ OWN = {"study": "{name}", "data_root": "studies/{name}/data"}  # what no two stu
 
 def sync(project: Path, name: str, write: bool = True) -> bool:
     """Return whether the study's dvc.yaml was behind the project; write it if asked to."""
-    path = project / dvc_file(name)
-    made = document(load_study(project, name), path)
-    if _in_order(made) == _in_order(_read(path)):
+    study = load_study(project, name)
+    if not (made := changes(study)):
         return False
     if write:
-        write_text(path, render(made))
+        write_text(project / dvc_file(name), render(made))
     return True
+
+
+def changes(study: Study) -> dict[str, Any]:
+    """Return what the study's dvc.yaml is to hold; nothing if it does already."""
+    path = study.project / dvc_file(study.name)
+    made = document(study, path)
+    return {} if _in_order(made) == _in_order(_read(path)) else made
 
 
 def private_cache(project: Path) -> None:

@@ -155,6 +155,21 @@ def test_mappings_are_merged_key_by_key(base, study, expected):
     assert merged(base, study) == expected
 
 
+def test_a_loader_is_the_configuration_of_one_moment_and_gives_copies(tmp_path: Path):
+    """Kedro changes what it gets, and the file is edited after the first look."""
+    (tmp_path / "base").mkdir()
+    file = tmp_path / "base/parameters.yml"
+    file.write_text("a: {b: 1}")
+    loader = StudyConfigLoader(str(tmp_path), "base", base_env="base", default_run_env="base")
+
+    loader["parameters"]["a"]["b"] = 2
+    file.write_text("a: {b: 3}")
+
+    assert loader["parameters"] == {"a": {"b": 1}}
+    loader["parameters"] = {"set": "by hand"}
+    assert loader["parameters"] == {"set": "by hand"}
+
+
 def test_kedro_reads_a_study_so(tmp_path: Path):
     for name, text in {"base": "a: {b: 1, c: 2}", "mine": "a: {c: 3}"}.items():
         (tmp_path / name).mkdir()

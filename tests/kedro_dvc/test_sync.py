@@ -63,7 +63,7 @@ def test_every_node_is_a_stage_and_every_stage_a_node(study):
 
 
 def test_a_stage_reads_and_writes_what_its_node_does(study):
-    catalog = _context(study).catalog
+    catalog = _catalog(study)
     for node in pipelines["__default__"].nodes:
         stage = _stages(study)[node.name]
         declared = set(_declared_sources(catalog, node))
@@ -82,7 +82,7 @@ def test_every_stage_waits_for_the_guard_or_for_one_that_does(study):
 
 def test_a_stage_watches_all_code_that_its_node_can_run(study):
     """Its module, those of its data sets, those that wire it, with all they import, by reading."""
-    catalog = _context(study).catalog
+    catalog = _catalog(study)
     for node in pipelines["__default__"].nodes:
         datasets = [
             catalog[name] for name in [*node.inputs, *node.outputs] if "params:" not in name
@@ -108,24 +108,22 @@ def test_a_stage_watches_the_values_of_its_parameters(study):
                 assert seen == _at(given, key), f"{node.name}: {key}"
 
 
-def test_the_files_are_current_and_nothing_is_written_by_a_check(study):
-    path = ROOT / dvc_file(study)
-    before = path.read_bytes()
-
-    assert not sync.sync(ROOT, study, write=False)
-    assert path.read_bytes() == before
-
-
 def test_the_text_is_the_same_each_time(study):
-    """As another process once wrote it."""
-    made = sync.document(load_study(ROOT, study), ROOT / dvc_file(study))
+    """As another process once wrote it: so each file is current."""
+    assert sync.render(_made(study)) == (ROOT / dvc_file(study)).read_text()
 
-    assert sync.render(made) == (ROOT / dvc_file(study)).read_text()
+
+def test_nothing_is_written_by_a_check():
+    path = ROOT / dvc_file("smoke")
+    before = path.stat().st_mtime_ns
+
+    assert not sync.sync(ROOT, "smoke", write=False)
+    assert path.stat().st_mtime_ns == before
 
 
 def test_what_a_table_shows_is_a_plot_of_the_file_and_no_part_of_a_stage():
     """`paths` of the smoke study lists two under `shown`."""
-    made = sync.document(load_study(ROOT, "smoke"), ROOT / "none")
+    made = _made("smoke")
 
     table = "../../studies/smoke/data/08_reporting/paths.csv"
     drawn = [plot for one in made["plots"] for plot in one.values()]
@@ -135,7 +133,7 @@ def test_what_a_table_shows_is_a_plot_of_the_file_and_no_part_of_a_stage():
 
 
 def test_a_study_has_one_file_of_metrics(study):
-    stages = sync.document(load_study(ROOT, study), ROOT / "none")["stages"].values()
+    stages = _made(study)["stages"].values()
 
     files = [next(iter(one)) for stage in stages for one in stage.get("metrics", [])]
 
@@ -195,31 +193,41 @@ def test_a_project_that_hides_no_study_is_given_no_file(tmp_path):
 
 
 @cache
-def _all_stages() -> list[Stage]:
-    """Return the stages of all studies, of those too that this clone's DVC does not see."""
-    load = Repo(ROOT).stage.load_file
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DvcIgnoreFilter, "is_ignored_file", lambda *_, **__: False)
-        return [stage for study in STUDIES for stage in load(str(ROOT / dvc_file(study)))]
+def _made(study: str) -> dict[str, Any]:
+    """Return what the file of a study is to hold; tests that take `study` take its own."""
+    return sync.document(load_study(ROOT, study), ROOT / dvc_file(study))
 
 
 @cache
 def _stages(study: str) -> dict[str, Stage]:
-    """Return the stages of a study, each matrix written out, by the node that they run."""
-    folder = ROOT if study == "base" else ROOT / "studies" / study
+    """Return the stages of a study, each matrix written out, by the node that they run.
+
+    Of a study too that this clone's DVC does not see.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DvcIgnoreFilter, "is_ignored_file", lambda *_, **__: False)
+        stages = Repo(ROOT).stage.load_file(str(ROOT / dvc_file(study)))
     found = {}
-    for stage in _all_stages():
-        words = shlex.split(stage.cmd) if Path(stage.path).parent == folder else []
+    for stage in stages:
+        words = shlex.split(stage.cmd)
         if words[:2] == ["kedro", "run"]:
             assert (words[words.index("--env") + 1] if "--env" in words else "base") == study
             found[words[words.index("--nodes") + 1]] = stage
     return found
 
 
+@cache
 def _context(study: str) -> KedroContext:
-    # made anew each time: `${globals:...}` is resolved by the loader that was made last
     with KedroSession.create(ROOT, env=study) as session:
-        return session.load_context()
+        context = session.load_context()
+    for part in ("parameters", "catalog"):  # `${globals:...}` is that of the last loader made
+        assert context.config_loader[part]
+    return context
+
+
+@cache
+def _catalog(study: str) -> CatalogProtocol:
+    return _context(study).catalog
 
 
 def _paths(items: list[Any], code: bool = False) -> set[str]:

@@ -214,9 +214,9 @@ def test_every_row_of_the_trials_says_whose_it_is_and_which_was_chosen(base):
 @pytest.mark.parametrize(
     ("objective", "changes"),
     [
-        ("ga", {}),
+        pytest.param("ga", {}, marks=pytest.mark.slow),
         ("gdiff", {"prefix_cache": False}),
-        ("npo", {}),
+        pytest.param("npo", {}, marks=pytest.mark.slow),
         ("rmu", {}),
     ],
 )

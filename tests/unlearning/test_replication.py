@@ -361,13 +361,8 @@ def test_the_original_is_evaluated_once_and_every_other_state_each_time():
     assert seen.count(seen[0]) == 1
 
 
-@pytest.mark.parametrize(
-    "runs",
-    [
-        pytest.param(small_runs()[1:2], id="one"),
-        pytest.param(small_runs(), marks=pytest.mark.slow, id="many"),
-    ],
-)
+@pytest.mark.slow  # each process imports torch; test_workers.py has a quick one
+@pytest.mark.parametrize("runs", [small_runs()[1:2], small_runs()], ids=["one", "many"])
 def test_processes_give_the_bytes_of_one(runs):
     """All but the seconds, which are of the machine. A single run begins a single process."""
     one, two = (replicate(small_study(), runs, workers) for workers in (1, 2))

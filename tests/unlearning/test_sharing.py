@@ -61,16 +61,6 @@ def check_as_one(case: str, shared: tuple) -> None:
         assert difference < (0.5 if coarse else 5e-3), key
 
 
-@pytest.mark.timeout(900)  # three processes import torch, beside others' work
-def test_two_processes_unlearn_as_one(tmp_path):
-    """A part of the layers, activations, references, adapters, tied weights and bfloat16."""
-    cases = [f"qwen2_moe/{row}" for row in ("npo", "rmu", "upper layer", "lora")]
-    cases += ["qwen2_moe+tied/gdiff", "qwen2_moe+bfloat16/gdiff"]
-
-    for case, shared in in_two(tmp_path / "made.pt", cases).items():
-        check_as_one(case, shared)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_unlearn_as_one_cpu(tmp_path):
@@ -102,10 +92,12 @@ def test_an_expert_parallel_model_is_refused_by_name(language_model):
         check_not_parallel(language_model.model)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # tests/pipelines/test_sharded.py has a quick one, through the stage
 @pytest.mark.timeout(900)
-def test_every_row_is_shared(tmp_path):
+def test_two_processes_unlearn_as_one(tmp_path):
+    """A part of the layers, activations, references, adapters, tied weights and bfloat16."""
     cases = [*(f"qwen2_moe/{row}" for row in ROWS), "olmoe/lora"]
+    cases += ["qwen2_moe+tied/gdiff", "qwen2_moe+bfloat16/gdiff"]
 
     for case, shared in in_two(tmp_path / "made.pt", cases).items():
         check_as_one(case, shared)

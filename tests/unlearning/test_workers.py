@@ -45,23 +45,19 @@ def test_worker_i_sees_gpu_i_mod_n_and_results_are_in_the_order_of_the_tasks():
     assert not any(worker.process.is_alive() for worker in among)
 
 
-@pytest.mark.parametrize(
-    ("task", "error", "text"),
-    [
-        ("die", InputError, r"^task die: its process died \(exit code -9\); if memory ran out, .*"),
-        ("memory", InputError, r"^task memory: memory ran out \(CUDA out of memory.*SEUF_WORKERS"),
-        ("input", InputError, "^task input: Something is missing.$"),
-        ("bug", RuntimeError, "^task bug: Traceback"),
-    ],
-)
-def test_a_task_that_fails_is_named(task, error, text):
-    with (
-        workers(begin, b"", 1) as among,
-        pytest.raises(error, match=text) as raised,
-    ):
-        shared(among, ["first", task, "last"], "tasks", lambda task: f"task {task}")
-
-    assert ("\n" in str(raised.value)) == (task == "bug")
+def test_a_task_that_fails_is_named():
+    """What is wrong with one task ends no worker, but for the last."""
+    failures = {
+        "memory": (InputError, r"memory ran out \(CUDA out of memory.*SEUF_WORKERS"),
+        "input": (InputError, "Something is missing.$"),
+        "bug": (RuntimeError, "Traceback"),
+        "die": (InputError, r"its process died \(exit code -9\); if memory ran out, .*"),
+    }
+    with workers(begin, b"", 1) as among:
+        for task, (error, text) in failures.items():
+            with pytest.raises(error, match=f"^task {task}: {text}") as raised:
+                shared(among, ["first", task, "last"], "tasks", lambda task: f"task {task}")
+            assert ("\n" in str(raised.value)) == (task == "bug")
 
 
 def test_the_gpus_are_those_that_this_process_sees(monkeypatch):

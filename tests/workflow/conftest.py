@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from kedro_dvc.project import take_part
 from seuf.cli import cli
+from seuf.pipelines.study import _configuration
 
 ROOT = Path(__file__).parents[2]
 KEPT = ("original", "seuf_gdiff")  # the least that is still a comparison, to save time
@@ -61,7 +62,11 @@ class Project:
         return ended.stdout
 
     def invoke(self, *command: str) -> Result:
-        """Run a command of this package in this process: it has imported torch and DVC already."""
+        """Run a command of this package in this process: it has imported torch and DVC already.
+
+        The code is that of the tests, whatever a test has changed in this copy of it.
+        """
+        _configuration.cache_clear()  # of another process
         with chdir(self.root), pytest.MonkeyPatch.context() as patch:
             patch.setenv("KEDRO_ENV", "base")
             return CliRunner().invoke(cli, command)
@@ -76,9 +81,13 @@ class Project:
             assert dvc([*command]) == 0, printed.getvalue()
         return printed.getvalue()
 
-    def repro(self) -> list[str]:
-        """Return the stages that `dvc repro` has run."""
-        return stages_in(self.done("dvc", "repro", STUDY))
+    def repro(self, *targets: str) -> list[str]:
+        """Return the stages that `dvc repro` runs; DVC is in this process, its stages are not."""
+        with self.opened() as repo, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", ENVIRONMENT["PATH"])
+            patch.delenv("KEDRO_ENV", raising=False)
+            ran = repo.reproduce([*targets] or [STUDY])
+        return [stage.addressing.rpartition(":")[2] for stage in ran]
 
     def stale(self) -> list[str]:
         """Return the stages that DVC would run again, beside the guard of the others."""

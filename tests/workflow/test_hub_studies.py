@@ -35,8 +35,9 @@ MODELS = {
     "qwen3": "qwen3_moe",
     "olmoe": "olmoe",
 }
-QUICK = ["qwen_wmdp", "deepseek_rwku", "olmoe_tofu", "olmoe_muse"]  # one of each benchmark
-SLOW = ["deepseek_wmdp", "mixtral_wmdp", "qwen3_wmdp", "qwen_rwku", "mixtral_rwku"]
+QUICK = ["olmoe_tofu"]  # the one whose base model and reference are taught
+SLOW = ["qwen_wmdp", "deepseek_wmdp", "mixtral_wmdp", "qwen3_wmdp", "deepseek_rwku"]
+SLOW += ["qwen_rwku", "mixtral_rwku", "olmoe_muse"]
 BENCHMARKS: dict[str, dict[str, Any]] = {
     "wmdp": {"selection_questions": 4, "mmlu_questions": 8},
     "rwku": {

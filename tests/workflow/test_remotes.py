@@ -134,7 +134,7 @@ def test_who_has_no_access_to_it_gets_all_else(remotes):
 def test_the_gate_of_ci_tells_what_the_lock_is_behind_of(remotes):
     clone = remotes.clone("changed")
     clone.replace(*TOP)
-    clone.done("dvc", "repro", f"{STUDY}:in_sync")
+    assert clone.repro(f"{STUDY}:in_sync") == ["in_sync"]
 
     ended = clone.run("dvc", *GATE)
 

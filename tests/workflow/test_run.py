@@ -68,7 +68,8 @@ def test_a_stage_can_have_a_process_of_its_own(project, tmp_path, monkeypatch):
         assert "select_experts" not in project.stale()
 
 
-@pytest.mark.parametrize("how", [(), pytest.param(("-j", "2"), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [(), ("-j", "2")])
 def test_an_error_is_one_line_and_the_lock_stays(project, how):
     before = _lock(project)["select_experts"]
     with _top(project, 100):

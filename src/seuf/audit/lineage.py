@@ -13,7 +13,7 @@ from kedro_dvc.files import WorkflowError, git, load_yaml
 from kedro_dvc.project import dvc_file
 from kedro_dvc.records import DECIDING, EVIDENCE, read_record
 from kedro_dvc.stages import expanded, paths_of, stamp
-from kedro_dvc.sync import sync
+from kedro_dvc.sync import changes
 from seuf.audit import Check, failed, noted, passed
 from seuf.audit.audited import AuditedMethod, Stage, producers
 
@@ -40,7 +40,7 @@ def commit(audited: AuditedMethod) -> Iterator[Check]:
 def pipeline(audited: AuditedMethod) -> Iterator[Check]:
     """Check that dvc.yaml is what the project makes, and dvc.lock what dvc.yaml asks for."""
     file = dvc_file(audited.study.name)
-    if sync(audited.project, audited.study.name, write=False):
+    if changes(audited.study):
         yield failed("dvc.yaml", f"{file} is behind the project: run `kedro dvc sync`")
     else:
         yield passed("dvc.yaml", f"{file} is what the project makes")
