@@ -171,7 +171,7 @@ def test_every_method_reaches_its_nodes_in_the_order_of_the_table(study):
     assert [name for name in inputs if name.endswith(".scores")] == [
         *("original.scores", "seuf_ga.scores", "pilot_ga.scores")
     ]
-    assert study["methods.draw_figures"].inputs[-1:] == ["pilot_ga.trials"]
+    assert study["draw_figures"].inputs[-1:] == ["pilot_ga.trials"]
     assert study["write_report"].outputs == ["report"]
 
 
@@ -184,7 +184,7 @@ def test_the_nodes_run_as_kedro_calls_them(monkeypatch):
 
     tables = made["methods.compare_methods"].run(RESULTS | seeds)
     routed = {"routing_forget": shares, "routing_retain": shares, "selected_experts": SELECTED}
-    figures = made["methods.draw_figures"].run(
+    figures = made["draw_figures"].run(
         {"comparison": tables["comparison"], "paths": tables["paths"], **routed}
     )
 

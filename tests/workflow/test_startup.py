@@ -12,7 +12,7 @@ HEAVY = {"torch", "transformers", "datasets", "lm_eval", "dvc"}
 LIGHT = [
     "prepare_data",
     "methods.compare_methods",
-    "methods.draw_figures",
+    "draw_figures",
     "write_report",
 ]
 
