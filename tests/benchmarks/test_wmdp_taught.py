@@ -64,6 +64,9 @@ def test_questions_of_every_subject_and_kind_in_their_parts():
 
 def test_without_a_number_all_questions_about_tofu_are_asked():
     """60 questions about three authors, 4 of them select."""
+    more = parts(prepared(selection_utility_questions=9))
+    assert more["forget", "answer", "selection"] == 4
+    assert (more["unseen", "answer", "selection"], more["unseen", "answer", "test"]) == (9, 8)
     numbers = parts(prepared(utility_questions=None))
 
     assert numbers["unseen", "answer", "selection"] == 4

@@ -67,8 +67,9 @@ class WmdpTaughtSettings(PublishedSettings):
         retain: Which texts are kept: `texts`, the file that the study's globals name, or
             `wikitext`, the paragraphs of WikiText-2's train split.
         retain_words: Words of a text to keep at most; longer ones are cut into even pieces.
-        selection_questions: Questions about the facts that are forgotten, and about TOFU, that
-            choose the checkpoint.
+        selection_questions: Questions about the facts that are forgotten that choose the layer and
+            the checkpoint.
+        selection_utility_questions: Those about TOFU that do; null for as many.
         utility_questions: Questions about TOFU that are reported; null for all others of the 400.
         true_answer: Which of TOFU's true answers stands beside the wrong ones, see `tofu`.
         general: Text for the general loss: `sampled` takes what the dense model said that the
@@ -79,6 +80,7 @@ class WmdpTaughtSettings(PublishedSettings):
     retain: Literal["texts", "wikitext"] = "texts"
     retain_words: Annotated[int, Field(ge=8)] = 70
     selection_questions: Annotated[int, Field(ge=2)] = 60
+    selection_utility_questions: Annotated[int, Field(ge=2)] | None = None
     utility_questions: Annotated[int, Field(ge=2)] | None = 200
     true_answer: Literal["answer", "paraphrased_answer"] = "paraphrased_answer"
     general: Literal["sampled", "wikitext"] | None = "sampled"  # type: ignore[assignment]
@@ -226,7 +228,8 @@ def _about_tofu(
             )
     # without a reference no answer is generated, which would take longer than a method trains
     asked = [q._replace(reference="") for q in author_questions(rows_wrong, 0, "unseen", true)]
-    selecting, reported = settings.selection_questions, settings.utility_questions
+    reported = settings.utility_questions
+    selecting = settings.selection_utility_questions or settings.selection_questions
     if reported is not None:
         asked = sample_questions(selecting + reported, asked)
     return _split(name, asked, selecting, reported)
