@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -123,26 +123,6 @@ class Process:
             self._process.wait(GRACE)
         except subprocess.TimeoutExpired:
             self.interrupt()
-
-
-class Sent:
-    """The jobs that were sent to where others decide when they begin, up to a number at once."""
-
-    def __init__(self, most: int) -> None:
-        self.guard, self.stopped = threading.Lock(), False
-        self._most, self._stages = most, set[str]()
-
-    def admit(self, waiting: Sequence[Job]) -> list[Job]:
-        """Return those that may be sent."""
-        with self.guard:
-            admitted = list(waiting[: self._most - len(self._stages)])
-            self._stages.update(job.stage for job in admitted)
-        return admitted
-
-    def release(self, job: Job) -> None:
-        """Let another one be sent in the place of a job."""
-        with self.guard:
-            self._stages.discard(job.stage)
 
 
 def run_here(project: Path, job: Job, gpus: tuple[str, ...] | None) -> Ended:

@@ -27,12 +27,12 @@ from kedro_dvc.executors.copies import (
     written,
 )
 from kedro_dvc.executors.jobs import Ended, Job, LostError
-from kedro_dvc.executors.process import Sent, run_here
+from kedro_dvc.executors.process import run_here
+from kedro_dvc.executors.sent import DiedError, SentJobs, Task
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.records import EVIDENCE, commit_of, take_record
 from kedro_dvc.resources import GIGABYTE
 
-ATTEMPTS = 3
 ANSWER = 5.0  # seconds that an address has to answer
 PROBE = 60.0  # seconds that the nodes have to say whether they see the project's folder
 NODE = "ray.io/node-id"  # a label that Ray gives each node
@@ -66,16 +66,7 @@ def _sees(project: str, token: str) -> bool:
     return Path(project, token).is_file()
 
 
-class _Task:
-    """A job that was sent, and sent again if it died."""
-
-    def __init__(self, job: Job, parcel: Parcel | None) -> None:
-        self.job, self.parcel = job, parcel
-        self.generator: Any = None
-        self.nodes: list[str] = []  # where it was tried
-
-
-class RayTasks:
+class RayTasks(SentJobs):
     """Runs jobs as tasks of a Ray cluster.
 
     Args:
@@ -98,7 +89,7 @@ class RayTasks:
         copies: bool = False,
         dirty: bool = False,
     ) -> None:
-        self._project, self._tasks = project.resolve(), dict[str, _Task]()
+        self._project = project.resolve()
         self.copies, self._commit = copies, commit_of(project)
         self._remotes: dict[str, str | None] = {}  # of outputs of all stages
         environment: dict[str, Any] = {"py_modules": [str(Path(kedro_dvc.__file__).parent)]}
@@ -125,7 +116,7 @@ class RayTasks:
             where = address or "this machine"
             raise WorkflowError(f"no Ray cluster at {where}: {_line(error)}") from error
         cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        self._sent = Sent(jobs or PER_CORE * cores)
+        super().__init__(jobs or PER_CORE * cores)
         self._has_gpus = bool(ray.cluster_resources().get("GPU"))
 
     def check(self, jobs: Sequence[Job]) -> None:
@@ -188,31 +179,19 @@ class RayTasks:
             if all(node["Resources"].get(key, 0) >= number for key, number in demands.items())
         ]
 
-    def admit(self, waiting: Sequence[Job]) -> list[Job]:
-        """Return those that may be sent; which of them begins is Ray's to say."""
-        return self._sent.admit(waiting)
-
-    def submit(self, job: Job) -> _Task:
-        """Send a job to the cluster."""
-        task = _Task(job, self._parcel(job) if self.copies else None)
-        with self._sent.guard:
-            if self._sent.stopped:
-                raise LostError(f"{job.stage} was stopped")
-            self._tasks[job.stage] = task
-            self._send(task)
-        return task
-
-    def _parcel(self, job: Job) -> Parcel:
+    def _parcel(self, job: Job) -> Parcel | None:
         """Return what a job takes along, after what goes through a remote is there."""
+        if not self.copies:
+            return None
         inputs = {path: md5 for path, md5 in job.inputs.items() if self._there.get(path) != md5}
         return Parcel(send(self._project, inputs, self._remotes, self._stores), job.outputs)
 
-    def _send(self, task: _Task) -> None:
+    def _send(self, task: Task) -> None:
         """Send a job, if it can be to a node where it was not tried yet."""
         demands = self._demands(task.job)
-        others = set(self._fitting(task.job, self._nodes())) - set(task.nodes)
-        elsewhere = {NODE: f"!in({','.join(task.nodes)})"} if others and task.nodes else None
-        task.generator = self._run.options(
+        others = set(self._fitting(task.job, self._nodes())) - set(task.tried)
+        elsewhere = {NODE: f"!in({','.join(task.tried)})"} if others and task.tried else None
+        task.sent = self._run.options(
             name=task.job.stage,
             num_cpus=demands["CPU"],
             num_gpus=demands["GPU"],
@@ -220,36 +199,20 @@ class RayTasks:
             label_selector=elsewhere,
         ).remote(str(self._project), task.job, task.parcel)
 
-    def result(self, handle: _Task) -> Ended:
-        """Wait until a job has ended, here or there.
-
-        Raises:
-            LostError: If it was stopped, or has died as often as it was tried.
-        """
-        job = handle.job
+    def _wait(self, task: Task) -> Ended:
         try:
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    handle.nodes.append(self._ray.get(next(handle.generator)))
-                    ended: Ended = self._ray.get(next(handle.generator))
-                    if handle.parcel is not None:
-                        self._take(self._ray.get(next(handle.generator)))
-                    return ended
-                except self._errors.TaskCancelledError:
-                    raise LostError(f"{job.stage} was stopped") from None
-                except (self._errors.RayError, StopIteration) as error:
-                    with self._sent.guard:
-                        if self._sent.stopped:
-                            raise LostError(f"{job.stage} was stopped") from None
-                        if attempt == ATTEMPTS:
-                            tried = f"{job.stage} died {ATTEMPTS} times"
-                            raise LostError(f"{tried}, at last: {_line(error)}") from None
-                        self._send(handle)
-            raise AssertionError
-        finally:
-            with self._sent.guard:
-                self._tasks.pop(job.stage, None)
-            self._sent.release(job)
+            task.tried.append(self._ray.get(next(task.sent)))
+            ended: Ended = self._ray.get(next(task.sent))
+            if task.parcel is not None:
+                self._take(self._ray.get(next(task.sent)))
+            return ended
+        except self._errors.TaskCancelledError:
+            raise LostError(f"{task.job.stage} was stopped") from None
+        except (self._errors.RayError, StopIteration) as error:
+            raise DiedError(_line(error)) from None
+
+    def _cancel(self, task: Task) -> None:
+        self._ray.cancel(task.sent, force=True)
 
     def _take(self, files: list[Copied]) -> None:
         """Write what a stage has written elsewhere, and its record."""
@@ -258,17 +221,6 @@ class RayTasks:
         for one in records:
             assert one.data is not None
             take_record(self._project, one.path, one.data.decode(), self._commit)
-
-    def release(self, job: Job) -> None:
-        """Let another one be sent in the place of a job that was not run."""
-        self._sent.release(job)
-
-    def stop(self) -> None:
-        """Cancel all tasks."""
-        with self._sent.guard:
-            self._sent.stopped = True
-            for task in self._tasks.values():
-                self._ray.cancel(task.generator, force=True)
 
     def close(self) -> None:
         """Leave the cluster."""

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedro_dvc.executors.jobs import Ended, Job, LostError
-from kedro_dvc.executors.process import Sent, run_here
+from kedro_dvc.executors.jobs import Ended, Job
+from kedro_dvc.executors.process import run_here
+from kedro_dvc.executors.sent import DiedError, SentJobs, Task
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.resources import visible_gpus
 
-ATTEMPTS = 3
 IN_FLIGHT = 100  # jobs at once by default
 FOLDER = ".dvc/tmp/kedro_dvc/slurm"  # of submitit's files, with what the jobs print
 
@@ -28,16 +28,7 @@ def _run(project: str, job: Job) -> Ended:
     return run_here(Path(project), job, None)
 
 
-class _Task:
-    """A job that was sent, and sent again if it died."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.sent: Any = None
-        self.nodes: list[str] = []  # where it died
-
-
-class SlurmJobs:
+class SlurmJobs(SentJobs):
     """Runs jobs through submitit.
 
     Args:
@@ -63,9 +54,8 @@ class SlurmJobs:
             raise WorkflowError("there is no sbatch here: run this on a login node of Slurm")
         import submitit  # an extra
 
+        super().__init__(jobs or IN_FLIGHT)
         self._submitit, self._project = submitit, project.resolve()
-        self._tasks: dict[str, _Task] = {}
-        self._sent = Sent(jobs or IN_FLIGHT)
         self._is_local = cluster == "local"
         self._has_gpus = bool(visible_gpus()) if self._is_local else _slurm_has_gpus()
         self._executor = submitit.AutoExecutor(self._project / FOLDER, cluster=cluster)
@@ -82,28 +72,14 @@ class SlurmJobs:
                     f"{job.stage} asks for gpu: {job.resources.gpu:g}; no node has one."
                 )
 
-    def admit(self, waiting: Sequence[Job]) -> list[Job]:
-        """Return those that may be sent; which of them begins is Slurm's to say."""
-        return self._sent.admit(waiting)
-
-    def submit(self, job: Job) -> _Task:
-        """Send a job."""
-        task = _Task(job)
-        with self._sent.guard:
-            if self._sent.stopped:
-                raise LostError(f"{job.stage} was stopped")
-            self._tasks[job.stage] = task
-            self._send(task)
-        return task
-
-    def _send(self, task: _Task) -> None:
+    def _send(self, task: Task) -> None:
         needs = task.job.resources
         asked: dict[str, Any] = {
             "name": task.job.stage.rpartition(":")[2],
             "gpus_per_node": math.ceil(needs.gpus(self._has_gpus)),
             "cpus_per_task": math.ceil(needs.cpu) or None,
             "mem_gb": needs.memory_gb or None,
-            "slurm_exclude": ",".join(task.nodes) or None,
+            "slurm_exclude": ",".join(task.tried) or None,
         }
         self._executor.update_parameters(**{key: one for key, one in asked.items() if one})
         if not asked["gpus_per_node"]:
@@ -113,45 +89,17 @@ class SlurmJobs:
         except self._submitit.core.utils.FailedJobError as error:  # sbatch has refused it
             raise WorkflowError(f"{task.job.stage}: {' '.join(str(error).split())}") from None
 
-    def result(self, handle: _Task) -> Ended:
-        """Wait until a job has ended, at the first try or another one.
-
-        Raises:
-            LostError: If it was stopped, or has died as often as it was tried.
-        """
-        lost = self._submitit.core.utils.UncompletedJobError
-        failed = self._submitit.core.utils.FailedJobError
+    def _wait(self, task: Task) -> Ended:
+        errors = self._submitit.core.utils
         try:
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    assert handle.sent is not None
-                    ended: Ended = handle.sent.result()
-                    return ended
-                except (lost, failed) as error:
-                    with self._sent.guard:
-                        if self._sent.stopped:
-                            raise LostError(f"{handle.job.stage} was stopped") from None
-                        if attempt == ATTEMPTS:
-                            raise LostError(_told(handle, error)) from None
-                        handle.nodes += _node_of(handle)
-                        self._send(handle)
-            raise AssertionError
-        finally:
-            with self._sent.guard:
-                self._tasks.pop(handle.job.stage, None)
-            self._sent.release(handle.job)
+            ended: Ended = task.sent.result()
+            return ended
+        except (errors.UncompletedJobError, errors.FailedJobError) as error:
+            task.tried += _node_of(task)
+            raise DiedError(_told(task, error)) from None
 
-    def release(self, job: Job) -> None:
-        """Let another one be sent in the place of a job that was not run."""
-        self._sent.release(job)
-
-    def stop(self) -> None:
-        """Cancel all jobs."""
-        with self._sent.guard:
-            self._sent.stopped = True
-            for task in self._tasks.values():
-                if task.sent is not None:
-                    task.sent.cancel(check=False)
+    def _cancel(self, task: Task) -> None:
+        task.sent.cancel(check=False)
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -164,14 +112,13 @@ def _slurm_has_gpus() -> bool:
     return "gpu" in listed.stdout
 
 
-def _node_of(task: _Task) -> list[str]:
+def _node_of(task: Task) -> list[str]:
     node = task.sent.get_info().get("NodeList", "")
     return [node] if node and node != "None assigned" else []
 
 
-def _told(task: _Task, error: Exception) -> str:
-    """Return that a job died as often as it was tried, with the last line of what it said."""
+def _told(task: Task, error: Exception) -> str:
+    """Return the last line of what a job said that died, and where there is more."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
     said = next((line for line in reversed(lines) if "LostError" in line), lines[0])
-    where = task.sent.paths.stderr
-    return f"{task.job.stage} died {ATTEMPTS} times, at last: {said} (see {where})"
+    return f"{said} (see {task.sent.paths.stderr})"
