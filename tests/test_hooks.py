@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 
 import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+from kedro.runner import SequentialRunner
 
-from seuf.hooks import _one_line_for_input_errors, folders
+from seuf.hooks import (
+    TOLD_ELSEWHERE,
+    _is_not_told_elsewhere,
+    _one_line_for_input_errors,
+    folders,
+)
 from seuf.inputs import InputError
 
 
@@ -25,6 +34,24 @@ def test_an_input_error_inside_another_is_one_line(capsys):
     _one_line_for_input_errors(*_raised(outer))
 
     assert capsys.readouterr().err == "error: line 3: not JSON\n"
+
+
+def test_what_kedro_logs_of_an_error_beside_it_is_left_out(caplog, monkeypatch):
+    """Held to the installed Kedro: only that the node runs is left of three lines."""
+
+    def fail(seed: int) -> None:
+        raise InputError("conf/x.yml is empty")
+
+    pipeline = Pipeline([Node(fail, inputs="seed", outputs="out", name="first")])
+    caplog.set_level(logging.INFO)
+    for name in TOLD_ELSEWHERE:
+        monkeypatch.setattr(logging.getLogger(name), "filters", [_is_not_told_elsewhere])
+
+    with pytest.raises(InputError):
+        SequentialRunner().run(pipeline, DataCatalog({"seed": MemoryDataset(0)}))
+
+    told = [line for line in caplog.messages if "first" in line or "conf/x" in line or line.startswith("No nodes")]
+    assert told == ["Running node: first: fail([seed]) -> [out]"]
 
 
 @pytest.mark.parametrize(

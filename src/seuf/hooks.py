@@ -21,6 +21,12 @@ from seuf.inputs import InputError
 
 log = logging.getLogger(__name__)
 
+# What Kedro logs of an error that is printed at the end anyway, by logger
+TOLD_ELSEWHERE = {
+    "kedro.pipeline.node": "failed with error",
+    "kedro.runner.sequential_runner": "No nodes ran",
+}
+
 
 class StudyHooks:
     """Checks the study before anything runs, and says in one line what is wrong with it."""
@@ -32,6 +38,8 @@ class StudyHooks:
         from seuf.parameters import check_parameters
 
         sys.excepthook = _one_line_for_input_errors
+        for name in TOLD_ELSEWHERE:
+            logging.getLogger(name).addFilter(_is_not_told_elsewhere)
         os.chdir(context.project_path)  # `kedro run` may be called from below it
         os.environ["KEDRO_ENV"] = check_study(context.project_path, context.env or "base")
         check_parameters(context.config_loader["parameters"])
@@ -54,6 +62,11 @@ class StudyHooks:
         """Say what to do if a model needs what torch cannot compute deterministically."""
         if NO_SUCH_IMPLEMENTATION in str(error):
             log.error("Set %s=0 to let sums be made in any order.", SWITCH)
+
+
+def _is_not_told_elsewhere(record: logging.LogRecord) -> bool:
+    told = TOLD_ELSEWHERE.get(record.name)
+    return told is None or told not in record.getMessage()
 
 
 def folders(*paths: str) -> list[str]:

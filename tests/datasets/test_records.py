@@ -63,6 +63,15 @@ def test_a_line_ends_at_a_newline_only(tmp_path):
     assert RecordsDataset(path).load() == [{"text": "one\u2028line\u0085here"}, {"text": "two"}]
 
 
+def test_no_record_at_all_is_a_file_that_dvc_does_not_warn_of(tmp_path):
+    data_set = RecordsDataset(str(tmp_path / "none.jsonl"), may_be_empty=True)
+
+    data_set.save([])
+
+    assert data_set.load() == []
+    assert (tmp_path / "none.jsonl").read_bytes() == b"\n"
+
+
 def test_empty_lines_are_passed_over(tmp_path):
     path = written(tmp_path, '{"a": 1}', "", '{"a": 2}', "")
 

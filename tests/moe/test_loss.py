@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import mean
 
 import pytest
 import torch
@@ -261,15 +262,28 @@ def test_the_mean_loss_of_texts_counts_every_token_alike():
     assert mean_nll(model, texts) == pytest.approx(math.log(300), rel=1e-5)
 
 
-def test_of_a_long_text_the_beginning_counts():
+def test_a_long_text_is_split_and_all_of_it_counts():
+    """Halves of equal length are read apart, so the first token of each is not foretold."""
+    model, text = tiny_language_model(), "Ada lives in Oslo, and Bo lives in Rome."
+    ids = model.tokenizer(text)["input_ids"]
+    half, losses = len(ids) // 2, []
+    for part in (ids[:half], ids[half:]):
+        with torch.no_grad():
+            logits = model.model(torch.tensor([part])).logits[0, :-1]
+        losses += F.cross_entropy(logits, torch.tensor(part[1:]), reduction="none").tolist()
+
+    assert mean_nll(model, [text], max_length=len(ids) - 1) == pytest.approx(mean(losses), rel=1e-5)
+    assert len(losses) == len(ids) - 2
+
+
+def test_a_text_longer_than_the_models_positions_is_split():
+    """97 tokens or more, and the model has 64."""
     model = tiny_language_model()
+    model.model.config.max_position_embeddings = 64
+    texts = ["Ada lives in Oslo. " * 40]
 
-    cut = mean_nll(model, ["Ada lives in Oslo, and Bo lives in Rome."], max_length=5)
-
-    ids = model.tokenizer("Ada lives in Oslo, and Bo lives in Rome.")["input_ids"][:5]
-    with torch.no_grad():
-        logits = model.model(torch.tensor([ids])).logits[0, :-1]
-    assert cut == pytest.approx(F.cross_entropy(logits, torch.tensor(ids[1:])).item(), rel=1e-5)
+    assert mean_nll(model, texts, max_length=512) == mean_nll(model, texts, max_length=64)
+    assert len(model.tokenizer(texts[0])["input_ids"]) > 96
 
 
 @pytest.mark.parametrize("texts", [[], [""]])

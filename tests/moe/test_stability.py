@@ -107,6 +107,13 @@ def test_a_probe_of_texts_sees_their_first_tokens(language_model):
     assert probe.overlap(language_model.model) == {"forget": 1.0, "retain": 1.0}
 
 
+def test_a_probe_sees_all_of_a_long_text(language_model):
+    text = "Ada lives in Oslo, and Bo lives in Rome."
+    probe = probe_of(language_model, [text], ["Bo lives"], max_length=4, tokens=100)
+
+    assert probe.original["forget"].shape[1] == len(language_model.tokenizer(text)["input_ids"])
+
+
 @torch.no_grad()
 def test_a_probe_that_begins_higher_is_the_one_of_that_layer():
     """Three layers, the last router turned around: both see 1/2 of one layer's choices kept."""

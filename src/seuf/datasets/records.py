@@ -83,7 +83,8 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.tmp")
         lines = (json.dumps(record, ensure_ascii=False) for record in data)
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        # without a record an empty line: DVC warns of a file without a byte
+        temporary.write_text("\n".join([*lines, ""]) or "\n", encoding="utf-8")
         temporary.replace(path)
 
     def preview(self, nrows: int = 5) -> dict[str, Any]:

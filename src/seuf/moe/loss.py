@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from seuf.inputs import InputError
-from seuf.moe.architectures import decoder, input_device
+from seuf.moe.architectures import decoder, input_device, positions_of
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import IGNORED, Batch, by_length, tokenize
 from seuf.moe.routing import skip_packed_sequence_check
@@ -63,9 +63,9 @@ def mean_nll(
 
     Args:
         subject_model: The model.
-        texts: What it reads; of one with more than `max_length` tokens the rest is left out.
-        max_length: Tokens in a text.
-        batch_size: Texts at once, or as many as fit in memory.
+        texts: What it reads; one of more than `max_length` tokens is split, see `even_parts`.
+        max_length: Tokens that are read as one, or as many as the model takes.
+        batch_size: Of these at once, or as many as fit in memory.
 
     Raises:
         InputError: If no text has two tokens.
@@ -95,7 +95,8 @@ class MeanNLL:
         max_length: int = 512,
         batch_size: int = 64,
     ) -> None:
-        samples = tokenize(subject_model.tokenizer, texts, max_length)
+        length = min(max_length, positions_of(subject_model.model) or max_length)
+        samples = tokenize(subject_model.tokenizer, texts, length, split=True)
         self.count = sum(len(sample) - 1 for sample in samples)
         if self.count == 0:
             raise InputError("None of the texts has two tokens: there is nothing to predict.")

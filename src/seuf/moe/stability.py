@@ -7,7 +7,7 @@ from copy import copy
 
 from torch import Tensor, nn
 
-from seuf.moe.architectures import input_device, moe_layers
+from seuf.moe.architectures import input_device, moe_layers, positions_of
 from seuf.moe.batches import by_length, tokenize
 from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import TopKSets
@@ -72,9 +72,13 @@ def probe_of(
     tokens: int,
     first_layer: int = 0,
 ) -> RoutingProbe:
-    """Return the probe of a model, in its original state, on the first tokens of both sets."""
+    """Return the probe of a model, in its original state, on the first tokens of both sets.
+
+    A text of more than `max_length` tokens, or than the model takes, is split.
+    """
+    length = min(max_length, positions_of(base.model) or max_length)
     forget_ids, retain_ids = (
-        first_tokens(tokenize(base.tokenizer, texts, max_length), tokens)
+        first_tokens(tokenize(base.tokenizer, texts, length, split=True), tokens)
         for texts in (forget, retain)
     )
     return RoutingProbe(base.model, forget_ids, retain_ids, base.padding, first_layer)
