@@ -50,7 +50,11 @@ def test_what_kedro_logs_of_an_error_beside_it_is_left_out(caplog, monkeypatch):
     with pytest.raises(InputError):
         SequentialRunner().run(pipeline, DataCatalog({"seed": MemoryDataset(0)}))
 
-    told = [line for line in caplog.messages if "first" in line or "conf/x" in line or line.startswith("No nodes")]
+    told = [
+        line
+        for line in caplog.messages
+        if "first" in line or "conf/x" in line or line.startswith("No nodes")
+    ]
     assert told == ["Running node: first: fail([seed]) -> [out]"]
 
 

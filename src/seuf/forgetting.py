@@ -28,6 +28,18 @@ def share_forgotten(forget_efficacy: float, original: float, chance: float) -> f
     return (original - forget_efficacy) / (original - chance)
 
 
+def is_known(value: float, chance: float, asked: int | None) -> bool:
+    """Tell if a share of right answers is more than guessing gives, by two standard errors.
+
+    Args:
+        value: The share, or the mean of a measure of free answers.
+        chance: What guessing gives; 0 without choices.
+        asked: Number of questions; None if it is not known.
+    """
+    error = (chance * (1 - chance) / asked) ** 0.5 if asked else 0.0
+    return value > chance + 2 * error
+
+
 def value_at(forgotten: Sequence[float], values: Sequence[float], target: float) -> float | None:
     """Return a path's value where it first forgets a share, interpolated between two evaluations.
 

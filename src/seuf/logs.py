@@ -6,10 +6,10 @@ Apart from `inputs`, which every stage watches.
 from __future__ import annotations
 
 from functools import cache
-from logging import Logger
+from logging import WARNING, Logger
 
 
 @cache
-def warn_once(log: Logger, message: str) -> None:
-    """Log a warning, the first time that it comes in this process."""
-    log.warning(message)
+def warn_once(log: Logger, message: str, level: int = WARNING) -> None:
+    """Log a warning, or what is of another level, the first time that it comes in this process."""
+    log.log(level, message)

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from seuf.benchmarks.preflight import PreflightSettings
 from seuf.benchmarks.registry import BENCHMARKS, BenchmarkSettings, load_benchmark
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
@@ -69,6 +70,7 @@ class StudyParameters(BaseModel):
     unlearning: UnlearningSettings
     evaluation: ScoringSettings
     pilot: PilotSettings = PilotSettings()
+    preflight: PreflightSettings | None = None
     methods: Annotated[dict[str, Method], Field(min_length=1)]
     replication: ReplicationSettings | None = None
     resources: dict[str, dict[str, float]] = {}  # of the stages, for `kedro dvc run -j`

@@ -10,11 +10,11 @@ from seuf.reporting.expert_figures import (
     layers_to_draw,
     ranked_shares,
     rules_by_expert,
-    stability,
     tokens_per_expert,
     trials_by_layer,
     utility_by_layer,
 )
+from seuf.reporting.preflight import stability
 from tests.reporting.examples import LOOKS, SELECTED, log, routing
 
 FORGET, RETAIN = routing([0.2, 0.3, 0.1, 0.4]), routing([0.6, 0.2, 0.2, 0.0])

@@ -23,7 +23,7 @@ from seuf.benchmarks.settings import warn_of_cut
 from seuf.inputs import InputError
 from seuf.moe.architectures import check_positions, input_device
 from seuf.moe.backoff import Backoff
-from seuf.moe.batches import open_ids, pad
+from seuf.moe.batches import open_ids, pad, text_lengths
 from seuf.moe.sharding import in_turn
 
 if TYPE_CHECKING:
@@ -146,10 +146,7 @@ def example_answers(
     subject_model: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
 ) -> list[str]:
     """Return the greedy answer to each question, long enough to see if it ends where it should."""
-    references = [question.reference for question in questions]
-    rows = subject_model.tokenizer(references)["input_ids"] if references else []
-    longest = max((len(row) for row in rows), default=0)
-    tokens = min(settings.max_new_tokens, max(EXAMPLE_TOKENS, 2 * longest))
+    tokens = example_tokens(subject_model.tokenizer, questions, settings)
     settings = settings.model_copy(update={"max_new_tokens": tokens})
     answer_of: dict[int, str] = {}
     for name in {question.kind for question in questions}:
@@ -157,6 +154,16 @@ def example_answers(
         answers = free_answers(subject_model, asked, ANSWER_KINDS[name], settings)
         answer_of |= {id(q): answer for q, answer in zip(asked, answers, strict=True)}
     return [answer_of[id(question)].strip() for question in questions]
+
+
+def example_tokens(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], settings: ScoringSettings
+) -> int:
+    """Return how many tokens an answer that is shown may have: twice the longest reference's."""
+    longest = max(
+        text_lengths(tokenizer, [question.reference for question in questions]), default=0
+    )
+    return min(settings.max_new_tokens, max(EXAMPLE_TOKENS, 2 * longest))
 
 
 def mean_with_error(values: Sequence[float]) -> dict[str, float]:

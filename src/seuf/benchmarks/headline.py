@@ -21,6 +21,7 @@ from seuf.benchmarks.answers import free_answers, measure_answers
 from seuf.benchmarks.choices import ChoiceScorer, chance
 from seuf.benchmarks.produced import ProducedScorer
 from seuf.benchmarks.records import ANSWER_KINDS, Part, Question, Subject
+from seuf.benchmarks.sampling import sample_questions
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
@@ -108,6 +109,25 @@ def check_all_produced(questions: Sequence[Question]) -> None:
                 f"evaluation.headline is produced, but no question about {subject} has a "
                 "`reference` of kind `answer`; set it to choices."
             )
+
+
+def asked_at_a_look(questions: Sequence[Question], at_most: int | None) -> list[Question]:
+    """Return what a model is asked while it trains: all selection questions, and test questions.
+
+    Args:
+        questions: Of both parts.
+        at_most: Test questions of each subject, of those that count; None takes all.
+    """
+    subjects = dict.fromkeys(question.subject for question in questions)
+    tested = [
+        question
+        for subject in subjects
+        for question in sample_questions(
+            at_most,
+            [q for q in questions if (q.part, q.subject) == ("test", subject) and q.counts()],
+        )
+    ]
+    return [*(question for question in questions if question.part == "selection"), *tested]
 
 
 def headline(scores: Mapping[str, Mapping[str, Any]], by: str = "choices") -> dict[str, Any]:

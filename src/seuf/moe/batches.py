@@ -136,7 +136,7 @@ def tell_long(
         split: Whether they are split; else they are cut.
         where: The settings' group, whose `long_texts` says so.
     """
-    lengths = [len(ids) for ids in _encode(tokenizer, texts, None)]
+    lengths = text_lengths(tokenizer, texts)
     long = [length for length in lengths if length > max_length]
     if not long:
         return None
@@ -148,6 +148,11 @@ def tell_long(
         f"{told} and are cut: {cut} of {every} tokens ({cut / every:.1%}) are not used; set "
         f"{where}.long_texts to split."
     )
+
+
+def text_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each text, none of them cut."""
+    return [len(ids) for ids in _encode(tokenizer, texts, None)]
 
 
 def open_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from seuf.forgetting import TARGETS, outcome, rank_of_outcome
+from seuf.reporting.preflight import margin, stability
 from seuf.reporting.styles import (
     COLOURS,
     FAINT,
@@ -108,23 +109,6 @@ def doubts(selected: Choices) -> list[str]:
         for rule, choice in selected.items()
         for warning in choice.get("warnings") or ()
     ]
-
-
-def margin(choice: Mapping[str, Any]) -> str:
-    """Return `0.0038 ± 0.0012`, the lead over the runner-up; empty where there is none."""
-    if choice["margin"] is None:
-        return ""
-    error = choice.get("margin_error")
-    return f"{choice['margin']:.4f}" + (f" ± {error:.4f}" if error is not None else "")
-
-
-def stability(choice: Mapping[str, Any]) -> str:
-    """Return `94%, 87% between subsets`, or of a set too small for these `80% of halves`."""
-    if choice["stability_subset"] is not None:
-        between = choice["stability_two_subsets"]
-        return f"{choice['stability_subset']:.0%}, {between:.0%} between subsets"
-    halves = choice["stability_halves"]
-    return "" if halves is None else f"{halves:.0%} of halves"
 
 
 def tokens_per_expert(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -> go.Figure:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
-from seuf.forgetting import unpack_right
+from seuf.forgetting import is_known, unpack_right
 from seuf.reporting.comparison import (
     MISSING,
     further,
@@ -27,8 +27,6 @@ from seuf.reporting.expert_figures import (
     WARNING_SIGN,
     counted,
     doubts,
-    margin,
-    stability,
 )
 from seuf.reporting.headline import Told, headline
 from seuf.reporting.page import (
@@ -43,6 +41,7 @@ from seuf.reporting.page import (
     table,
     warning,
 )
+from seuf.reporting.preflight import margin, stability, tables
 from seuf.reporting.styles import method_styles
 
 WIDTH = 8  # columns of a table beside the method
@@ -173,8 +172,7 @@ def known_too_little(paths: pd.DataFrame) -> list[str]:
         if pd.isna(known) or pd.isna(chance):
             continue
         asked = len(unpack_right(packed)) if isinstance(packed, str) else None
-        error = (chance * (1 - chance) / asked) ** 0.5 if asked else 0.0
-        if known <= chance + 2 * error:
+        if not is_known(known, chance, asked):
             sentences.append(
                 f"The original model does not know {side}: it scores {known:.3f}, guessing gives "
                 f"{chance:.3f}. No number of this page shows {so}."
@@ -195,6 +193,7 @@ def report(
     selected: Mapping[str, Mapping[str, Any]],
     examples: Sequence[Mapping[str, Any]] = (),
     told: Told | None = None,
+    preflight: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page of a study of many methods as HTML.
 
@@ -207,6 +206,7 @@ def report(
         examples: Answers before and after: `method`, `subject`, `question`, `reference`, `before`,
             `after`.
         told: What the study says of differences to everything, by method and target.
+        preflight: What was told before the work started, see `seuf.reporting.preflight`.
     """
     measured = f"FE is {measure(comparison, 'forget')}, UT {measure(comparison, 'utility')}."
     headers, rows = further(comparison)
@@ -235,6 +235,7 @@ def report(
             section("The selected experts", _experts(selected)),
             _drawn(figures, "trials_by_layer", "tokens_per_expert", "overlap_over_steps"),
             _examples(examples),
+            _used(preflight),
             section("Glossary", glossary(GLOSSARY)),
             section("Limits", bullets([ONE_RUN, *LIMITS])),
         ],
@@ -329,6 +330,17 @@ def _experts(selected: Mapping[str, Mapping[str, Any]]) -> str:
             for (layer, expert), score in zip(experts, scores, strict=True)
         ]
     return table(headers, [row(map(number_cell, cells)) for cells in rows])
+
+
+def _used(preflight: Mapping[str, Any] | None) -> str:
+    """Return what the preflight said is used; nothing of a study without one."""
+    if preflight is None:
+        return ""
+    shown = [
+        table(headers, [row(map(escape, r)) for r in rows]) for headers, rows in tables(preflight)
+    ]
+    told = "The questions' part `selection` chose each checkpoint; `test` is reported."
+    return section("What was used", *shown, caption=told)
 
 
 def _examples(examples: Sequence[Mapping[str, Any]]) -> str:

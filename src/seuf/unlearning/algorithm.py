@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from seuf.inputs import InputError
+from seuf.logs import warn_once
 from seuf.moe.architectures import check_positions, decoder_layer
 from seuf.moe.backoff import must_fit
 from seuf.moe.batches import Sample, pack, samples_by_text, tell_long
@@ -302,7 +303,7 @@ def samples_of(
     ]
     samples = [sample for of_text in by_text for sample in of_text]
     if told := tell_long(base.tokenizer, texts, length, split, "unlearning"):
-        log.log(logging.INFO if split else logging.WARNING, told)
+        warn_once(log, told, logging.INFO if split else logging.WARNING)  # of all methods
     if left_out := sum(map(bool, texts)) - sum(map(bool, by_text)):
         log.warning(
             "%d of %d texts are left out: nothing of them counts within %d tokens "

@@ -36,11 +36,13 @@ def choose_layer(
     base_seed: int,
     seed: int,
     general_texts: Records | None = None,
+    preflight_passed: object = None,
 ) -> tuple[dict[str, Any], pd.DataFrame, dict[str, float]]:
     """Try a method in every layer for a few steps; choose the layer that keeps most utility.
 
     A sweep also tells of the test questions and of the general texts, and whose trials they are.
-    A control (`random_in:pilot`) makes none: of its trials only the layer is wanted.
+    A control (`random_in:pilot`) makes none: of its trials only the layer is wanted. A study with
+    a preflight waits for it: `preflight_passed` says no more.
     """
     from seuf.pipelines.expert_selection.nodes import routing_table
     from seuf.pipelines.unlearning.nodes import judge_of

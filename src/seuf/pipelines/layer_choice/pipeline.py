@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.layer_choice.nodes import choose_layer
+from seuf.pipelines.preflight.pipeline import permission
 from seuf.pipelines.study import in_one_box, is_sweep, study_parameters
 from seuf.unlearning.settings import pilot_rule
 
@@ -25,7 +26,7 @@ def create_pipeline(**_: object) -> Pipeline:
 
     def shared(method: str) -> set[str]:
         sweep = is_sweep(parameters, methods[method]["objective"])
-        return SHARED | TOLD_BESIDE if sweep else SHARED
+        return {*SHARED, *permission(), *(TOLD_BESIDE if sweep else [])}
 
     piloted = [name for name, row in methods.items() if pilot_rule(row.get("selection"))]
     return in_one_box(sum((_of(method, shared(method)) for method in piloted), Pipeline([])))

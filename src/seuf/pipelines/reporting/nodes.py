@@ -83,6 +83,7 @@ def write_report(
     base_model: Any,
     base_seed: int,
     seed: int,
+    preflight: dict[str, Any] | None = None,
     **figures: Figure,
 ) -> str:
     """Write the page that says what was forgotten and what is left."""
@@ -96,7 +97,7 @@ def write_report(
     date = datetime.now(UTC).date().isoformat()
     about = About(study_name(), str(model), str(seed), commit(), date)
     told = told_by_questions(paths)
-    return report(about, paths, comparison, figures, selected_experts, examples, told)
+    return report(about, paths, comparison, figures, selected_experts, examples, told, preflight)
 
 
 def _beside_reference(scores: dict[str, Any], reference: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from seuf.pipelines.preflight.pipeline import permission
 from seuf.pipelines.reporting.nodes import (
     compare_layers,
     compare_methods,
@@ -57,6 +58,7 @@ def create_pipeline(**_: object) -> Pipeline:
     write = Node(
         write_report,
         inputs=_named("comparison", "paths", "selected_experts", "examples")
+        | (_named("preflight") if permission() else {})
         | {"base_model": "params:base_model"}
         | SEEDS
         | drawn

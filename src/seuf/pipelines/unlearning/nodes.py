@@ -31,8 +31,12 @@ def unlearn(
     unlearning: UnlearningSettings,
     evaluation: ScoringSettings,
     seed: int,
+    preflight_passed: object = None,
 ) -> tuple[Any, pd.DataFrame, dict[str, float]]:
-    """Unlearn the forget set by one method; keep the changed tensors of its best checkpoint."""
+    """Unlearn the forget set by one method; keep the changed tensors of its best checkpoint.
+
+    A study with a preflight waits for it: `preflight_passed` says no more.
+    """
     given = {name: one for name, one in locals().items() if name != "base_model"}
     from seuf.moe.sharding import processes
     from seuf.unlearning import algorithm
@@ -72,26 +76,17 @@ def judge_of(
 ) -> Judge:
     """Return what judges a model by the selection questions and tells of the test questions."""
     from seuf.benchmarks.choices import check_questions
-    from seuf.benchmarks.headline import HeadlineScorer
+    from seuf.benchmarks.headline import HeadlineScorer, asked_at_a_look
     from seuf.benchmarks.records import Question, utility_subject
-    from seuf.benchmarks.sampling import sample_questions
     from seuf.forgetting import pack_right
     from seuf.moe.loss import MeanNLL
     from seuf.unlearning.evaluations import Evaluation
 
     asked = [Question(**record) for record in questions]
-    subjects = dict.fromkeys(question.subject for question in asked)
-    tested = [
-        question
-        for subject in subjects
-        for question in sample_questions(
-            settings.path_questions,
-            [q for q in asked if (q.part, q.subject) == ("test", subject) and q.counts()],
-        )
-    ]
     check_questions(base.tokenizer, asked, settings)
-    scorer = HeadlineScorer(base, [*(q for q in asked if q.part == "selection"), *tested], settings)
-    utility, every = utility_subject(subjects), -(-len(general_texts) // settings.path_texts)
+    scorer = HeadlineScorer(base, asked_at_a_look(asked, settings.path_questions), settings)
+    utility = utility_subject(question.subject for question in asked)
+    every = -(-len(general_texts) // settings.path_texts)
     general = texts_of(general_texts)[:: every or 1]
     length, size = settings.max_length, settings.batch_size
     general_loss = MeanNLL(base, general, length, size) if general else None

@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from seuf.pipelines.preflight.pipeline import permission
 from seuf.pipelines.study import in_one_box, methods, study_parameters
 from seuf.pipelines.unlearning.nodes import unlearn
 from seuf.unlearning.settings import pilot_rule
@@ -35,6 +36,7 @@ def _of(method: str) -> Pipeline:
             "params:unlearning",
             "params:evaluation",
             "params:seed",
+            *permission(),
         ],
         outputs=["delta", "training_log", "timing"],
         name="unlearn",
@@ -42,7 +44,7 @@ def _of(method: str) -> Pipeline:
     return Pipeline(
         [node],
         namespace=method,
-        inputs=SHARED if by_trial else SHARED | {"selected_experts"},
+        inputs={*SHARED, *permission(), *([] if by_trial else ["selected_experts"])},
         parameters={
             "params:method": f"params:methods.{method}",
             "params:unlearning": "params:unlearning",

@@ -1,0 +1,164 @@
+"""What the original model answers and how long its questions are, before any work is done on them.
+
+Nothing can be seen to be forgotten that was not known, and a prompt of more tokens than the model
+has positions would stop a study in the middle: `check_fit` and `doubts_of` tell both first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from seuf.benchmarks.records import ANSWER_KINDS, Question, utility_subject
+from seuf.forgetting import is_known
+from seuf.inputs import InputError, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from seuf.benchmarks.settings import ScoringSettings
+    from seuf.moe.loading import LanguageModel
+
+ABOUT = {
+    "forget": "what is to be forgotten",
+    "retain": "what must stay",
+    "unseen": "what neither set shows",
+}
+
+
+class PreflightSettings(Settings):
+    """When a study is stopped before anything is trained.
+
+    Attributes:
+        strict: Stop where the original model answers what is to be forgotten no better than by
+            guessing, or too few questions ask; else warn of it.
+        fewest_questions: Questions of each subject that each part needs.
+    """
+
+    strict: bool = True
+    fewest_questions: Annotated[int, Field(gt=1)] = 10
+
+
+def ask_original(
+    base: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
+) -> list[dict[str, Any]]:
+    """Return what the model answers by subject and part, as a look at a method tells it.
+
+    Returns:
+        Rows with `subject`, `part`, `questions` (how many count), `value` (the mean) and `chance`
+        (what guessing gives, 0 without choices).
+    """
+    from seuf.benchmarks.choices import chance
+    from seuf.benchmarks.headline import HeadlineScorer
+
+    scorer = HeadlineScorer(base, questions, settings)
+    return [
+        {
+            "subject": subject,
+            "part": part,
+            "questions": len(values),
+            "value": mean(values),
+            "chance": chance([q for q in scorer.choices.questions if q.part == part], subject),
+        }
+        for (part, subject), values in sorted(scorer.right(base.model).items())
+    ]
+
+
+def doubts_of(rows: Sequence[Mapping[str, Any]], settings: PreflightSettings) -> list[str]:
+    """Return a sentence for each side that the original does not know, and for few questions.
+
+    Args:
+        rows: See `ask_original`.
+        settings: How many questions are few, and whether to stop.
+
+    Raises:
+        InputError: With all sentences, if one of them means that nothing could be shown.
+    """
+    subjects = {row["subject"] for row in rows}
+    stops, warns = list[str](), list[str]()
+    for subject in ("forget", utility_subject(subjects)):
+        of_subject = [row for row in rows if row["subject"] == subject]
+        asked = sum(row["questions"] for row in of_subject)
+        value, chance = (
+            sum(row["questions"] * row[name] for row in of_subject) / asked
+            for name in ("value", "chance")
+        )
+        if not is_known(value, chance, asked):
+            (stops if subject == "forget" else warns).append(
+                f"The model does not know {ABOUT[subject]}: it scores {value:.3f} on {asked} "
+                f"questions, guessing gives {chance:.3f}."
+            )
+    stops += [
+        f"Only {row['questions']} questions ask for {ABOUT[row['subject']]} in the {row['part']} "
+        f"part; {settings.fewest_questions} are needed to tell anything."
+        for row in rows
+        if row["questions"] < settings.fewest_questions
+    ]
+    if stops and settings.strict:
+        raise InputError(
+            f"{' '.join([*stops, *warns])} Bring what the model knows and more questions, or set "
+            "preflight.strict to false."
+        )
+    return [*stops, *warns]
+
+
+def check_fit(base: LanguageModel, questions: Sequence[Question], settings: ScoringSettings) -> int:
+    """Return the most tokens that the model reads at once for a question, with its answer.
+
+    Raises:
+        InputError: If it has fewer positions; with the number of such questions.
+    """
+    from seuf.moe.architectures import positions_of
+
+    tokens, positions = (
+        tokens_at_once(base.tokenizer, questions, settings),
+        positions_of(base.model),
+    )
+    if positions is not None and (long := sum(number > positions for number in tokens)):
+        raise InputError(
+            f"{long} of {len(tokens)} questions have more tokens, with what is to be said, than "
+            f"the model has positions ({positions}); the longest {max(tokens)}. Ask shorter "
+            "questions, with fewer examples before them, or set evaluation.max_length lower and "
+            "evaluation.may_cut to the share of questions that may lose their beginning."
+        )
+    return max(tokens)
+
+
+def tokens_at_once(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], settings: ScoringSettings
+) -> list[int]:
+    """Return for each question how many tokens the model reads at once, while it is scored.
+
+    That is the question with its longest choice or its reference, or with all that the model may
+    say where an answer is generated.
+    """
+    from seuf.benchmarks.answers import chat_prompt, example_questions, example_tokens
+    from seuf.moe.batches import open_ids
+
+    tested = [question for question in questions if question.part == "test"]
+    shown = example_questions(tested)
+    shown_tokens, is_shown = example_tokens(tokenizer, shown, settings), set(map(id, shown))
+    references = [question.reference for question in tested if question.is_produced()]
+    longest = max(map(len, open_ids(tokenizer, references)), default=0) + 2  # a space, an end
+    counts = []
+    for question in questions:
+        kind, prompt = ANSWER_KINDS[question.kind], question.question
+        if kind.chat and tokenizer.chat_template:
+            prompt = chat_prompt(tokenizer, prompt)
+        prompt += question.opening
+        said = question.choices or ([question.reference] if question.reference else [])
+        texts = [prompt, *(f"{question.question + question.opening} {one}" for one in said)]
+        read, *whole = map(len, open_ids(tokenizer, texts))
+        new = 0
+        if question.is_free_answer(settings.generate):
+            new = kind.max_new_tokens or settings.max_new_tokens
+        elif question.part == "test" and question.is_produced():
+            new = longest
+        if id(question) in is_shown:
+            new = max(new, kind.max_new_tokens or shown_tokens)
+        length = settings.max_length
+        counts.append(max([min(read, length) + new, *(min(n, length) for n in whole)]))
+    return counts

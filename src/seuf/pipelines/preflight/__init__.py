@@ -1,0 +1,5 @@
+"""Tell what will be used before anything is trained, and stop on what cannot work."""
+
+from seuf.pipelines.preflight.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,104 @@
+"""Tell what a study will use, before its work starts: as lines of a log, and as tables of a page.
+
+`preflight` of the pipeline of that name says what is in the facts that are told here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MISSING = "-"
+Facts = Mapping[str, Any]
+Table = tuple[list[str], list[list[str]]]  # headers, rows
+
+
+def margin(choice: Mapping[str, Any]) -> str:
+    """Return `0.0038 ± 0.0012`, the lead over the runner-up; empty where there is none."""
+    if choice["margin"] is None:
+        return ""
+    error = choice.get("margin_error")
+    return f"{choice['margin']:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
+def stability(choice: Mapping[str, Any]) -> str:
+    """Return `94%, 87% between subsets`, or of a set too small for these `80% of halves`."""
+    if choice["stability_subset"] is not None:
+        between = choice["stability_two_subsets"]
+        return f"{choice['stability_subset']:.0%}, {between:.0%} between subsets"
+    halves = choice["stability_halves"]
+    return "" if halves is None else f"{halves:.0%} of halves"
+
+
+def lines(facts: Facts, selected: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what will be used, a line for each set, for each kind of question and each choice.
+
+    Args:
+        facts: Of the preflight.
+        selected: What each selection rule chose.
+    """
+    told = [
+        f"{name}: {_counted(of_set['texts'], 'text')}, {of_set['tokens']:,} tokens"
+        + (f", in {of_set['samples']:,} samples" if "samples" in of_set else "")
+        + (f"; {_cut(of_set)}" if of_set["texts"] else "")
+        for name, of_set in facts["sets"].items()
+    ]
+    told += [
+        f"questions about {row['subject']}, {row['part']}: {row['questions']}; the model scores "
+        f"{row['value']:.3f}, guessing gives {row['chance']:.3f}"
+        for row in facts["asked"]
+    ]
+    positions = facts["positions"]
+    told.append(
+        f"longest question with its answer: {facts['longest_question']:,} tokens"
+        + (f"; the model reads {positions:,}" if positions else "")
+    )
+    for rule, choice in selected.items():
+        experts = ", ".join(f"{layer}:{expert}" for layer, expert in choice["experts"][:4])
+        more = f" and {len(choice['experts']) - 4} more" if len(choice["experts"]) > 4 else ""
+        parts = [f"expert {experts}{more}"]
+        parts += [f"margin {shown}"] if (shown := margin(choice)) else []
+        parts += [f"stability {shown}"] if (shown := stability(choice)) else []
+        doubt = "in doubt, see above" if choice.get("warnings") else "no doubt"
+        told.append(f"rule {rule}: {', '.join(parts)}; {doubt}")
+    return told
+
+
+def tables(facts: Facts) -> list[Table]:
+    """Return the same as tables, without the choices of experts."""
+    sets = [
+        [
+            name,
+            f"{of_set['texts']:,}",
+            f"{of_set['tokens']:,}",
+            f"{of_set['samples']:,}" if "samples" in of_set else MISSING,
+            _cut(of_set) if of_set["texts"] else MISSING,
+        ]
+        for name, of_set in facts["sets"].items()
+    ]
+    asked = [
+        [
+            row["subject"],
+            row["part"],
+            f"{row['questions']:,}",
+            f"{row['value']:.3f}",
+            f"{row['chance']:.3f}",
+        ]
+        for row in facts["asked"]
+    ]
+    return [
+        (["set", "texts", "tokens", "samples", "cut"], sets),
+        (["questions about", "part", "number", "original", "guessing"], asked),
+    ]
+
+
+def _cut(of_set: Mapping[str, Any]) -> str:
+    cut: Sequence[int] = [of_set["cut"], of_set.get("cut_in_routing", 0)]
+    if not any(cut):
+        return "nothing cut"
+    share = max(cut) / of_set["tokens"]
+    return f"{max(cut):,} tokens cut ({share:.1%})"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
