@@ -30,7 +30,7 @@ def question(subject: str = "forget", part: str = "test", **changes: Any) -> Que
 
 def row(value: float, subject: str, part: str = "test", **changes: Any) -> dict[str, Any]:
     """Return what 100 questions with four choices tell."""
-    plain = {"questions": 100, "value": value, "chance": 0.25}
+    plain = {"questions": 100, "value": value, "measure": "accuracy", "chance": 0.25}
     return {"subject": subject, "part": part, **plain, **changes}
 
 
@@ -65,10 +65,21 @@ def test_what_the_model_does_not_know_stops_a_study():
 
 
 def test_free_answers_of_which_none_is_right_stop_it_too():
-    none = [row(0.0, "forget", chance=0.0), row(0.5, "retain", chance=0.0)]
+    of_free = {"measure": "exact", "chance": 0.0}
+    none = [row(0.0, "forget", **of_free), row(0.5, "retain", **of_free)]
 
-    with pytest.raises(InputError, match=r"scores 0\.000 on 100 questions, guessing gives 0\.000"):
+    with pytest.raises(InputError, match=r"scores 0\.000 on 100 questions, the next one's answer"):
         doubts_of(none, PreflightSettings())
+
+
+def test_free_answers_are_held_against_those_of_the_next_question(language_model):
+    """The next question's answer has 2, 1 and 0 of the three words: (2 + 1 + 0) / 9."""
+    said = ["lives in Rome", "lives in Bergen", "works on Bergen"]
+    asked = [question(choices=[], answer=-1, reference=reference) for reference in said]
+
+    (told,) = ask_original(language_model, asked, ScoringSettings(max_new_tokens=8))
+
+    assert (told["measure"], told["chance"]) == ("rouge_l_recall", pytest.approx(3 / 9))
 
 
 def test_a_utility_that_is_not_known_is_told_and_stops_nothing():

@@ -48,22 +48,49 @@ def ask_original(
     """Return what the model answers by subject and part, as a look at a method tells it.
 
     Returns:
-        Rows with `subject`, `part`, `questions` (how many count), `value` (the mean) and `chance`
-        (what guessing gives, 0 without choices).
+        Rows with `subject`, `part`, `questions` (how many count), `value` (the mean), `measure`
+        (`accuracy` of choices, or one of `MEASURES`) and `chance`: what guessing among the choices
+        gives, of free answers what the reference of the next question would score.
     """
     from seuf.benchmarks.choices import chance
     from seuf.benchmarks.headline import HeadlineScorer
 
-    scorer = HeadlineScorer(base, questions, settings)
+    scorer, rows = HeadlineScorer(base, questions, settings), []
+    for (part, subject), values in sorted(scorer.right(base.model).items()):
+        choices, produced, free = (
+            [q for q in asked if (q.part, q.subject) == (part, subject)]
+            for asked in (
+                scorer.choices.questions,
+                scorer.produced.questions,
+                [question for of_kind in scorer.free.values() for question in of_kind],
+            )
+        )
+        measures = [ANSWER_KINDS[question.kind].measure for question in free]
+        measures += [question.produced_by() for question in produced]
+        of_next = _scores_of_next([*free, *produced], measures)
+        rows.append(
+            {
+                "subject": subject,
+                "part": part,
+                "questions": len(values),
+                "value": mean(values),
+                "measure": "accuracy" if choices else measures[0],
+                "chance": chance(choices, subject) if choices else mean(of_next),
+            }
+        )
+    return rows
+
+
+def _scores_of_next(questions: Sequence[Question], measures: Sequence[str]) -> list[float]:
+    """Return what each question would score by the reference of the next; 0 of a single one."""
+    from seuf.benchmarks.answers import MEASURES
+
+    if len(questions) == 1:
+        return [0.0]
+    following = [*questions[1:], *questions[:1]]
     return [
-        {
-            "subject": subject,
-            "part": part,
-            "questions": len(values),
-            "value": mean(values),
-            "chance": chance([q for q in scorer.choices.questions if q.part == part], subject),
-        }
-        for (part, subject), values in sorted(scorer.right(base.model).items())
+        MEASURES[measure](question.reference, other.reference)
+        for question, other, measure in zip(questions, following, measures, strict=True)
     ]
 
 
@@ -89,7 +116,7 @@ def doubts_of(rows: Sequence[Mapping[str, Any]], settings: PreflightSettings) ->
         if not is_known(value, chance, asked):
             (stops if subject == "forget" else warns).append(
                 f"The model does not know {ABOUT[subject]}: it scores {value:.3f} on {asked} "
-                f"questions, guessing gives {chance:.3f}."
+                f"questions, {guessing(of_subject[0])} {chance:.3f}."
             )
     stops += [
         f"Only {row['questions']} questions ask for {ABOUT[row['subject']]} in the {row['part']} "
@@ -103,6 +130,11 @@ def doubts_of(rows: Sequence[Mapping[str, Any]], settings: PreflightSettings) ->
             "preflight.strict to false."
         )
     return [*stops, *warns]
+
+
+def guessing(row: Mapping[str, Any]) -> str:
+    """Return in words what the `chance` of a row is of, before its number."""
+    return "guessing gives" if row["measure"] == "accuracy" else "the next one's answer would"
 
 
 def check_fit(base: LanguageModel, questions: Sequence[Question], settings: ScoringSettings) -> int:

@@ -40,12 +40,14 @@ def lines(facts: Facts, selected: Mapping[str, Mapping[str, Any]]) -> list[str]:
     told = [
         f"{name}: {_counted(of_set['texts'], 'text')}, {of_set['tokens']:,} tokens"
         + (f", in {of_set['samples']:,} samples" if "samples" in of_set else "")
-        + (f"; {_cut(of_set)}" if of_set["texts"] else "")
+        + f"; {_cut(of_set)}"
         for name, of_set in facts["sets"].items()
+        if of_set["texts"]
     ]
     told += [
-        f"questions about {row['subject']}, {row['part']}: {row['questions']}; the model scores "
-        f"{row['value']:.3f}, guessing gives {row['chance']:.3f}"
+        f"{_counted(row['questions'], 'question')} about {row['subject']} in part {row['part']}: "
+        f"the model scores {row['value']:.3f} ({_measure(row)}), "
+        f"{'guessing' if row['measure'] == 'accuracy' else 'another answer'} {row['chance']:.3f}"
         for row in facts["asked"]
     ]
     positions = facts["positions"]
@@ -59,8 +61,8 @@ def lines(facts: Facts, selected: Mapping[str, Mapping[str, Any]]) -> list[str]:
         parts = [f"expert {experts}{more}"]
         parts += [f"margin {shown}"] if (shown := margin(choice)) else []
         parts += [f"stability {shown}"] if (shown := stability(choice)) else []
-        doubt = "in doubt, see above" if choice.get("warnings") else "no doubt"
-        told.append(f"rule {rule}: {', '.join(parts)}; {doubt}")
+        doubt = f"; in doubt: {'; '.join(choice['warnings'])}" if choice.get("warnings") else ""
+        told.append(f"rule {rule}: {', '.join(parts)}{doubt}")
     return told
 
 
@@ -72,15 +74,17 @@ def tables(facts: Facts) -> list[Table]:
             f"{of_set['texts']:,}",
             f"{of_set['tokens']:,}",
             f"{of_set['samples']:,}" if "samples" in of_set else MISSING,
-            _cut(of_set) if of_set["texts"] else MISSING,
+            _cut(of_set),
         ]
         for name, of_set in facts["sets"].items()
+        if of_set["texts"]
     ]
     asked = [
         [
             row["subject"],
             row["part"],
             f"{row['questions']:,}",
+            _measure(row),
             f"{row['value']:.3f}",
             f"{row['chance']:.3f}",
         ]
@@ -88,8 +92,12 @@ def tables(facts: Facts) -> list[Table]:
     ]
     return [
         (["set", "texts", "tokens", "samples", "cut"], sets),
-        (["questions about", "part", "number", "original", "guessing"], asked),
+        (["questions about", "part", "number", "measure", "original", "guessing"], asked),
     ]
+
+
+def _measure(row: Mapping[str, Any]) -> str:
+    return str(row["measure"]).replace("_", " ")
 
 
 def _cut(of_set: Mapping[str, Any]) -> str:

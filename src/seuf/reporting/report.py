@@ -222,7 +222,7 @@ def report(
         f"SEUF: {about.study}",
         [
             _head(about, headline(paths, told)),
-            warning(known_too_little(paths)),
+            warning((preflight or {}).get("warnings") or known_too_little(paths)),
             _drawn(figures, "forgetting_paths", "general_loss", "layers"),
             section(
                 "The methods",
@@ -339,7 +339,10 @@ def _used(preflight: Mapping[str, Any] | None) -> str:
     shown = [
         table(headers, [row(map(escape, r)) for r in rows]) for headers, rows in tables(preflight)
     ]
-    told = "The questions' part `selection` chose each checkpoint; `test` is reported."
+    told = (
+        "The questions of part selection chose each checkpoint, those of part test are reported. "
+        "Guessing: among the choices; of free answers what the next question's would score."
+    )
     return section("What was used", *shown, caption=told)
 
 
