@@ -11,7 +11,11 @@ from seuf.benchmarks.preflight import PreflightSettings
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
+from seuf.pipelines.layer_choice import pipeline as layer_choice
+from seuf.pipelines.preflight import pipeline as stage
 from seuf.pipelines.preflight.nodes import preflight
+from seuf.pipelines.reporting import pipeline as reporting
+from seuf.pipelines.unlearning import pipeline as unlearning
 from seuf.reporting.preflight import tables
 from seuf.unlearning.attribution import RoutingSettings
 from seuf.unlearning.settings import UnlearningSettings
@@ -89,3 +93,21 @@ def test_nothing_begins_with_too_few_questions_unless_it_is_allowed(language_mod
 
     assert len(facts["warnings"]) == 4
     assert passed == {"passed": True}
+
+
+def test_what_trains_waits_for_the_preflight_of_a_study_that_has_one(monkeypatch):
+    """Own data have one; of the sandbox, whose model and data are in git, nothing is asked."""
+
+    def made(study: str) -> dict[str, Any]:
+        monkeypatch.setenv("KEDRO_ENV", study)
+        pipelines = (layer_choice, unlearning, reporting, stage)
+        return {node.name: node for part in pipelines for node in part.create_pipeline().nodes}
+
+    own, sandbox = made("own"), made("base")
+
+    assert own["preflight"].outputs == ["preflight", "preflight_passed"]
+    waiting = [name for name, node in own.items() if "preflight_passed" in node.inputs]
+    assert waiting == [name for name in own if name.endswith(("unlearn", "choose_layer"))]
+    assert "preflight" in own["write_report"].inputs
+    assert not any("preflight" in name for node in sandbox.values() for name in node.inputs)
+    assert "preflight" not in sandbox

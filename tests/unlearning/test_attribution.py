@@ -92,3 +92,10 @@ def test_all_of_a_long_text_is_captured_unless_it_is_to_be_cut(caplog):
     with pytest.raises(InputError, match="The forget set has 640 tokens; attribution needs at lea"):
         capture(base, texts, settings.model_copy(update={"long_texts": "cut"}), what="forget")
     assert "The forget set: 10 of 10 texts have more than 64 tokens and are cut" in caplog.text
+
+
+def test_a_model_in_training_mode_is_refused(language_model):
+    language_model.model.train()
+
+    with pytest.raises(InputError, match=r"The model is in training mode: call model\.eval\(\)"):
+        capture(language_model, ["Ada lives in Oslo."] * 300)

@@ -60,6 +60,9 @@ class Checkpoint:
         """Return the model that the checkpoint is of, in the types it loads in, without weights."""
         from transformers import AutoModelForCausalLM
 
+        from seuf.moe.loading import keep_bars_out_of_logs
+
+        keep_bars_out_of_logs()
         model = AutoModelForCausalLM.from_pretrained(self.folder, device_map={"": "meta"})
         if self.copies:  # without values transformers cannot see that they are tied
             model.tie_weights()

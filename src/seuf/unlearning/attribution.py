@@ -64,13 +64,16 @@ def capture(
         what: Which set it is, for messages.
 
     Raises:
-        InputError: If there are too few tokens, or a sample is longer than the model allows.
+        InputError: If there are too few tokens, a sample is longer than the model allows, or the
+            model is in training mode, in which some routers draw at random.
     """
     from seuf.moe.architectures import check_positions
     from seuf.moe.batches import by_length, tell_long, tokenize
     from seuf.moe.importance import gradient_sizes, weighted_norms
     from seuf.moe.routing import capture_routing
 
+    if base.model.training:
+        raise InputError("The model is in training mode: call model.eval().")
     settings = settings or RoutingSettings()
     of_samples = base.tokenizer, texts, settings.max_length, settings.long_texts == "split"
     tokens = tokenize(*of_samples)
