@@ -52,7 +52,7 @@ def lines(facts: Facts, selected: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     positions = facts["positions"]
     told.append(
-        f"longest question with its answer: {facts['longest_question']:,} tokens"
+        f"longest question with its answer: at most {facts['longest_question']:,} tokens"
         + (f"; the model reads {positions:,}" if positions else "")
     )
     for rule, choice in selected.items():
