@@ -12,6 +12,8 @@ from kedro.framework import project  # noqa: F401 - prints a line when it is fir
 
 from seuf.cli import cli
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -54,6 +56,27 @@ def test_without_a_table_one_line_says_what_to_do(study: Path):
 
     assert result.exit_code == 1
     assert result.output == "error: mine_data/08_reporting holds no table: run the study first.\n"
+
+
+@pytest.mark.parametrize(("name", "options"), [("sandbox", ()), ("sandbox_ga", ("ga",))])
+def test_the_pictures_of_the_readme_are_drawn_from_the_recorded_numbers(tmp_path, name, options):
+    """Byte for byte; `kedro show --picture docs/sandbox_ga.svg --objective ga` draws them anew."""
+    picture = tmp_path / "drawn.svg"
+    objective = [text for option in options for text in ("--objective", option)]
+
+    result = CliRunner().invoke(cli, ["show", "--picture", str(picture), *objective])
+
+    assert (result.exit_code, result.output) == (0, f"wrote {picture}\n")
+    assert picture.read_bytes() == (ROOT / f"docs/{name}.svg").read_bytes()
+
+
+def test_a_picture_of_what_no_method_has_is_refused(tmp_path):
+    options = ["--picture", str(tmp_path / "x.svg"), "--objective", "dpo"]
+
+    result = CliRunner().invoke(cli, ["show", *options])
+
+    line = "error: No method has the objective 'dpo'; there are ga, gdiff, npo, rmu.\n"
+    assert (result.exit_code, result.output) == (1, line)
 
 
 def test_what_each_recorded_stage_took_is_printed(study: Path, tmp_path: Path):

@@ -27,10 +27,14 @@ def cli() -> None:
 @cli.command()
 @ENV
 @click.option("--stages", is_flag=True, help="Print what each recorded stage took instead.")
-def show(env: str, stages: bool) -> None:
+@click.option(
+    "--picture", type=UserPath(), help="Draw forgetting and utility to this .svg instead."
+)
+@click.option("--objective", help="With --picture: of these methods alone, as ga.")
+def show(env: str, stages: bool, picture: Path | None, objective: str | None) -> None:
     """Print the table of a study that has run.
 
-    Example: kedro show --env tofu
+    Example: kedro show --env tofu; kedro show --picture paths.svg --objective ga
     """
     from kedro_dvc.project import load_config
 
@@ -39,6 +43,10 @@ def show(env: str, stages: bool) -> None:
             _show_stages(Path.cwd(), env)
             return
         root = Path(load_config(enter_project(), env)["globals"]["data_root"])
+        if picture is not None:
+            _draw(root / "08_reporting", picture, objective)
+            click.echo(f"wrote {picture}")
+            return
         for name in ("comparison.md", "spread.md"):
             if (table := root / "08_reporting" / name).is_file():
                 click.echo(table.read_text(encoding="utf-8"))
@@ -46,6 +54,35 @@ def show(env: str, stages: bool) -> None:
                     click.echo(f"The report: {report}")
                 return
         raise InputError(f"{root}/08_reporting holds no table: run the study first.")
+
+
+def _draw(reported: Path, picture: Path, objective: str | None) -> None:
+    """Write the figure of all methods' paths, or of one objective's, as a picture.
+
+    Args:
+        reported: The folder of the study's tables.
+        picture: Where to.
+        objective: As in the table of methods; None for all.
+    """
+    import pandas as pd
+
+    from kedro_dvc.files import write_text
+    from seuf.reporting.comparison import not_unlearned
+    from seuf.reporting.figures import forgetting_paths
+    from seuf.reporting.svg import svg
+
+    if not (table := reported / "paths.csv").is_file():
+        raise InputError(f"{table} is missing: run the study first.")
+    paths = pd.read_csv(table, low_memory=False)
+    known = list(paths["objective"].dropna().unique())
+    if objective is not None and objective not in known:
+        raise InputError(
+            f"No method has the objective {objective!r}; there are {', '.join(known)}."
+        )
+    drawn = paths if objective is None else paths[paths["objective"] == objective]
+    compared = reported / "comparison.csv"  # a study of spread has none
+    beside = not_unlearned(pd.read_csv(compared)) if compared.is_file() else None
+    write_text(picture, svg(forgetting_paths(drawn, beside=beside)))
 
 
 def _show_stages(project: Path, env: str) -> None:
