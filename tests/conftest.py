@@ -1,58 +1,37 @@
-"""What all tests share: seuf is imported before torch, and nothing asks the network."""
-
-# ruff: noqa: I001 - the order of the imports matters here
+"""What all tests share: nothing asks the network, and the long ones begin."""
 
 from __future__ import annotations
 
-import seuf  # noqa: F401 - sets OMP_WAIT_POLICY, which torch reads when it is imported
-
 import os
+
+import pytest
+
+import seuf  # noqa: F401 - sets OMP_WAIT_POLICY, which torch reads when it is imported
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Iterator
+# By file or folder, those first that others wait for; none of these is left for the end.
+FIRST = (
+    *("test_smoke_study", "test_hub_studies", "test_processes", "test_spaceflights"),
+    *("workflow", "test_conformance", "unlearning", "test_parallel", "test_sync"),
+)
 
-import pytest
-import torch
-import transformers
-from hypothesis import settings
-from kedro.framework.project import configure_project
-from transformers import PreTrainedModel
 
-from seuf.moe.loading import LanguageModel
-from tests.tiny import EIGHT, tiny_language_model, tiny_model
-
-FIRST = ("workflow", "test_smoke_study", "test_hub_studies")
-
-transformers.logging.set_verbosity_error()
-configure_project("seuf")  # the settings and the package that a command would find
-settings.register_profile("seuf", max_examples=30, deadline=None, derandomize=True)
-settings.load_profile("seuf")
+def pytest_configure(config: pytest.Config) -> None:
+    """Import torch where tests run: the process that hands them out need not wait for it."""
+    hands_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if not hands_out:
+        config.pluginmanager.import_plugin("tests.fixtures")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long ones: the other process then has something to do until they end.
+    """Begin with the long ones, so that no process is left with one at the end.
 
-    While one runs the smoke study, which most of the others wait for, another is at the hub's.
+    While one process runs the smoke study, which all tests of the workflow wait for, the other has
+    files that do not.
     """
-    items.sort(key=lambda item: [part not in item.nodeid for part in FIRST])
 
+    def place(item: pytest.Item) -> int:
+        return next((i for i, part in enumerate(FIRST) if part in item.nodeid), len(FIRST))
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread, whatever a test did: tiny models gain nothing from a second."""
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(params=EIGHT)
-def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    """One tiny random model of each of eight architectures."""
-    return tiny_model(request.param)
-
-
-@pytest.fixture
-def language_model() -> LanguageModel:
-    """A tiny random qwen2_moe with a tokenizer."""
-    return tiny_language_model()
+    items.sort(key=place)

@@ -25,12 +25,12 @@ from kedro_dvc.resources import VISIBLE, Resources
 from kedro_dvc.run import reproduce
 from tests.kedro_dvc.test_run import TWO_STEPS, Notes
 
-# each sleeps as many seconds as its last letter says: the later it stands, the sooner it ends
+# each sleeps .4 s times its last letter: the later it stands, the sooner it ends
 RACE = """\
 stages:
   train:
     matrix: {way: [c2, b1, a0]}
-    cmd: sleep $(echo ${item.way} | tail -c 2) && echo ${item.way} > ${item.way}
+    cmd: sleep 0.$((4 * $(echo ${item.way} | tail -c 2))) && echo ${item.way} > ${item.way}
     deps: [given]
     outs: ["${item.way}"]
   compare: {cmd: cat c2 b1 a0 > all, deps: [a0, b1, c2], outs: [all]}
@@ -68,7 +68,7 @@ def _stages(project: Path, **stages: str) -> None:
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": made}, sort_keys=False))
 
 
-@pytest.mark.parametrize("stages", [TWO_STEPS, RACE])
+@pytest.mark.parametrize("stages", [pytest.param(TWO_STEPS, marks=pytest.mark.slow), RACE])
 def test_the_lock_and_the_files_are_those_of_one_after_the_other(project, stages):
     (project / "dvc.yaml").write_text(stages)
     reproduce(project, ["dvc.yaml"], Notes())
@@ -105,7 +105,7 @@ def test_stages_are_at_work_at_once(project):
 
 
 def test_after_a_failure_no_stage_begins_but_those_at_work_are_recorded(project):
-    _stages(project, bad="exit 3", good="sleep 1; echo > good", later="echo > later")
+    _stages(project, bad="exit 3", good="sleep .5; echo > good", later="echo > later")
     notes = Notes()
 
     with pytest.raises(ReproductionError, match="bad") as raised:
@@ -231,7 +231,7 @@ def test_each_stage_sees_the_gpu_that_it_is_given(project, monkeypatch):
     """Nothing is said of them: each gets a whole one, as it may use it."""
     monkeypatch.setenv(VISIBLE, "5,7")
     (project / "dvc.yaml").write_text(
-        RACE.replace("echo ${item.way} >", 'sleep 1 && echo "$CUDA_VISIBLE_DEVICES" >')
+        RACE.replace("echo ${item.way} >", 'sleep .5 && echo "$CUDA_VISIBLE_DEVICES" >')
     )
 
     _run(project, jobs=4)

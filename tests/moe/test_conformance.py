@@ -47,10 +47,10 @@ from tests.tiny import (
     tiny_samples,
 )
 
-# In bfloat16 only the eight have the time; `make test-all` takes the others too.
+# Only the eight have the time; `make test-all` takes the others too.
 TYPED = [
-    pytest.param(name, dtype, marks=[] if name in EIGHT or not slow else pytest.mark.slow)
-    for dtype, slow in ((torch.float32, False), (torch.bfloat16, True))
+    pytest.param(name, dtype, marks=[] if name in EIGHT else pytest.mark.slow)
+    for dtype in (torch.float32, torch.bfloat16)
     for name in ALL
 ]
 # Layers that are recurrent, convolve or see a window, or attention that takes no boolean mask.

@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import boto3
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 from kedro_dvc.project import take_part
 from tests.workflow.conftest import KEPT, LOCK, RUN, STUDY, Project, World
@@ -99,6 +97,8 @@ def erased(remotes: Remotes, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """An S3 server on this machine with two buckets; its address."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
@@ -240,7 +240,9 @@ def test_s3_gives_back_the_same_bytes_and_is_erased_too(remotes, s3, tmp_path):
     assert "up to date" in project.dvc(*GATE)
 
 
-def _bucket(address: str, name: str) -> boto3.resources.base.ServiceResource:
+def _bucket(address: str, name: str) -> Any:
+    import boto3
+
     keys = {"aws_access_key_id": "me", "aws_secret_access_key": "hidden"}
     return boto3.resource("s3", endpoint_url=address, region_name="us-east-1", **keys).Bucket(name)
 
