@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from kedro_dvc.executors.copies import SMALL, receive, remotes, send, snapshot, written
+from kedro_dvc.executors.copies import (
+    SMALL,
+    check_remotes,
+    receive,
+    remotes,
+    send,
+    snapshot,
+    written,
+)
 from kedro_dvc.files import WorkflowError, git
 
 
@@ -119,4 +127,25 @@ def test_without_a_remote_nothing_can_be_copied(project):
         del config["core"]["remote"]
 
     with pytest.raises(WorkflowError, match="need a DVC remote: dvc remote add --default"):
+        remotes(project)
+
+
+def test_a_remote_that_takes_no_files_is_told_before_the_first_stage(project, tmp_path):
+    check_remotes([None, "apart"], remotes(project))
+    check_remotes([None, "apart"], remotes(project))  # what was left there is no hindrance
+    (tmp_path / "file").write_text("")
+    with Repo() as repo, repo.config.edit("repo") as config:
+        config["remote"]["apart"]["url"] = str(tmp_path / "file" / "inside")
+
+    with pytest.raises(WorkflowError, match=r"the DVC remote apart takes no files: .*Not a dir"):
+        check_remotes([None, "apart"], remotes(project))
+    with pytest.raises(WorkflowError, match=r"the DVC remote gone is missing in \.dvc/config"):
+        check_remotes(["gone"], remotes(project))
+
+
+def test_a_remote_whose_package_is_not_installed_is_one_line(project):
+    with Repo() as repo, repo.config.edit("repo") as config:
+        config["remote"]["far"] = {"url": "webhdfs://host/x"}
+
+    with pytest.raises(WorkflowError, match=r"a DVC remote of \.dvc/config: webhdfs is supported"):
         remotes(project)

@@ -204,7 +204,7 @@ def test_ctrl_c_ends_the_tasks(project, cluster):
 
 
 @pytest.mark.parametrize(
-    ("needs", "message"), [({"gpu": 1}, "x asks for CPU: 1, GPU: 1; no node has it")]
+    ("needs", "message"), [({"gpu": 1}, "x asks for CPU 1, GPU 1, 0 GB; no node has it")]
 )
 def test_what_no_node_has_is_refused_at_the_start(project, cluster, needs, message):
     from kedro_dvc.executors.ray import RayTasks

@@ -16,6 +16,7 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 from kedro_dvc.files import WorkflowError, files_of, git, write_text
@@ -86,7 +87,7 @@ def remotes(project: Path) -> dict[str | None, Any]:
     """Return where each DVC remote of a project keeps objects; None is the default one.
 
     Raises:
-        WorkflowError: If there is no default remote.
+        WorkflowError: If there is no default remote, or DVC cannot use one.
     """
     from dvc.config import NoRemoteError
     from dvc.repo import Repo
@@ -95,11 +96,39 @@ def remotes(project: Path) -> dict[str | None, Any]:
         names = [None, *repo.config["remote"]]
         try:
             return {name: repo.cloud.get_remote_odb(name, "copy") for name in names}
+        except ImportError as error:  # of what an address such as s3:// needs
+            raise WorkflowError(f"a DVC remote of .dvc/config: {error}") from None
         except NoRemoteError:
             raise WorkflowError(
                 "nodes without the project's folder need a DVC remote: "
                 "dvc remote add --default NAME URL"
             ) from None
+
+
+def check_remotes(names: Iterable[str | None], stores: Mapping[Any, Any]) -> None:
+    """Raise if a remote cannot be reached or written to; an empty file is left in each.
+
+    Args:
+        names: Of those that are needed; None is the default one.
+        stores: The remotes.
+
+    Raises:
+        WorkflowError: With the first line of what its file system says.
+    """
+    from dvc.fs import localfs
+
+    with NamedTemporaryFile() as empty:
+        md5 = file_digests([Path(empty.name)])[Path(empty.name)].md5
+        for name in names:
+            remote = "the default DVC remote" if name is None else f"the DVC remote {name}"
+            if name not in stores:
+                raise WorkflowError(f"{remote} is missing in .dvc/config: dvc remote add NAME URL")
+            try:
+                if not stores[name].exists(md5):
+                    stores[name].add(empty.name, localfs, md5)
+            except Exception as error:  # of any kind: each file system has its own
+                line = next(iter(str(error).splitlines()), type(error).__name__)
+                raise WorkflowError(f"{remote} takes no files: {line}") from error
 
 
 def send(

@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import kedro_dvc
 from kedro_dvc.executors.copies import (
     Copied,
     Parcel,
+    check_remotes,
     receive,
     remotes,
     remove_outputs,
@@ -120,15 +121,18 @@ class RayTasks(SentJobs):
         self._has_gpus = bool(ray.cluster_resources().get("GPU"))
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Raise a `WorkflowError` if no node has what a job asks for, or sees the project."""
+        """Raise a `WorkflowError` if no node has what a job asks for, or files cannot reach it."""
         nodes = self._nodes()
         for job in jobs:
             if not self._fitting(job, nodes):
-                asked = ", ".join(f"{key}: {n:g}" for key, n in self._demands(job).items() if n)
-                there = "; ".join(_told(node) for node in nodes)
+                asked = _told(self._demands(job))
+                there = "; ".join(
+                    f"{n['NodeManagerAddress']}: {_told(n['Resources'])}" for n in nodes
+                )
                 raise WorkflowError(f"{job.stage} asks for {asked}; no node has it ({there}).")
         if self.copies:
             self._remotes = {path: one for job in jobs for path, one in job.outputs.items()}
+            check_remotes(dict.fromkeys([None, *self._remotes.values()]), self._stores)
         else:
             self._check_folder(nodes)
 
@@ -228,11 +232,9 @@ class RayTasks(SentJobs):
         self._ray.shutdown()
 
 
-def _told(node: dict[str, Any]) -> str:
-    there = node["Resources"]
-    memory = there.get("memory", 0) / GIGABYTE
-    cpu, gpu = there.get("CPU", 0), there.get("GPU", 0)
-    return f"{node['NodeManagerAddress']}: CPU {cpu:g}, GPU {gpu:g}, {memory:.0f} GB"
+def _told(resources: Mapping[str, float]) -> str:
+    cpu, gpu, memory = (resources.get(key, 0) for key in ("CPU", "GPU", "memory"))
+    return f"CPU {cpu:g}, GPU {gpu:g}, {memory / GIGABYTE:.0f} GB"
 
 
 def _line(error: BaseException) -> str:
