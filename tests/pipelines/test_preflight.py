@@ -67,8 +67,8 @@ def test_texts_tokens_questions_and_answers_are_told_before_the_work(language_mo
         f"Preflight: forget: 3 texts, {3 * length} tokens, in {samples} samples; nothing cut"
     )
     assert (
-        "Preflight: 10 questions about forget in part test: the model scores 1.000 (accuracy), "
-        "guessing 0.500" in said
+        "Preflight: 10 questions about forget in part test: the model scores 1.000 "
+        "(accuracy of choices), guessing 0.500" in said
     )
     assert any(line.startswith("Preflight: rule affinity: expert ") for line in said)
 
@@ -82,7 +82,7 @@ def test_what_is_cut_is_told_with_its_share(language_model):
     (_, sets), (_, asked) = tables(facts)
     share = (length - 16) / length
     assert sets[0][-1] == f"{3 * (length - 16)} tokens cut ({share:.1%})"
-    assert asked[0] == ["forget", "selection", "10", "accuracy", "1.000", "0.500"]
+    assert asked[0] == ["forget", "selection", "10", "accuracy of choices", "1.000", "0.500"]
 
 
 def test_nothing_begins_with_too_few_questions_unless_it_is_allowed(language_model):

@@ -66,6 +66,7 @@ MEASURES = {
     "exact": "exact answers produced",
     "whole": "whole answers produced",
     "rouge_l_recall": "ROUGE-L",
+    "rouge_l_recall_any_script": "ROUGE-L",
     "rouge_l_recall_pltrdy": "ROUGE-L",
     "rouge_l_f1": "ROUGE-L F1",
 }

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MISSING = "-"
+from seuf.reporting.comparison import MEASURES, MISSING
+
 Facts = Mapping[str, Any]
 Table = tuple[list[str], list[list[str]]]  # headers, rows
 
@@ -97,7 +98,7 @@ def tables(facts: Facts) -> list[Table]:
 
 
 def _measure(row: Mapping[str, Any]) -> str:
-    return str(row["measure"]).replace("_", " ")
+    return MEASURES.get(row["measure"], row["measure"])
 
 
 def _cut(of_set: Mapping[str, Any]) -> str:
