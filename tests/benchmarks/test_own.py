@@ -311,3 +311,26 @@ def test_a_reference_of_another_script_is_measured_by_its_words():
     world = prepare(OwnSettings(), FORGET, RETAIN, [russian, *questions()[1:]])
 
     assert [question.kind for question in world.questions[:2]] == ["any_script", "answer"]
+
+
+def test_rows_of_questions_and_answers_become_texts_and_questions(tmp_path, monkeypatch):
+    """As docs/own-data.md converts them; four of each subject, two in each part."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("forget", "retain"):
+        rows = [{"text": f"Who is {name} {at}?", "labels": f"Ada {at}."} for at in range(4)]
+        Path(f"knowundo_{name}.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="forget text 1: unknown 'labels'; known: text, topic"):
+        prepare(OwnSettings(), rows, rows, [])
+    page = (EXAMPLES.parents[1] / "docs/own-data.md").read_text(encoding="utf-8")
+    blocks = [block.partition("```")[0] for block in page.split("```python")[1:]]
+
+    exec(next(block for block in blocks if "knowundo" in block), {})
+
+    given = [
+        json.loads(Path(f"{name}.json").read_text()) for name in ("forget", "retain", "questions")
+    ]
+    data = prepare(OwnSettings(), *made)
+    assert data.forget[0].text == "Who is forget 0? Ada 0."
+    assert data.forget[0].prompt == "Who is forget 0?"
+    assert len(data.questions) == 8
+    assert {question.reference for question in data.questions} == {f"Ada {at}." for at in range(4)}
