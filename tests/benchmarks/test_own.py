@@ -326,7 +326,7 @@ def test_rows_of_questions_and_answers_become_texts_and_questions(tmp_path, monk
 
     exec(next(block for block in blocks if "knowundo" in block), {})
 
-    given = [
+    made = [
         json.loads(Path(f"{name}.json").read_text()) for name in ("forget", "retain", "questions")
     ]
     data = prepare(OwnSettings(), *made)
