@@ -203,6 +203,27 @@ def test_ctrl_c_ends_the_tasks(project, cluster):
         time.sleep(0.1)
 
 
+def test_a_cluster_that_asks_for_a_token_is_told_in_one_line(project, cluster, tmp_path):
+    """Ray asks for one of its own accord where it has made one, and its error has thirty lines."""
+    code = "import sys; from pathlib import Path; from kedro_dvc.executors.ray import RayTasks; "
+    code += "RayTasks(Path.cwd(), 0, sys.argv[1])"
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code, cluster.address],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert " ".join(ended.stderr.split()).endswith(
+        f"no Ray cluster at {cluster.address}: it asks for a token: "
+        "export RAY_AUTH_MODE=token, with ~/.ray/auth_token as on its head"
+    )
+
+
 @pytest.mark.parametrize(
     ("needs", "message"), [({"gpu": 1}, "x asks for CPU 1, GPU 1, 0 GB; no node has it")]
 )

@@ -36,6 +36,7 @@ from kedro_dvc.resources import GIGABYTE
 
 ANSWER = 5.0  # seconds that an address has to answer
 PROBE = 60.0  # seconds that the nodes have to say whether they see the project's folder
+TOKEN = "it asks for a token: export RAY_AUTH_MODE=token, with ~/.ray/auth_token as on its head"
 NODE = "ray.io/node-id"  # a label that Ray gives each node
 PER_CORE = 4  # stages in flight by default: enough that no node waits for the driver
 
@@ -100,6 +101,7 @@ class RayTasks(SentJobs):
             self._stores = remotes(project)
             path, self._there = snapshot(project, Path(self._folder.name), dirty)
             environment["working_dir"] = str(path)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # or it repeats what is said here
         import ray  # an extra
 
         self._ray, self._errors = ray, ray.exceptions
@@ -113,9 +115,11 @@ class RayTasks(SentJobs):
                 include_dashboard=None if address else False,
                 runtime_env=environment,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, self._errors.RayError) as error:
             where = address or "this machine"
-            raise WorkflowError(f"no Ray cluster at {where}: {_line(error)}") from error
+            wants_token = "Auth" in f"{error!r} {error.__cause__!r}"
+            problem = TOKEN if wants_token else _line(error)
+            raise WorkflowError(f"no Ray cluster at {where}: {problem}") from error
         cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
         super().__init__(jobs or PER_CORE * cores)
         self._has_gpus = bool(ray.cluster_resources().get("GPU"))
