@@ -226,6 +226,29 @@ def test_an_original_at_chance_is_told_on_either_side():
     assert known_too_little(STUDY.iloc[:0]) == []
 
 
+def test_what_the_preflight_told_stands_first_and_what_is_used_is_a_table():
+    """A study that goes on though the model does not know: that is said before any number."""
+    row = {"subject": "forget", "part": "test", "questions": 20, "value": 0.25, "chance": 0.25}
+    facts = {
+        "sets": {
+            "forget": {"texts": 1200, "tokens": 9000, "samples": 90, "cut": 90},
+            "general": {"texts": 0, "tokens": 0, "cut": 0},
+        },
+        "asked": [row | {"measure": "accuracy"}],
+        "warnings": ["The model does not know what is to be forgotten."],
+    }
+
+    written = report(ABOUT, STUDY, comparison(), {}, SELECTED, preflight=facts)
+
+    first, _, rest = written.partition('<p class="lead">')
+    assert "<li>The model does not know what is to be forgotten.</li>" in first
+    assert rest
+    used = rest.partition("<h2>What was used</h2>")[2].partition("</section>")[0]
+    cells = re.findall("<td>(.*?)</td>", used)
+    assert cells[:5] == ["forget", "1,200", "9,000", "90", "90 tokens cut (1.0%)"]
+    assert cells[5:] == ["forget", "test", "20", "accuracy of choices", "0.250", "0.250"]
+
+
 def test_too_few_questions_are_told():
     """A share of 16 may be off by 1/4, two standard errors at a half."""
     forget, utility = known_too_little(original(0.9, 0.9, 16))

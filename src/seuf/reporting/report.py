@@ -221,8 +221,9 @@ def report(
     return page(
         f"SEUF: {about.study}",
         [
-            _head(about, headline(paths, told)),
+            _head(about),
             warning((preflight or {}).get("warnings") or known_too_little(paths)),
+            headline(paths, told),
             _drawn(figures, "forgetting_paths", "general_loss", "layers"),
             section(
                 "The methods",
@@ -269,7 +270,8 @@ def spread_report(
     return page(
         f"SEUF: {about.study}",
         [
-            _head(about, headline(paths, told)),
+            _head(about),
+            headline(paths, told),
             _drawn(figures, "forgetting_paths", "general_loss", after=MEANS),
             _drawn(figures, "layers"),
             *shown,
@@ -279,11 +281,11 @@ def spread_report(
     )
 
 
-def _head(about: About, told: str) -> str:
+def _head(about: About) -> str:
     commit = f"commit {about.commit}" if about.commit else "no commit"
     parts = [f"study {about.study}", about.model, f"seed {about.seed}", commit, about.date]
     line = " · ".join(map(escape, parts))
-    return f'<h1>What was forgotten, what is left</h1><p class="about">{line}</p>{told}'
+    return f'<h1>What was forgotten, what is left</h1><p class="about">{line}</p>'
 
 
 def _drawn(figures: Mapping[str, go.Figure], *names: str, before: str = "", after: str = "") -> str:
