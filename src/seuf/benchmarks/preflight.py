@@ -134,7 +134,7 @@ def doubts_of(rows: Sequence[Mapping[str, Any]], settings: PreflightSettings) ->
 
 def guessing(row: Mapping[str, Any]) -> str:
     """Return in words what the `chance` of a row is of, before its number."""
-    return "guessing gives" if row["measure"] == "accuracy" else "another one's answer would score"
+    return "guessing gives" if row["measure"] == "accuracy" else "the answer to another one scores"
 
 
 def check_fit(base: LanguageModel, questions: Sequence[Question], settings: ScoringSettings) -> int:
