@@ -68,7 +68,7 @@ def test_free_answers_of_which_none_is_right_stop_it_too():
     of_free = {"measure": "exact", "chance": 0.0}
     none = [row(0.0, "forget", **of_free), row(0.5, "retain", **of_free)]
 
-    with pytest.raises(InputError, match=r"scores 0\.000 on 100 questions, the answer to another one"):
+    with pytest.raises(InputError, match=r"scores 0\.000 on 100 questions, the answer to"):
         doubts_of(none, PreflightSettings())
 
 
