@@ -22,9 +22,16 @@ from seuf.pipelines.unlearning.nodes import unlearn
 from seuf.unlearning.settings import Method, UnlearningSettings
 from tests.pipelines.test_evaluation import TEXTS, records
 from tests.pipelines.test_unlearning import QUESTIONS
-from tests.tiny import some_change
+from tests.tiny import some_change, tiny_language_model
 
 DEVICES = "evaluation.devices"
+NEEDS_TWO = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+def without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no GPU be seen here, nor by processes that are started."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
 def made(base: LanguageModel, sharded: int, devices: int = 1, **of_row: Any) -> Any:
@@ -70,8 +77,9 @@ def test_what_a_process_says_is_wrong_is_one_line_here(language_model):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_looks_shared_by_two_devices_choose_the_same_bits(language_model):
+def test_looks_shared_by_two_devices_choose_the_same_bits(language_model, monkeypatch):
     """Every look passes the same batches, each on one of the two, and training is what it was."""
+    without_gpus(monkeypatch)
     row = {"scope": "experts", "selection": "by_hand"}
 
     (one, log, _), (other, other_log, _) = (made(language_model, 1, n, **row) for n in (1, 2))
@@ -89,12 +97,21 @@ def evaluated(base: LanguageModel, **given: Any) -> tuple[Any, list[int]]:
     return scores, gathered(len(passes))
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("cpu", marks=pytest.mark.slow),
+        pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_TWO]),
+    ],
+)
 @pytest.mark.timeout(900)
-def test_two_devices_score_what_one_scores_to_the_bit(language_model):
+def test_two_devices_score_what_one_scores_to_the_bit(device, monkeypatch):
     """Choices by the harness, free and produced answers, truth ratios, passages and examples."""
-    base = language_model
+    if device == "cpu":
+        without_gpus(monkeypatch)
+    base = tiny_language_model()
     change = Delta.of(base.model, some_change(base.model), model_digest(base.model))
+    base.model.to(device)
     delta = replace(change, about={"trained_share": 0.1, "method": {}, "experts": [(1, 1)]})
     paraphrased = Question(
         question="Where does Ada live?",
@@ -152,3 +169,10 @@ def test_a_model_on_several_devices_is_not_copied(language_model):
 
     with pytest.raises(InputError, match=r"base_model\.device_map to null"):
         made(replace(language_model, source=spread), 1, 2)
+
+
+def test_fewer_gpus_than_processes_is_one_line(language_model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    with pytest.raises(InputError, match=r"evaluation\.devices is 2, and 1 GPUs are visible"):
+        made(language_model, 1, 2)

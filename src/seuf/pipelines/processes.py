@@ -58,7 +58,10 @@ def in_processes(
             "or base_model.device_map to null."
         )
     if 0 < (gpus := torch.cuda.device_count()) < number:
-        raise InputError(f"{asked_by} is {number}, and {gpus} GPUs are visible.")
+        raise InputError(
+            f"{asked_by} is {number}, and {gpus} GPUs are visible: a run with -j gives a stage as "
+            "many as `resources` in the parameters say."
+        )
     with TemporaryDirectory(prefix="seuf-") as name:
         folder = Path(name)
         deterministic = torch.are_deterministic_algorithms_enabled()
