@@ -11,6 +11,7 @@ from kedro.pipeline import Pipeline
 # by the folder of the node's function; one that is not here is its own role
 ROLES = {
     "data_preparation": "data",
+    "preflight": "data",
     "base_model": "model",
     "routing_capture": "experts",
     "expert_selection": "experts",
