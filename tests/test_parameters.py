@@ -168,11 +168,12 @@ def test_every_wrong_parameter_is_told_at_once(parameters):
         check_parameters(parameters)
 
 
-def test_a_model_over_several_devices_is_evaluated_on_these_alone(parameters):
+@pytest.mark.parametrize("group", ["evaluation", "routing_capture"])
+def test_a_model_over_several_devices_passes_on_these_alone(parameters, group):
     parameters["base_model"] = {"source": "external", "path": "some/model", "device_map": "auto"}
-    parameters["evaluation"]["devices"] = 2
+    parameters[group]["devices"] = 2
 
-    with pytest.raises(InputError, match=r"evaluation\.devices is 2.*device_map to null"):
+    with pytest.raises(InputError, match=rf"{group}\.devices is 2.*device_map to null"):
         check_parameters(parameters)
 
 

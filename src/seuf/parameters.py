@@ -171,11 +171,16 @@ class StudyParameters(BaseModel):
 
     @model_validator(mode="after")
     def _devices_hold_whole_models(self) -> Self:
-        if self.evaluation.devices > 1 and getattr(self.base_model, "device_map", None):
-            raise ValueError(
-                f"evaluation.devices is {self.evaluation.devices}, and each holds the whole model: "
-                "set it to 1, or base_model.device_map to null"
-            )
+        groups = {
+            "evaluation": self.evaluation.devices,
+            "routing_capture": self.routing_capture.devices,
+        }
+        for name, devices in groups.items():
+            if devices > 1 and getattr(self.base_model, "device_map", None):
+                raise ValueError(
+                    f"{name}.devices is {devices}, and each holds the whole model: set it to 1, or "
+                    "base_model.device_map to null"
+                )
         return self
 
     @model_validator(mode="after")

@@ -18,13 +18,16 @@ from seuf.moe.sharding import gathered
 from seuf.pipelines import processes
 from seuf.pipelines.evaluation.nodes import evaluate, score_reference
 from seuf.pipelines.processes import in_processes
+from seuf.pipelines.routing_capture.nodes import capture_routing
 from seuf.pipelines.unlearning.nodes import unlearn
+from seuf.unlearning.attribution import RoutingSettings
 from seuf.unlearning.settings import Method, UnlearningSettings
 from tests.pipelines.test_evaluation import TEXTS, records
 from tests.pipelines.test_unlearning import QUESTIONS
 from tests.tiny import some_change, tiny_language_model
 
 DEVICES = "evaluation.devices"
+NAMES = ("Ada", "Bo", "Cy", "Di", "Ed", "Flo")
 NEEDS_TWO = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
@@ -87,6 +90,44 @@ def test_looks_shared_by_two_devices_choose_the_same_bits(language_model, monkey
     assert other.tensors.keys() == one.tensors.keys() != set()
     assert all(torch.equal(other.tensors[key], tensor) for key, tensor in one.tensors.items())
     pd.testing.assert_frame_equal(other_log, log)
+
+
+def captured(base: LanguageModel, devices: int) -> tuple[Any, list[int]]:
+    """Return the tables of a capture, and how many passes each of the processes made."""
+    passes = []
+    towns = ("Oslo", "Rome")
+    texts = [
+        {"text": f"{i} {name} lives in {town}. " * 2}
+        for i in range(20)
+        for name in NAMES
+        for town in towns
+    ]
+    with base.model.model.register_forward_pre_hook(lambda *_: passes.append(1)):
+        tables = capture_routing(
+            base,
+            texts[::2],
+            texts[1::2],
+            RoutingSettings(batch_size=16, max_length=48, subset_tokens=200, devices=devices),
+            seed=0,
+        )
+    return tables, gathered(len(passes))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_devices_capture_the_routing_of_one_to_the_bit(language_model, monkeypatch):
+    """And each makes half of the passes, or one more than that of each set."""
+    without_gpus(monkeypatch)
+
+    one, [alone] = captured(language_model, 1)
+    other, passes = in_processes(captured, language_model, {"devices": 2}, 2, DEVICES)
+    by_node, _ = captured(language_model, 2)
+
+    for tables in (other, by_node):
+        for table, expected in zip(tables, one, strict=True):
+            pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    assert sum(passes) == alone
+    assert max(passes) <= alone / 2 + 2
 
 
 def evaluated(base: LanguageModel, **given: Any) -> tuple[Any, list[int]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from seuf.moe.architectures import MoELayer, chosen_gates, decoder, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, as_batch
 from seuf.moe.forward import stop_at
+from seuf.moe.sharding import replicas
 
 Observer = Callable[[int, tuple[Tensor, ...]], None]
 PARITIES = (0, 1)  # of a sample's position: the two halves
@@ -89,13 +91,18 @@ def capture_routing(
     samples, tokens = torch.zeros(rows - 2, dtype=torch.float64), 0
     parts_of = partial(_parts_of, subsets=[frozenset(subset) for subset in subsets])
     backoff, count = Backoff(SHORTER), partial(_count, model, layers, top_k_sets, parts_of)
-    for batch in _numbered(map(as_batch, batches)):
-        for part, counts in backoff.rows(batch, count):
-            for position, (added, chosen) in enumerate(counts):
-                sums[position] = sums[position].to(added.device) + added
-                sets[position] += [] if chosen is None else [chosen]
-            samples += parts_of(part).sum(1)
-            tokens += int(part.attention_mask.sum())
+    numbered = _numbered(map(as_batch, batches))
+    counted: Iterable[tuple[Batch, list[tuple[Tensor, Tensor | None]]]]
+    if replicas() > 1:
+        counted = backoff.all_rows(numbered, count)
+    else:  # one after the other, so that none has to be kept
+        counted = chain.from_iterable(backoff.rows(batch, count) for batch in numbered)
+    for part, counts in counted:
+        for position, (added, chosen) in enumerate(counts):
+            sums[position] = sums[position].to(added.device) + added
+            sets[position] += [] if chosen is None else [chosen]
+        samples += parts_of(part).sum(1)
+        tokens += int(part.attention_mask.sum())
     if not tokens:
         raise InputError("There is no token to capture the routing of.")
     if len({layer.num_experts for layer in layers}) > 1:

@@ -37,6 +37,8 @@ class RoutingSettings(Settings):
             how stable these are (Table 8); a set with less than twice as many has halves alone.
         columns: What is measured beside affinity and token share, for the rules that read it:
             `gradient` and `reap`, each a pass of its own (see `seuf.moe.importance`).
+        devices: GPUs that share the batches (not those of `columns`), each with the whole model in
+            a process of its own; the numbers are those of one.
     """
 
     max_tokens: Annotated[int, Field(gt=0)] | None = None
@@ -45,6 +47,7 @@ class RoutingSettings(Settings):
     batch_size: Annotated[int, Field(gt=0)] = 16
     subset_tokens: Annotated[int, Field(gt=0)] = ENOUGH_TOKENS
     columns: tuple[Literal["gradient", "reap"], ...] = ()
+    devices: Annotated[int, Field(gt=0)] = 1
 
 
 def capture(

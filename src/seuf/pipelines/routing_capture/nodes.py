@@ -22,8 +22,15 @@ def capture_routing(
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Record the gate affinity and the token share of every expert, on forget and on retain."""
+    given = {name: one for name, one in locals().items() if name != "base_model"}
+    from seuf.moe.sharding import processes
     from seuf.unlearning.attribution import capture
 
+    if routing_capture.devices > 1 and processes() == 1:
+        from seuf.pipelines.processes import in_processes
+
+        number, asked_by = routing_capture.devices, "routing_capture.devices"
+        return in_processes(capture_routing, base_model, given, number, asked_by)
     return tuple(  # type: ignore[return-value]
         _table(capture(base_model, texts_of(records), routing_capture, seed, what))
         for what, records in (("forget", forget_set), ("retain", retain_set))
