@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # By file or folder, those first that others wait for; none of these is left for the end.
 FIRST = (
     *("test_smoke_study", "test_hub_studies", "test_processes", "test_spaceflights"),
-    *("workflow", "test_conformance", "unlearning", "test_parallel", "test_sync"),
+    *("workflow", "test_conformance", "tests/unlearning", "test_parallel", "test_sync"),
 )
 
 
@@ -32,6 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
 
     def place(item: pytest.Item) -> int:
-        return next((i for i, part in enumerate(FIRST) if part in item.nodeid), len(FIRST))
+        file = item.nodeid.partition("::")[0]
+        return next((i for i, part in enumerate(FIRST) if part in file), len(FIRST))
 
     items.sort(key=place)

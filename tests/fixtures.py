@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 import pytest
 import torch
 import transformers
+import xdist.remote  # noqa: F401 - the other such file
 from hypothesis import settings
 from kedro.framework.project import configure_project
 from transformers import PreTrainedModel
@@ -18,6 +20,9 @@ transformers.logging.set_verbosity_error()
 configure_project("seuf")  # the settings and the package that a command would find
 settings.register_profile("seuf", max_examples=30, deadline=None, derandomize=True)
 settings.load_profile("seuf")
+# Kedro's settings ask whose frames call them, and Python looks through all modules for a frame
+# whose file is no module's, as in a process of pytest-xdist: .1 to .4 s a time
+inspect.modulesbyfile["<string>"] = "__main__"
 
 
 @pytest.fixture(autouse=True)

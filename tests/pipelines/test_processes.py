@@ -72,6 +72,7 @@ def test_two_processes_make_the_delta_and_the_log_of_one(language_model):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_what_a_process_says_is_wrong_is_one_line_here(language_model):
     with pytest.raises(InputError, match="there is no layer 7"):
