@@ -12,8 +12,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # By file or folder, those first that others wait for; none of these is left for the end.
 FIRST = (
-    *("test_smoke_study", "test_hub_studies", "test_processes", "test_spaceflights"),
-    *("workflow", "test_conformance", "tests/unlearning", "test_parallel", "test_sync"),
+    *("test_smoke_study", "test_hub_studies", "test_spaceflights", "test_parallel"),
+    *("workflow", "test_conformance", "tests/unlearning", "test_sync"),
 )
 
 

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "examples/forget_in_python.ipynb"
 
 
+@pytest.mark.slow  # test_api.py runs the script of the page, a quick one
 def test_the_notebook_runs_and_the_model_no_longer_says_what_it_was_to_forget(monkeypatch, capsys):
     """Its last cell prints, for two texts to forget and two to keep, how the model goes on."""
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]

@@ -370,6 +370,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_outside_a_project_a_verification_needs_no_kedro_and_prints_its_lines_alone(
     unsigned, tmp_path
 ):

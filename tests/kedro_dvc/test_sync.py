@@ -48,7 +48,14 @@ STUDIES = synced_studies(ROOT)
 QUICK = {"qwen_wmdp", "deepseek_rwku", "olmoe_tofu", "olmoe_muse"}
 
 
-@pytest.fixture(params=STUDIES, scope="module")
+# The dearest of those that have run; `kedro dvc sync --check` of `make lint` looks at each.
+DEAR = {"sandbox_peers", "smol_cyber", "smol_tofu"}
+
+
+@pytest.fixture(
+    params=[pytest.param(s, marks=pytest.mark.slow if s in DEAR else ()) for s in STUDIES],
+    scope="module",
+)
 def study(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each study of the project, made known to its pipelines for all tests that take it."""
     with pytest.MonkeyPatch.context() as patch:

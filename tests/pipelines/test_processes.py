@@ -56,6 +56,7 @@ def made(base: LanguageModel, sharded: int, devices: int = 1, **of_row: Any) -> 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # processes import torch, beside others' work
 def test_two_processes_make_the_delta_and_the_log_of_one(language_model):
     (one, log, _), (other, other_log, seconds) = (made(language_model, n) for n in (1, 2))

@@ -92,7 +92,7 @@ def test_an_expert_parallel_model_is_refused_by_name(language_model):
         check_not_parallel(language_model.model)
 
 
-@pytest.mark.slow  # tests/pipelines/test_processes.py has a quick one, through the stage
+@pytest.mark.slow  # processes import torch
 @pytest.mark.timeout(900)
 def test_two_processes_unlearn_as_one(tmp_path):
     """A part of the layers, activations, references, adapters, tied weights and bfloat16."""

@@ -27,6 +27,7 @@ def begin(sent):
     return compute
 
 
+@pytest.mark.slow  # each of three processes imports torch
 def test_worker_i_sees_gpu_i_mod_n_and_results_are_in_the_order_of_the_tasks():
     """The first tasks go to the workers in turn: 0, 1, 2; two GPUs serve three workers."""
     before = os.environ.get(VISIBLE)
