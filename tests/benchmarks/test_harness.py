@@ -175,6 +175,8 @@ def test_a_choice_longer_than_a_sequence_is_one_line_before_anything_is_scored(k
     ):
         with pytest.raises(InputError, match=message):
             score()
+    with pytest.raises(InputError, match=f"'Who\\?': {message}"):
+        check_questions(knowing_model.tokenizer, [long], settings)
 
 
 def test_more_cut_questions_than_may_be_are_refused(knowing_model):

@@ -108,7 +108,7 @@ def cut_question(choice: Choice, max_length: int) -> Choice:
 
 
 def check_questions(
-    tokenizer: PreTrainedTokenizerBase, questions: Iterable[Question], settings: ScoringSettings
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], settings: ScoringSettings
 ) -> None:
     """Raise if a question cannot be scored, or too many would lose their beginning.
 
@@ -116,7 +116,7 @@ def check_questions(
         InputError: See `encode_pairs` and `cut_question`; with the numbers, if more questions than
             `evaluation.may_cut` allows are longer than `evaluation.max_length`.
     """
-    longest = []
+    cut, length = 0, settings.max_length
     for question in questions:
         prompt = question.question + question.opening
         said = question.choices or [question.reference] * question.is_produced()
@@ -124,12 +124,14 @@ def check_questions(
         read = encode_pairs(tokenizer, pairs) or [
             Choice(tuple(ids), (0,)) for ids in open_ids(tokenizer, [prompt])
         ]
-        longest.append(max(read, key=lambda one: len(one.continuation)))
-    length = settings.max_length
-    cut = sum(cut_question(choice, length) != choice for choice in longest)
-    if cut > settings.may_cut * len(longest):
+        longest = max(read, key=lambda one: len(one.continuation))
+        try:
+            cut += cut_question(longest, length) != longest
+        except InputError as error:
+            raise InputError(f"{question.question[-60:]!r}: {error}") from error
+    if cut > settings.may_cut * len(questions):
         raise InputError(
-            f"{cut} of {len(longest)} questions have more than {length} tokens and would lose "
+            f"{cut} of {len(questions)} questions have more than {length} tokens and would lose "
             "their beginning: raise evaluation.max_length, or evaluation.may_cut, the share that "
             "may."
         )
