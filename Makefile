@@ -45,7 +45,7 @@ viz: $(DEV_READY) ## look at a study's pipeline in the browser
 test: $(DEV_READY) ## run the tests, without those marked `slow`
 	pytest -q -n 2
 
-test-all: $(DEV_READY) ## run the slow tests too: killed processes, S3, kedro-viz, the wheel
+test-all: $(DEV_READY) ## run the slow tests too: several processes, the hub's studies, S3, kedro-viz, the wheel
 	pytest -q -n 2 -m "not gpu and not network"
 
 lint: $(DEV_READY) ## check style, types, imports, and that dvc.yaml fits the pipelines
