@@ -44,6 +44,11 @@ def is_sweep(parameters: Mapping[str, Any], objective: str | None = None) -> boo
     return bool(sweep) if objective is None or sweep is True else objective in (sweep or [])
 
 
+def permission() -> list[str]:
+    """Return what all that trains must wait for; nothing where there is no preflight."""
+    return [] if study_parameters().get("preflight") is None else ["preflight_passed"]
+
+
 def commit() -> str | None:
     """Return the commit that is checked out, and whether code or configuration differ from it."""
     try:

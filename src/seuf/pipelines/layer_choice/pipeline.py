@@ -3,8 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.layer_choice.nodes import choose_layer
-from seuf.pipelines.preflight.pipeline import permission
-from seuf.pipelines.study import in_one_box, is_sweep, study_parameters
+from seuf.pipelines.study import in_one_box, is_sweep, permission, study_parameters
 from seuf.unlearning.settings import pilot_rule
 
 SHARED = {

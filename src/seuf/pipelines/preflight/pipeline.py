@@ -7,7 +7,7 @@ begins before, and nothing is trained again because more is told.
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.preflight.nodes import preflight
-from seuf.pipelines.study import study_parameters
+from seuf.pipelines.study import permission
 
 INPUTS = [
     "base_model",
@@ -29,8 +29,3 @@ def create_pipeline(**_: object) -> Pipeline:
         return Pipeline([])
     outputs = ["preflight", *permission()]
     return Pipeline([Node(preflight, inputs=INPUTS, outputs=outputs, name="preflight")])
-
-
-def permission() -> list[str]:
-    """Return what all that trains must wait for; nothing where there is no preflight."""
-    return [] if study_parameters().get("preflight") is None else ["preflight_passed"]

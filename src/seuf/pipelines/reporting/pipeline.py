@@ -2,14 +2,13 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from seuf.pipelines.preflight.pipeline import permission
 from seuf.pipelines.reporting.nodes import (
     compare_layers,
     compare_methods,
     draw_figures,
     write_report,
 )
-from seuf.pipelines.study import in_one_box, is_sweep, methods, study_parameters
+from seuf.pipelines.study import in_one_box, is_sweep, methods, permission, study_parameters
 
 FIGURES = [
     "forgetting_paths",

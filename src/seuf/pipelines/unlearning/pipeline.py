@@ -2,8 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from seuf.pipelines.preflight.pipeline import permission
-from seuf.pipelines.study import in_one_box, methods, study_parameters
+from seuf.pipelines.study import in_one_box, methods, permission, study_parameters
 from seuf.pipelines.unlearning.nodes import unlearn
 from seuf.unlearning.settings import pilot_rule
 
