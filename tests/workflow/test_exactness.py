@@ -181,7 +181,7 @@ BEHIND = {
     "key taken over": [(MINE, "unlearning: {", "unlearning: {max_length: 64, ")],
     "import": [(f"{CODE}/pipelines/evaluation/nodes.py", "annotations\n", AN_IMPORT)],
     "import in the library": [(f"{CODE}/reporting/comparison.py", "annotations\n", AN_IMPORT)],
-    "registry": [(REGISTRY, "_errors=True)", "_errors=True)\n    del pipelines['reporting']")],
+    "registry": [(REGISTRY, "_errors=True)", "_errors=True)\n    del found['reporting']")],
 }
 
 
