@@ -171,7 +171,7 @@ def test_bases_beyond_the_grids_run_with_what_was_chosen_on_the_first(monkeypatc
     assert made["choose_learning_rates"].inputs == ["a.grid_runs"]
     assert "a.run_other_seeds" not in made
     assert "b.try_grid" not in made
-    assert made["b.run_other_seeds"].func is nodes.run_every_seed
-    assert made["b.run_other_seeds"].outputs == ["b.seed_runs", "b.seed_paths", "b.layer_paths"]
+    assert made["b.run_every_seed"].func is nodes.run_every_seed
+    assert made["b.run_every_seed"].outputs == ["b.seed_runs", "b.seed_paths", "b.layer_paths"]
     tables = ["a.grid_runs", "b.seed_runs", "a.grid_paths", "b.seed_paths"]
     assert made["summarise_spread"].inputs[2:] == tables

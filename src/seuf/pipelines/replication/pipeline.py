@@ -104,11 +104,12 @@ def _of(base: str, tables: list[Outputs], swept: bool) -> Pipeline:
         outputs=OF_GRID | of_layers,
         name="try_grid",
     )
+    sweeps = swept and OF_GRID not in tables  # then no stage with those that write no layers
     others = Node(
         run_methods if OF_GRID in tables else run_every_seed,
         inputs=[*OF_BASE, *SETTINGS, "chosen_learning_rates"],
-        outputs=OF_OTHER_SEEDS if OF_GRID in tables else OF_OTHER_SEEDS | of_layers,
-        name="run_other_seeds",
+        outputs=OF_OTHER_SEEDS | of_layers if sweeps else OF_OTHER_SEEDS,
+        name="run_every_seed" if sweeps else "run_other_seeds",
     )
     before = [
         data_preparation.create_pipeline(),
