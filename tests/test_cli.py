@@ -58,6 +58,14 @@ def test_without_a_table_one_line_says_what_to_do(study: Path):
     assert result.output == "error: mine_data/08_reporting holds no table: run the study first.\n"
 
 
+def test_a_picture_that_is_no_svg_is_refused():
+    result = CliRunner().invoke(cli, ["show", "--picture", "paths.png"])
+
+    assert result.exit_code == 1
+    assert "--picture paths.png: it is drawn as SVG, so name it .svg." in result.output
+    assert not Path("paths.png").exists()
+
+
 @pytest.mark.parametrize(("name", "options"), [("sandbox", ()), ("sandbox_ga", ("ga",))])
 def test_the_pictures_of_the_readme_are_drawn_from_the_recorded_numbers(tmp_path, name, options):
     """Byte for byte; `kedro show --picture docs/sandbox_ga.svg --objective ga` draws them anew."""

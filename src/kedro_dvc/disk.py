@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # names of many
 # what `locked_stages` raises
-NO_LOCK = (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError)
+NO_LOCK = (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError)
 
 
 class LockedFile(NamedTuple):
@@ -78,10 +78,16 @@ def read_lock(path: Path) -> dict[str, LockedStage]:
 
 def _locked_files(entries: Iterable[Mapping[str, Any]]) -> dict[str, LockedFile]:
     return {
-        entry["path"]: LockedFile(entry["md5"], entry.get("size"))
+        entry["path"]: LockedFile(_digest(entry["md5"]), entry.get("size"))
         for entry in entries
         if "md5" in entry
     }
+
+
+def _digest(md5: Any) -> str:
+    if not isinstance(md5, str):
+        raise TypeError(f"md5 is {md5!r}, it must be a word")
+    return md5
 
 
 def object_path(cache: Path, md5: str) -> Path:

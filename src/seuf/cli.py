@@ -43,6 +43,8 @@ def show(env: str, stages: bool, picture: Path | None, objective: str | None) ->
             _show_stages(Path.cwd(), env)
             return
         root = Path(load_config(enter_project(), env)["globals"]["data_root"])
+        if picture is not None and picture.suffix != ".svg":
+            raise InputError(f"--picture {picture}: it is drawn as SVG, so name it .svg.")
         if picture is not None:
             _draw(root / "08_reporting", picture, objective)
             click.echo(f"wrote {picture}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from seuf.audit import requests
 from seuf.audit.report import forgetting, repository_of, with_request
 from seuf.audit.requests import open_request
 from tests.audit.reports import report
@@ -114,6 +115,34 @@ def test_a_ledger_that_is_in_no_commit_fails_the_request(project):
     ]
     assert doubts(project, "1") == []
     assert with_request(report(), project, "1")["forgetting"]["verdict"] == "REACHED"
+
+
+def test_a_ledger_that_names_another_model_or_base_for_the_delta_fails(project, monkeypatch):
+    """The audit has worked both out from the delta's own bytes."""
+    git(project, "add", "evidence")
+    git(project, "commit", "--quiet", "--message", "the request")
+    given = report()
+    known = {"base": given["base"]["digest"], "model": "a" * 64}
+    given["changes"] = {**given["changes"], "model": known["model"]}
+
+    def said(**entry: str) -> tuple[str, str]:
+        served = {"delta": given["delta"]["sha256"], **known, **entry}
+        monkeypatch.setattr(requests, "serving_entry", lambda *asked: served)
+        check = next(
+            c
+            for c in with_request(given, project, "1")["checks"]
+            if "delta" in c["text"] and c["name"] == "request"
+        )
+        return check["result"], check["text"]
+
+    assert said() == ("PASS", "the ledger says that this delta serves 1")
+    assert said(model="0" * 64) == (
+        "FAIL",
+        "the ledger names another model than this delta's for 1",
+    )
+    assert said(model="0" * 64, base="f" * 64)[1] == (
+        "the ledger names another base, model than this delta's for 1"
+    )
 
 
 def test_a_request_that_was_opened_after_the_model_was_trained_is_remarked(project):

@@ -14,7 +14,9 @@ from kedro_dvc.disk import (
     locked_stages,
     object_path,
     objects_of,
+    read_lock,
 )
+from kedro_dvc.files import WorkflowError
 
 ONE, TWO = "5bbf5a52328e7439ae6e719dfe712200", "c193497a1a06b2c72230e6146ff47080"
 NOTHING = "d41d8cd98f00b204e9800998ecf8427e"
@@ -54,6 +56,18 @@ def test_a_file_of_dvc_and_an_entry_of_the_run_cache_hold_one_stage(more):
     assert {name: stage.outs for name, stage in locked_stages(text).items()} == {
         "": {"made": LockedFile(ONE, 4)}
     }
+
+
+@pytest.mark.parametrize("digest", ["0" * 32, "[1]", "1.5"])
+def test_a_digest_that_is_no_word_is_one_line(tmp_path, digest):
+    """YAML takes 32 zeros for a number."""
+    lock = tmp_path / "dvc.lock"
+    lock.write_text(LOCK.replace(ONE, digest), encoding="utf-8")
+
+    with pytest.raises(
+        WorkflowError, match=r"dvc\.lock cannot be read: md5 is .*, it must be a word"
+    ):
+        read_lock(lock)
 
 
 def test_an_empty_lock_file_has_no_stages():

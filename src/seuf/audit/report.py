@@ -105,6 +105,8 @@ def with_request(report: Report, project: Path, name: str) -> Report:
     entry, delta = serving_entry(project, name), report["delta"] or {}
     if entry is None or entry["delta"] != delta.get("sha256"):
         check = failed("request", f"the ledger does not say that this delta serves {name}")
+    elif other := _of_another_model(report, entry):
+        check = failed("request", f"the ledger names another {other} than this delta's for {name}")
     else:
         check = passed("request", f"the ledger says that this delta serves {name}")
     kept = ("name", "how", "sha256", "date")
@@ -112,6 +114,12 @@ def with_request(report: Report, project: Path, name: str) -> Report:
     report = {**report, "request": reported_request(project, name), "derived": derived}
     checks = [check, *_doubts_about_request(report, project)]
     return with_checks({**report, "forgetting": forgetting(report)}, checks)
+
+
+def _of_another_model(report: Report, entry: Mapping[str, Any]) -> str:
+    """Return which of base and model, as far as they were worked out, the ledger has otherwise."""
+    known = {"base": report["base"]["digest"], "model": (report["changes"] or {}).get("model")}
+    return ", ".join(what for what, digest in known.items() if digest and entry[what] != digest)
 
 
 def _doubts_about_request(report: Report, project: Path) -> Iterator[Check]:
