@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -137,6 +138,21 @@ def an_edited_record(root: Path) -> None:
     commit(root)
 
 
+def a_record_of_another_node_at_no_time(root: Path) -> None:
+    path = root / f"evidence/smoke/runs/methods.{METHOD}.unlearn.json"
+    record = json.loads(path.read_text())
+    record |= {"node": "methods.full_ga.unlearn", "seconds": -3.7}
+    path.write_text(json.dumps(record))
+    commit(root)
+
+
+def code_that_git_overlooks(root: Path) -> None:
+    path = "src/seuf/audit/results.py"
+    subprocess.run(["git", "update-index", "--assume-unchanged", path], cwd=root, check=True)
+    with (root / path).open("a", encoding="utf-8") as file:
+        file.write("CLOSE = 1e9\n")
+
+
 def a_lost_record(root: Path) -> None:
     (root / f"evidence/smoke/runs/methods.{METHOD}.unlearn.json").unlink()
     commit(root)
@@ -186,6 +202,15 @@ def a_truncated_delta(root: Path) -> None:
             "runs",
             [f"{DELTA} is not what the run of unlearn@{METHOD} has recorded"],
         ),
+        (
+            a_record_of_another_node_at_no_time,
+            "runs",
+            [
+                f"the record of unlearn@{METHOD} is of 'methods.full_ga.unlearn'",
+                f"unlearn@{METHOD} is said to have run at no time that has been",
+            ],
+        ),
+        (code_that_git_overlooks, "commit", ["git is told to overlook src/seuf/audit/results.py"]),
         (a_lost_record, "runs", [f"nothing records the run of unlearn@{METHOD}"]),
         (a_replaced_object, "cache", ["in DVC's cache is not what its name says"]),
     ],

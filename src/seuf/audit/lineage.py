@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,22 @@ from seuf.audit.audited import AuditedMethod, Stage, producers
 
 def commit(audited: AuditedMethod) -> Iterator[Check]:
     """Check that code, configuration, lock and evidence are as they were committed."""
-    evidence = f"{EVIDENCE}/{audited.study.name}/runs"
-    command = ["status", "--porcelain", "--untracked-files=all", "-z", "--", *DECIDING]
+    project = audited.project
+    looked_at = [*DECIDING, str(audited.lock), f"{EVIDENCE}/{audited.study.name}/runs"]
     try:
-        head = git(audited.project, "rev-parse", "--verify", "HEAD").strip()
-        status = git(audited.project, *command, str(audited.lock), evidence)
+        head = git(project, "rev-parse", "--verify", "HEAD").strip()
+        status = git(
+            project, "status", "--porcelain", "--untracked-files=all", "-z", "--", *looked_at
+        )
+        flagged = git(project, "ls-files", "-v", "-z", "--", *looked_at)
     except WorkflowError as error:
         yield failed("commit", f"nothing says which code this is: {error}")
         return
     changed = [line[3:] for line in status.split("\0") if line]
+    # of these git does not say whether they have changed (`update-index --assume-unchanged`)
+    overlooked = [line[2:] for line in flagged.split("\0") if line[:1] not in ("", "H")]
+    if overlooked:
+        yield failed("commit", f"git is told to overlook {listed(overlooked)}")
     if changed:
         yield failed("commit", f"{listed(changed)} not as in commit {head[:12]}: commit it first")
     else:
@@ -136,6 +144,10 @@ def runs(audited: AuditedMethod) -> Iterator[Check]:
         if record is None:
             yield failed("runs", f"nothing records the run of {stage.name}: {repeat}")
             continue
+        if record["node"] != stage.node:
+            yield failed("runs", f"the record of {stage.name} is of {record['node']!r}")
+        if record["seconds"] < 0 or datetime.fromisoformat(record["started"]) > datetime.now(UTC):
+            yield failed("runs", f"{stage.name} is said to have run at no time that has been")
         if not record["clean"]:
             yield failed("runs", f"{stage.name} ran with changes that were in no commit")
         for path in stage.outs:
