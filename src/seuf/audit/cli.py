@@ -150,7 +150,7 @@ def verify(file: Path, **given: Path | None) -> None:
 
     Exit code 1 if a check fails, 2 if nothing could be verified.
 
-    Example: kedro audit verify statement.json --key seuf.pub --delta delta.safetensors --base BASE
+    Example: seuf-verify statement.json --key seuf.pub --delta delta.safetensors --base BASE
     """
     from seuf.audit.verify import verdict, verify
 
