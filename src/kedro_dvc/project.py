@@ -7,8 +7,10 @@ making a data set.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,8 @@ def check_study(project: Path, name: str) -> str:
 
     Raises:
         WorkflowError: If it does not exist, with those that do; if its `data_root` is that of
-            base, which it also is where the study gives none; or if that is not in the project.
+            base, which it also is where the study gives none; if that is not in the project; or if
+            its globals have a key that nothing reads, much like one of base's.
     """
     if name not in (known := study_names(project)):
         raise WorkflowError(
@@ -126,17 +129,42 @@ def check_study(project: Path, name: str) -> str:
             "that leads out; DVC keeps outputs inside alone. For another disk move its cache, "
             "`dvc cache dir PATH`, and let outputs be links, `dvc config cache.type symlink`."
         )
+    _check_globals_are_read(project, name)
     return name
+
+
+def _check_globals_are_read(project: Path, study: str) -> None:
+    """Raise a `WorkflowError` if nothing reads a key of a study's globals, much like one of base's.
+
+    A misspelt one would leave base's value in its place.
+    """
+    known, own = _globals(project, BASE), _globals(project, study)
+    if not (new := [str(key) for key in own if key not in known]):
+        return
+    folders = {project / "conf" / one for one in (BASE, study)}
+    files = [file for folder in folders for file in folder.rglob("*.y*ml")]
+    text = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+    for key in new:
+        near = get_close_matches(key, map(str, known))
+        if near and not re.search(rf"globals:\s*{re.escape(key)}\b", text):
+            raise WorkflowError(
+                f"conf/{study}/globals.yml: nothing reads {key!r}; nearest: {', '.join(near)}."
+            )
 
 
 def _data_root(project: Path, study: str) -> str | None:
     """Return where a study's own globals put its artifacts; None if they do not say."""
+    return _globals(project, study).get("data_root")
+
+
+def _globals(project: Path, study: str) -> dict[str, Any]:
+    """Return what a study's own globals say; nothing if there are none that can be read."""
     path = project / "conf" / study / "globals.yml"
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     except (FileNotFoundError, yaml.YAMLError):  # what is no YAML, `check_yaml` refuses
-        return None
-    return content.get("data_root") if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def dvc_file(study: str) -> str:

@@ -23,6 +23,7 @@ from kedro_dvc.configuration import (
     merged,
 )
 from kedro_dvc.files import WorkflowError
+from kedro_dvc.project import check_study
 
 KEYS = st.sampled_from("abc")
 VALUES = st.recursive(
@@ -260,3 +261,26 @@ def test_what_refers_to_the_environment_is_refused_in_one_line(tmp_path, path):
         _catalog(tmp_path, path)
 
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "refused"), [("modle", True), ("mine", False), ("modell", True), ("models", False)]
+)
+def test_a_misspelt_key_of_a_studys_globals_is_refused(tmp_path, key, refused):
+    """`models` is read by a catalog, and nothing of base is called much like `mine`."""
+    for study, lines in {
+        "base": ["study: base", "data_root: data", "model: here"],
+        "own": ["study: own", "data_root: studies/own/data", f"{key}: there"],
+    }.items():
+        folder = tmp_path / "conf" / study
+        folder.mkdir(parents=True)
+        (folder / "globals.yml").write_text("\n".join(lines), encoding="utf-8")
+    catalog = "a: {type: text.TextDataset, filepath: '${globals:models}'}"
+    (tmp_path / "conf/own/catalog.yml").write_text(catalog, encoding="utf-8")
+
+    if refused:
+        said = rf"conf/own/globals\.yml: nothing reads '{key}'; nearest: model"
+        with pytest.raises(WorkflowError, match=said):
+            check_study(tmp_path, "own")
+    else:
+        assert check_study(tmp_path, "own") == "own"
