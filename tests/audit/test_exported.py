@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seuf.audit import FAIL
+from seuf.audit import FAIL, NOTE
 from seuf.audit.exported import check_files, open_checkpoint
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX
@@ -34,6 +34,23 @@ def test_an_export_with_a_page_and_a_signature_passes(done):
     (done.out / "statement.json.sig").write_text("{}")
 
     assert failures(done) == []
+
+
+def test_a_page_is_said_not_to_be_checked(done):
+    """The scores that it shows could be any."""
+    (done.out / "README.md").write_text("forgets all, keeps all")
+
+    said = [check.text for check in check_files(done.base, done.out) if check.result == NOTE]
+
+    assert said == ["README.md is compared with nothing: what it says is not checked"]
+
+
+@pytest.mark.parametrize("name", ["evil.sig", "deep/model.sig", "deep/x.PY.sig", "deep/README.md"])
+def test_a_page_and_signatures_lie_nowhere_else(done, name):
+    (done.out / name).parent.mkdir(exist_ok=True)
+    (done.out / name).write_text("import os")
+
+    assert failures(done) == [f"{name!r} is not in the base"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from filecmp import cmp
+from fnmatch import fnmatch
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from kedro_dvc.hashing import sha256s
-from seuf.audit import Check, failed, passed
+from seuf.audit import Check, failed, noted, passed
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.hub import INDEX, SINGLE, SMALL_FILES
 
 UNSAFE = tuple(".bin .ckpt .dll .dylib .joblib .pickle .pkl .pt .pth .py .pyc .pyd .so".split())
 WEIGHTS = ".safetensors"
-ADDED = ("README.md", "*.sig", "*.json.sig")  # by an export: a page about it, and signatures
+PAGE = "README.md"
+ADDED = (PAGE, "model.sig", "*.json.sig")  # by an export, and by those who sign it
 NAME = "files"
 
 
@@ -38,7 +40,8 @@ def check_files(base: Path, folder: Path) -> list[Check]:
     others = sorted(set(_files_below(folder)) - named - {INDEX})
     wrong = [*_unsafe(folder), *_unlike_base(base, folder, others), *_missing(base, folder)]
     text = f"{len(others)} files beside the weights are the base's, a page or signatures"
-    return wrong or [passed(NAME, text)]
+    page = [noted(NAME, f"{PAGE} is compared with nothing: what it says is not checked")]
+    return wrong or [passed(NAME, text), *page * (PAGE in others)]
 
 
 def files_of_model(folder: Path) -> dict[str, str]:
@@ -121,7 +124,8 @@ def _unlike_base(base: Path, folder: Path, names: list[str]) -> Iterator[Check]:
     """Yield the files that are not the base's to the byte."""
     for name in names:
         path = folder / name
-        if not path.is_file() or any(Path(name).match(pattern) for pattern in ADDED):
+        added = any(fnmatch(name, pattern) for pattern in ADDED) and path.parent == folder
+        if added or not path.is_file():
             continue
         if path.suffix == WEIGHTS:
             yield failed(NAME, f"{name!r} holds weights that the checkpoint does not name")
