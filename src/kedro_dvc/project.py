@@ -117,7 +117,8 @@ def check_study(project: Path, name: str) -> str:
             f"There is no study {name!r}: conf/{name}/globals.yml is missing. "
             f"Studies: {', '.join(known)}."
         )
-    base, own = _data_root(project, BASE), _data_root(project, name)
+    globals_of = {study: _globals(project, study) for study in (BASE, name)}
+    base, own = (globals_of[study].get("data_root") for study in (BASE, name))
     if name != BASE and base is not None and own in (None, base):
         raise WorkflowError(
             f"conf/{name}/globals.yml has no data_root of its own: the study would write over the "
@@ -129,32 +130,29 @@ def check_study(project: Path, name: str) -> str:
             "that leads out; DVC keeps outputs inside alone. For another disk move its cache, "
             "`dvc cache dir PATH`, and let outputs be links, `dvc config cache.type symlink`."
         )
-    _check_globals_are_read(project, name)
+    _check_globals_are_read(project, name, globals_of[BASE], globals_of[name])
     return name
 
 
-def _check_globals_are_read(project: Path, study: str) -> None:
+def _check_globals_are_read(
+    project: Path, study: str, base: Mapping[str, Any], own: Mapping[str, Any]
+) -> None:
     """Raise a `WorkflowError` if nothing reads a key of a study's globals, much like one of base's.
 
     A misspelt one would leave base's value in its place.
     """
-    known, own = _globals(project, BASE), _globals(project, study)
-    if not (new := [str(key) for key in own if key not in known]):
+    known = [str(key) for key in base]
+    nearest = {key: get_close_matches(key, known) for key in map(str, own) if key not in known}
+    if not any(nearest.values()):
         return
     folders = {project / "conf" / one for one in (BASE, study)}
     files = [file for folder in folders for file in folder.rglob("*.y*ml")]
     text = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
-    for key in new:
-        near = get_close_matches(key, map(str, known))
+    for key, near in nearest.items():
         if near and not re.search(rf"globals:\s*{re.escape(key)}\b", text):
             raise WorkflowError(
                 f"conf/{study}/globals.yml: nothing reads {key!r}; nearest: {', '.join(near)}."
             )
-
-
-def _data_root(project: Path, study: str) -> str | None:
-    """Return where a study's own globals put its artifacts; None if they do not say."""
-    return _globals(project, study).get("data_root")
 
 
 def _globals(project: Path, study: str) -> dict[str, Any]:

@@ -22,12 +22,9 @@ from kedro_dvc.files import WorkflowError, git
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(folder: Path, tmp_path: Path) -> Path:
     """A project with a default remote and one for what is to be kept apart."""
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    root = tmp_path / "project"
-    root.mkdir()
-    monkeypatch.chdir(root)
+    root = folder
     git(root, "init", "--quiet")
     Repo.init().close()
     with Repo() as repo, repo.config.edit("repo") as config:
