@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from seuf.inputs import InputError
@@ -26,6 +27,11 @@ PACKAGES = {
     "packageurl",
     "securesystemslib",
 }
+
+
+def now() -> str:
+    """Return the time, UTC, as reports and the ledger write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Check(NamedTuple):

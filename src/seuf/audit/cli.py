@@ -10,13 +10,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kedro_dvc.files import UserPath, enter_project, problem_of_disk
+from seuf.audit import now
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def open_(
         records = _texts(texts or Path(served_by.path("forget_set")))
         purpose: dict[str, Any] = {"reason": reason, "study": env, "method": method}
         purpose |= {name: bound for name, bound in thresholds.items() if bound is not None}
-        made = open_request(Path.cwd(), name, records, date=_now(), **purpose)
+        made = open_request(Path.cwd(), name, records, date=now(), **purpose)
     click.echo(f"opened {name}: {made['records']} records, digest {made['digest'][:SHOWN]}")
     click.echo(f"its salt is {SALTS}/{name}: keep it apart, and in no commit")
 
@@ -284,7 +284,7 @@ def served(name: str, method: str, env: str, new_chain: bool) -> None:
         entry = {
             "what": "served",
             "request": name,
-            "date": _now(),
+            "date": now(),
             "study": env,
             "method": method,
             "delta": sha256s([path])[path],
@@ -311,7 +311,7 @@ def revoke(name: str, reason: str) -> None:
 
     with exit_on_input_error():
         before = state(read_ledger(Path.cwd()))
-        entry = {"what": "revoked", "request": name, "date": _now(), "reason": reason}
+        entry = {"what": "revoked", "request": name, "date": now(), "reason": reason}
         after = write_entry(Path.cwd(), entry)
     click.echo(f"revoked {name}")
     for old, chain in zip(before.chains, after.chains, strict=True):
@@ -424,7 +424,3 @@ def _is_covered(served_by: AuditedMethod, name: str) -> bool | None:
             "was not asked to forget them."
         )
     return True
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,14 +12,14 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from kedro_dvc.files import WorkflowError, git, write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import commit_of, read_record, record_path
-from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, passed, results
+from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, now, passed, results
 from seuf.audit.audited import AuditedMethod, upstream
 from seuf.audit.verify import CERTIFICATE
 from seuf.inputs import InputError
@@ -63,7 +63,7 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
     checks += _guarded("scores", results.scores(audited))
     commit, clean = commit_of(audited.project)
     report |= {
-        "audited": datetime.now(UTC).isoformat(timespec="seconds"),
+        "audited": now(),
         "commit": commit,
         "clean": clean,
         "repository": repository_of(audited.project),

@@ -14,13 +14,13 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kedro_dvc.files import write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import EVIDENCE
+from seuf.audit import now
 from seuf.audit.ledger import REVOKED, SERVED, Entry, read_ledger, state, write_entry
 from seuf.inputs import InputError
 
@@ -180,7 +180,7 @@ def enter_derived(project: Path, serving: Entry, folder: Path, how: str) -> Entr
     for known in _entries(project, serving["request"], "derived"):
         if entry.items() <= known.items():
             return known
-    entry["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+    entry["date"] = now()
     write_entry(project, entry)
     return entry
 
