@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import seuf.benchmarks.choices as choices_module
 from seuf.benchmarks.choices import (
     Choice,
     ChoicePasses,
@@ -140,6 +141,26 @@ def test_a_question_is_read_once_and_what_two_choices_share_too(language_model):
     assert read == [[[1, 2, 3, 4, 7, 9]]]
     alone = ChoicePasses(group_by_input(choices), batch_size=8, shared=False)
     assert shared == pytest.approx(alone.log_likelihoods(language_model.model), abs=1e-5)
+
+
+def test_packed_questions_go_on_with_fewer_rows_where_memory_runs_out(language_model, monkeypatch):
+    """Four questions of 30 to 33 tokens, of which no two fit into a row: rows of 32 to 35 tokens in
+    a batch of width 35. Parts of one row are narrower than the batch that they are taken from.
+    """
+    monkeypatch.setattr(choices_module, "PACKED", 36)
+    choices = [
+        Choice(tuple(range(1, 1 + length)), ids)
+        for length in (30, 31, 32, 33)
+        for ids in ((3, 4), (5, 6))
+    ]
+    expected = ChoicePasses(group_by_input(choices), 8, shared=True)
+    passes = ChoicePasses(group_by_input(choices), 8, shared=True)
+
+    with little_memory(language_model.model, rows=1) as failed:
+        scored = passes.log_likelihoods(language_model.model)
+
+    assert failed == [4, 2]
+    assert scored == pytest.approx(expected.log_likelihoods(language_model.model), abs=1e-5)
 
 
 @given(

@@ -291,11 +291,12 @@ class _Asked(NamedTuple):
         at, columns, tokens = torch.tensor(predicted).T.contiguous().to(device)
         inputs = batch.inputs(device)
         if rows.places is not None:
+            width = batch.input_ids.shape[1]  # of a part too, whose own rows may be shorter
             questions, parts = (
-                pad([[place[which] for place in rows.places[p]] for p in positions], 0).input_ids
+                pad([[at[which] for at in rows.places[p]] for p in positions], 0, None, width)
                 for which in range(2)
             )
-            inputs |= seen_alone(questions.to(device), parts.to(device))
+            inputs |= seen_alone(questions.input_ids.to(device), parts.input_ids.to(device))
         chosen = [choice for position in positions for choice, *_ in rows.scored[position]]
         return cls(inputs, at, columns, tokens, chosen)
 
