@@ -1,11 +1,14 @@
-"""Every command of this project that the documents name is there, with the options they give it."""
+"""What the documents say is so: commands with their options, and the numbers of the real model."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pandas as pd
 import pytest
+import yaml
 from kedro.framework import project  # noqa: F401 - prints a line when it is first imported
 
 from seuf.audit.cli import MethodOrCommand
@@ -52,3 +55,57 @@ def test_many_commands_are_found_and_a_wrong_one_is_noticed():
     assert unknown("dvc rnu --env smoke") == "rnu"
     assert unknown("dvc run --evn smoke") == "--evn"
     assert unknown("export seuf_ga FOLDER --push me/x --public") is None
+
+
+def test_what_dvc_does_not_keep_may_be_committed():
+    """An output with `cache: false` is lost where git ignores it; smoke's mean nothing."""
+    outputs = []
+    for file in [ROOT / "dvc.yaml", *ROOT.glob("studies/*/dvc.yaml")]:
+        stages = yaml.safe_load(file.read_text())["stages"].values()
+        outs = [out for stage in stages for out in stage.get("do", stage).get("outs", [])]
+        named = (next(iter(out.items())) for out in outs if isinstance(out, dict))
+        outputs += [path for path, options in named if not options.get("cache", True)]
+    kept = [path for path in outputs if not path.startswith("studies/smoke/")]
+
+    asked = subprocess.run(
+        ["git", "check-ignore", "--no-index", *kept], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert len(kept) > 20
+    assert (asked.stdout, asked.stderr) == ("", "")
+
+
+def test_the_picture_of_layers_is_the_recorded_one():
+    recorded = ROOT / "studies/smol_cyber/data/08_reporting/layers.svg"
+
+    assert (ROOT / "docs/smol_layers.svg").read_bytes() == recorded.read_bytes()
+
+
+SCOPES = {"everything": "full", "LoRA": "lora", "ESFT": "esft", "affinity": "seuf"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/studies.md"])
+def test_the_tables_of_the_real_model_are_the_recorded_numbers(page):
+    """Of a row `| contrast: ... | .61 · .53 | ...`: UT@.75 and UT@.9 of contrast_ga and so on."""
+    table = ROOT / "studies/smol_cyber/data/08_reporting/comparison.csv"
+    recorded = pd.read_csv(table).set_index("method")
+    objectives = ["ga", "gdiff", "npo", "rmu", "simnpo"]
+    text = (ROOT / page).read_text()
+    after = text[text.index("| trained | GA | GDiff | NPO | RMU | SimNPO |") :]
+
+    told = {}
+    for line in after.split("\n\n")[0].splitlines()[2:]:
+        first, *cells = (cell.strip(" *") for cell in line.strip("|").split("|"))
+        word = re.match(r"[\w ]+\w", first)[0].replace("*", "")
+        who = SCOPES.get(word, word)
+        told |= {f"{who}_{one}": cell for one, cell in zip(objectives, cells, strict=False)}
+
+    def number(value: float) -> str:
+        return "-" if pd.isna(value) else f"{value:.2f}".lstrip("0")
+
+    found = {name: told[name] for name in told if name in recorded.index}
+    assert len(found) >= 25
+    assert found == {
+        name: f"{number(row.utility_at_75)} · {number(row.utility_at_90)}"
+        for name, row in recorded.loc[list(found)].iterrows()
+    }
