@@ -56,15 +56,14 @@ def test_the_statement_is_what_the_library_reads_back():
     assert MessageToDict(ParseDict(made["predicate"], Provenance())) == made["predicate"]
 
 
-def test_the_subjects_are_the_delta_the_model_that_it_makes_and_the_page():
-    page = hashlib.sha256(b"page").hexdigest()
+def test_the_subjects_are_the_delta_the_model_that_it_makes_and_the_documents():
+    made = statement(report(), {"certificate.html": "page", "bom.cdx.json": "bill"})
 
-    assert {
-        one["name"]: one["digest"]["sha256"] for one in statement(report(), "page")["subject"]
-    } == {
+    assert {one["name"]: one["digest"]["sha256"] for one in made["subject"]} == {
         DELTA_PATH: DELTA,
         "resulting model": MODEL,
-        "certificate.html": page,
+        "certificate.html": hashlib.sha256(b"page").hexdigest(),
+        "bom.cdx.json": hashlib.sha256(b"bill").hexdigest(),
     }
 
 

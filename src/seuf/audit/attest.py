@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro_dvc.files import write_text
 from seuf.audit import needs_extra
-from seuf.audit.verify import CERTIFICATE, MODEL
+from seuf.audit.verify import MODEL
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ SIGNATURE = "model.sig"  # as model-signing names it
 Report = Mapping[str, Any]
 
 
-def statement(report: Report, certificate: str | None = None) -> dict[str, Any]:
+def statement(report: Report, documents: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the statement about the delta of an audited method, and the model that it makes.
 
     Args:
         report: Of a passed audit.
-        certificate: The page that is handed on with it.
+        documents: The texts that are handed on with it, by the names of their files.
 
     Raises:
         InputError: If there is no delta, or a value that JSON or the specification does not know.
@@ -61,8 +61,8 @@ def statement(report: Report, certificate: str | None = None) -> dict[str, Any]:
         )
     model = (report.get("changes") or {}).get("model")
     subjects = {delta["path"]: delta["sha256"], MODEL: model}
-    if certificate is not None:
-        subjects[CERTIFICATE] = hashlib.sha256(certificate.encode()).hexdigest()
+    for name, text in (documents or {}).items():
+        subjects[name] = hashlib.sha256(text.encode()).hexdigest()
     inputs = ("study", "method", "settings", "seed", "parameters", "request")
     made = {
         "_type": STATEMENT,

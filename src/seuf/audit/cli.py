@@ -148,7 +148,8 @@ def check_replay(audited: AuditedMethod) -> Check:
 def verify(file: Path, **given: Path | None) -> None:
     """Check a statement against delta and base model; needs no project and no data.
 
-    Exit code 1 if a check fails, 2 if nothing could be verified.
+    PASS, exit code 0, only if it is signed with --key and all that it names was compared. Exit code
+    1 if a check fails, 2 if nothing failed but something was left out.
 
     Example: seuf-verify statement.json --key seuf.pub --delta delta.safetensors --base BASE
     """

@@ -21,7 +21,7 @@ from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import commit_of, read_record, record_path
 from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, now, passed, results
 from seuf.audit.audited import AuditedMethod, upstream
-from seuf.audit.verify import CERTIFICATE
+from seuf.audit.verify import BOM, CERTIFICATE, REPORT
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ REACHED, NOT_SHOWN, NOT_REACHED, NOT_JUDGED = "REACHED", "NOT SHOWN", "NOT REACH
 # what a request may declare: the part of the scores that it bounds, and on which side
 THRESHOLDS = {"forget_at_most": ("forget", 1), "utility_at_least": ("retain", -1)}
 SCORES = {"forget": ("forget_efficacy", "forget"), "retain": ("utility", "utility")}
-STATEMENT_FILE, BOM_FILE = "statement.json", "bom.cdx.json"
+STATEMENT_FILE = "statement.json"
 Report = dict[str, Any]
 
 
@@ -224,18 +224,17 @@ def write_documents(
         raise InputError(f"{key} is missing: `kedro audit keys FOLDER` makes a pair of keys.")
     report = without_confidential_digests(report)
     report["issued"] = {"by": issuer, "version": seuf.__version__, "key": _fingerprint(key)}
-    page = certificate(report)
-    texts = {"audit.json": _json(report), CERTIFICATE: page}
+    texts = {REPORT: _json(report), CERTIFICATE: certificate(report)}
     if report["verdict"] == FAIL:
-        for name in (STATEMENT_FILE, BOM_FILE):  # of an earlier audit
+        for name in (STATEMENT_FILE, BOM):  # of an earlier audit
             (folder / name).unlink(missing_ok=True)
     else:
         from seuf.audit.attest import sign, statement
         from seuf.audit.bom import bom
 
-        made = statement(report, page)
+        texts[BOM] = bom(report)
+        made = statement(report, texts)
         texts[STATEMENT_FILE] = _json(made if key is None else sign(made, key))
-        texts[BOM_FILE] = bom(report)
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]

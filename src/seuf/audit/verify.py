@@ -1,24 +1,28 @@
 """Verify a statement against the files it is about, on a machine that has nothing else.
 
-A statement names a delta and its base model by digest. Whoever has the signer's public key, the
-delta and the base model can check all three; what is not given is not checked, and said to be so.
-What is given and cannot be checked is a failure.
+A statement names a delta, its base model, the model that they make and the documents beside it by
+digest. Whoever has all of them and the signer's public key can check each; what is not given is not
+checked, and said to be so, and a verification that leaves anything out does not pass. What is given
+and cannot be checked is a failure.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kedro_dvc.hashing import digests
-from seuf.audit import FAIL, PASS, Check, MissingExtraError, failed, noted, passed
+from seuf.audit import FAIL, NOTE, PASS, Check, MissingExtraError, failed, noted, passed
 from seuf.inputs import InputError
 
 BASE = "base_model"  # as a statement calls it among its dependencies
 MODEL, CERTIFICATE = "resulting model", "certificate.html"  # and these among its subjects
+BOM, REPORT = "bom.cdx.json", "audit.json"
+# of those beside the statement, in its folder, the name of the check
+DOCUMENTS = {CERTIFICATE: "certificate", BOM: "bill", REPORT: "report"}
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -26,18 +30,20 @@ class _StatedDigests(NamedTuple):
     """SHA-256 digests that a statement names.
 
     Attributes:
-        deltas: Of deltas.
+        deltas: Of deltas, by name.
         bases: Of their base models.
-        models: Of the models that they make; none in a statement of an earlier version.
-        certificates: Of the page that goes with it; the same.
-        files: Of the base model's files beside the weights, by name; the same.
+        models: Of the models that they make.
+        documents: Of those that go with it, by name.
+        files: Of the base model's files beside the weights, by name.
+        unusable: What it names without a SHA-256 of its own: zeros, a wrong length, a name twice.
     """
 
-    deltas: set[str]
+    deltas: dict[str, str]
     bases: set[str]
     models: set[str]
-    certificates: set[str]
+    documents: dict[str, str]
     files: dict[str, str]
+    unusable: list[str]
 
 
 def verify(
@@ -82,9 +88,8 @@ def verify(
         else:
             signature = passed("signature", f"signed with the key of {key.name}")
     stated = _stated_digests(file, statement)
-    page = certificate or file.with_name(CERTIFICATE)
-    checks = [signature, *_certificate(stated, page, asked_for=certificate is not None)]
-    checks += [*_checkpoint_signature(checkpoint, key), _delta(stated, delta)]
+    checks = [signature, *_unusable(stated), *_documents(stated, file, certificate)]
+    checks += [*_checkpoint_signature(checkpoint, key), *_delta(stated, delta)]
     checks += _unchecked(delta, base, checkpoint)
     if delta is not None and delta.is_file():
         try:
@@ -97,14 +102,18 @@ def verify(
 
 
 def verdict(checks: Sequence[Check]) -> tuple[str, int]:
-    """Return the last line of a verification, and its exit code: 0 only if something passed."""
+    """Return the last line of a verification, and its exit code: 0 only if nothing was left out."""
     failure = next((check.text for check in checks if check.result == FAIL), None)
     if failure is not None:
         return f"FAIL: {failure}", 1
-    # that a page belongs to a statement which anyone can have made shows nothing
-    if any(check.result == PASS and check.name != "certificate" for check in checks):
-        return PASS, 0
-    return "NOTHING VERIFIED: give --key, or --delta and --base", 2
+    # that documents belong to a statement which anyone can have made shows nothing
+    if all(check.name in DOCUMENTS.values() for check in checks if check.result == PASS):
+        return "NOTHING VERIFIED: give --key, or --delta and --base", 2
+    # an export's page is no part of what is stated
+    left_out = [check.name for check in checks if check.result == NOTE and check.name != "files"]
+    if left_out:
+        return f"NOT ALL VERIFIED: {', '.join(dict.fromkeys(left_out))}: see each NOTE", 2
+    return PASS, 0
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -120,18 +129,21 @@ def _read(file: Path) -> dict[str, Any]:
 def _stated_digests(file: Path, statement: dict[str, Any]) -> _StatedDigests:
     try:
         dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-        beside = (MODEL, CERTIFICATE)
-        subjects, bases = statement["subject"], [d for d in dependencies if d.get("name") == BASE]
+        bases = [d for d in dependencies if d.get("name") == BASE]
+        named = [(str(one.get("name")), _sha256(one)) for one in statement["subject"]]
+        names = [name for name, _ in named]
+        subjects = {name: sha256 for name, sha256 in named if sha256}
         stated = _StatedDigests(
-            _sha256s(one for one in subjects if one.get("name") not in beside),
-            _sha256s(bases),
-            _sha256s(one for one in subjects if one.get("name") == MODEL),
-            _sha256s(one for one in subjects if one.get("name") == CERTIFICATE),
+            {n: sha256 for n, sha256 in subjects.items() if n not in (MODEL, *DOCUMENTS)},
+            {sha256 for one in bases if (sha256 := _sha256(one))},
+            {sha256 for name, sha256 in subjects.items() if name == MODEL},
+            {name: subjects[name] for name in DOCUMENTS if name in subjects},
             {
                 str(name): str(sha256)
                 for one in bases
                 for name, sha256 in (one.get("annotations") or {}).get("files", {}).items()
             },
+            [name for name, sha256 in named if not sha256 or names.count(name) > 1],
         )
     except (AttributeError, KeyError, TypeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else "a field has a wrong type"
@@ -142,22 +154,43 @@ def _stated_digests(file: Path, statement: dict[str, Any]) -> _StatedDigests:
     return stated
 
 
-def _sha256s(resources: Iterable[dict[str, Any]]) -> set[str]:
-    """Return the digests; what is no SHA-256 of anything, such as zeros, is none."""
-    values = [one["digest"].get("sha256") for one in resources]
-    return {v for v in values if isinstance(v, str) and SHA256.fullmatch(v) and set(v) != {"0"}}
+def _sha256(resource: dict[str, Any]) -> str | None:
+    """Return the digest; what is no SHA-256 of anything, such as zeros, is none."""
+    value = resource["digest"].get("sha256")
+    usable = isinstance(value, str) and SHA256.fullmatch(value) and set(value) != {"0"}
+    return value if usable else None
 
 
-def _certificate(stated: _StatedDigests, page: Path, asked_for: bool) -> Iterator[Check]:
-    """Yield whether the page is the one that the statement names, if there is one of either."""
-    if not page.is_file():
-        if asked_for:
-            yield failed("certificate", f"{page} is missing")
-        return
-    if digests([page])[page].sha256 in stated.certificates:
-        yield passed("certificate", f"{page} is the page that the statement names")
-    elif asked_for or stated.certificates:
-        yield failed("certificate", f"{page} is not the page that the statement names")
+def _unusable(stated: _StatedDigests) -> Iterator[Check]:
+    """Yield what the statement names in a way that nothing can be compared with, or not at all."""
+    for name in dict.fromkeys(stated.unusable):
+        yield failed("statement", f"it names {name} without one SHA-256 of its own")
+    if not stated.models and MODEL not in stated.unusable:
+        yield noted("statement", f"it names no {MODEL}: that of base and delta is not compared")
+    if not stated.files:
+        yield noted("statement", "it names none of the base model's files beside the weights")
+
+
+def _documents(stated: _StatedDigests, file: Path, certificate: Path | None) -> Iterator[Check]:
+    """Yield of each document whether it is the one that the statement names."""
+    for name, check in DOCUMENTS.items():
+        asked_for = certificate if name == CERTIFICATE else None
+        path, sha256 = asked_for or file.with_name(name), stated.documents.get(name)
+        if name in stated.unusable:
+            continue
+        if not path.is_file():
+            if asked_for:
+                yield failed(check, f"{path} is missing")
+            elif sha256:
+                yield noted(check, f"{name} is not beside the statement that names it")
+            else:
+                yield noted("statement", f"it names no {name}")
+        elif sha256 is None:
+            yield failed(check, f"{path} is not named by the statement: anyone can have made it")
+        elif digests([path])[path].sha256 == sha256:
+            yield passed(check, f"{path} is the one that the statement names")
+        else:
+            yield failed(check, f"{path} is not the one that the statement names")
 
 
 def _unchecked(delta: Path | None, base: Path | None, checkpoint: Path | None) -> Iterator[Check]:
@@ -187,14 +220,21 @@ def _checkpoint_signature(checkpoint: Path | None, key: Path | None) -> Iterator
         yield passed("signature", f"files of {checkpoint} are signed with the key of {key.name}")
 
 
-def _delta(stated: _StatedDigests, delta: Path | None) -> Check:
+def _delta(stated: _StatedDigests, delta: Path | None) -> Iterator[Check]:
     if delta is None:
-        return noted("delta", "not looked at, nor any weights: --delta names it")
+        yield noted("delta", "not looked at, nor any weights: --delta names it")
+        return
     if not delta.is_file():
-        return failed("delta", f"{delta} is missing")
-    if digests([delta])[delta].sha256 not in stated.deltas:
-        return failed("delta", f"{delta} is not the delta that the statement is about")
-    return passed("delta", f"{delta} is the delta that the statement is about")
+        yield failed("delta", f"{delta} is missing")
+        return
+    sha256 = digests([delta])[delta].sha256
+    if sha256 not in stated.deltas.values():
+        yield failed("delta", f"{delta} is not the delta that the statement is about")
+        return
+    yield passed("delta", f"{delta} is the delta that the statement is about")
+    for name, other in stated.deltas.items():
+        if other != sha256:
+            yield noted("delta", f"{name}, which it is about too, was not looked at")
 
 
 def _weights(
