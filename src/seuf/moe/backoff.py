@@ -62,10 +62,10 @@ class Backoff:
 
     def all_rows(
         self, batches: Iterable[Batch], work: Callable[[Batch], Made]
-    ) -> list[tuple[Batch, Made]]:
-        """Return what work makes of batches, as `rows` does; replicas take them in turn."""
-        of_batches = in_turn(list(batches), lambda batch: list(self.rows(batch, work)))
-        return [pair for of_batch in of_batches for pair in of_batch]
+    ) -> Iterator[tuple[Batch, Made]]:
+        """Yield what work makes of batches, as `rows` does; replicas take them in turn."""
+        for of_batch in in_turn(batches, lambda batch: list(self.rows(batch, work))):
+            yield from of_batch
 
     def whole(self, size: int, work: Callable[[int], Made]) -> Made:
         """Return what work makes, which is called with how many samples it may take at once.

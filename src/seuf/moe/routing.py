@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from seuf.moe.architectures import MoELayer, chosen_gates, decoder, input_device
 from seuf.moe.backoff import Backoff
 from seuf.moe.batches import Batch, as_batch
 from seuf.moe.forward import stop_at
-from seuf.moe.sharding import replicas
 
 Observer = Callable[[int, tuple[Tensor, ...]], None]
 PARITIES = (0, 1)  # of a sample's position: the two halves
@@ -91,13 +89,7 @@ def capture_routing(
     samples, tokens = torch.zeros(rows - 2, dtype=torch.float64), 0
     parts_of = partial(_parts_of, subsets=[frozenset(subset) for subset in subsets])
     backoff, count = Backoff(SHORTER), partial(_count, model, layers, top_k_sets, parts_of)
-    numbered = _numbered(map(as_batch, batches))
-    counted: Iterable[tuple[Batch, list[tuple[Tensor, Tensor | None]]]]
-    if replicas() > 1:
-        counted = backoff.all_rows(numbered, count)
-    else:  # one after the other, so that none has to be kept
-        counted = chain.from_iterable(backoff.rows(batch, count) for batch in numbered)
-    for part, counts in counted:
+    for part, counts in backoff.all_rows(_numbered(map(as_batch, batches)), count):
         for position, (added, chosen) in enumerate(counts):
             sums[position] = sums[position].to(added.device) + added
             sets[position] += [] if chosen is None else [chosen]

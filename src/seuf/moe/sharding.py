@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -93,17 +93,18 @@ def gathered(value: Given) -> list[Given]:
     return [torch.load(io.BytesIO(one), "cpu", weights_only=False) for one in sent]
 
 
-def in_turn(items: Sequence[Given], work: Callable[[Given], Made]) -> list[Made]:
-    """Return what work makes of each item, in their order; replicas take the items in turn.
+def in_turn(items: Iterable[Given], work: Callable[[Given], Made]) -> Iterator[Made]:
+    """Yield what work makes of each item, in their order; replicas take the items in turn.
 
     The items are those of one process, so what is made of them is the same to the bit.
     """
     if replicas() == 1:
-        return [work(item) for item in items]
-    made: dict[int, Made] = {}
-    for own in gathered({i: work(items[i]) for i in range(rank(), len(items), replicas())}):
+        yield from map(work, items)
+        return
+    every, made = list(items), dict[int, Made]()
+    for own in gathered({i: work(every[i]) for i in range(rank(), len(every), replicas())}):
         made |= own
-    return [made[i] for i in range(len(items))]
+    yield from (made[i] for i in range(len(every)))
 
 
 def is_sharded(tensor: Any) -> bool:
