@@ -186,7 +186,8 @@ def run(
         executor = _executor(project, place, jobs, isolate, address, slurm, copy, dirty)
         stages = stages or [file]
         reproduce(project, stages, watcher, isolate, wait, executor, on_error=on_error, **how)
-    click.echo(f"{summary(watcher.outcomes)}, in {time.perf_counter() - start:.1f} s")
+    kept = "".join(f"; what they printed: {folder}/" for folder in sorted(watcher.logs))
+    click.echo(f"{summary(watcher.outcomes)}, in {time.perf_counter() - start:.1f} s{kept}")
 
 
 def _executor(
@@ -300,6 +301,7 @@ def erase_command(
     from kedro_dvc.erase import erase, not_reached, outputs_named, plan_erasure
     from kedro_dvc.project import load_study
     from kedro_dvc.run_status import forget
+    from kedro_dvc.watch import forget_logs
 
     study = load_study(Path.cwd(), env)
     named = [*datasets, *(of_erasure.kept_apart(study) if kept_apart else [])]
@@ -314,8 +316,9 @@ def erase_command(
         failures = plan.unsearched + erase(repo, plan)
     try:
         forget(Path.cwd(), env)
+        forget_logs(env)
     except OSError as error:
-        failures.append(f"what kedro-viz shows of the runs: {error.strerror}")
+        failures.append(f"what is kept of the runs: {error.strerror}")
     if failures:
         click.echo("Not all could be deleted:")
         for line in failures:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from dvc.stage import Stage
 from dvc.stage.run import _enforce_cmd_list
 
 from kedro_dvc.configuration import BASE
-from kedro_dvc.executors.jobs import Ended, Executor, Job, error_of
+from kedro_dvc.executors.jobs import Ended, Executor, Job, LostError, StoppedError, error_of
 from kedro_dvc.in_process import InProcess, Interrupts
 from kedro_dvc.lock_file import LockFiles, replaced
 from kedro_dvc.parallel import Parallel, StageLocks
@@ -48,11 +48,12 @@ class Outcome(NamedTuple):
 
     Attributes:
         stage: Its address, as `dvc repro` takes it.
-        what: `ran`, `restored` (from DVC's run-cache), `unchanged` or `failed`.
+        what: `ran`, `restored` (from DVC's run-cache), `unchanged`, `failed` or `stopped`.
         seconds: From when DVC turned to it until its outputs were recorded.
         memory: The most that was resident while it ran, in bytes; 0 if it did not run.
         device_memory: The most on a CUDA device, in bytes; None without one.
-        output: The last that it wrote, if it failed in another process.
+        output: What it wrote to the terminal, if it ran in another process; None if here.
+        warnings: What it warned of there.
     """
 
     stage: str
@@ -60,7 +61,8 @@ class Outcome(NamedTuple):
     seconds: float
     memory: int = 0
     device_memory: int | None = None
-    output: str = ""
+    output: str | None = None
+    warnings: Sequence[str] = ()
 
 
 class Watcher(Protocol):
@@ -188,13 +190,16 @@ class _Run:
             ran = stage.addressing in self.peaks
             what = "unchanged" if done is None else "ran" if ran else "restored"
             return done
+        except (KeyboardInterrupt, StoppedError):
+            what = "stopped"
+            raise
         finally:
             seconds, peak = time.perf_counter() - start, self.peaks.get(stage.addressing)
             outcome = Outcome(stage.addressing, what, seconds)
             if peak is not None:
                 outcome = outcome._replace(memory=peak.resident, device_memory=peak.on_device)
             if isinstance(peak, Ended):
-                outcome = outcome._replace(output=peak.output)
+                outcome = outcome._replace(output=peak.output, warnings=peak.warnings)
             self.watcher.ended(outcome)
 
     def _when_unlocked(self, stage: Stage, options: dict[str, Any]) -> Stage | None:
@@ -213,7 +218,11 @@ class _Run:
     ) -> None:
         """Run a stage's command, here if it is known, and measure its memory."""
         if self.parallel is not None and not dry:
-            self.peaks[stage.addressing] = ended = self.parallel.command(stage)
+            try:
+                self.peaks[stage.addressing] = ended = self.parallel.command(stage)
+            except LostError as lost:
+                self.peaks[stage.addressing] = Ended(0, None, [], lost.output)
+                raise
             if error := error_of(ended):
                 raise error
             return

@@ -3,6 +3,7 @@
 While the screen is there, all that is written to the terminal goes to a temporary file instead, by
 Python or not. Its last line is shown below the table; of a stage that fails, its last lines stay.
 Warnings stay, too. Where there is no screen, as in a log, a line each minute names what is at work.
+All that a stage writes which is not shown, here or in a process of its own, is kept in a file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
 from rich.console import Console, Group
@@ -24,14 +26,24 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kedro_dvc.executors.jobs import CONTROL, KEPT, terminal_text
+from kedro_dvc.executors.slurm import FOLDER as SLURM
+from kedro_dvc.files import write_text
+from kedro_dvc.project import dvc_file
 from kedro_dvc.run import Outcome
 
-STYLES = {"unchanged": "dim", "restored": "cyan", "ran": "green", "failed": "bold red"}
+STYLES = {
+    "unchanged": "dim",
+    "restored": "cyan",
+    "ran": "green",
+    "stopped": "yellow",
+    "failed": "bold red",
+}
 GIGABYTE = 1e9
 SHOWN = 40  # lines of a stage that fails
 BEAT = 60.0  # seconds between two lines on a stage that is at work, in a log
-TAIL = 1 << 14  # bytes in which these are looked for
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+TAIL = 1 << 14  # bytes in which the last line is looked for
+LOGS = Path(".dvc/tmp/kedro_dvc/output")  # a file a stage: what it wrote to the terminal
 BREAKS = re.compile(r"[\r\n]+")
 
 
@@ -50,7 +62,7 @@ def watching(plain: bool = False, recorded: Mapping[str, float] | None = None) -
         logging.getLogger("kedro").setLevel(logging.WARNING)
     if not has_screen:
         lines = Lines(Console(), recorded)
-        with lines.beating():
+        with _dvc_by_itself(), lines.beating():
             yield lines
         return
     with tempfile.TemporaryFile() as output, _redirected(output) as terminal:
@@ -59,6 +71,19 @@ def watching(plain: bool = False, recorded: Mapping[str, float] | None = None) -
         live = Live(screen, console=console, redirect_stdout=False, redirect_stderr=False)
         with live, _Warnings(console).shown():
             yield screen
+
+
+@contextmanager
+def _dvc_by_itself() -> Iterator[None]:
+    """Let DVC alone print its warnings inside the context, and not the project's logging again."""
+    loggers = [logging.getLogger(name) for name in ("dvc", "dvc_objects", "dvc_data")]
+    for logger in loggers:
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.propagate = True
 
 
 @contextmanager
@@ -121,6 +146,7 @@ class Lines:
         self._recorded = recorded or {}
         self._at_work: dict[str, float] = {}  # the stages, and since when
         self._console, self._width, self._file = console, 0, ""
+        self.logs: set[Path] = set()  # the folders with what stages wrote
 
     def planned(self, stages: list[str]) -> None:
         """Make room for the names; the file is left out where it is the same for all."""
@@ -166,9 +192,25 @@ class Lines:
             text += f"  {outcome.seconds:7.1f} s  {outcome.memory / GIGABYTE:.2f} GB"
         if outcome.memory and outcome.device_memory is not None:
             text += f"  {outcome.device_memory / GIGABYTE:.2f} GB on the GPU"
-        if outcome.output:
-            self._console.print(Text(outcome.output), soft_wrap=True)
+        self._tell_what_it_wrote(outcome, outcome.output)
         self._console.print(Text(text.rstrip(), STYLES[outcome.what]), soft_wrap=True)
+
+    def _tell_what_it_wrote(self, outcome: Outcome, text: str | None) -> None:
+        """Keep what a stage wrote; print the last of it if it failed, else its warnings."""
+        log = log_of(outcome.stage)
+        if text is not None and outcome.what in ("ran", "stopped", "failed"):
+            with suppress(OSError):  # a full disk fails no stage
+                write_text(log, f"{text}\n" if text else "")
+                self.logs.add(log.parent)
+        if outcome.what == "ran":
+            for warning in outcome.warnings:
+                said = f"{self._name(outcome.stage)}: {warning}"
+                self._console.print(Text(said, "yellow"), soft_wrap=True)
+        elif outcome.what == "failed" and text:
+            lines = text.splitlines()
+            self._console.print(Text("\n".join(lines[-SHOWN:])), soft_wrap=True)
+            if len(lines) > SHOWN:
+                self._console.print(Text(f"({log} has all {len(lines)} lines)"), soft_wrap=True)
 
     def _name(self, stage: str) -> str:
         return stage.removeprefix(self._file)
@@ -214,9 +256,10 @@ class Screen(Lines):
         """Fill in what became of it; of what failed show the last that it wrote."""
         self.outcomes.append(outcome)
         self._rows[_entry(outcome.stage)].append(outcome)
-        if outcome.what == "failed":
-            text = outcome.output or "\n".join(self._last_lines()[-SHOWN:])
-            self._console.print(Text(text))
+        text = outcome.output
+        if text is None:
+            text = terminal_text(self._written(KEPT))
+        self._tell_what_it_wrote(outcome, text)
         self._at_work.pop(outcome.stage, None)
         self._ahead.pop(outcome.stage, None)
         self._waits = ""
@@ -265,11 +308,29 @@ class Screen(Lines):
 
     def _last_lines(self) -> list[str]:
         """Return the last lines that the stage at work has written; a bar's states are lines."""
-        size = os.fstat(self._output.fileno()).st_size
-        start = max(self._start, size - TAIL)
-        text = os.pread(self._output.fileno(), size - start, start).decode(errors="replace")
+        text = self._written(TAIL).decode(errors="replace")
         lines = (CONTROL.sub("", line).rstrip() for line in BREAKS.split(text))
         return [line for line in lines if line]
+
+    def _written(self, most: int) -> bytes:
+        size = os.fstat(self._output.fileno()).st_size
+        start = max(self._start, size - most)
+        return os.pread(self._output.fileno(), size - start, start)
+
+
+def log_of(stage: str) -> Path:
+    """Return the file with what a stage wrote to the terminal when it last ran."""
+    file, _, name = stage.rpartition(":")
+    return LOGS / Path(file).parent / f"{name.replace('/', '_')}.log"
+
+
+def forget_logs(study: str) -> None:
+    """Delete what is kept of what a study's stages wrote: it may hold what their data held."""
+    for log in log_of(f"{dvc_file(study)}:any").parent.glob("*.log"):
+        log.unlink(missing_ok=True)
+    for pattern in ("*_log.*", "*_result.pkl"):  # submitit's, of all studies
+        for log in Path(SLURM).glob(pattern):
+            log.unlink(missing_ok=True)
 
 
 def summary(outcomes: list[Outcome], numbers: bool = True) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 import yaml
 from dvc.exceptions import ReproductionError
 
-from kedro_dvc.executors.jobs import Job, LostError
+from kedro_dvc.executors.jobs import Job, LostError, run_job
 from kedro_dvc.executors.local import LocalProcesses
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.resources import VISIBLE, Resources
@@ -105,7 +107,8 @@ def test_stages_are_at_work_at_once(project):
 
 
 def test_after_a_failure_no_stage_begins_but_those_at_work_are_recorded(project):
-    _stages(project, bad="exit 3", good="sleep .5; echo > good", later="echo > later")
+    good = "until [ -e failing ]; do sleep 0.05; done; sleep 1; echo > good"
+    _stages(project, bad="touch failing; exit 3", good=good, later="echo > later")
     notes = Notes()
 
     with pytest.raises(ReproductionError, match="bad") as raised:
@@ -166,6 +169,32 @@ def test_what_a_failed_stage_wrote_last_is_told(project):
     assert "the reason" in notes.outcomes[0].output
 
 
+def test_what_a_stage_wrote_is_told_also_if_it_succeeds_or_dies(project):
+    _stages(project, dies="echo its last words; kill -9 $PPID", good="echo a note; echo > good")
+    notes = Notes()
+
+    with pytest.raises(ReproductionError):
+        _run(project, notes=notes, on_error="keep-going")
+
+    written = {one.stage: (one.output or "").splitlines()[-1] for one in notes.outcomes}
+    assert written == {"dies": "its last words", "good": "a note"}
+
+
+def test_warnings_of_a_job_are_told_each_once(tmp_path):
+    def command(text: str) -> bool:
+        for _ in range(2):
+            logging.getLogger("node").warning("mind %s", text)
+            logging.getLogger("node").info("by the way")
+        warnings.warn("of Python", stacklevel=1)
+        return True
+
+    ended = run_job(tmp_path, Job("a", ["this"], ".", Resources()), command)
+
+    first, second = ended.warnings
+    assert first == "mind this"
+    assert "UserWarning: of Python" in second
+
+
 def test_ctrl_c_ends_the_stages_and_leaves_dvc_in_order(project):
     wait = "until grep -q ' a:' dvc.lock; do sleep 0.05; done; touch begun; sleep 60; echo > b"
     _stages(project, a="echo > a", b=wait, c="sleep 60; echo > c")
@@ -176,10 +205,11 @@ def test_ctrl_c_ends_the_stages_and_leaves_dvc_in_order(project):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press).start()
-    start = time.perf_counter()
+    start, notes = time.perf_counter(), Notes()
     with pytest.raises(KeyboardInterrupt):
-        _run(project)
+        _run(project, notes=notes)
 
+    assert {one.what for one in notes.outcomes} == {"ran", "stopped"}
     assert time.perf_counter() - start < 30
     assert (project / ".dvc/tmp/rwlock").read_text() == "{}"
     assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == ["a"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,8 +16,10 @@ from typing import IO
 import pytest
 from rich.console import Console
 
+from kedro_dvc.executors.jobs import CONTROL
+from kedro_dvc.files import write_text
 from kedro_dvc.run import Outcome
-from kedro_dvc.watch import CONTROL, Lines, Screen, summary
+from kedro_dvc.watch import LOGS, Lines, Screen, forget_logs, log_of, summary
 
 STAGES = ["x/dvc.yaml:prepare", "x/dvc.yaml:train@a", "x/dvc.yaml:train@b", "x/dvc.yaml:report"]
 PREPARED = Outcome(STAGES[0], "unchanged", 0.1)
@@ -74,6 +77,21 @@ with watching() as screen:
     warnings.warn("and that")
     screen.ended(Outcome("a", "ran", 1.0))
 """
+WARNING_OF_DVC = """
+import logging
+import dvc.repo
+from kedro_dvc.watch import watching
+logging.basicConfig(format="%(message)s", force=True)
+with watching():
+    logging.getLogger("dvc.repo").warning("skipped")
+    logging.getLogger("node").warning("and one of ours")
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what stages wrote is kept."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -205,6 +223,68 @@ def test_what_a_stage_of_another_process_wrote_last_is_shown_if_it_failed(consol
     assert second.startswith("train@b  failed")
 
 
+@pytest.mark.parametrize("what", ["ran", "failed"])
+def test_all_that_a_stage_of_another_process_wrote_is_kept_in_a_file(console, what):
+    """Of 42 lines a failure shows the last 40 and where the others are; a success its warnings."""
+    said = "\n".join(f"line {n}" for n in range(42))
+    lines = Lines(console)
+    lines.planned(STAGES)
+    lines.ended(FAILED._replace(what=what, output=said, warnings=["mind this"]))
+
+    log = log_of(STAGES[2])
+    assert log == Path(".dvc/tmp/kedro_dvc/output/x/train@b.log")
+    assert log.read_text() == f"{said}\n"
+    assert lines.logs == {log.parent}
+    shown = _text(console)[:-1]
+    if what == "ran":
+        assert shown == ["train@b: mind this"]
+    else:
+        assert shown == [*said.splitlines()[2:], f"({log} has all 42 lines)"]
+
+
+def test_nothing_that_a_stopped_stage_wrote_is_shown(console):
+    lines = Lines(console)
+    lines.planned(STAGES)
+    lines.ended(FAILED._replace(what="stopped", output="half a line"))
+
+    assert log_of(STAGES[2]).read_text() == "half a line\n"
+    assert [line.split()[:2] for line in _text(console)] == [["train@b", "stopped"]]
+
+
+def test_what_a_stage_wrote_under_the_screen_is_kept_in_a_file(console, output):
+    screen = Screen(console, output)
+    screen.planned(STAGES)
+    screen.began(STAGES[1])
+    _write(output, "\x1b[31mreading\x1b[0m", "", "1 %\r100 %")
+    screen.ended(TRAINED)
+
+    assert log_of(STAGES[1]).read_text() == "reading\n100 %\n"
+    assert _text(console) == []
+
+
+def test_what_stages_wrote_is_forgotten_study_by_study(console):
+    for stage in (STAGES[0], "studies/mine/dvc.yaml:prepare", "dvc.yaml:prepare"):
+        Lines(console).ended(Outcome(stage, "ran", 1.0, output="a secret"))
+
+    sent = Path(".dvc/tmp/kedro_dvc/slurm/7_0_result.pkl")
+    write_text(sent, "a secret")
+
+    forget_logs("mine")
+    assert not sent.exists()
+    assert [path.parent.name for path in sorted(LOGS.rglob("*.log"))] == ["output", "x"]
+    forget_logs("base")
+    assert [path.parent.name for path in LOGS.rglob("*.log")] == ["x"]
+
+
+def test_dvc_alone_prints_its_warnings_in_a_log():
+    """The project's logging has them else again, without the prefix."""
+    ended = subprocess.run(
+        [sys.executable, "-c", WARNING_OF_DVC], capture_output=True, text=True, check=True
+    )
+
+    assert ended.stderr.splitlines() == ["WARNING: skipped", "and one of ours"]
+
+
 def test_of_what_failed_the_last_words_are_shown(console, output):
     screen = Screen(console, output)
     screen.planned(STAGES)
@@ -226,11 +306,10 @@ def test_all_that_is_written_while_the_screen_is_there_is_kept_from_it(tmp_path)
     lines = _on_a_terminal(ALL_WRITERS).splitlines()
 
     begin = lines.index("of python")
-    assert lines[begin : begin + 6] == [
+    assert lines[begin : begin + 5] == [
         "of python",
         "of colour",
         "of another",
-        "a bar",
         "a longer bar",
         "True True",
     ]

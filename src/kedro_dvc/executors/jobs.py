@@ -6,11 +6,14 @@ records what was written when the job has ended. `run_job` is what happens at th
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import re
 import subprocess
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,8 +22,8 @@ from kedro_dvc.files import WorkflowError
 from kedro_dvc.records import MemoryPeak
 from kedro_dvc.resources import Resources
 
-SHOWN = 40  # lines of a stage that fails
-TAIL = 1 << 14  # bytes in which these are looked for
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+KEPT = 1 << 20  # bytes of what a stage writes to the terminal, its last
 
 
 class Job(NamedTuple):
@@ -50,17 +53,31 @@ class Ended(NamedTuple):
         resident: The most that was resident while it ran, in bytes.
         on_device: The most on a CUDA device, in bytes; None without one.
         errors: Why it failed, as `portable` made it; empty if it did not.
-        output: The last that it wrote, if it failed.
+        output: What it wrote to the terminal, see `terminal_text`; its last megabyte at most.
+        warnings: What was logged as such and what Python warned of, each once.
     """
 
     resident: int
     on_device: int | None
     errors: list[bytes]
     output: str = ""
+    warnings: Sequence[str] = ()
 
 
 class LostError(WorkflowError):
-    """The process of a stage has ended before the stage did."""
+    """The process of a stage has ended before the stage did.
+
+    Attributes:
+        output: As that of `Ended`.
+    """
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
+class StoppedError(LostError):
+    """It was asked to end, as by Ctrl-C."""
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - it is the cause of an error, and raised by none
@@ -117,14 +134,29 @@ def run_job(project: Path, job: Job, in_process: Callable[[str], bool]) -> Ended
         in_process: Runs a command here, or returns False: `InProcess`.
     """
     errors: list[bytes] = []
-    with MemoryPeak() as peak:
+    with MemoryPeak() as peak, _warnings() as warned:
         try:
             for command in job.commands:
                 if len(job.commands) > 1 or not in_process(command):
                     _run_in_shell(project, job, command)
         except BaseException as error:
             errors = portable(error)
-    return Ended(peak.resident, peak.on_device, errors)
+    return Ended(peak.resident, peak.on_device, errors, warnings=list(warned))
+
+
+@contextmanager
+def _warnings() -> Iterator[dict[str, None]]:
+    """Yield what fills with the warnings inside the context, in their order."""
+    warned: dict[str, None] = {}
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.setdefault(record.getMessage().strip())  # type: ignore
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield warned
+    finally:
+        logging.getLogger().removeHandler(handler)
+        logging.captureWarnings(False)
 
 
 def _run_in_shell(project: Path, job: Job, command: str) -> None:
@@ -176,7 +208,8 @@ def error_of(ended: Ended) -> BaseException | None:
     return chain[0] if chain else None
 
 
-def last_lines(text: bytes) -> str:
-    """Return the last lines that a stage has written."""
-    lines = text.decode(errors="replace").replace("\r", "\n").split("\n")
-    return "\n".join([line.rstrip() for line in lines if line.strip()][-SHOWN:])
+def terminal_text(written: bytes) -> str:
+    """Return what a terminal would show in the end: of a bar its last state; no empty lines."""
+    text = CONTROL.sub("", written.decode(errors="replace"))
+    lines = (line.rstrip().rpartition("\r")[2] for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kedro_dvc.executors.jobs import Ended, Job, LostError
+from kedro_dvc.executors.jobs import Ended, Job, LostError, StoppedError
 from kedro_dvc.executors.process import Process
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.resources import Resources, cores, memory_gb, visible_gpus
@@ -102,7 +102,7 @@ class LocalProcesses:
         """Begin a job in an idle process that sees its GPUs, or in a new one."""
         with self._guard:
             if self._stopped:
-                raise LostError(f"{job.stage} was stopped")
+                raise StoppedError(f"{job.stage} was stopped")
             given = self._given[job.stage]
             alike = [one for one in self._idle if one.gpus == given.gpus]
             process = alike[-1] if alike else None
@@ -141,6 +141,12 @@ class LocalProcesses:
         ended = None
         try:
             ended = process.end(job)
+            if ended.errors and self._stopped:
+                raise LostError(job.stage, ended.output)
+        except LostError as error:
+            if self._stopped:
+                raise StoppedError(f"{job.stage} was stopped", error.output) from None
+            raise
         finally:
             with self._guard:
                 del self._busy[job.stage]

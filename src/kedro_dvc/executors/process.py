@@ -23,7 +23,7 @@ import psutil
 from kedro.framework.startup import bootstrap_project
 from kedro.utils import find_kedro_project
 
-from kedro_dvc.executors.jobs import TAIL, Ended, Job, LostError, last_lines, run_job
+from kedro_dvc.executors.jobs import KEPT, Ended, Job, LostError, run_job, terminal_text
 from kedro_dvc.in_process import InProcess
 from kedro_dvc.resources import VISIBLE
 from kedro_dvc.safety import end_with_parent, sharing
@@ -90,13 +90,15 @@ class Process:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             said = self._written()
             message = f"{job.stage}: its process ended before it did ({how})"
-            raise LostError(f"{message}: {said.splitlines()[-1]}" if said else message) from None
-        return ended._replace(output=self._written()) if ended.errors else ended
+            if said:
+                message += f": {said.splitlines()[-1]}"
+            raise LostError(message, said) from None
+        return ended._replace(output=self._written())
 
     def _written(self) -> str:
         size = os.fstat(self._output.fileno()).st_size
-        start = max(self._start, size - TAIL)
-        return last_lines(os.pread(self._output.fileno(), size - start, start))
+        start = max(self._start, size - KEPT)
+        return terminal_text(os.pread(self._output.fileno(), size - start, start))
 
     def ask_to_end(self) -> None:
         """Stop its job, which may take a moment."""
@@ -195,4 +197,5 @@ def work(descriptor: int) -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would come amid the end
     raise KeyboardInterrupt

@@ -27,7 +27,7 @@ from kedro_dvc.executors.copies import (
     snapshot,
     written,
 )
-from kedro_dvc.executors.jobs import Ended, Job, LostError
+from kedro_dvc.executors.jobs import Ended, Job, StoppedError
 from kedro_dvc.executors.process import run_here
 from kedro_dvc.executors.sent import DiedError, SentJobs, Task
 from kedro_dvc.files import WorkflowError
@@ -215,7 +215,7 @@ class RayTasks(SentJobs):
                 self._take(self._ray.get(next(task.sent)))
             return ended
         except self._errors.TaskCancelledError:
-            raise LostError(f"{task.job.stage} was stopped") from None
+            raise StoppedError(f"{task.job.stage} was stopped") from None
         except (self._errors.RayError, StopIteration) as error:
             raise DiedError(_line(error)) from None
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kedro_dvc.executors.copies import Parcel
-from kedro_dvc.executors.jobs import Ended, Executor, Job, LostError
+from kedro_dvc.executors.jobs import Ended, Executor, Job, LostError, StoppedError
 
 ATTEMPTS = 3
 
@@ -106,7 +106,7 @@ class SentJobs(Executor):
 
     def _check_goes_on(self, job: Job) -> None:
         if self._stopped:
-            raise LostError(f"{job.stage} was stopped") from None
+            raise StoppedError(f"{job.stage} was stopped") from None
 
     def release(self, job: Job) -> None:
         """Let another one be sent in the place of a job."""
