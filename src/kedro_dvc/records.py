@@ -27,6 +27,7 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -56,6 +57,7 @@ SOURCES = ("src/**/*.py", "conf/**/*.yml", "conf/**/*.yaml")
 OURS = ("src/", "conf/")  # of what a stage depends on, that which is no data
 EVIDENCE = "evidence"
 INTERVAL = 0.05  # seconds between two measurements of memory
+COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 KEYS = ("node", "started", "seconds", "memory", "commit", "clean", "environment", "outputs")
 
 Files = Mapping[str, bytes]  # by path from the project's root
@@ -348,6 +350,8 @@ class Watched(NamedTuple):
 
     def edited_since(self, commit: str | None, project: Path) -> bool:
         """Return whether something watched is not as in a commit; True if nobody can know."""
+        if not COMMIT.fullmatch(commit or ""):  # git would take some words for options
+            return True
         files = ["--", *self.paths, *self.parameters]
         changed = _git(project, "diff", "--name-only", "--relative", "-z", f"{commit}", *files)
         added = _git(project, "ls-files", "--others", "-z", *files)

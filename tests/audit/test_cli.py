@@ -301,3 +301,22 @@ def test_what_was_made_of_the_model_stands_in_the_ledger_by_name_and_digest(unle
     assert [one["name"] for one in derived_models(unlearned, "17")] == ["small"]
     say("revoke", "17", "--reason", "withdrawn")
     assert derived_models(unlearned, "17") == []
+
+
+def test_the_help_of_the_audit_shows_its_method_and_examples():
+    said = CliRunner().invoke(audit, ["--help"]).stdout
+
+    assert "METHOD [OPTIONS] | COMMAND" in said.splitlines()[0]
+    assert "METHOD is a name from the study's table of methods" in said
+    assert "\n    kedro audit seuf_ga\n" in said
+
+
+def test_the_list_refuses_a_ledger_that_says_otherwise_than_its_requests(project):
+    opened("17")
+    path = project / "evidence/ledger.json"
+    path.write_text(path.read_text().replace('"records": 2', '"records": 1'))
+
+    code, output = say("list")
+
+    assert (code, output.count("\n")) == (1, 1)
+    assert "records of request 17 is 1 there and 2 in evidence/requests/17.json" in output

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from seuf.audit import FAIL, PASS
-from seuf.audit.audited import recorded_stages, upstream
-from seuf.audit.lineage import changed_values, declared_stages, difference, edges
+from seuf.audit import FAIL, NOTE, PASS
+from seuf.audit.audited import Stage, recorded_stages, upstream
+from seuf.audit.lineage import (
+    changed_values,
+    declared_stages,
+    difference,
+    edges,
+    origin,
+    surroundings,
+)
 from seuf.inputs import InputError
 
 YAML = """\
@@ -145,3 +155,127 @@ def test_a_lock_that_cannot_be_read_is_one_line(tmp_path, text):
         recorded_stages(tmp_path / "dvc.lock")
 
     assert "\n" not in str(error.value)
+
+
+CODE, SETTINGS = "src/x/nodes.py", "conf/base/parameters.yml"
+RUN = f"""\
+stages:
+  train:
+    cmd: kedro run --env mine --pipelines x --nodes train
+    wdir: ../..
+    deps: [{CODE}]
+    params:
+    - {SETTINGS}: [rate]
+    outs: [out]
+"""
+
+
+def git(project: Path, *command: str) -> str:
+    named = ["git", "-c", "user.name=n", "-c", "user.email=n@n", *command]
+    return subprocess.run(named, cwd=project, check=True, capture_output=True, text=True).stdout
+
+
+def write(project: Path, **files: str) -> str:
+    """Write code, settings and dvc.yaml, and commit them; return the commit."""
+    for name, text in files.items():
+        path = project / {"code": CODE, "settings": SETTINGS, "run": "studies/mine/dvc.yaml"}[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    git(project, "add", "src", "conf", "studies")
+    git(project, "commit", "-qm", "x")
+    return git(project, "rev-parse", "HEAD").strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "-q")
+    write(tmp_path, code="x = 1\n", settings="rate: 1\nother: 1\n", run=RUN)
+    return tmp_path
+
+
+def audited_of(project: Path, asked: int = 1, **records: dict) -> SimpleNamespace:
+    """Return what is audited: a stage for each record, which is written down."""
+    for node, record in records.items():
+        facts = {"python": "3.11", "processor": "p", "packages": {"torch": "2"}}
+        text = json.dumps(facts | record.pop("machine", {}))
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        folder = project / "evidence"
+        for path, content in (
+            (folder / f"environments/{name}.json", text),
+            (folder / f"mine/runs/{node}.json", json.dumps({"environment": name, **record})),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+    settings = {SETTINGS: {"unlearning": {"threads": asked}}}
+    stages = [Stage(n, f"kedro run --nodes {n}", {}, {}, settings) for n in records]
+    study = SimpleNamespace(name="mine")
+    return SimpleNamespace(project=project, study=study, stages=stages, lineage=stages)
+
+
+def found(checks):
+    return [(check.result, check.text) for check in checks]
+
+
+def test_a_commit_with_the_code_of_now_passes_though_others_came_after(repository):
+    commit = git(repository, "rev-parse", "HEAD").strip()
+    write(repository, settings="rate: 1\nother: 2\n")
+
+    (check,) = origin(audited_of(repository, train={"commit": commit}))
+
+    assert check[:2] == ("origin", PASS)
+
+
+@pytest.mark.parametrize("change", [{"code": "x = 2\n"}, {"settings": "rate: 2\n"}])
+def test_a_commit_with_other_code_or_parameters_than_now_fails(repository, change):
+    """The record was edited, or is of another run than the lock."""
+    before = git(repository, "rev-parse", "HEAD").strip()
+    write(repository, **change)
+
+    ((result, text),) = found(origin(audited_of(repository, train={"commit": before})))
+
+    assert result == FAIL
+    assert f"train has other code or parameters than commit {before[:12]}" in text
+    assert "dvc repro --force --single-item studies/mine/dvc.yaml:train" in text
+
+
+def test_a_commit_that_a_shallow_clone_has_not_is_a_remark(repository, tmp_path_factory):
+    before = git(repository, "rev-parse", "HEAD").strip()
+    write(repository, settings="rate: 1\nother: 3\n")
+    clone = tmp_path_factory.mktemp("clone")
+    git(clone, "clone", "-q", "--depth", "1", f"file://{repository}", ".")
+
+    ((result, text),) = found(origin(audited_of(clone, train={"commit": before})))
+
+    assert (result, before[:12] in text, "train ran with was not compared" in text) == (
+        NOTE,
+        True,
+        True,
+    )
+
+
+@pytest.mark.parametrize("commit", [None, "HEAD", "--output=stolen", "main"])
+def test_what_is_no_commit_fails_and_is_no_option_of_git(repository, commit):
+    ((result, text),) = found(origin(audited_of(repository, train={"commit": commit})))
+
+    assert (result, "has recorded no commit" in text) == (FAIL, True)
+    assert not (repository / "stolen").exists()
+
+
+def test_threads_that_settings_did_not_ask_for_are_remarked(repository):
+    torch = {"threads": 2}
+    for asked, results in ((2, []), (1, [NOTE])):
+        audited = audited_of(repository, asked, train={"commit": None, "torch": torch})
+
+        assert [check.result for check in surroundings(audited)] == results
+
+
+def test_stages_on_several_machines_are_remarked(repository):
+    """One processor for both, or two: their last bits may differ."""
+    for processor, results in (("p", []), ("q", [NOTE])):
+        other = {"commit": None, "machine": {"processor": processor}}
+        audited = audited_of(repository, make={"commit": None}, train=other)
+
+        checks = list(surroundings(audited))
+
+        assert [check.result for check in checks] == results
+        assert all("make on Python 3.11, torch 2, p; train on" in one.text for one in checks)

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import re
 import stat
 import subprocess
 
@@ -288,3 +289,30 @@ def test_a_salt_that_was_cut_short_is_none(tmp_path):
 
     with pytest.raises(InputError, match=r"is no salt: it has 5 bytes, not 32\.$"):
         read_salt(tmp_path, "one")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("records", 9), ("digest", "0" * 64), ("date", "2026-11-26T12:00:00+00:00")]
+)
+def test_the_last_entry_is_compared_with_its_request(project, key, value):
+    """No later entry holds the digest of the last one."""
+    path = project / "evidence/ledger.json"
+    ledger = json.loads(path.read_text())
+    ledger[-1][key] = value
+    path.write_text(json.dumps(ledger))
+
+    with pytest.raises(InputError, match=rf"{key} of request 17 is {re.escape(str(value))}"):
+        read_request(project, "17")
+
+
+def test_a_request_edited_together_with_its_digest_in_the_ledger_is_told_from_its_records(project):
+    """Three records are claimed, in both files, and two digests are there."""
+    request, ledger = project / "evidence/requests/17.json", project / "evidence/ledger.json"
+    text = request.read_text().replace('"records": 2', '"records": 3')
+    request.write_text(text)
+    entries = json.loads(ledger.read_text())
+    entries[-1] |= {"records": 3, "file": hashlib.sha256(text.encode()).hexdigest()}
+    ledger.write_text(json.dumps(entries))
+
+    with pytest.raises(InputError, match=r"17\.digests is missing, or not what was written"):
+        read_request(project, "17")

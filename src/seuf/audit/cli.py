@@ -27,6 +27,13 @@ FILE = UserPath()
 SHARE = click.FloatRange(0, 1)
 ENV = click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 SHOWN = 12  # characters of a digest
+EXAMPLES = (
+    "Examples:",
+    "  kedro audit seuf_ga",
+    "  kedro audit seuf_ga --env tofu --request 17",
+    "  kedro audit seuf_ga --out evidence/audit --sign keys/seuf.key",
+    "  kedro audit verify STATEMENT --key keys/seuf.pub --delta DELTA --base BASE",
+)
 COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "red"}
 
 
@@ -53,11 +60,17 @@ class MethodOrCommand(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=MethodOrCommand)
+@click.group(
+    cls=MethodOrCommand,
+    options_metavar="",
+    subcommand_metavar="METHOD [OPTIONS] | COMMAND [ARGS]...",
+    epilog="\b\n" + "\n".join(EXAMPLES),
+)
 def audit() -> None:
-    """Prove what a method changed, from what, and that nothing else was: kedro audit METHOD.
+    """Prove what a method changed, from what, and that nothing else was.
 
-    `kedro audit method --help` lists the options.
+    METHOD is a name from the study's table of methods, such as seuf_ga; `kedro show --env STUDY`
+    lists them. Its options: `kedro audit method --help`.
     """
     enter_project()
 
@@ -353,10 +366,13 @@ def list_() -> None:
     from tabulate import tabulate
 
     from seuf.audit.ledger import read_ledger, state
+    from seuf.audit.requests import read_request
 
     with exit_on_input_error():
         ledger = read_ledger(Path.cwd())
         now = state(ledger)
+        for name in now.status:
+            read_request(Path.cwd(), name)  # refuses what differs from the ledger
     rows = [
         (name, one["date"], one["records"], now.status[name], (now.model_of(name) or "")[:SHOWN])
         for one in ledger

@@ -12,7 +12,7 @@ import yaml
 from kedro_dvc.disk import counted, gigabytes, listed
 from kedro_dvc.files import WorkflowError, git, load_yaml
 from kedro_dvc.project import dvc_file
-from kedro_dvc.records import DECIDING, EVIDENCE, read_record
+from kedro_dvc.records import COMMIT, DECIDING, EVIDENCE, Record, read_record, watched_by
 from kedro_dvc.stages import expanded, paths_of, stamp
 from kedro_dvc.sync import changes
 from seuf.audit import Check, failed, noted, passed
@@ -135,7 +135,7 @@ def runs(audited: AuditedMethod) -> Iterator[Check]:
     """
     left_out = audited.study.not_reproducible()
     for stage in audited.stages:
-        repeat = f"`dvc repro --force --single-item {dvc_file(audited.study.name)}:{stage.name}`"
+        repeat = _repeat(audited, stage)
         try:
             record = read_record(audited.project, audited.study.name, stage.node)
         except (ValueError, KeyError, TypeError) as error:
@@ -159,6 +159,90 @@ def runs(audited: AuditedMethod) -> Iterator[Check]:
     yield passed("runs", f"outputs of {number} are by SHA-256 what their runs recorded")
 
 
+def origin(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that the commits which the runs recorded hold the code and parameters of now.
+
+    A commit that is not here proves nothing: the clone may be shallow, or its history squashed.
+    """
+    unknown, wrong, compared = dict[str, list[str]](), False, 0
+    for stage, record in _readable_records(audited):
+        commit = str(record["commit"])
+        watched = watched_by(audited.project, audited.study.name, stage.node)
+        if not COMMIT.fullmatch(commit):
+            yield failed("origin", f"the run of {stage.name} has recorded no commit: {commit!r}")
+            wrong = True
+        elif not _is_here(audited.project, commit):
+            unknown.setdefault(commit[:12], []).append(stage.name)
+        elif watched is not None and watched.edited_since(commit, audited.project):
+            text = f"{stage.name} has other code or parameters than commit {commit[:12]}, from"
+            yield failed(
+                "origin", f"{text} which it is said to have run: {_repeat(audited, stage)}"
+            )
+            wrong = True
+        else:
+            compared += 1
+    for short, names in unknown.items():
+        text = f"commit {short} is not here, the clone is shallow or its history was rewritten"
+        yield noted("origin", f"{text}: the code that {listed(names)} ran with was not compared")
+    if compared and not wrong:
+        text = f"code and parameters of {counted(compared, 'stage')} are those of the commits"
+        yield passed("origin", f"{text} from which they ran")
+
+
+def surroundings(audited: AuditedMethod) -> Iterator[Check]:
+    """Remark where records disagree: on threads with the settings, on the machine among them."""
+    places = dict[str, list[str]]()
+    behind = {stage.name for stage in audited.lineage}
+    for stage, record in _readable_records(audited):
+        found = record["environment"]
+        ran_with = (found.get("torch") or {}).get("threads")
+        asked = set(_threads(stage))
+        if ran_with is not None and asked and ran_with not in asked:
+            text = f"{stage.name} ran with {ran_with} threads, by its record; its settings ask for"
+            yield noted("threads", f"{text} {' or '.join(map(str, sorted(asked)))}")
+        if stage.name in behind:
+            torch = found.get("packages", {}).get("torch", "none")
+            place = f"Python {found.get('python')}, torch {torch}, {found.get('processor')}"
+            places.setdefault(place, []).append(stage.name)
+    if len(places) > 1:
+        text = "; ".join(f"{listed(names)} on {place}" for place, names in places.items())
+        yield noted("machines", f"the stages behind the delta ran on several: {text}")
+
+
+def _readable_records(audited: AuditedMethod) -> Iterator[tuple[Stage, Record]]:
+    """Yield the stages with their records; of those without one `runs` tells."""
+    for stage in audited.stages:
+        try:
+            record = read_record(audited.project, audited.study.name, stage.node)
+        except (ValueError, KeyError, TypeError):
+            continue
+        if record is not None:
+            yield stage, record
+
+
+def _threads(stage: Stage) -> Iterator[int]:
+    """Yield the numbers of threads in the settings that a stage ran with."""
+    for values in stage.params.values():
+        for key, value in values.items():
+            if isinstance(value, dict) and isinstance(value.get("threads"), int):
+                yield value["threads"]
+            elif key.endswith(".threads") and isinstance(value, int):
+                yield value
+
+
+def _is_here(project: Path, commit: str) -> bool:
+    try:
+        git(project, "cat-file", "-e", f"{commit}^{{commit}}")
+    except WorkflowError:
+        return False
+    return True
+
+
+def _repeat(audited: AuditedMethod, stage: Stage) -> str:
+    """Return the command that runs a stage again, whatever DVC remembers of it."""
+    return f"`dvc repro --force --single-item {dvc_file(audited.study.name)}:{stage.name}`"
+
+
 CHECKS: tuple[Callable[[AuditedMethod], Iterator[Check]], ...] = (
     commit,
     pipeline,
@@ -166,6 +250,8 @@ CHECKS: tuple[Callable[[AuditedMethod], Iterator[Check]], ...] = (
     contents,
     cache,
     runs,
+    origin,
+    surroundings,
 )
 
 

@@ -21,7 +21,7 @@ from kedro_dvc.files import write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import EVIDENCE
 from seuf.audit import now
-from seuf.audit.ledger import REVOKED, SERVED, Entry, read_ledger, state, write_entry
+from seuf.audit.ledger import LEDGER, REVOKED, SERVED, Entry, read_ledger, state, write_entry
 from seuf.inputs import InputError
 
 SALTS = ".salts"
@@ -127,7 +127,8 @@ def read_request(project: Path, name: str) -> Request:
     """Return a request as it was opened.
 
     Raises:
-        InputError: If there is none, or its file is not the one in the ledger.
+        InputError: If there is none, or its files are not those in the ledger. Nothing in the
+            ledger follows the last entry, so what it says itself is compared too.
     """
     file, opened = _request_file(project, name), _entries(project, name, "opened")
     if not opened or not file.is_file():
@@ -135,7 +136,18 @@ def read_request(project: Path, name: str) -> Request:
     text = file.read_text(encoding="utf-8")
     if _sha256(text) != opened[0]["file"]:
         raise InputError(f"{REQUESTS}/{name}.json is not what was opened: the ledger has another.")
-    return json.loads(text)
+    request = json.loads(text)
+    for key in ("date", "records", "digest"):
+        if request[key] != opened[0][key]:
+            raise InputError(
+                f"{LEDGER}: {key} of request {name} is {opened[0][key]} there and {request[key]} "
+                f"in {REQUESTS}/{name}.json."
+            )
+    path = _digests_file(project, name)
+    lines = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if _sha256(lines) != request["digests_sha256"] or len(lines.split()) != request["records"]:
+        raise InputError(f"{REQUESTS}/{path.name} is missing, or not what was written with it.")
+    return request
 
 
 def reported_request(project: Path, name: str) -> Request:
@@ -208,10 +220,7 @@ def count_missing(project: Path, name: str, texts: Iterable[str]) -> int:
 
 def _salt_and_digests(project: Path, name: str) -> tuple[bytes, list[str]]:
     request, salt = read_request(project, name), read_salt(project, name)
-    path = _digests_file(project, name)
-    lines = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if _sha256(lines) != request["digests_sha256"]:
-        raise InputError(f"{REQUESTS}/{path.name} is missing, or not what was written with it.")
+    lines = _digests_file(project, name).read_text(encoding="utf-8")
     if not hmac.compare_digest(_hmac(salt, lines), request["digest"]):
         raise InputError(f"The salt is not that of request {name}.")
     return salt, lines.split()

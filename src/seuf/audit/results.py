@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from seuf.audit import Check, failed, noted, passed
 from seuf.audit.audited import AuditedMethod
+from seuf.logs import warn_once
 from seuf.moe.deltas import Delta
 
 if TYPE_CHECKING:
     from seuf.benchmarks.records import Question
 
+log = logging.getLogger(__name__)
 CLOSE = 1e-9  # two sums of the same numbers
 
 
@@ -43,17 +46,19 @@ def _selection(audited: AuditedMethod, rule: str, experts: Any) -> Check:
     """Check a delta's experts against those recorded, and these against the recorded routing."""
     import pandas as pd
 
-    from seuf.pipelines.expert_selection.nodes import select_experts
-    from seuf.unlearning.selection import SelectionSettings
+    from seuf.pipelines.expert_selection.nodes import routing_table
+    from seuf.unlearning.selection import SelectionSettings, seed_of_draw, select_experts
 
     chosen = audited.read("selected_experts")[rule]["experts"]
     parameters = audited.study.config["parameters"]
     paths = [audited.project / audited.path(f"routing_{name}") for name in ("forget", "retain")]
-    forget, retain = (pd.read_csv(path) for path in paths)
+    forget, retain = (routing_table(pd.read_csv(path)) for path in paths)
     settings = SelectionSettings.model_validate(parameters["expert_selection"])
-    seeds = parameters["base_seed"], parameters["seed"]
-    again = select_experts(forget, retain, settings, *seeds)[rule]["experts"]
-    return _compared(rule, experts, chosen, again, "routing")
+    seed = seed_of_draw(parameters["base_seed"], parameters["seed"])
+    again = select_experts(forget, retain, settings, seed)[rule]
+    for sentence in again.warnings:  # those of other rules are no concern of this method
+        warn_once(log, f"Rule {rule}: {sentence}.")
+    return _compared(rule, experts, chosen, again.experts, "routing")
 
 
 def _selection_by_trial(audited: AuditedMethod, rule: str, experts: Any) -> Check:
