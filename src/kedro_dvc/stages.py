@@ -7,7 +7,8 @@ when one of these changes:
 1. its input files;
 2. its code: the module of its function and of its data sets' classes, with all they import;
 3. its wiring: the `pipeline.py` that holds the node, with all it imports to know what to wire, and
-   the catalog entries that it reads or writes;
+   the catalog entries that it reads or writes; DVC compares files without what they are to the
+   node, so where two could change places, their entries' paths count too;
 4. its parameters, each as its key is written: no stage sees another one's row of a table;
 5. its command.
 
@@ -45,10 +46,11 @@ KINDS = ("outs", "metrics", "plots")
 FLAGS = ("cache", "persist", "push", "remote", "desc", "type", "labels")
 PLOT = ("x", "y", "x_label", "y_label", "title", "template", "header")
 
-# What of a catalog entry no node sees (metadata), what the stage names itself (filepath), and what
-# only the other end of the entry uses.
-NOT_OF_INPUTS = ("metadata", "filepath", "save_args")
-NOT_OF_OUTPUTS = ("metadata", "filepath", "load_args")
+PATH = "filepath"
+
+# What of a catalog entry no node sees (metadata), and what only the other end of the entry uses.
+NOT_OF_INPUTS = ("metadata", "save_args")
+NOT_OF_OUTPUTS = ("metadata", "load_args")
 
 Stage = dict[str, Any]
 Entries = list[dict[str, Any]]  # of the catalog
@@ -158,11 +160,16 @@ def _stage(study: Study, node: Node) -> Stage:
     without_file = [entry for entry in read if "filepath" not in entry]
     made_from = [for_dvc(entry).get("deps", []) for entry in [*written, *without_file]]
     files = {entry["filepath"] for entry in read if "filepath" in entry}.union(*made_from)
-    keys = [
-        *(("parameters", name[7:], ()) for name in node.inputs if name.startswith("params:")),
-        *(("catalog", study.factory(name) or name, NOT_OF_INPUTS) for name in names),
-        *(("catalog", study.factory(name) or name, NOT_OF_OUTPUTS) for name in node.outputs),
+    keys: list[tuple[str, str, tuple[str, ...]]] = [
+        ("parameters", name[7:], ()) for name in node.inputs if name.startswith("params:")
     ]
+    others = study.pipelines["__default__"].all_outputs() - set(node.outputs)
+    for ends, unseen in ((names, NOT_OF_INPUTS), (node.outputs, NOT_OF_OUTPUTS)):
+        by_role = _may_change_places(study, ends, others)
+        keys += [
+            ("catalog", study.factory(name) or name, unseen if name in by_role else (*unseen, PATH))
+            for name in ends
+        ]
     owner = study.owner(node)
     return {
         # base too: KEDRO_ENV would make it another study
@@ -172,6 +179,20 @@ def _stage(study: Study, node: Node) -> Stage:
         "params": as_params({one for key in keys for one in addresses(study.defined, *key)}),
         **outputs_of(written),
     }
+
+
+def _may_change_places(study: Study, names: list[str], written: set[str]) -> list[str]:
+    """Return those of a node's data sets that could swap their files, and DVC would not see it.
+
+    A swap of what another stage writes makes that one stale.
+
+    Args:
+        study: The study.
+        names: All data sets that the node reads, or all that it writes.
+        written: Those that another stage writes.
+    """
+    free = [one for one in {*names} - written if PATH in study.dataset(one)]
+    return free if len(free) > 1 else []
 
 
 def _working_directory(study: Study) -> Stage:

@@ -144,6 +144,35 @@ def test_of_a_catalog_entry_the_own_end_is_watched(study):
     assert written == [{"conf/base/catalog.yml": ["both.save_args", "both.type", "routing.type"]}]
 
 
+def test_of_files_that_could_change_places_the_paths_are_watched(study):
+    """Both are given; were they swapped, DVC would compare the same set of files."""
+    made = stages(study(_pipeline("routing", "both", output="chosen")))["select"]
+
+    assert made["params"] == [
+        {
+            "conf/base/catalog.yml": [
+                *("both.filepath", "both.load_args", "both.type", "chosen.type"),
+                *("routing.filepath", "routing.type"),
+            ]
+        },
+        {"conf/base/globals.yml": ["root"]},
+    ]
+
+
+def test_outputs_of_one_stage_could_change_places_too(study):
+    """The stage that reads them trusts this one: a swap makes only this one stale."""
+    nodes = [
+        Node(select_experts, ["routing"] * 5, ["both", "made"], name="split"),
+        Node(select_experts, ["both", "made"] * 2 + ["both"], "chosen", name="join"),
+    ]
+
+    made = stages(study(Pipeline(nodes)))
+
+    paths = ["both.filepath", "made.filepath"]
+    assert [key for key in made["split"]["params"][0]["conf/base/catalog.yml"] if key in paths]
+    assert not {*paths} & {*made["join"]["params"][0]["conf/base/catalog.yml"]}
+
+
 def test_methods_that_a_study_changes_in_part_are_a_stage_of_their_own(study):
     """They are watched in two files, the others in one."""
     made = stages(study(_methods("ga", "npo", "rmu"), "small"))

@@ -171,6 +171,26 @@ def test_a_key_that_a_study_newly_takes_over_is_watched_after_a_sync(project):
     assert project.stale() == UNLEARN
 
 
+def test_two_inputs_that_change_places_are_prepared_again(project, tmp_path):
+    """DVC compares the same files, of which the stage's key tells which is to be forgotten."""
+    mine = project.copy(tmp_path / "mine")
+    mine.done("kedro", "dvc", "sync", "--env", "own")
+    mine.commit()
+    mine.done("kedro", "dvc", "run", "--env", "own", "prepare_data")
+    made = "studies/own/dvc.yaml:prepare_data"
+    with mine.opened() as repo:
+        assert repo.status([made]) == {}
+
+    for old, new in (("forget", "x"), ("retain", "forget"), ("x", "retain")):
+        mine.replace("conf/own/globals.yml", f"own_data/{old}.jsonl", f"own_data/{new}.jsonl")
+
+    mine.done("kedro", "dvc", "sync", "--check", "--env", "own")
+    with mine.opened() as repo:
+        (changed,) = (one for one in repo.status([made])[made] if "changed deps" in one)
+    swapped = {"forget": "modified", "retain": "modified"}
+    assert changed["changed deps"] == {"conf/own/globals.yml": swapped}
+
+
 BEHIND = {
     "node": [
         (SELECTION, "\n    return Pipeline(\n        [", A_NODE),
