@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,38 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, lines, message):
     path = written(tmp_path, *lines)
 
     assert refusal(RecordsDataset(path, fields=["text"])) == message.format(path=path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "where"),
+    [
+        (['{"text": "a"}', '{"text": "b", "text": "c"}'], "line 2: 'text'"),
+        (['[{"text": "a"},', '{"text": "b", "text": "b"}]'], "row 2: 'text'"),
+        (['{"text": "a", "more": [{"of": 1, "by": 2, "of": 3}]}'], "line 1: 'of'"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_as_one_text_would_be_lost(tmp_path, lines, where):
+    path = written(tmp_path, *lines)
+
+    message = refusal(RecordsDataset(path, fields=["text"]))
+
+    assert message == f"{path}, {where} stands twice in one JSON object."
+
+
+def test_equal_keys_of_two_objects_are_no_repetition(tmp_path):
+    path = written(tmp_path, '[{"text": "a", "more": {"text": "b"}}, {"text": "a"}]')
+
+    assert len(RecordsDataset(path, fields=["text"]).load()) == 2
+
+
+def test_a_long_array_is_read_in_a_time_that_grows_with_its_length(tmp_path):
+    """Each row looked for an escape in the whole file: 4,000 times 84 ms, five minutes."""
+    path = written(tmp_path, json.dumps([{"text": "x" * 5000}] * 4000))
+    start = time.perf_counter()
+
+    RecordsDataset(path).load()
+
+    assert time.perf_counter() - start < 2
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -383,6 +416,7 @@ def test_an_array_a_table_and_the_mark_of_utf_8_are_read(tmp_path, name, text):
         ("a.json", '[{"text": "a"},\n{text: 1}]', "line 2: not JSON (Expecting property name"),
         ("a.json", '[{"text": "a"}, 7]', "row 2: a JSON object is needed, not 7."),
         ("a.json", '[{"test": "a"}]', "row 1: missing 'text'; it has 'test'."),
+        ("a.csv", "text,text\na,b\n", "line 1: the first row names 'text' twice."),
         ("a.csv", "test\na\n", "row 1: missing 'text'; it has 'test'."),
         ("a.csv", "text,topic\na,b\nc\n", "row 2: it has 1 fields, the first row names 2."),
         ("a.csv", 'text\n"a\n', "line 2: not CSV (unexpected end of data)."),

@@ -64,7 +64,8 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
 
         Raises:
             InputError: If the file is missing or empty, a line is not a JSON object, a field is
-                missing, or a text has half a surrogate pair; with the number of the line or row.
+                missing or stands twice, or a text has half a surrogate pair; with the number of the
+                line or row.
         """
         records = []
         for where, record in _hub_rows(self._hub) if self._hub else _rows(self._path()):
@@ -115,26 +116,49 @@ def _rows(path: Path) -> Iterator[tuple[str, Record]]:
     is_array = text.lstrip().startswith("[")
     # not splitlines: it also breaks at U+2028 and the like, which JSON allows inside a text
     parts = [text] if is_array else text.split("\n")
+    repeated: list[tuple[str, Record]] = []  # of each object that has a key twice, the key
+
+    def made_of(pairs: list[tuple[str, Any]]) -> Record:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated.append((next(key for key in made if keys.count(key) > 1), made))
+        return made
+
+    decode = json.JSONDecoder(object_pairs_hook=made_of).decode
     for number, part in enumerate(parts, 1):
         if not part.strip():
             continue
         try:
-            read = json.loads(part)
+            read = decode(part)
         except (ValueError, RecursionError) as error:  # also of a number of thousands of digits
             line = getattr(error, "lineno", 1) if is_array else number
             reason = str(error).partition(";")[0]
             raise InputError(f"{path}, line {line}: not JSON ({reason}).") from error
+        may_have_halves = "\\u" in part  # only an escape can bring half a pair: UTF-8 has none
         for row, record in enumerate(read if is_array else [read], 1):
             where = f"{path}, row {row}" if is_array else f"{path}, line {number}"
             if not isinstance(record, dict):
                 shown = json.dumps(record)[:40]
                 raise InputError(f"{where}: a JSON object is needed, not {shown}.")
-            # only an escape can bring half a pair: UTF-8 has none, and it could not be saved
-            if "\\u" in part and not _is_unicode(record):
+            for key, one in repeated:
+                if any(inner is one for inner in _objects(record)):
+                    raise InputError(f"{where}: {key!r} stands twice in one JSON object.")
+            if may_have_halves and not _is_unicode(record):  # it could not be saved
                 raise InputError(
                     f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is no character."
                 )
             yield where, record
+
+
+def _objects(value: Any) -> Iterator[Record]:
+    """Yield the JSON objects in a value, itself first."""
+    inner = value
+    if isinstance(value, dict):
+        yield value
+        inner = value.values()
+    for one in inner if isinstance(value, dict | list) else ():
+        yield from _objects(one)
 
 
 def _is_unicode(record: Record) -> bool:
@@ -151,6 +175,8 @@ def _table_rows(path: Path, text: str, separator: str) -> Iterator[tuple[str, Re
     cells = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         names = next(cells, [])
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"{path}, line 1: the first row names {twice[0]!r} twice.")
         for number, row in enumerate(filter(None, cells), 1):
             if len(row) != len(names):
                 raise InputError(
