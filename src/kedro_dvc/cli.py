@@ -20,7 +20,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "ERROR": "red"}
 
 
 class JobsNumber(click.ParamType):
-    """A number from 0 on, or `auto`, which is 0."""
+    """A number from 1 on, or `auto`, which is 0."""
 
     name = "N|auto"
 
@@ -28,8 +28,8 @@ class JobsNumber(click.ParamType):
         """Return the number."""
         if str(value) == "auto":
             return 0
-        if not str(value).isdecimal():
-            self.fail(f"{value!r} is neither a number of stages nor auto", param, ctx)
+        if not str(value).isdecimal() or not int(value):
+            self.fail(f"{value!r} is neither a number of stages from 1 on nor auto", param, ctx)
         return int(value)
 
 

@@ -113,6 +113,10 @@ def check_study(project: Path, name: str) -> str:
             its globals have a key that nothing reads, much like one of base's.
     """
     if name not in (known := study_names(project)):
+        if name == _globals(project, BASE).get("study"):
+            raise WorkflowError(
+                f"{name!r} is what the default study calls itself: give --env {BASE}, or no --env."
+            )
         raise WorkflowError(
             f"There is no study {name!r}: conf/{name}/globals.yml is missing. "
             f"Studies: {', '.join(known)}."

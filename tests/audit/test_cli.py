@@ -97,6 +97,14 @@ def test_a_request_is_opened_with_the_forget_set_of_its_study(project):
     assert timedelta(0) <= age < timedelta(minutes=1)
 
 
+@pytest.mark.parametrize("command", ["open", "revoke"])
+def test_a_reason_that_says_nothing_is_refused(project, command):
+    code, output = say(command, "17", "--reason", " ")
+
+    assert code == 2
+    assert output.endswith("'--reason': it is empty: say why in a few words\n")
+
+
 def test_a_request_can_be_opened_with_texts_of_its_own(project):
     opened("17", "--texts", str(write_texts(project / "own.jsonl", ["Cy, 555-0123"])))
 

@@ -84,6 +84,12 @@ def test_a_key_that_cannot_sign_is_told_in_one_line(signed, keys):
     assert "is no private key in PEM" in ended.output
 
 
+def test_a_key_that_is_not_there_is_told_in_one_line(signed):
+    ended = CliRunner().invoke(audit, ["sign", str(signed[1]), "--key", "/nope"])
+
+    assert ended.output == "error: /nope does not exist: `kedro audit keys` makes a key.\n"
+
+
 @pytest.fixture
 def unsigned(tmp_path):
     """An unsigned statement about a delta that nobody has."""

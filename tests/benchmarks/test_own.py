@@ -96,6 +96,7 @@ def test_a_part_in_the_file_is_kept():
         ({"choices": ["yes"]}, "question 2: `choices` must be a list of two or more texts"),
         ({"choices": ["yes", 1]}, "question 2: `choices` must be a list of two or more texts"),
         ({"choices": ["a", "a"]}, r"question 2: `choices` must differ .*, not \['a', 'a'\]"),
+        ({"choices": ["Oslo", " oslo"]}, r"question 2: `choices` must differ by more than case"),
         ({"answer": 2}, "question 2: `answer` must be a position from 0 to 1, not 2"),
         ({"answer": -1}, "question 2: `answer` must be a position from 0 to 1, not -1"),
         ({"answer": "yes"}, "question 2: `answer` must be a position from 0 to 1, not 'yes'"),

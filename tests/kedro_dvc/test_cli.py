@@ -12,6 +12,7 @@ from dvc.stage.exceptions import StageNotFound
 
 from kedro_dvc.cli import _cause_alone, dvc
 from kedro_dvc.files import WorkflowError
+from kedro_dvc.project import check_study
 
 PACKAGES = {"ray": "ray", "slurm": "submitit"}
 WATCHING = """
@@ -59,7 +60,9 @@ def test_a_stage_that_is_not_there_is_told_with_those_of_like_names(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-j", "two"], "'two' is neither a number of stages nor auto"),
+        (["-j", "two"], "'two' is neither a number of stages from 1 on nor auto"),
+        (["-j", "0"], "'0' is neither a number of stages from 1 on nor auto"),
+        (["-j", "-1"], "'-1' is neither a number of stages from 1 on nor auto"),
         (["--on", "moon"], "'moon' is not one of 'local', 'ray', 'slurm'"),
         (["--address", "a:1"], "--address is that of a Ray cluster: add --on ray"),
         (["-j", "2", "--copy"], "for the nodes of a Ray cluster: add --on ray"),
@@ -102,3 +105,13 @@ def test_a_full_disk_is_one_line_whoever_met_it():
         raise DvcException("failed to run") from full
     with pytest.raises(WorkflowError, match=r"^data/x: No space left on device$"), _cause_alone():
         raise full
+
+
+def test_the_name_of_the_default_study_is_answered_with_what_env_takes(tmp_path):
+    (tmp_path / "conf/base").mkdir(parents=True)
+    (tmp_path / "conf/base/globals.yml").write_text("study: sandbox\ndata_root: data\n")
+
+    with pytest.raises(WorkflowError, match="calls itself: give --env base, or no --env"):
+        check_study(tmp_path, "sandbox")
+    with pytest.raises(WorkflowError, match="There is no study 'sandbag'"):
+        check_study(tmp_path, "sandbag")

@@ -291,6 +291,8 @@ def _signer(path: Path) -> CryptoSigner:
 
     try:
         return CryptoSigner(load_pem_private_key(path.read_bytes(), None))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: `kedro audit keys` makes a key.") from None
     except (OSError, TypeError, ValueError, UnsupportedAlgorithm):
         raise InputError(f"{path} is no private key in PEM, without a password.") from None
 
@@ -302,6 +304,8 @@ def _public(path: Path) -> SSlibKey:
 
     try:
         return SSlibKey.from_crypto(load_pem_public_key(path.read_bytes()))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: ask the signer for the public key.") from None
     except (OSError, ValueError, UnsupportedAlgorithm):
         raise InputError(f"{path} is no public key in PEM.") from None
 

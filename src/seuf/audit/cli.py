@@ -37,6 +37,18 @@ EXAMPLES = (
 COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "red"}
 
 
+class Words(click.ParamType):
+    """A text that says something."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the text without the space around it."""
+        if not value.strip():
+            self.fail("it is empty: say why in a few words", param, ctx)
+        return str(value.strip())
+
+
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
     """Print an `InputError`, or that a disk is full or shut, as one line on stderr; exit with 1."""
@@ -239,7 +251,9 @@ def request() -> None:
 
 @request.command(name="open")
 @click.argument("name", metavar="ID")
-@click.option("--reason", required=True, help="Is committed and reported: name nobody in it.")
+@click.option(
+    "--reason", type=Words(), required=True, help="Is committed and reported: name nobody in it."
+)
 @ENV
 @click.option("--method", help="The method that is meant to serve it.")
 @click.option("--forget-at-most", type=SHARE, help="Score on it that counts as forgotten.")
@@ -315,7 +329,7 @@ def served(name: str, method: str, env: str, new_chain: bool) -> None:
 
 @request.command()
 @click.argument("name", metavar="ID")
-@click.option("--reason", required=True, help="Is committed: name nobody in it.")
+@click.option("--reason", type=Words(), required=True, help="Is committed: name nobody in it.")
 def revoke(name: str, reason: str) -> None:
     """Revoke a request: the model before it serves again.
 

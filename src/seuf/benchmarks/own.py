@@ -300,8 +300,8 @@ def _error(record: Record) -> str | None:
             return "it needs `choices` with `answer`, or `reference`, or both"
     elif not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
         return "`choices` must be a list of two or more texts"
-    elif len(set(choices)) < len(choices):
-        return f"`choices` must differ from each other, not {choices}"
+    elif len(set(map(same_wording, choices))) < len(choices):
+        return f"`choices` must differ by more than case, spacing and accents, not {choices}"
     elif type(answer) is not int or not 0 <= answer < len(choices):
         return f"`answer` must be a position from 0 to {len(choices) - 1}, not {answer!r}"
     if record["subject"] not in SUBJECTS:
