@@ -1,10 +1,12 @@
 """The memory of a study's methods from its configuration alone."""
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from huggingface_hub import constants
 
 from kedro_dvc.project import load_config
 from seuf.cli import cli
@@ -17,6 +19,7 @@ from seuf.parameters import StudyParameters
 from seuf.plan import (
     Memory,
     assumed_experts,
+    cached_or_reachable,
     method_memory,
     study_memory,
     table,
@@ -348,3 +351,29 @@ def test_the_command_names_the_studies_there_are(monkeypatch):
 
     assert done.exit_code == 1
     assert "There is no study 'nope'" in done.stderr
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path):
+    """The client's own five attempts take half a minute; nothing listens at port 9."""
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    start = time.perf_counter()
+
+    with pytest.raises(InputError, match=r"is not in the cache.*and the hub cannot be reached"):
+        cached_or_reachable(ExternalModelSettings(path="owner/name"))
+
+    assert time.perf_counter() - start < 5
+
+
+def test_a_model_in_the_cache_is_planned_without_the_hub(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "a" * 40
+    snapshot = tmp_path / f"models--owner--name/snapshots/{commit}"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+
+    found = cached_or_reachable(ExternalModelSettings(path="owner/name", revision=commit))
+
+    assert (found.path, found.revision) == (str(snapshot), None)

@@ -7,15 +7,22 @@ devices by a `device_map` needs as much in all.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from seuf.inputs import InputError
 from seuf.moe import footprint
 from seuf.moe.architectures import decoder, moe_layers
+from seuf.moe.hub import HubReference, clear_errors, is_folder
 from seuf.moe.loading import empty_model
-from seuf.moe.settings import ExternalModelSettings, FinetuningSettings, UpcyclingSettings
+from seuf.moe.settings import (
+    ExistingModelSettings,
+    ExternalModelSettings,
+    FinetuningSettings,
+    UpcyclingSettings,
+)
 from seuf.parameters import BaseModelSettings, StudyParameters
 from seuf.unlearning.objectives import arguments_of, is_steered
 from seuf.unlearning.rankings import RANDOM_IN
@@ -25,6 +32,10 @@ from seuf.unlearning.settings import Experts, Method, UnlearningSettings, sample
 
 SNAPSHOTS = 2  # of what is trained: the original's, and the best checkpoint's
 FLOAT32 = 4
+ANSWER_SECONDS = 10.0  # that the hub has to say that a model is there
+
+
+Existing = TypeVar("Existing", bound=ExistingModelSettings)
 
 
 class Trained(NamedTuple):
@@ -195,11 +206,36 @@ def _activations(
     )
 
 
+def cached_or_reachable(settings: Existing) -> Existing:
+    """Return the settings of a model whose configuration can be had, in the cache if it is there.
+
+    The hub's client would try five times to list a model's files, half a minute and twelve lines.
+
+    Raises:
+        InputError: If it is on the hub, not in the cache, and the hub does not answer.
+    """
+    reference = HubReference(settings.path, settings.revision)
+    if is_folder(reference):
+        return settings
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    with clear_errors(reference):
+        cached = try_to_load_from_cache(settings.path, "config.json", revision=settings.revision)
+        if isinstance(cached, str):
+            more = getattr(settings, "gguf_file", None) or getattr(
+                settings, "trust_remote_code", False
+            )
+            folder = {"path": str(Path(cached).parent), "revision": None}
+            return settings if more else settings.model_copy(update=folder)
+        HfApi().model_info(settings.path, revision=settings.revision, timeout=ANSWER_SECONDS)
+    return settings
+
+
 def _empty_model(settings: BaseModelSettings) -> Any:
     if isinstance(settings, ExternalModelSettings):
-        return empty_model(settings)
+        return empty_model(cached_or_reachable(settings))
     if isinstance(settings, FinetuningSettings):
-        return empty_model(settings.taught)
+        return empty_model(cached_or_reachable(settings.taught))
     import torch
 
     from seuf.moe.training import new_model
@@ -207,7 +243,7 @@ def _empty_model(settings: BaseModelSettings) -> Any:
     if isinstance(settings, UpcyclingSettings):
         from seuf.moe.upcycling import empty_mixture
 
-        return empty_mixture(settings)
+        return empty_mixture(cached_or_reachable(settings))
     with torch.device("meta"):
         return new_model(settings, settings.vocabulary)
 
