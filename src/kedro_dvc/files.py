@@ -149,7 +149,9 @@ def git(project: Path, *command: str) -> str:
         WorkflowError: With git's own reason, or that it is not installed.
     """
     try:
-        made = subprocess.run(["git", *command], cwd=project, capture_output=True)
+        # `git replace` lets a commit show what it does not hold
+        command = ("git", "--no-replace-objects", *command)
+        made = subprocess.run(command, cwd=project, capture_output=True)
     except FileNotFoundError:
         raise WorkflowError("git is not installed") from None
     if made.returncode:

@@ -59,6 +59,9 @@ EVIDENCE = "evidence"
 INTERVAL = 0.05  # seconds between two measurements of memory
 COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 KEYS = ("node", "started", "seconds", "memory", "commit", "clean", "environment", "outputs")
+# of what is read again
+KINDS = {"node": str, "started": str, "seconds": int | float, "commit": str | None, "clean": bool}
+KINDS |= {"environment": str, "outputs": dict}
 
 Files = Mapping[str, bytes]  # by path from the project's root
 Inputs = Mapping[str, Any]
@@ -256,12 +259,16 @@ def read_record(project: Path, study: str, node: str) -> Record | None:
     """Return the record of a node's last run, with its environment; None if there is none.
 
     Raises:
-        ValueError: If the record cannot be read, or its environment is not the one it names.
+        ValueError: If the record cannot be read, lacks something, or its environment is not the one
+            it names.
     """
     path = record_path(project, study, node)
     if not path.is_file():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
+    wrong = [key for key, kind in KINDS.items() if not isinstance(record.get(key), kind)]
+    if wrong or datetime.fromisoformat(record["started"]).tzinfo is None:
+        raise ValueError(f"{path.name} has no {wrong[0] if wrong else 'time zone'} as it must be")
     environment = environment_path(project, record["environment"])
     text = environment.read_text(encoding="utf-8") if environment.is_file() else ""
     if _digest(text) != record["environment"]:

@@ -18,6 +18,7 @@ from seuf.audit.lineage import (
     difference,
     edges,
     origin,
+    runs,
     surroundings,
 )
 from seuf.inputs import InputError
@@ -193,6 +194,10 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
+WHOLE = {"node": "n", "started": "2026-11-25T12:00:00+00:00", "seconds": 1, "commit": None}
+WHOLE |= {"clean": True, "outputs": {}}
+
+
 def audited_of(project: Path, asked: int = 1, **records: dict) -> SimpleNamespace:
     """Return what is audited: a stage for each record, which is written down."""
     for node, record in records.items():
@@ -202,7 +207,7 @@ def audited_of(project: Path, asked: int = 1, **records: dict) -> SimpleNamespac
         folder = project / "evidence"
         for path, content in (
             (folder / f"environments/{name}.json", text),
-            (folder / f"mine/runs/{node}.json", json.dumps({"environment": name, **record})),
+            (folder / f"mine/runs/{node}.json", json.dumps(WHOLE | {"environment": name} | record)),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
@@ -259,6 +264,38 @@ def test_what_is_no_commit_fails_and_is_no_option_of_git(repository, commit):
 
     assert (result, "has recorded no commit" in text) == (FAIL, True)
     assert not (repository / "stolen").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"seconds": "one"},
+        {"started": "yesterday"},
+        {"started": "2026-11-25T12:00:00"},
+        {"outputs": []},
+        {"clean": "yes"},
+        {"commit": 7},
+    ],
+)
+def test_a_record_that_is_none_cannot_be_trusted_and_is_one_line(repository, damage):
+    """It ended in a traceback."""
+    audited = audited_of(repository, train=damage)
+    audited.study.not_reproducible = lambda: set()
+
+    result, text = found(runs(audited))[0]
+
+    assert (result, "the record of train cannot be trusted" in text) == (FAIL, True)
+
+
+def test_a_commit_that_git_shows_as_another_is_told(repository):
+    """`git replace` puts another commit in its place, in this repository alone."""
+    before = git(repository, "rev-parse", "HEAD").strip()
+    after = write(repository, code="x = 2\n")
+    git(repository, "replace", before, after)
+
+    ((result, _),) = found(origin(audited_of(repository, train={"commit": before})))
+
+    assert result == FAIL
 
 
 def test_threads_that_settings_did_not_ask_for_are_remarked(repository):

@@ -316,3 +316,16 @@ def test_a_request_edited_together_with_its_digest_in_the_ledger_is_told_from_it
 
     with pytest.raises(InputError, match=r"17\.digests is missing, or not what was written"):
         read_request(project, "17")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"date": "yesterday"}'])
+def test_a_request_that_is_none_is_one_line(project, text):
+    """Its digest in the ledger was edited with it."""
+    (project / "evidence/requests/17.json").write_text(text)
+    ledger = project / "evidence/ledger.json"
+    entries = json.loads(ledger.read_text())
+    entries[-1]["file"] = hashlib.sha256(text.encode()).hexdigest()
+    ledger.write_text(json.dumps(entries))
+
+    with pytest.raises(InputError, match=r"17\.json is no request"):
+        read_request(project, "17")

@@ -84,3 +84,12 @@ def test_a_statement_of_another_key_is_no_witness(now, project, signed, tmp_path
     other = make_keys(tmp_path / "other")[1]
 
     assert check_since(now, project, signed[0], other).result == FAIL
+
+
+def test_what_was_not_signed_then_is_not_as_signed(now, project, signed):
+    """A statement of an earlier version holds no record: it proves nothing of them."""
+    later = now | {"evidence": [*now["evidence"], KEPT | {"path": "evidence/sandbox/runs/y.json"}]}
+
+    check = check_since(later, project, *signed)
+
+    assert (check.result, "runs/y.json (was not signed)" in check.text) == (FAIL, True)

@@ -455,6 +455,7 @@ def test_another_resulting_model_than_the_stated_one_fails(unsigned, about_delta
         ("config.json", "num_experts_per_tok"),
         ("chat_template.jinja", None),
         ("modeling.py", None),
+        ("additional_chat_templates/tool.jinja", None),
         ("deep/pytorch_model.bin", None),
         ("__pycache__/x.so", None),
     ],

@@ -158,6 +158,29 @@ def a_lost_record(root: Path) -> None:
     commit(root)
 
 
+@pytest.mark.slow
+def test_the_command_that_an_audit_names_brings_back_the_record_of_a_restored_stage(root):
+    """DVC's run-cache has its outputs, so `dvc repro` runs nothing and nothing is recorded."""
+    record, chosen = "evidence/smoke/runs/select_experts.json", "05_model_input/selected_experts"
+    for path in (record, f"{DATA}/{chosen}.json"):
+        (root / path).unlink()
+    lock = yaml.safe_load((root / LOCK).read_text())
+    del lock["stages"]["select_experts"]
+    (root / LOCK).write_text(yaml.safe_dump(lock))
+    project = Project(root)
+    project.dvc("repro", "--single-item", "studies/smoke/dvc.yaml:select_experts")
+    commit(root)
+    assert not (root / record).exists()
+    ((text,),) = failures(report_of(root)).values()
+    command = text.split("`")[1].split()
+
+    project.done(*command)
+    commit(root)
+
+    assert command[:2] == ["dvc", "repro"]
+    assert report_of(root)["verdict"] == "PASS"
+
+
 def a_replaced_object(root: Path) -> None:
     """Read-only, which is what makes DVC believe it."""
     lock = yaml.safe_load((root / LOCK).read_text())

@@ -20,6 +20,7 @@ from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.hub import INDEX, SINGLE, SMALL_FILES
 
 UNSAFE = tuple(".bin .ckpt .dll .dylib .joblib .pickle .pkl .pt .pth .py .pyc .pyd .so".split())
+TOKENIZING = (".jinja", ".bpe", ".tiktoken")  # read from folders below, or by tokenizers of old
 WEIGHTS = ".safetensors"
 PAGE = "README.md"
 ADDED = (PAGE, "model.sig", "*.json.sig")  # by an export, and by those who sign it
@@ -51,7 +52,8 @@ def files_of_model(folder: Path) -> dict[str, str]:
     split of the same weights has otherwise.
     """
     names = {path.name for pattern in SMALL_FILES for path in folder.glob(pattern)} - {INDEX}
-    names |= {name for name in _files_below(folder) if Path(name).suffix.lower() in UNSAFE}
+    looked_for = (*UNSAFE, *TOKENIZING)
+    names |= {name for name in _files_below(folder) if Path(name).suffix.lower() in looked_for}
     paths = {folder / name: name for name in names if (folder / name).is_file()}
     return {paths[path]: sha256 for path, sha256 in sorted(sha256s(paths).items())}
 

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,13 @@ def read_request(project: Path, name: str) -> Request:
     text = file.read_text(encoding="utf-8")
     if _sha256(text) != opened[0]["file"]:
         raise InputError(f"{REQUESTS}/{name}.json is not what was opened: the ledger has another.")
-    request = json.loads(text)
+    try:
+        request = json.loads(text)
+        lacking = {*REPORTED, "digests_sha256"} - request.keys()
+        if lacking or datetime.fromisoformat(request["date"]).tzinfo is None:
+            raise ValueError
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{REQUESTS}/{name}.json is no request.") from None
     for key in ("date", "records", "digest"):
         if request[key] != opened[0][key]:
             raise InputError(

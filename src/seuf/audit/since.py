@@ -63,3 +63,5 @@ def _differences(
             yield name
         elif name not in now and one in evidence:
             yield f"{name} (gone)"
+    signed = {one["name"] for one in (*stated["subject"], *evidence)}
+    yield from (f"{name} (was not signed)" for name in now.keys() - signed - {LEDGER})
