@@ -60,7 +60,13 @@ INTERVAL = 0.05  # seconds between two measurements of memory
 COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 KEYS = ("node", "started", "seconds", "memory", "commit", "clean", "environment", "outputs")
 # of what is read again
-KINDS = {"node": str, "started": str, "seconds": int | float, "commit": str | None, "clean": bool}
+KINDS: dict[str, Any] = {
+    "node": str,
+    "started": str,
+    "seconds": int | float,
+    "commit": str | None,
+    "clean": bool,
+}
 KINDS |= {"environment": str, "outputs": dict}
 
 Files = Mapping[str, bytes]  # by path from the project's root
