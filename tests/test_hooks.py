@@ -36,6 +36,18 @@ def test_an_input_error_inside_another_is_one_line(capsys):
     assert capsys.readouterr().err == "error: line 3: not JSON\n"
 
 
+def test_a_missing_file_is_told_with_the_key_that_names_it(capsys):
+    error = InputError("/nope does not exist.")
+    error.__cause__ = FileNotFoundError(errno.ENOENT, "", "/nope")
+
+    _one_line_for_input_errors(*_raised(error), naming=lambda path: f" (`forget`: {path})")
+    _one_line_for_input_errors(*_raised(error), naming=lambda path: "")
+
+    assert capsys.readouterr().err == (
+        "error: /nope does not exist (`forget`: /nope).\nerror: /nope does not exist.\n"
+    )
+
+
 def test_what_kedro_logs_of_an_error_beside_it_is_left_out(caplog, monkeypatch):
     """Held to the installed Kedro: only that the node runs is left of three lines."""
 

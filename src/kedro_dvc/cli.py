@@ -182,7 +182,7 @@ def run(
     on_error = "keep-going" if how.pop("keep_going") else "fail"
     start = time.perf_counter()
     recorded = {one["node"]: one["seconds"] for one in stage_records(project, env)}
-    with _cause_alone(), watching(plain, recorded) as watcher:
+    with _cause_alone(env), watching(plain, recorded) as watcher:
         executor = _executor(project, place, jobs, isolate, address, slurm, copy, dirty)
         stages = stages or [file]
         reproduce(project, stages, watcher, isolate, wait, executor, on_error=on_error, **how)
@@ -247,8 +247,12 @@ def _check_installed(package: str) -> None:
 
 
 @contextmanager
-def _cause_alone() -> Iterator[None]:
-    """Raise what made DVC fail, which its own error only wraps."""
+def _cause_alone(study: str | None = None) -> Iterator[None]:
+    """Raise what made DVC fail, which its own error only wraps.
+
+    Args:
+        study: Of which a missing file's key is named.
+    """
     from dvc.exceptions import DvcException
     from dvc.stage.exceptions import StageNotFound
     from dvc.utils.serialize import YAMLFileCorruptedError
@@ -266,7 +270,7 @@ def _cause_alone() -> Iterator[None]:
     except DvcException as error:
         cause = error.__cause__
         if cause is None or isinstance(cause, DvcException | FileNotFoundError):
-            raise WorkflowError(str(cause or error)) from None
+            raise WorkflowError(f"{cause or error}{_key_of(cause, study)}") from None
         if problem := problem_of_disk(cause):
             raise WorkflowError(problem) from cause
         raise cause from cause.__cause__  # where its one line may be
@@ -274,6 +278,17 @@ def _cause_alone() -> Iterator[None]:
         if problem := problem_of_disk(error):
             raise WorkflowError(problem) from error
         raise
+
+
+def _key_of(error: BaseException | None, study: str | None) -> str:
+    """Return the key of a study that names the file that an error misses, as its message's end."""
+    from kedro_dvc.configuration import naming
+    from kedro_dvc.project import load_config
+
+    path = getattr(error, "filename", None)
+    if study is None or not path:
+        return ""
+    return naming(Path.cwd(), load_config(Path.cwd(), study), str(path))
 
 
 @dvc.command("erase")

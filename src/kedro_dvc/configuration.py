@@ -138,6 +138,22 @@ def config_files(config: OmegaConfigLoader, kind: str, folder: str) -> list[Path
     return sorted(path for path in found if path.suffix in (".yml", ".yaml"))
 
 
+def naming(project: Path, config: OmegaConfigLoader, path: str) -> str:
+    """Return which key of a study names a file, as an end of a message; nothing if none does."""
+    wanted, defined = project / Path(path).expanduser(), definitions(project, config)
+    keys = [
+        (kind, key, value) for kind in ("globals", "catalog") for key, value in config[kind].items()
+    ]
+    for kind, key, named in keys:
+        where = key
+        if isinstance(named, Mapping):
+            named, where = named.get("filepath"), f"{key}.filepath"
+        if isinstance(named, str) and project / Path(named).expanduser() == wanted:
+            file = next((of[key].file for of in reversed(defined[kind]) if key in of), None)
+            return f" (`{where}` of {file})" if file else ""
+    return ""
+
+
 def addresses(
     defined: Definitions, kind: str, key: str, without: Collection[str] = ()
 ) -> set[Address]:

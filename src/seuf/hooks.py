@@ -6,9 +6,11 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -34,10 +36,15 @@ class StudyHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Make the study known to the registry and check its parameters, from the root."""
+        from kedro_dvc.configuration import StudyConfigLoader, naming
         from kedro_dvc.project import check_study
         from seuf.parameters import check_parameters
 
-        sys.excepthook = _one_line_for_input_errors
+        loader = cast(StudyConfigLoader, context.config_loader)  # as settings.py says
+        project = context.project_path
+        sys.excepthook = partial(
+            _one_line_for_input_errors, naming=partial(naming, project, loader)
+        )
         for name in TOLD_ELSEWHERE:
             logging.getLogger(name).addFilter(_is_not_told_elsewhere)
         os.chdir(context.project_path)  # `kedro run` may be called from below it
@@ -83,14 +90,27 @@ def _is_folder(path: str) -> bool:
 
 
 def _one_line_for_input_errors(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+    naming: Callable[[str], str] | None = None,
 ) -> None:
-    """Print the message alone if something given is wrong or missing, else the traceback."""
+    """Print the message alone if something given is wrong or missing, else the traceback.
+
+    Args:
+        kind: As Python gives it to `sys.excepthook`; the next two too.
+        error: The error.
+        trace: Its traceback.
+        naming: What says which key names a file that is missing.
+    """
     cause: Any = error
     seen: set[int] = set()  # causes can go round in a circle
     while cause is not None and id(cause) not in seen:
         known = isinstance(cause, (InputError, FileNotFoundError))
         if problem := cause if known else problem_of_disk(cause):
+            missing = getattr(cause, "filename", None) or getattr(cause.__cause__, "filename", None)
+            if naming and missing and (key := naming(str(missing))):
+                problem = f"{str(problem).rstrip('.')}{key}."
             sys.stderr.write(f"error: {problem}\n")
             return
         seen.add(id(cause))

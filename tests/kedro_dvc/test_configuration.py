@@ -21,6 +21,7 @@ from kedro_dvc.configuration import (
     as_params,
     check_yaml,
     merged,
+    naming,
 )
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.project import check_study
@@ -284,3 +285,21 @@ def test_a_misspelt_key_of_a_studys_globals_is_refused(tmp_path, key, refused):
             check_study(tmp_path, "own")
     else:
         assert check_study(tmp_path, "own") == "own"
+
+
+def test_the_key_that_names_a_file_is_found_in_globals_then_in_the_catalog(tmp_path):
+    """A file that the catalog names by a global is the global's: that is where it is changed."""
+    (tmp_path / "conf/base").mkdir(parents=True)
+    (tmp_path / "conf/base/globals.yml").write_text("forget: /nope\nkept: data/kept.csv\n")
+    (tmp_path / "conf/base/catalog.yml").write_text(
+        "first: {type: x.Y, filepath: '${globals:forget}'}\nraw: {type: x.Y, filepath: raw.csv}\n"
+    )
+    config = StudyConfigLoader(str(tmp_path / "conf"), "base", base_env="base")
+
+    paths = ("/nope", str(tmp_path / "data/kept.csv"), "raw.csv", "other.csv")
+    assert [naming(tmp_path, config, path) for path in paths] == [
+        " (`forget` of conf/base/globals.yml)",
+        " (`kept` of conf/base/globals.yml)",
+        " (`raw.filepath` of conf/base/catalog.yml)",
+        "",
+    ]

@@ -195,7 +195,7 @@ def _text(path: Path) -> str:
         InputError: If there is none, it may not be read, or it is not UTF-8; with the line.
     """
     if not path.is_file():
-        raise InputError(f"{path} does not exist.")
+        raise InputError(f"{path} does not exist.") from FileNotFoundError(2, "", str(path))
     try:
         data = path.read_bytes()
     except OSError as error:
