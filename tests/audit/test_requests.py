@@ -329,3 +329,23 @@ def test_a_request_that_is_none_is_one_line(project, text):
 
     with pytest.raises(InputError, match=r"17\.json is no request"):
         read_request(project, "17")
+
+
+def test_a_record_taken_out_of_all_three_files_is_told_by_the_salt(project):
+    """Digests, request and ledger agree with each other; the HMAC cannot be made without salt."""
+    digests, request = (project / f"evidence/requests/17.{kind}" for kind in ("digests", "json"))
+    lines = digests.read_text().splitlines(keepends=True)[0]
+    digests.write_text(lines)
+    content = json.loads(request.read_text())
+    content |= {"records": 1, "digests_sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    request.write_text(json.dumps(content))
+    ledger = project / "evidence/ledger.json"
+    entries = json.loads(ledger.read_text())
+    sha256 = hashlib.sha256(request.read_bytes()).hexdigest()
+    entries[-1] |= {"records": 1, "file": sha256}
+    ledger.write_text(json.dumps(entries))
+
+    with pytest.raises(InputError, match="The salt is not that of request 17"):
+        reported_request(project, "17")
+    (project / ".salts/17").unlink()
+    assert reported_request(project, "17")["records"] == 1

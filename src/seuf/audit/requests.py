@@ -161,11 +161,14 @@ def reported_request(project: Path, name: str) -> Request:
     """Return what a report contains of a request: id, date, reason, records and salted digest.
 
     Raises:
-        InputError: If there is none, its file was changed, or it was revoked.
+        InputError: If there is none, its file was changed, it was revoked, or its salt, if that is
+            here, does not make its digest.
     """
     request = read_request(project, name)
     if state(read_ledger(project)).status[name] == REVOKED:
         raise InputError(f"Request {name} was revoked: no model serves it.")
+    if (project / SALTS / name).is_file():
+        _salt_and_digests(project, name)
     return {key: request[key] for key in (*REPORTED, *BOUNDS) if key in request}
 
 
