@@ -56,7 +56,8 @@ def watching(plain: bool = False, recorded: Mapping[str, float] | None = None) -
         recorded: Seconds that stages once took, by node; what is left is told from them.
     """
     logging.getLogger("dvc").setLevel(logging.WARNING)
-    logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)  # no bars of what DVC hashes
+    for name in ("dvc.progress", "dvc_data.callbacks"):  # no bars of what DVC hashes
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     has_screen = sys.stdout.isatty() and not plain and sys.platform != "win32"
     if not has_screen or not sys.stderr.isatty():
         logging.getLogger("kedro").setLevel(logging.WARNING)
@@ -280,6 +281,8 @@ class Screen(Lines):
     def _total(self) -> str:
         """Return how far the run is, and how long the rest took when it was recorded."""
         stages, seconds = sum(self._totals.values()), time.perf_counter() - self._since
+        if not stages:
+            return f"looking at what has changed, {seconds:.0f} s"
         text = f"{len(self.outcomes)} of {stages} stages, {seconds:.0f} s"
         known = {stage: taken for stage, taken in self._ahead.items() if taken is not None}
         if known:

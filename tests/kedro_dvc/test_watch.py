@@ -77,6 +77,20 @@ with watching() as screen:
     warnings.warn("and that")
     screen.ended(Outcome("a", "ran", 1.0))
 """
+BARS = """
+import time
+from dvc.progress import Tqdm
+from dvc_data.callbacks import Tqdm as OfData
+from tqdm import tqdm
+from kedro_dvc.watch import watching
+with watching() as screen:
+    screen.planned(["a"])
+    screen.began("a")
+    for bar in (tqdm(desc="a stage's"), Tqdm(desc="of DVC"), OfData(desc="of DVC")):
+        bar.update()
+        bar.refresh()
+        time.sleep(0.4)
+"""
 WARNING_OF_DVC = """
 import logging
 import dvc.repo
@@ -162,6 +176,18 @@ def test_a_screen_tells_how_long_the_rest_took(console, output):
         "1 of 4 stages, 0 s; the rest took 40 s when it was recorded, without 1 not",
         "recorded",
     ]
+
+
+def test_a_screen_without_stages_yet_says_what_goes_on(console, output):
+    assert _drawn(Screen(console, output))[-1] == "looking at what has changed, 0 s"
+
+
+def test_bars_of_dvc_are_not_the_last_line():
+    """Both kinds that DVC has; the stage's own are."""
+    shown = _on_a_terminal(BARS)
+
+    assert "a stage's" in shown
+    assert "of DVC" not in shown
 
 
 def test_stages_of_several_files_keep_their_files(console):
