@@ -336,11 +336,21 @@ def test_rmu_below_the_layers_of_a_row_is_refused_before_anything_runs(parameter
         check_parameters(parameters | {"methods": {"deep": row}})
 
 
-@pytest.mark.parametrize("selection", ["pilot", "pilot_affinity", "random_in:pilot"])
+@pytest.mark.parametrize("selection", ["pilot", "pilot_affinity"])
 def test_a_layer_may_be_chosen_by_trial(parameters, selection):
     parameters["methods"]["seuf_gdiff"]["selection"] = selection
 
     check_parameters(parameters)
+
+
+def test_a_control_of_a_pilot_needs_one_with_its_objective(parameters):
+    methods = parameters["methods"]
+    methods["control"] = methods["pilot_ga"] | {"selection": "random_in:pilot"}
+    check_parameters(parameters)
+    del methods["pilot_ga"]
+
+    with pytest.raises(InputError, match=r"methods\.control: .* 'pilot' and objective 'ga' found"):
+        check_parameters(parameters)
 
 
 @pytest.mark.parametrize(

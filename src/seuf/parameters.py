@@ -36,6 +36,7 @@ from seuf.unlearning.settings import (
     ReplicationSettings,
     UnlearningSettings,
     check_steered_layer,
+    pilot_of_control,
     pilot_rule,
     samples_at_once,
 )
@@ -94,10 +95,15 @@ class StudyParameters(BaseModel):
         known = [*self.expert_selection.rules, *self.expert_selection.fixed, *PILOTS]
         if named := [name for name in self.expert_selection.fixed if name in PILOTS]:
             raise ValueError(f"expert_selection.fixed.{named[0]} is the name of a pilot")
+        rows = {name: method.model_dump() for name, method in self.methods.items()}
         for name, method in self.methods.items():
             if pilot_rule(method.selection):
                 if method.scope != "experts":
                     raise ValueError(f"methods.{name}: a pilot needs scope 'experts'")
+                try:
+                    pilot_of_control(rows[name], rows)
+                except InputError as error:
+                    raise ValueError(f"methods.{name}: {error}") from None
                 continue
             if method.selection is not None and method.selection not in known:
                 raise ValueError(

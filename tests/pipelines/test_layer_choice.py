@@ -16,7 +16,7 @@ from seuf.audit.results import choice
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.deltas import Delta
-from seuf.pipelines.layer_choice.nodes import choose_layer
+from seuf.pipelines.layer_choice.nodes import choose_layer, draw_beside
 from seuf.pipelines.routing_capture.nodes import capture_routing
 from seuf.pipelines.unlearning.nodes import experts_of
 from seuf.unlearning.attribution import RoutingSettings
@@ -46,7 +46,9 @@ def routing() -> tuple[pd.DataFrame, pd.DataFrame]:
 def choose(
     routing: tuple[pd.DataFrame, pd.DataFrame], selection: str, pilot: PilotSettings = PILOT
 ) -> tuple[Any, ...]:
-    """Return what the stage writes of a method."""
+    """Return what the stage writes of a method, or of the control of one."""
+    if selection == "random_in:pilot":
+        return draw_beside(*choose(routing, "pilot", pilot), routing[0], base_seed=0, seed=1)
     return choose_layer(
         tiny_language_model(),
         *routing,
@@ -101,13 +103,6 @@ def test_a_sweep_is_of_the_objectives_that_it_names(routing):
         PilotSettings(sweep=["nga"])
 
 
-def test_a_control_does_not_repeat_the_sweep_of_its_pilot(routing):
-    _, trials, _ = choose(routing, "random_in:pilot", PILOT.model_copy(update={"sweep": True}))
-
-    assert "rule" not in trials
-    assert trials["test_utility"].isna().all()
-
-
 def test_unlearning_takes_what_trials_of_the_method_chose(routing):
     chosen, *_ = choose(routing, "pilot")
 
@@ -117,12 +112,14 @@ def test_unlearning_takes_what_trials_of_the_method_chose(routing):
 
 
 def test_the_control_is_another_expert_of_the_layer_that_trials_chose(routing):
-    chosen, *_ = choose(routing, "pilot")
-    control, trials, _ = choose(routing, "random_in:pilot")
+    chosen, of_pilot, timing = choose(routing, "pilot")
+    control, trials, its_timing = choose(routing, "random_in:pilot")
 
     ((layer, expert),), ((its_layer, other),) = chosen["experts"], control["experts"]
     assert (its_layer, other != expert) == (layer, True)
     assert trials.loc[trials["chosen"], "expert"].unique().tolist() == [expert]
+    pd.testing.assert_frame_equal(trials, of_pilot)
+    assert its_timing.keys() == timing.keys()
 
 
 @pytest.mark.parametrize("selection", ["pilot", "random_in:pilot"])

@@ -170,6 +170,24 @@ def test_a_run_has_the_experts_of_its_seed():
     assert [run.experts for run in tasks] == [[(0, 5)]]
 
 
+def test_the_control_of_a_pilot_is_tried_as_the_pilot_whatever_its_own_grid():
+    """With 2e-3, the pilot's middle rate, though its own is 8e-3."""
+    rows = {
+        "control": method(selection="random_in:pilot", learning_rates=[4e-3, 8e-3, 16e-3]),
+        "pilot": method(selection="pilot", learning_rates=[1e-3, 2e-3, 4e-3]),
+    }
+    given: list[list[float]] = []
+
+    def experts(row: Method, seed: int) -> list[tuple[int, int]]:
+        given.append(row.learning_rates)
+        return [(0, seed)]
+
+    tasks = runs_of(rows, [0], experts)
+
+    assert given == [[2e-3], [2e-3]]
+    assert [run.method.learning_rates for run in tasks][:3] == [[4e-3], [8e-3], [16e-3]]
+
+
 def test_a_pilot_is_tried_with_the_middle_learning_rate_whatever_the_run_has():
     row = method(selection="pilot", learning_rates=[1e-4, 1e-2, 1e-3])
     given: list[list[float]] = []

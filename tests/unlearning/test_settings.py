@@ -3,9 +3,15 @@
 import pytest
 from pydantic import ValidationError
 
+from seuf.inputs import InputError
 from seuf.unlearning.objectives import OBJECTIVE_INPUTS, OBJECTIVES, arguments_of
 from seuf.unlearning.selection import SelectionSettings, ranking_and_rank
-from seuf.unlearning.settings import Method, ObjectiveSettings, UnlearningSettings
+from seuf.unlearning.settings import (
+    Method,
+    ObjectiveSettings,
+    UnlearningSettings,
+    pilot_of_control,
+)
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -142,3 +148,20 @@ def test_an_expert_named_by_hand_may_not_be_called_like_a_rule(name):
 def test_a_threshold_is_a_share(threshold):
     with pytest.raises(ValidationError, match="esft_threshold"):
         SelectionSettings(esft_threshold=threshold)
+
+
+def test_a_control_trains_beside_the_first_pilot_of_its_objective():
+    rows = {
+        "a": {"selection": "pilot", "objective": "npo"},
+        "b": {"selection": "pilot_affinity", "objective": "ga"},
+        "c": {"selection": "pilot", "objective": "ga"},
+        "d": {"selection": "random_in:pilot", "objective": "ga"},
+        "e": {"selection": "random_in:contrast", "objective": "ga"},
+        "f": {"scope": "everything", "objective": "ga"},
+    }
+
+    controlled = {name: pilot_of_control(row, rows) for name, row in rows.items()}
+
+    assert controlled == {"a": None, "b": None, "c": None, "d": "c", "e": None, "f": None}
+    with pytest.raises(InputError, match="'pilot_affinity' and objective 'npo' found"):
+        pilot_of_control({"selection": "random_in:pilot_affinity", "objective": "npo"}, rows)

@@ -42,6 +42,7 @@ from seuf.unlearning.settings import (
     Method,
     PilotSettings,
     UnlearningSettings,
+    pilot_of_control,
     pilot_rule,
 )
 from seuf.unlearning.workers import shared, visible_gpus, workers
@@ -161,18 +162,20 @@ def runs_of(
         methods: The table.
         seeds: Of these runs.
         experts_of: Returns the experts that a method trains, given a seed, or how to find them.
-            It is given the method with its middle learning rate alone.
+            It is given the method with its middle learning rate alone; the random control of a
+            pilot with that of the pilot, so that their trials are the same.
         chosen: A learning rate for each method that trains.
         untrained: Whether methods that train nothing run too, once.
     """
-    runs = []
+    runs, rows = [], {name: method.model_dump() for name, method in methods.items()}
     for seed in seeds:
         for name, method in methods.items():
             if method.objective is None and not (untrained and seed == seeds[0]):
                 continue
             rates = sorted(method.learning_rates)
-            middle = _at(method, rates[(len(rates) - 1) // 2])
-            found = experts_of(middle, seed)
+            pilot = pilot_of_control(rows[name], rows) or name
+            tried_at = sorted(methods[pilot].learning_rates)
+            found = experts_of(_at(method, tried_at[(len(tried_at) - 1) // 2]), seed)
             trial = found if isinstance(found, Trial) else None
             experts = [] if isinstance(found, Trial) else found
             tried = method.learning_rates if chosen is None else [chosen.get(name, rates[0])]

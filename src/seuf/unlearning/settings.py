@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -236,6 +237,33 @@ def pilot_rule(selection: str | None) -> str | None:
     That is so of `PILOTS`, and of a random control of one, `random_in:pilot`.
     """
     return PILOTS.get((selection or "").rpartition(":")[2])
+
+
+def pilot_of_control(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return the name of the pilot whose layer a random control of pilots trains in.
+
+    Args:
+        row: A row of the table of methods.
+        rows: The table.
+
+    Returns:
+        The first row with the control's objective whose selection is that which `random_in:` names;
+        None if the row is no such control.
+
+    Raises:
+        InputError: If there is none.
+    """
+    control, _, pilot = str(row.get("selection") or "").rpartition(":")
+    if not control or pilot not in PILOTS:
+        return None
+    objective = row.get("objective")
+    for name, other in rows.items():
+        if (other.get("selection"), other.get("objective")) == (pilot, objective):
+            return name
+    raise InputError(
+        f"selection {row['selection']!r} trains beside the expert that a method of selection "
+        f"{pilot!r} and objective {objective!r} found, and there is none"
+    )
 
 
 class PilotSettings(Settings):

@@ -11,7 +11,6 @@ import pandas as pd
 from seuf.benchmarks.records import prompts_of, texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.rankings import RANDOM_IN
 from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import Method, PilotSettings, UnlearningSettings, pilot_rule
 
@@ -41,21 +40,19 @@ def choose_layer(
     """Try a method in every layer for a few steps; choose the layer that keeps most utility.
 
     A sweep also tells of the test questions and of the general texts, and whose trials they are.
-    A control (`random_in:pilot`) makes none: of its trials only the layer is wanted. A study with
-    a preflight waits for it: `preflight_passed` says no more.
+    A study with a preflight waits for it: `preflight_passed` says no more.
     """
     from seuf.pipelines.expert_selection.nodes import routing_table
     from seuf.pipelines.unlearning.nodes import judge_of
     from seuf.unlearning import pilot as trials
     from seuf.unlearning.algorithm import samples_of
     from seuf.unlearning.evaluations import LOG_COLUMNS
-    from seuf.unlearning.selection import best_of_layers, random_beside, seed_of_draw
+    from seuf.unlearning.selection import best_of_layers
 
     start = time.perf_counter()
     routing = routing_table(routing_forget), routing_table(routing_retain)
     rule = str(pilot_rule(method.selection))
-    is_control = str(method.selection).startswith(RANDOM_IN)
-    sweep = pilot.sweeps(method.objective) and not is_control
+    sweep = pilot.sweeps(method.objective)
     pilot = pilot.model_copy(update={"sweep": sweep})
     candidates = best_of_layers(*routing, rule, expert_selection.top, pilot.every)
     forget, retain = (
@@ -69,11 +66,8 @@ def choose_layer(
     done = trials.choose_layer(
         base_model, forget, retain, candidates, method, judge, unlearning, pilot, seed
     )
-    experts = done.experts
-    if is_control:
-        experts = random_beside(experts, routing[0], seed_of_draw(base_seed, seed)).experts
     chosen = {
-        "experts": experts,
+        "experts": done.experts,
         "rule": rule,
         "target": pilot.target,
         "layers": done.layers,
@@ -85,6 +79,27 @@ def choose_layer(
         about = {"base": base_seed, "seed": seed, "objective": method.objective, "rule": rule}
         table = table.assign(**about)[[*about, *table.columns]]
     return chosen, table, {"seconds": round(time.perf_counter() - start, 2)}
+
+
+def draw_beside(
+    chosen_layer: dict[str, Any],
+    trials: pd.DataFrame,
+    trial_timing: dict[str, float],
+    routing_forget: pd.DataFrame,
+    base_seed: int,
+    seed: int,
+) -> tuple[dict[str, Any], pd.DataFrame, dict[str, float]]:
+    """Draw another expert of the layer that trials chose: the random control of a pilot.
+
+    The trials are the pilot's, and count as the control's, too.
+    """
+    from seuf.pipelines.expert_selection.nodes import routing_table
+    from seuf.unlearning.selection import random_beside, seed_of_draw
+
+    found = [(layer, expert) for layer, expert in chosen_layer["experts"]]
+    draw = seed_of_draw(base_seed, seed)
+    experts = random_beside(found, routing_table(routing_forget), draw).experts
+    return chosen_layer | {"experts": experts}, trials, trial_timing
 
 
 def judge_by_selection(base: LanguageModel, questions: Records, settings: ScoringSettings) -> Judge:

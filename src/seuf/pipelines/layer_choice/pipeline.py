@@ -1,10 +1,10 @@
-"""One namespaced node for each method whose layer is chosen by trial."""
+"""One namespaced node for each method whose layer is chosen by trial, or who is its control."""
 
 from kedro.pipeline import Node, Pipeline
 
-from seuf.pipelines.layer_choice.nodes import choose_layer
+from seuf.pipelines.layer_choice.nodes import choose_layer, draw_beside
 from seuf.pipelines.study import in_one_box, is_sweep, permission, study_parameters
-from seuf.unlearning.settings import pilot_rule
+from seuf.unlearning.settings import pilot_of_control, pilot_rule
 
 SHARED = {
     "base_model",
@@ -16,6 +16,7 @@ SHARED = {
 }
 TOLD_BESIDE = {"general_texts"}  # of a sweep
 PARAMETERS = ["expert_selection", "unlearning", "pilot", "evaluation", "base_seed", "seed"]
+CHOICE = ["chosen_layer", "trials", "trial_timing"]
 
 
 def create_pipeline(**_: object) -> Pipeline:
@@ -27,8 +28,13 @@ def create_pipeline(**_: object) -> Pipeline:
         sweep = is_sweep(parameters, methods[method]["objective"])
         return {*SHARED, *permission(), *(TOLD_BESIDE if sweep else [])}
 
-    piloted = [name for name, row in methods.items() if pilot_rule(row.get("selection"))]
-    return in_one_box(sum((_of(method, shared(method)) for method in piloted), Pipeline([])))
+    chosen = Pipeline([])
+    for method, row in methods.items():
+        if pilot := pilot_of_control(row, methods):
+            chosen += _of_control(method, pilot)
+        elif pilot_rule(row.get("selection")):
+            chosen += _of(method, shared(method))
+    return in_one_box(chosen)
 
 
 def _of(method: str, shared: set[str]) -> Pipeline:
@@ -40,7 +46,7 @@ def _of(method: str, shared: set[str]) -> Pipeline:
             "method": "params:method",
             **dict(zip(PARAMETERS, names, strict=True)),
         },
-        outputs=["chosen_layer", "trials", "trial_timing"],
+        outputs=CHOICE,
         name="choose_layer",
     )
     return Pipeline(
@@ -51,4 +57,21 @@ def _of(method: str, shared: set[str]) -> Pipeline:
             "params:method": f"params:methods.{method}",
             **{name: name for name in names},
         },
+    )
+
+
+def _of_control(method: str, pilot: str) -> Pipeline:
+    seeds = {"base_seed": "params:base_seed", "seed": "params:seed"}
+    taken = {name: f"{pilot}.{name}" for name in CHOICE}
+    node = Node(
+        draw_beside,
+        inputs={**taken, "routing_forget": "routing_forget", **seeds},
+        outputs=CHOICE,
+        name="draw_beside",
+    )
+    return Pipeline(
+        [node],
+        namespace=method,
+        inputs={"routing_forget", *taken.values()},
+        parameters={name: name for name in seeds.values()},
     )
