@@ -351,7 +351,9 @@ def test_a_wrong_key_file_is_named_and_not_shown(envelope, keys, tmp_path):
         sign({}, public)
     with pytest.raises(InputError, match=r"seuf\.key is no public key") as two:
         open_envelope(envelope, private)
-    with pytest.raises(InputError, match="missing is no public key"):
+    with pytest.raises(
+        InputError, match="missing does not exist: ask the signer for the public key"
+    ):
         open_envelope(envelope, tmp_path / "missing")
     assert private.read_text().splitlines()[1] not in f"{one.value} {two.value}"
 
