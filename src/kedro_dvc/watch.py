@@ -58,6 +58,7 @@ def watching(plain: bool = False, recorded: Mapping[str, float] | None = None) -
     logging.getLogger("dvc").setLevel(logging.WARNING)
     for name in ("dvc.progress", "dvc_data.callbacks"):  # no bars of what DVC hashes
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("dvc.output").addFilter(_is_not_of_an_empty_file)
     has_screen = sys.stdout.isatty() and not plain and sys.platform != "win32"
     if not has_screen or not sys.stderr.isatty():
         logging.getLogger("kedro").setLevel(logging.WARNING)
@@ -72,6 +73,11 @@ def watching(plain: bool = False, recorded: Mapping[str, float] | None = None) -
         live = Live(screen, console=console, redirect_stdout=False, redirect_stderr=False)
         with live, _Warnings(console).shown():
             yield screen
+
+
+def _is_not_of_an_empty_file(record: logging.LogRecord) -> bool:
+    """DVC warns twice of an empty file; the node that reads it says whether it may be empty."""
+    return not record.getMessage().endswith(" is empty.")
 
 
 @contextmanager

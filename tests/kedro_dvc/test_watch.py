@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pty
 import subprocess
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from dvc import output as dvc_output
 from rich.console import Console
 
 from kedro_dvc.executors.jobs import CONTROL
 from kedro_dvc.files import write_text
 from kedro_dvc.run import Outcome
-from kedro_dvc.watch import LOGS, Lines, Screen, forget_logs, log_of, summary
+from kedro_dvc.watch import LOGS, Lines, Screen, forget_logs, log_of, summary, watching
 
 STAGES = ["x/dvc.yaml:prepare", "x/dvc.yaml:train@a", "x/dvc.yaml:train@b", "x/dvc.yaml:report"]
 PREPARED = Outcome(STAGES[0], "unchanged", 0.1)
@@ -383,3 +385,17 @@ def _on_a_terminal(script: str, stderr: Path | None = None) -> str:
     os.waitpid(pid, 0)
     os.close(terminal)
     return CONTROL.sub("", text.decode()).replace("\r", "")
+
+
+def test_dvc_does_not_tell_of_an_empty_file_beside_the_node_that_reads_it(caplog, monkeypatch):
+    """The words are those of the installed DVC."""
+    words = "'%s' is empty."
+    assert words in inspect.getsource(dvc_output)
+    monkeypatch.setattr(dvc_output.logger, "filters", [])
+    monkeypatch.setattr(dvc_output.logger, "handlers", [caplog.handler])
+
+    with watching(plain=True):
+        dvc_output.logger.warning(words, "a.csv")
+        dvc_output.logger.warning("'%s' is gone.", "a.csv")
+
+    assert caplog.messages == ["'a.csv' is gone."]
