@@ -91,7 +91,8 @@ def test_what_each_recorded_stage_took_is_printed(study: Path, tmp_path: Path):
     runs = tmp_path / "evidence/mine/runs"
     runs.mkdir(parents=True)
     for number, memory in enumerate(({}, {"memory": {"resident": 2e9, "on_device": 5e8}})):
-        record = {"node": f"stage_{number}", "started": f"2026-11-3{number}T00:00", "seconds": 1.5}
+        record = {"node": f"stage_{number}", "started": f"2026-11-2{number}T00:00+00:00"}
+        record |= {"seconds": 1.5, "commit": None, "clean": True, "environment": "x", "outputs": {}}
         (runs / f"{number}.json").write_text(json.dumps(record | memory))
 
     lines = CliRunner().invoke(cli, ["show", "--env", "mine", "--stages"]).output.splitlines()
@@ -100,7 +101,7 @@ def test_what_each_recorded_stage_took_is_printed(study: Path, tmp_path: Path):
         "|",
         "stage_0",
         "|",
-        "2026-11-30",
+        "2026-11-20",
         "00:00",
         *"| 1.5 | - | - |".split(),
     ]

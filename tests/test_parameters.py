@@ -349,7 +349,7 @@ def test_a_control_of_a_pilot_needs_one_with_its_objective(parameters):
     check_parameters(parameters)
     del methods["pilot_ga"]
 
-    with pytest.raises(InputError, match=r"methods\.control: .* 'pilot' and objective 'ga' found"):
+    with pytest.raises(InputError, match=r"methods\.control: .* 'pilot' found, and none"):
         check_parameters(parameters)
 
 

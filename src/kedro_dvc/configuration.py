@@ -140,7 +140,7 @@ def config_files(config: OmegaConfigLoader, kind: str, folder: str) -> list[Path
 
 def naming(project: Path, config: OmegaConfigLoader, path: str) -> str:
     """Return which key of a study names a file, as an end of a message; nothing if none does."""
-    wanted, defined = project / Path(path).expanduser(), definitions(project, config)
+    wanted, defined = _place(project, path), definitions(project, config)
     keys = [
         (kind, key, value) for kind in ("globals", "catalog") for key, value in config[kind].items()
     ]
@@ -148,10 +148,18 @@ def naming(project: Path, config: OmegaConfigLoader, path: str) -> str:
         where = key
         if isinstance(named, Mapping):
             named, where = named.get("filepath"), f"{key}.filepath"
-        if isinstance(named, str) and project / Path(named).expanduser() == wanted:
+        if isinstance(named, str) and _place(project, named) == wanted:
             file = next((of[key].file for of in reversed(defined[kind]) if key in of), None)
             return f" (`{where}` of {file})" if file else ""
     return ""
+
+
+def _place(project: Path, path: str) -> Path:
+    """Return where a path of a study leads; one with the home of nobody known stays as it is."""
+    try:
+        return project / Path(path).expanduser()
+    except RuntimeError:
+        return project / path
 
 
 def addresses(

@@ -32,6 +32,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from importlib.metadata import distributions
@@ -271,10 +272,7 @@ def read_record(project: Path, study: str, node: str) -> Record | None:
     path = record_path(project, study, node)
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    wrong = [key for key, kind in KINDS.items() if not isinstance(record.get(key), kind)]
-    if wrong or datetime.fromisoformat(record["started"]).tzinfo is None:
-        raise ValueError(f"{path.name} has no {wrong[0] if wrong else 'time zone'} as it must be")
+    record = _whole(path)
     environment = environment_path(project, record["environment"])
     text = environment.read_text(encoding="utf-8") if environment.is_file() else ""
     if _digest(text) != record["environment"]:
@@ -284,10 +282,30 @@ def read_record(project: Path, study: str, node: str) -> Record | None:
 
 
 def stage_records(project: Path, study: str) -> list[Record]:
-    """Return the records of a study's stages, in the order in which they ran."""
-    folder = record_path(project, study, "any").parent
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    """Return the records of a study's stages that are whole, in the order in which they ran."""
+    records = []
+    for path in record_path(project, study, "any").parent.glob("*.json"):
+        with suppress(ValueError):
+            records.append(_whole(path))
     return sorted(records, key=lambda record: (record["started"], record["node"]))
+
+
+def _whole(path: Path) -> Record:
+    """Return what a file records of a run.
+
+    Raises:
+        ValueError: If it cannot be read or lacks something.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path.name} is no record")
+    wrong = [key for key, kind in KINDS.items() if not isinstance(record.get(key), kind)]
+    if wrong or datetime.fromisoformat(record["started"]).tzinfo is None:
+        raise ValueError(f"{path.name} has no {wrong[0] if wrong else 'time zone'} as it must be")
+    return record
 
 
 def environment_path(project: Path, name: str) -> Path:

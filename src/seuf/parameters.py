@@ -95,13 +95,12 @@ class StudyParameters(BaseModel):
         known = [*self.expert_selection.rules, *self.expert_selection.fixed, *PILOTS]
         if named := [name for name in self.expert_selection.fixed if name in PILOTS]:
             raise ValueError(f"expert_selection.fixed.{named[0]} is the name of a pilot")
-        rows = {name: method.model_dump() for name, method in self.methods.items()}
         for name, method in self.methods.items():
             if pilot_rule(method.selection):
                 if method.scope != "experts":
                     raise ValueError(f"methods.{name}: a pilot needs scope 'experts'")
                 try:
-                    pilot_of_control(rows[name], rows)
+                    pilot_of_control(method, self.methods)
                 except InputError as error:
                     raise ValueError(f"methods.{name}: {error}") from None
                 continue

@@ -134,6 +134,17 @@ def test_an_edited_request_is_noticed(project):
         reported_request(project, "17")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("17.json", "is not what was opened"), ("17.digests", "is missing, or not what was written")],
+)
+def test_files_that_are_no_text_are_noticed(project, name, said):
+    (project / "evidence/requests" / name).write_bytes(b"\xff\xfe")
+
+    with pytest.raises(InputError, match=said):
+        reported_request(project, "17")
+
+
 def test_a_report_gets_what_it_tells_of_a_request(project):
     told = reported_request(project, "17")
 

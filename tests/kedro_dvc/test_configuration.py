@@ -303,3 +303,12 @@ def test_the_key_that_names_a_file_is_found_in_globals_then_in_the_catalog(tmp_p
         " (`raw.filepath` of conf/base/catalog.yml)",
         "",
     ]
+
+
+def test_a_path_in_the_home_of_nobody_known_names_no_file(tmp_path):
+    (tmp_path / "conf/base").mkdir(parents=True)
+    (tmp_path / "conf/base/globals.yml").write_text("share: ~ten\nforget: /nope\n")
+    config = StudyConfigLoader(str(tmp_path / "conf"), "base", base_env="base")
+
+    assert naming(tmp_path, config, "/nope") == " (`forget` of conf/base/globals.yml)"
+    assert naming(tmp_path, config, "~nobody-known/x") == ""

@@ -165,10 +165,13 @@ def test_after_a_failure_nothing_is_measured_any_more(project):
 def test_records_come_in_the_order_in_which_the_stages_ran(project):
     folder = record_path(project, "mine", "any").parent
     for file, node, began in (
-        ("a", "late", "2026-11-30T12:32"),
-        ("b", "early", "2026-11-29T00:00"),
+        ("a", "late", "2026-11-30T12:32+00:00"),
+        ("b", "early", "2026-11-29T00:00+00:00"),
     ):
-        write(folder / f"{file}.json", json.dumps({"node": node, "started": began}))
+        said = {"node": node, "started": began, "seconds": 1.5, "commit": None, "clean": True}
+        write(folder / f"{file}.json", json.dumps(said | {"environment": "x", "outputs": {}}))
+    for number, text in enumerate(("[]", "3", "null", "{}", "not JSON", "[" * 100_000)):
+        write(folder / f"broken_{number}.json", text)
 
     assert [record["node"] for record in stage_records(project, "mine")] == ["early", "late"]
     assert stage_records(project, "other") == []

@@ -11,6 +11,7 @@ from seuf.unlearning.settings import (
     ObjectiveSettings,
     UnlearningSettings,
     pilot_of_control,
+    pilot_rule,
 )
 
 
@@ -150,18 +151,43 @@ def test_a_threshold_is_a_share(threshold):
         SelectionSettings(esft_threshold=threshold)
 
 
-def test_a_control_trains_beside_the_first_pilot_of_its_objective():
-    rows = {
-        "a": {"selection": "pilot", "objective": "npo"},
-        "b": {"selection": "pilot_affinity", "objective": "ga"},
-        "c": {"selection": "pilot", "objective": "ga"},
-        "d": {"selection": "random_in:pilot", "objective": "ga"},
-        "e": {"selection": "random_in:contrast", "objective": "ga"},
-        "f": {"scope": "everything", "objective": "ga"},
+def piloted(selection: str, objective: str, **settings: object) -> Method:
+    """Return a row of a table."""
+    return Method(scope="experts", selection=selection, objective=objective, **settings)
+
+
+def test_a_control_trains_beside_the_first_pilot_with_its_settings_but_for_the_rates():
+    """The same objective with another retain loss is another method."""
+    methods = {
+        "a": piloted("pilot", "npo"),
+        "b": piloted("pilot_affinity", "gdiff"),
+        "c": piloted("pilot", "gdiff", retain_loss="kl"),
+        "d": piloted("pilot", "gdiff", learning_rates=[1e-3]),
+        "e": piloted("random_in:pilot", "gdiff", learning_rates=[2e-3, 4e-3]),
+        "f": piloted("random_in:contrast", "gdiff"),
+        "g": Method(scope="everything", objective="gdiff"),
     }
 
-    controlled = {name: pilot_of_control(row, rows) for name, row in rows.items()}
+    controlled = {name: pilot_of_control(method, methods) for name, method in methods.items()}
 
-    assert controlled == {"a": None, "b": None, "c": None, "d": "c", "e": None, "f": None}
-    with pytest.raises(InputError, match="'pilot_affinity' and objective 'npo' found"):
-        pilot_of_control({"selection": "random_in:pilot_affinity", "objective": "npo"}, rows)
+    assert controlled.pop("e") == "d"
+    assert set(controlled.values()) == {None}
+    with pytest.raises(InputError, match="'pilot' found, and none has the same settings"):
+        pilot_of_control(piloted("random_in:pilot", "gdiff", anchor_weight=2.0), methods)
+
+
+@pytest.mark.parametrize(
+    "selection", ["randm_in:pilot", "contrast:pilot", "random_in:random_in:pilot", ":pilot"]
+)
+def test_what_ends_like_a_pilot_is_none(selection):
+    assert pilot_rule(selection) is None
+
+
+def test_a_pilot_and_its_control_are_tried_by_the_same_rule():
+    rules = {s: pilot_rule(s) for s in ("pilot", "random_in:pilot", "random_in:pilot_affinity")}
+
+    assert rules == {
+        "pilot": "contrast",
+        "random_in:pilot": "contrast",
+        "random_in:pilot_affinity": "affinity",
+    }

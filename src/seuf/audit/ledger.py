@@ -55,7 +55,7 @@ def read_ledger(project: Path) -> list[Entry]:
         return []
     try:
         ledger = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{LEDGER} is not JSON: {error}") from error
     if not isinstance(ledger, list):
         raise InputError(f"{LEDGER} is no list of entries.")

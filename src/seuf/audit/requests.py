@@ -134,15 +134,15 @@ def read_request(project: Path, name: str) -> Request:
     file, opened = _request_file(project, name), _entries(project, name, "opened")
     if not opened or not file.is_file():
         raise InputError(f"There is no request {name!r}: `kedro request list` lists them all.")
-    text = file.read_text(encoding="utf-8")
-    if _sha256(text) != opened[0]["file"]:
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != opened[0]["file"]:
         raise InputError(f"{REQUESTS}/{name}.json is not what was opened: the ledger has another.")
     try:
-        request = json.loads(text)
+        request = json.loads(data)
         lacking = {*REPORTED, "digests_sha256"} - request.keys()
         if lacking or datetime.fromisoformat(request["date"]).tzinfo is None:
             raise ValueError
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, RecursionError):
         raise InputError(f"{REQUESTS}/{name}.json is no request.") from None
     for key in ("date", "records", "digest"):
         if request[key] != opened[0][key]:
@@ -151,8 +151,9 @@ def read_request(project: Path, name: str) -> Request:
                 f"in {REQUESTS}/{name}.json."
             )
     path = _digests_file(project, name)
-    lines = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if _sha256(lines) != request["digests_sha256"] or len(lines.split()) != request["records"]:
+    lines = path.read_bytes() if path.is_file() else b""
+    digest = hashlib.sha256(lines).hexdigest()
+    if digest != request["digests_sha256"] or len(lines.split()) != request["records"]:
         raise InputError(f"{REQUESTS}/{path.name} is missing, or not what was written with it.")
     return request
 

@@ -67,9 +67,8 @@ def _selection_by_trial(audited: AuditedMethod, rule: str, experts: Any) -> Chec
 
     from seuf.pipelines.expert_selection.nodes import routing_table
     from seuf.unlearning.pilot import judge_layers
-    from seuf.unlearning.rankings import RANDOM_IN
     from seuf.unlearning.selection import best_of_layers, random_beside, seed_of_draw
-    from seuf.unlearning.settings import PilotSettings, pilot_rule
+    from seuf.unlearning.settings import CONTROLS, PilotSettings, pilot_rule
 
     parameters = audited.study.config["parameters"]
     settings = PilotSettings.model_validate(parameters.get("pilot", {}))
@@ -83,7 +82,7 @@ def _selection_by_trial(audited: AuditedMethod, rule: str, experts: Any) -> Chec
     )
     rows: Any = trials.astype(object).where(trials.notna(), None).to_dict("records")
     again = tried[judge_layers(tried, rows, settings.target)[1]]
-    if rule.startswith(RANDOM_IN):
+    if rule in CONTROLS:
         seed = seed_of_draw(parameters["base_seed"], parameters["seed"])
         again = random_beside(again, routing, seed).experts
     return _compared(rule, experts, audited.read("chosen_layer")["experts"], again, "trials")

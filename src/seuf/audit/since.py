@@ -64,4 +64,4 @@ def _differences(
         elif name not in now and one in evidence:
             yield f"{name} (gone)"
     signed = {one["name"] for one in (*stated["subject"], *evidence)}
-    yield from (f"{name} (was not signed)" for name in now.keys() - signed - {LEDGER})
+    yield from (f"{name} (was not signed)" for name in sorted(now.keys() - signed - {LEDGER}))

@@ -116,13 +116,13 @@ def _rows(path: Path) -> Iterator[tuple[str, Record]]:
     is_array = text.lstrip().startswith("[")
     # not splitlines: it also breaks at U+2028 and the like, which JSON allows inside a text
     parts = [text] if is_array else text.split("\n")
-    repeated: list[tuple[str, Record]] = []  # of each object that has a key twice, the key
+    repeated: dict[int, tuple[str, Record]] = {}  # by id: an object with a key twice, and the key
 
     def made_of(pairs: list[tuple[str, Any]]) -> Record:
         made = dict(pairs)
         if len(made) < len(pairs):
             keys = [key for key, _ in pairs]
-            repeated.append((next(key for key in made if keys.count(key) > 1), made))
+            repeated[id(made)] = next(key for key in made if keys.count(key) > 1), made
         return made
 
     decode = json.JSONDecoder(object_pairs_hook=made_of).decode
@@ -141,8 +141,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Record]]:
             if not isinstance(record, dict):
                 shown = json.dumps(record)[:40]
                 raise InputError(f"{where}: a JSON object is needed, not {shown}.")
-            for key, one in repeated:
-                if any(inner is one for inner in _objects(record)):
+            for inner in _objects(record) if repeated else ():
+                if id(inner) in repeated:
+                    key, _ = repeated[id(inner)]
                     raise InputError(f"{where}: {key!r} stands twice in one JSON object.")
             if may_have_halves and not _is_unicode(record):  # it could not be saved
                 raise InputError(
@@ -176,7 +177,9 @@ def _table_rows(path: Path, text: str, separator: str) -> Iterator[tuple[str, Re
     try:
         names = next(cells, [])
         if twice := [name for name in names if names.count(name) > 1]:
-            raise InputError(f"{path}, line 1: the first row names {twice[0]!r} twice.")
+            columns = " and ".join(str(n) for n, one in enumerate(names, 1) if one == twice[0])
+            named = f"{twice[0]!r} names" if twice[0] else "there is no name over"
+            raise InputError(f"{path}, line 1: {named} columns {columns}.")
         for number, row in enumerate(filter(None, cells), 1):
             if len(row) != len(names):
                 raise InputError(

@@ -96,7 +96,8 @@ def gathered(value: Given) -> list[Given]:
 def in_turn(items: Iterable[Given], work: Callable[[Given], Made]) -> Iterator[Made]:
     """Yield what work makes of each item, in their order; replicas take the items in turn.
 
-    The items are those of one process, so what is made of them is the same to the bit.
+    The items are those of one process, so what is made of them is the same to the bit. Nothing
+    happens before the first is asked for; replicas wait for each other there.
     """
     if replicas() == 1:
         yield from map(work, items)

@@ -167,13 +167,13 @@ def runs_of(
         chosen: A learning rate for each method that trains.
         untrained: Whether methods that train nothing run too, once.
     """
-    runs, rows = [], {name: method.model_dump() for name, method in methods.items()}
+    runs = []
     for seed in seeds:
         for name, method in methods.items():
             if method.objective is None and not (untrained and seed == seeds[0]):
                 continue
             rates = sorted(method.learning_rates)
-            pilot = pilot_of_control(rows[name], rows) or name
+            pilot = pilot_of_control(method, methods) or name
             tried_at = sorted(methods[pilot].learning_rates)
             found = experts_of(_at(method, tried_at[(len(tried_at) - 1) // 2]), seed)
             trial = found if isinstance(found, Trial) else None

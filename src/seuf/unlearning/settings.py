@@ -17,6 +17,7 @@ from seuf.unlearning.objectives import (
     arguments_of,
     is_steered,
 )
+from seuf.unlearning.rankings import RANDOM_IN
 
 Positive = Annotated[float, Field(gt=0)]
 LORA_RANK = 8
@@ -229,40 +230,41 @@ class UnlearningSettings(Settings):
 
 # The layer chosen by trial: of each the rule that says which expert of a layer is tried.
 PILOTS = {"pilot": "contrast", "pilot_affinity": "affinity"}
+CONTROLS = {f"{RANDOM_IN}{pilot}": pilot for pilot in PILOTS}
 
 
 def pilot_rule(selection: str | None) -> str | None:
     """Return by which rule experts are tried, where the layer of a selection is chosen by trial.
 
-    That is so of `PILOTS`, and of a random control of one, `random_in:pilot`.
+    That is so of `PILOTS`, and of a random control of one, see `CONTROLS`.
     """
-    return PILOTS.get((selection or "").rpartition(":")[2])
+    return PILOTS.get(CONTROLS.get(selection or "", selection or ""))
 
 
-def pilot_of_control(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+def pilot_of_control(method: Method, methods: Mapping[str, Method]) -> str | None:
     """Return the name of the pilot whose layer a random control of pilots trains in.
 
     Args:
-        row: A row of the table of methods.
-        rows: The table.
+        method: A row of the table of methods.
+        methods: The table.
 
     Returns:
-        The first row with the control's objective whose selection is that which `random_in:` names;
-        None if the row is no such control.
+        The first row of the selection that `random_in:` names with the settings of the control, but
+        for the learning rates; None if the method is no such control.
 
     Raises:
         InputError: If there is none.
     """
-    control, _, pilot = str(row.get("selection") or "").rpartition(":")
-    if not control or pilot not in PILOTS:
+    pilot = CONTROLS.get(method.selection or "")
+    if pilot is None:
         return None
-    objective = row.get("objective")
-    for name, other in rows.items():
-        if (other.get("selection"), other.get("objective")) == (pilot, objective):
+    alike = method.model_copy(update={"selection": pilot})
+    for name, other in methods.items():
+        if other.model_copy(update={"learning_rates": method.learning_rates}) == alike:
             return name
     raise InputError(
-        f"selection {row['selection']!r} trains beside the expert that a method of selection "
-        f"{pilot!r} and objective {objective!r} found, and there is none"
+        f"selection {method.selection!r} trains beside the expert that a method of selection "
+        f"{pilot!r} found, and none has the same settings but for learning_rates"
     )
 
 

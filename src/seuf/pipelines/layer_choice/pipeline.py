@@ -1,10 +1,13 @@
 """One namespaced node for each method whose layer is chosen by trial, or who is its control."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.layer_choice.nodes import choose_layer, draw_beside
 from seuf.pipelines.study import in_one_box, is_sweep, permission, study_parameters
-from seuf.unlearning.settings import pilot_of_control, pilot_rule
+from seuf.unlearning.settings import Method, pilot_of_control, pilot_rule
 
 SHARED = {
     "base_model",
@@ -28,13 +31,23 @@ def create_pipeline(**_: object) -> Pipeline:
         sweep = is_sweep(parameters, methods[method]["objective"])
         return {*SHARED, *permission(), *(TOLD_BESIDE if sweep else [])}
 
-    chosen = Pipeline([])
+    chosen, controlled = Pipeline([]), _controlled(methods)
     for method, row in methods.items():
-        if pilot := pilot_of_control(row, methods):
-            chosen += _of_control(method, pilot)
+        if method in controlled:
+            chosen += _of_control(method, controlled[method])
         elif pilot_rule(row.get("selection")):
             chosen += _of(method, shared(method))
     return in_one_box(chosen)
+
+
+def _controlled(methods: Mapping[str, Any]) -> dict[str, str]:
+    """Return the pilot of each random control of one."""
+    try:
+        table = {name: Method.model_validate(row) for name, row in methods.items()}
+        pilots = {name: pilot_of_control(method, table) for name, method in table.items()}
+    except ValueError:
+        return {}  # what is wrong is told when the parameters are checked, before anything runs
+    return {name: pilot for name, pilot in pilots.items() if pilot is not None}
 
 
 def _of(method: str, shared: set[str]) -> Pipeline:

@@ -12,9 +12,9 @@ from seuf.benchmarks.records import prompts_of, texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel
-from seuf.unlearning.rankings import RANDOM_IN
 from seuf.unlearning.selection import SelectionSettings
 from seuf.unlearning.settings import (
+    CONTROLS,
     Experts,
     Method,
     PilotSettings,
@@ -70,7 +70,7 @@ def run_methods(
         if rule is None:
             return experts_of(selected(seed), method)
         trained = tried = best_of_layers(*routing, rule, expert_selection.top, pilot.every)
-        if str(method.selection).startswith(RANDOM_IN):
+        if method.selection in CONTROLS:
             draw = seed_of_draw(base_seed, seed)
             trained = [random_beside(one, routing[0], draw).experts for one in tried]
         budget = {"sweep": pilot.sweeps(method.objective) and seed == seeds[0]}
