@@ -292,7 +292,7 @@ def test_an_entry_that_is_refused_is_not_written(tmp_path):
     assert (tmp_path / "evidence/ledger.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["{}", "[", '["a"]'])
+@pytest.mark.parametrize("text", ["{}", "[", '["a"]', "[" * 100_000])
 def test_another_file_is_no_ledger(tmp_path, text):
     (tmp_path / "evidence").mkdir()
     (tmp_path / "evidence/ledger.json").write_text(text)
