@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from seuf.audit import FAIL, NOTE
-from seuf.audit.exported import check_files, open_checkpoint
+from seuf.audit.exported import check_files, files_without_digest, open_checkpoint
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import INDEX
 from tests.audit.folders import own, unlearned
@@ -43,6 +43,19 @@ def test_a_page_is_said_not_to_be_checked(done):
     said = [check.text for check in check_files(done.base, done.out) if check.result == NOTE]
 
     assert said == ["README.md is compared with nothing: what it says is not checked"]
+
+
+def test_a_file_of_the_base_that_no_record_covers_is_named(done):
+    """DVC passes over `__pycache__`, so the folder's digest in dvc.lock is the same with it."""
+    before = files_without_digest(done.base)
+    (done.base / "__pycache__").mkdir()
+    (done.base / "__pycache__/x.py").write_text("import os")
+
+    after = files_without_digest(done.base)
+
+    assert before == []
+    assert [check.result for check in after] == [NOTE]
+    assert after[0].text.endswith("as DVC passes over __pycache__: '__pycache__/x.py'")
 
 
 @pytest.mark.parametrize("name", ["evil.sig", "deep/model.sig", "deep/x.PY.sig", "deep/README.md"])

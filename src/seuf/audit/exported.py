@@ -13,7 +13,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from kedro_dvc.hashing import sha256s
+from kedro_dvc.disk import listed
+from kedro_dvc.hashing import IGNORED, sha256s
 from seuf.audit import Check, failed, noted, passed
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
@@ -56,6 +57,13 @@ def files_of_model(folder: Path) -> dict[str, str]:
     names |= {name for name in _files_below(folder) if Path(name).suffix.lower() in looked_for}
     paths = {folder / name: name for name in names if (folder / name).is_file()}
     return {paths[path]: sha256 for path, sha256 in sorted(sha256s(paths).items())}
+
+
+def files_without_digest(base: Path) -> list[Check]:
+    """Return a remark on files of a base model that its digest in dvc.lock does not go over."""
+    names = [repr(name) for name in _files_below(base) if IGNORED in Path(name).parts]
+    text = f"no record covers, as DVC passes over {IGNORED}: {listed(names)}"
+    return [printable(noted(NAME, f"of {base} {text}"))] if names else []
 
 
 def printable(check: Check) -> Check:

@@ -304,7 +304,7 @@ def _json(content: Any) -> str:
 
 def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None) -> list[Check]:
     """Return the checks of the weights, and put into the report what they find."""
-    from seuf.audit.exported import check_files, files_of_model
+    from seuf.audit.exported import check_files, files_of_model, files_without_digest
     from seuf.audit.weights import check_weights
     from seuf.moe.deltas import Delta
     from seuf.unlearning.settings import Method
@@ -321,7 +321,7 @@ def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None
         method, base = Method.model_validate(audited.settings), audited.base[1]
         of_weights, report["changes"] = check_weights(base, delta, method, experts, checkpoint)
         of_files = check_files(base, checkpoint) if checkpoint else []
-        return [*checks, *of_weights, *of_files]
+        return [*checks, *of_weights, *files_without_digest(base), *of_files]
     except (ValueError, OSError, KeyError, TypeError) as error:  # InputError is a ValueError
         return [failed("weights", str(error))]
 
