@@ -129,3 +129,51 @@ def test_what_make_python_and_pytest_are_given_is_there(page):
 def _module(name: str) -> bool:
     path = ROOT / name.replace(".", "/")
     return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+
+
+@pytest.mark.parametrize("study", ["sandbox_seeds", "sandbox_peers"])
+def test_the_tables_of_a_study_of_spread_are_the_recorded_ones(study):
+    text = (ROOT / "docs/studies.md").read_text()
+    recorded = (ROOT / f"studies/{study}/data/08_reporting/spread.md").read_text()
+
+    tables = [part.strip() for part in recorded.split("\n\n") if part.startswith("|")]
+
+    assert len(tables) == 2
+    assert [table for table in tables if table not in text] == []
+
+
+def test_the_table_of_five_base_models_is_the_recorded_one():
+    """Of a row `| contrast | .85 [.77, .94] · .74 | ...`: UT@.75, its interval and UT@.9."""
+    recorded = pd.read_csv(ROOT / "studies/sandbox_seeds/data/08_reporting/spread.csv")
+    recorded = recorded.set_index("method")
+    names = {
+        "everything": "full",
+        "affinity": "seuf",
+        "contrast": "contrast",
+        "pilot": "pilot",
+        "a random expert": "random",
+        "a random expert of the pilot's layer": "random_in_pilot",
+    }
+    text = (ROOT / "README.md").read_text()
+    rows = text[text.index("| trained | GA | GDiff | NPO | RMU | weights |") :].split("\n\n")[0]
+
+    told, expected = {}, {}
+    for line in rows.splitlines()[2:]:
+        first, *cells = (cell.strip(" *") for cell in line.strip("|").split("|"))
+        who = names[re.split(r"[,*:]", first)[0]]
+        for objective, cell in zip(["ga", "gdiff", "npo", "rmu"], cells, strict=False):
+            if (method := f"{who}_{objective}") in recorded.index:
+                told[method] = cell.strip("*")
+                expected[method] = _with_interval(recorded.loc[method])
+
+    assert len(told) == 20
+    assert told == expected
+
+
+def _with_interval(row: "pd.Series[float]") -> str:
+    def number(value: float) -> str:
+        return f"{value:.2f}".removeprefix("0")
+
+    names = ("utility_at_75", "utility_at_75_low", "utility_at_75_high", "utility_at_90")
+    at_75, low, high, at_90 = (number(row[name]) for name in names)
+    return f"{at_75} [{low}, {high}] · {at_90}"
