@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +44,21 @@ def test_a_file_outside_the_project_is_read_like_others(tmp_path):
     audited.__dict__["stages"] = [stage]
 
     assert {path: one.size for path, one in audited.digests.items()} == {str(outside): 4, "in": 4}
+
+
+def test_of_a_model_outside_the_project_the_name_alone_is_told(tmp_path, monkeypatch):
+    """Where it lies may be a person's home: a certificate tells of `llama`, not of /home/ada."""
+    monkeypatch.setattr("seuf.moe.loading.checkpoint_of", lambda source: Path(source.path))
+    (tmp_path / "base").mkdir()
+    study = SimpleNamespace(project=tmp_path, dataset=lambda _: {"filepath": "base"})
+
+    told = []
+    for path in ("/home/ada/llama", "org/model", "models/mine"):
+        source = json.dumps({"source": {"source": "external", "path": path}})
+        (tmp_path / "base/reference.json").write_text(source)
+        told.append(AuditedMethod(study, "m").base[0])
+
+    assert told == ["llama", "org/model", "models/mine"]
 
 
 def test_a_line_of_records_ends_at_a_newline_only(tmp_path):

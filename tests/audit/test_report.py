@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from seuf.audit import requests
-from seuf.audit.report import forgetting, repository_of, with_request
+from seuf.audit import Check, failed, passed, requests
+from seuf.audit.report import forgetting, guarded, repository_of, with_request
 from seuf.audit.requests import open_request
 from tests.audit.reports import report
 
@@ -154,3 +155,16 @@ def test_a_request_that_was_opened_after_the_model_was_trained_is_remarked(proje
     [said] = doubts(project, "2")
 
     assert said.startswith("NOTE opened on 2026-11-25T22:01:00+00:00, after the model was trained")
+
+
+def test_a_file_that_was_erased_is_told_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def checks() -> Iterator[Check]:
+        yield passed("answers", "one")
+        (tmp_path / "data/forget_set.jsonl").read_text()
+
+    done = guarded("answers", checks())
+
+    missing = "data/forget_set.jsonl is not here: `dvc pull` brings what was not erased"
+    assert done == [passed("answers", "one"), failed("answers", missing)]

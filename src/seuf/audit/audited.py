@@ -196,6 +196,8 @@ class AuditedMethod:
     def base(self) -> tuple[str, Path]:
         """The base model's name, and the folder in which its checkpoint lies.
 
+        Of a model outside the project the folder's name alone: where it lies tells of a person.
+
         Raises:
             InputError: If it is not here.
         """
@@ -207,7 +209,8 @@ class AuditedMethod:
         from seuf.moe.loading import checkpoint_of
 
         source = source_of(json.loads((path / REFERENCE).read_text(encoding="utf-8")))
-        return source.path, checkpoint_of(source)
+        name = Path(source.path).name if Path(source.path).is_absolute() else source.path
+        return name, checkpoint_of(source)
 
 
 def confidential_paths(study: Study) -> set[str]:

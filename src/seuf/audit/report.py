@@ -60,7 +60,7 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
     report |= {"base": {"name": audited.base[0], "digest": None}, "delta": None}
     checks = [one for check in lineage.CHECKS for one in check(audited)]
     checks += _check_model(audited, report, checkpoint)
-    checks += _guarded("scores", results.scores(audited))
+    checks += guarded("scores", results.scores(audited))
     commit, clean = commit_of(audited.project)
     report |= {
         "audited": now(),
@@ -317,7 +317,7 @@ def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None
         report["base"] |= {"digest": delta.base, "files": files_of_model(audited.base[1])}
         experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
         report["experts"] = [list(one) for one in experts]
-        checks = _guarded("method", results.choice(audited, delta))
+        checks = guarded("method", results.choice(audited, delta))
         method, base = Method.model_validate(audited.settings), audited.base[1]
         of_weights, report["changes"] = check_weights(base, delta, method, experts, checkpoint)
         of_files = check_files(base, checkpoint) if checkpoint else []
@@ -326,11 +326,14 @@ def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None
         return [failed("weights", str(error))]
 
 
-def _guarded(name: str, checks: Iterator[Check]) -> list[Check]:
+def guarded(name: str, checks: Iterator[Check]) -> list[Check]:
     """Return the checks; a file that is missing or not what it should be is a failure."""
     done: list[Check] = []
     try:
         done.extend(checks)
+    except FileNotFoundError as error:
+        path = os.path.relpath(error.filename or ".")
+        done.append(failed(name, f"{path} is not here: `dvc pull` brings what was not erased"))
     except (InputError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
         done.append(failed(name, f"cannot be read: {type(error).__name__} {error}"))
     return done
