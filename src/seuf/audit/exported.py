@@ -13,7 +13,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from kedro_dvc.disk import listed
 from kedro_dvc.hashing import IGNORED, sha256s
 from seuf.audit import Check, failed, noted, passed
 from seuf.inputs import InputError
@@ -61,6 +60,8 @@ def files_of_model(folder: Path) -> dict[str, str]:
 
 def files_without_digest(base: Path) -> list[Check]:
     """Return a remark on files of a base model that its digest in dvc.lock does not go over."""
+    from kedro_dvc.disk import listed  # with kedro, which a verification has no need of
+
     names = [repr(name) for name in _files_below(base) if IGNORED in Path(name).parts]
     text = f"no record covers, as DVC passes over {IGNORED}: {listed(names)}"
     return [printable(noted(NAME, f"of {base} {text}"))] if names else []
