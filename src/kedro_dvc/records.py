@@ -67,8 +67,9 @@ KINDS: dict[str, Any] = {
     "seconds": int | float,
     "commit": str | None,
     "clean": bool,
+    "environment": str,
+    "outputs": dict,
 }
-KINDS |= {"environment": str, "outputs": dict}
 
 Files = Mapping[str, bytes]  # by path from the project's root
 Inputs = Mapping[str, Any]

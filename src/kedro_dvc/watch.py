@@ -26,7 +26,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kedro_dvc.executors.jobs import CONTROL, KEPT, terminal_text
+from kedro_dvc.executors.jobs import KEPT, terminal_text
 from kedro_dvc.executors.slurm import FOLDER as SLURM
 from kedro_dvc.files import write_text
 from kedro_dvc.project import dvc_file
@@ -44,7 +44,6 @@ SHOWN = 40  # lines of a stage that fails
 BEAT = 60.0  # seconds between two lines on a stage that is at work, in a log
 TAIL = 1 << 14  # bytes in which the last line is looked for
 LOGS = Path(".dvc/tmp/kedro_dvc/output")  # a file a stage: what it wrote to the terminal
-BREAKS = re.compile(r"[\r\n]+")
 
 
 @contextmanager
@@ -279,7 +278,7 @@ class Screen(Lines):
         table.add_row("stage", "", "s", "GB", style="bold")
         for entry in list(self._rows):
             self._add_row(table, entry)
-        status = self._waits or (self._last_lines() or [""])[-1] if self._at_work else ""
+        status = self._waits or self._last_line() if self._at_work else ""
         return Group(
             table, Text(self._total()), Text(status, "dim", no_wrap=True, overflow="ellipsis")
         )
@@ -315,11 +314,9 @@ class Screen(Lines):
         numbers = (f"{seconds:.1f}" if seconds else "", f"{memory:.2f}" if memory else "")
         table.add_row(self._name(entry), count + state, *numbers, style=style)
 
-    def _last_lines(self) -> list[str]:
-        """Return the last lines that the stage at work has written; a bar's states are lines."""
-        text = self._written(TAIL).decode(errors="replace")
-        lines = (CONTROL.sub("", line).rstrip() for line in BREAKS.split(text))
-        return [line for line in lines if line]
+    def _last_line(self) -> str:
+        """Return the last line that the stage at work has written, of a bar its last state."""
+        return terminal_text(self._written(TAIL)).rpartition("\n")[2]
 
     def _written(self, most: int) -> bytes:
         size = os.fstat(self._output.fileno()).st_size

@@ -384,11 +384,17 @@ def list_() -> None:
 
     with exit_on_input_error():
         ledger = read_ledger(Path.cwd())
-        now = state(ledger)
-        for name in now.status:
+        current = state(ledger)
+        for name in current.status:
             read_request(Path.cwd(), name)  # refuses what differs from the ledger
     rows = [
-        (name, one["date"], one["records"], now.status[name], (now.model_of(name) or "")[:SHOWN])
+        (
+            name,
+            one["date"],
+            one["records"],
+            current.status[name],
+            (current.model_of(name) or "")[:SHOWN],
+        )
         for one in ledger
         if one["what"] == "opened" and (name := one["request"])
     ]

@@ -209,14 +209,18 @@ def surroundings(audited: AuditedMethod) -> Iterator[Check]:
         yield noted("machines", f"the stages behind the delta ran on several: {text}")
 
 
+def record_of(audited: AuditedMethod, stage: Stage) -> Record | None:
+    """Return the record of a stage's run; None of those for which `runs` has failed."""
+    try:
+        return read_record(audited.project, audited.study.name, stage.node)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _readable_records(audited: AuditedMethod) -> Iterator[tuple[Stage, Record]]:
     """Yield the stages with their records; of those without one `runs` tells."""
     for stage in audited.stages:
-        try:
-            record = read_record(audited.project, audited.study.name, stage.node)
-        except (ValueError, KeyError, TypeError):
-            continue
-        if record is not None:
+        if (record := record_of(audited, stage)) is not None:
             yield stage, record
 
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from kedro_dvc.files import WorkflowError, git, write_text
 from kedro_dvc.hashing import sha256s
-from kedro_dvc.records import commit_of, read_record, record_path
+from kedro_dvc.records import commit_of, record_path
 from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, now, passed, results
 from seuf.audit.audited import AuditedMethod, upstream
 from seuf.audit.verify import BOM, CERTIFICATE, REPORT
 from seuf.inputs import InputError
 
 if TYPE_CHECKING:
-    from seuf.audit.audited import Stage
+    pass
 
 NORMAL = 1.96  # standard errors on each side of a 95 % interval
 # of a forgetting that was measured, the worst last
@@ -74,7 +74,7 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
         "runs": [
             {**record, "stage": stage.name}
             for stage in audited.stages
-            if (record := _record(audited, stage))
+            if (record := lineage.record_of(audited, stage))
         ],
         "scores": _scores(audited),
         "request": None,
@@ -348,7 +348,9 @@ def _materials(audited: AuditedMethod) -> Iterator[dict[str, Any]]:
     producers = {path: stage for stage in audited.lineage for path in stage.outs}
     for path, file in sorted(inputs.items()):
         here = audited.digests.get(path)
-        record = _record(audited, producers[path]) if path in producers and not here else None
+        record = (
+            lineage.record_of(audited, producers[path]) if path in producers and not here else None
+        )
         role = "model" if "/06_models/" in path else "data"
         yield {
             "path": path,
@@ -359,13 +361,6 @@ def _materials(audited: AuditedMethod) -> Iterator[dict[str, Any]]:
             "confidential": path in audited.confidential,
             "here": here is not None,
         }
-
-
-def _record(audited: AuditedMethod, stage: Stage) -> dict[str, Any] | None:
-    try:
-        return read_record(audited.project, audited.study.name, stage.node)
-    except (ValueError, KeyError, TypeError):
-        return None  # the check of the runs has failed for it
 
 
 def _scores(audited: AuditedMethod) -> dict[str, Any]:

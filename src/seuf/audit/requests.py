@@ -110,12 +110,12 @@ def open_request(
     salt = new_salt(project, name)
     lines = "".join(f"{one}\n" for one in sorted(record_digests(salt, texts)))
     request = {"id": name, "date": date, "records": len(texts), "digest": _hmac(salt, lines)}
-    request |= {**purpose, "digests_sha256": _sha256(lines)}
+    request |= {**purpose, "digests_sha256": _sha256(lines.encode())}
     text = json.dumps(request, indent=2, sort_keys=True) + "\n"
     write_text(_digests_file(project, name), lines)
     write_text(file, text)
     entry = {"what": "opened", "request": name, "date": date, "records": len(texts)}
-    write_entry(project, {**entry, "digest": request["digest"], "file": _sha256(text)})
+    write_entry(project, {**entry, "digest": request["digest"], "file": _sha256(text.encode())})
     return request
 
 
@@ -135,7 +135,7 @@ def read_request(project: Path, name: str) -> Request:
     if not opened or not file.is_file():
         raise InputError(f"There is no request {name!r}: `kedro request list` lists them all.")
     data = file.read_bytes()
-    if hashlib.sha256(data).hexdigest() != opened[0]["file"]:
+    if _sha256(data) != opened[0]["file"]:
         raise InputError(f"{REQUESTS}/{name}.json is not what was opened: the ledger has another.")
     try:
         request = json.loads(data)
@@ -152,8 +152,7 @@ def read_request(project: Path, name: str) -> Request:
             )
     path = _digests_file(project, name)
     lines = path.read_bytes() if path.is_file() else b""
-    digest = hashlib.sha256(lines).hexdigest()
-    if digest != request["digests_sha256"] or len(lines.split()) != request["records"]:
+    if _sha256(lines) != request["digests_sha256"] or len(lines.split()) != request["records"]:
         raise InputError(f"{REQUESTS}/{path.name} is missing, or not what was written with it.")
     return request
 
@@ -253,5 +252,5 @@ def _hmac(salt: bytes, text: str) -> str:
     return hmac.new(salt, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
