@@ -15,6 +15,7 @@ from kedro_dvc.project import load_config, study_names
 from seuf.inputs import InputError
 from seuf.parameters import check_parameters
 from seuf.unlearning.attribution import ENOUGH_TOKENS
+from seuf.unlearning.selection import every_nth
 
 ROOT = Path(__file__).parents[1]
 
@@ -215,7 +216,7 @@ def test_the_study_of_spread_has_the_methods_of_the_sandbox():
     assert {name: spread.get(name) for name in base} == base
 
 
-SMOL = ("smol_cyber", "smol_tofu", "smol_seeds")
+LAYERS_TRIED = {"smol_cyber": 1, "smol_tofu": 1, "smol_seeds": 4}  # every n-th of thirty
 
 
 def without_rates(methods: dict[str, Any]) -> dict[str, Any]:
@@ -227,12 +228,13 @@ def without_rates(methods: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_study_of_spread_of_the_real_model_repeats_the_one_of_one_base():
-    """All but the repetitions, and grids about the rates that one base chose."""
+    """All but the repetitions, the layers tried, and grids about the rates that one base chose."""
     bootstrap_project(ROOT)
     one, spread = (load_config(ROOT, study)["parameters"] for study in ("smol_cyber", "smol_seeds"))
 
     replication = spread.pop("replication")
     del one["resources"]  # there runs share a stage, and a stage the GPUs
+    one["pilot"]["every"] = LAYERS_TRIED["smol_seeds"]
 
     of_spread, of_one = (without_rates(given.pop("methods")) for given in (spread, one))
     assert (spread, of_spread) == (one, of_one)
@@ -252,15 +254,16 @@ def test_the_study_of_tofu_has_the_budget_and_the_model_of_the_one_that_makes_it
     assert all(rows[name] == row for name, row in of_tofu["methods"].items())
 
 
-@pytest.mark.parametrize("study", SMOL)
-def test_a_study_of_the_real_model_tries_three_rates_a_row_and_all_layers(study):
+@pytest.mark.parametrize(("study", "every"), LAYERS_TRIED.items())
+def test_a_study_of_the_real_model_tries_three_rates_a_row_and_layers_up_to_the_last(study, every):
     bootstrap_project(ROOT)
     of_study = load_config(ROOT, study)["parameters"]
 
     training = [row for row in of_study["methods"].values() if "objective" in row]
 
     assert {len(row["learning_rates"]) for row in training} == {3}
-    assert of_study["pilot"]["every"] == 1
+    assert of_study["pilot"]["every"] == every
+    assert 29 in every_nth(30, every)
     assert {row["objective"] for row in training} == {"ga", "gdiff", "npo", "rmu", "simnpo"}
 
 
