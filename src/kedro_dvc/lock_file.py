@@ -27,6 +27,7 @@ LOCK = "dvc.lock"
 HEAD = "schema: '2.0'\nstages:\n"  # of a lock file that holds stages alone
 TOP = len("stages:\n")
 STAGE = re.compile(r"(?m)^  (?=[^\s])")  # where one begins
+ANCHOR = "&id"  # begins the name of a value that stands in several places of a stage's parameters
 
 
 class LockFiles:
@@ -108,11 +109,23 @@ class _LockFile:
                 else (said, _text({"stages": {name: said}})[TOP:])
                 for name, said in content["stages"].items()
             }
+            self._number_anchors()
             text = HEAD + "".join(text for _, text in self._texts.values())
         else:
             text = _text(content)
         write_text(self._path, text)
         self._content, self._stamp = content, stamp(self._path)
+
+    def _number_anchors(self) -> None:
+        """Make the texts of stages with anchors anew, together: DVC numbers them through the file.
+
+        Alone each would begin with `&id001`, and YAML with two anchors of one name is not read.
+        """
+        anchored = {name: said for name, (said, text) in self._texts.items() if ANCHOR in text}
+        if len(anchored) > 1:
+            _, *texts = STAGE.split(_text({"stages": anchored}))
+            for (name, said), text in zip(anchored.items(), texts, strict=True):
+                self._texts[name] = said, f"  {text}"
 
 
 def _holds_stages_alone(content: dict[str, Any]) -> bool:

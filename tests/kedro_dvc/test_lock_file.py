@@ -47,6 +47,26 @@ def test_a_change_of_a_recorded_lock_gives_the_same_bytes(recorded, tmp_path, na
     assert b"again" in written[1]
 
 
+def test_values_that_an_anchor_shares_are_numbered_through_the_file_as_by_dvc(tmp_path):
+    """YAML in which two anchors have one name is not read, by DVC neither."""
+    written, locks, path = [], LockFiles(), tmp_path / "dvc.lock"
+    for way in (modify_yaml, locks.changed):
+        path.unlink(missing_ok=True)
+        for number, name in enumerate(("a", "plain", "c", "d", "a")):
+            with way(str(path)) as content:
+                shared, other = [number], {"of": name}
+                values = {"one": shared, "two": shared, "x": other, "y": [other]}
+                params = {"conf/a.yml": {} if name == "plain" else values}
+                content["schema"] = "2.0"
+                content.setdefault("stages", {})[name] = {"cmd": name, "params": params}
+        written.append(path.read_text())
+
+    assert written[0] == written[1]
+    assert re.findall(r"&id(\d+)", written[1]) == [f"00{n}" for n in range(1, 7)]
+    with LockFiles().changed(str(path)) as content:
+        assert content["stages"]["a"]["params"]["conf/a.yml"]["two"] == [4]
+
+
 def test_what_another_process_has_written_is_kept(tmp_path):
     path, locks = tmp_path / "dvc.lock", LockFiles()
     with locks.changed(str(path)) as content:
