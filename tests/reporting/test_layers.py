@@ -103,7 +103,7 @@ def test_of_one_base_the_interval_is_over_its_questions():
     }
     looked = trials(((1.0, 1.0), (0.0, 0.5)), test_chance=0.0, **answers)
 
-    row = of(layer_table(looked, paths(seuf_ga=LOOKS)), "affinity", 0)
+    row = of(layer_table(looked, paths(contrast_ga=LOOKS)), "affinity", 0)
 
     assert row["utility_at_75"] == pytest.approx(0.625)
     assert row["utility_at_75_high"] - 0.625 == pytest.approx(0.75 * 1.96 * 0.112, rel=0.15)
@@ -130,6 +130,34 @@ def test_it_is_said_who_chose_a_layer():
     assert of(table, "contrast", 1)["chosen_by"] == "contrast"
     assert of(table, "contrast", 0)["chosen_by"] == "pilot"
     assert pd.isna(of(table, "affinity", 0)["chosen_by"])
+
+
+@pytest.mark.parametrize("bases", ["a", "ab"])
+def test_a_choice_that_the_sweep_leaves_out_is_marked_by_its_own_run(bases):
+    """The sweep tried layer 0; affinity took expert 3 of layer 1, whose run comes to .3984.
+
+    Contrast was not swept at all. Of two bases the choice has no row for both.
+    """
+    swept = pd.concat([trials(LOOKS, base=base) for base in bases])
+    study = pd.concat(
+        [
+            paths("a", **dict.fromkeys(("full_ga", "seuf_ga", "contrast_ga"), LOOKS)),
+            paths("b", full_ga=LOOKS),
+        ]
+    )
+
+    table = layer_table(swept, study)
+
+    own = of(table, "affinity", 1, "a")
+    assert (own["expert"], own["learning_rate"], own["chosen_by"]) == (3, 0.1, "affinity own_run")
+    assert own["utility_at_75"] == pytest.approx(0.3984, abs=1e-4)
+    assert list(table.loc[table["layer"].eq(1), "base"]) == ["a"]
+    assert not table["rule"].eq("contrast").any()
+    figure = layers_figure(table)
+    (line,) = traces(figure, "affinity, %{text}")
+    (mark,) = traces(figure, "<b>chosen, paper</b>")
+    assert (list(line.x), list(mark.x)) == ([0], [1])
+    assert mark.y[0] == pytest.approx(0.3984, abs=1e-4)
 
 
 def test_a_layer_that_is_not_reached_is_a_gap_with_a_mark():

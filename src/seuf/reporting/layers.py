@@ -5,14 +5,17 @@ rule or several, each a row `pilot` of the table of methods. Here utility and ge
 off the paths of the test questions where they first forget `LAYERS_AT`, interpolated between two
 looks. A path that does not come so far has no number: the line has a gap there, and a mark.
 
-Of several learning rates of a layer the one counts that keeps most on the selection questions.
+Of several learning rates of a layer the one counts that keeps most on the selection questions. If a
+sweep leaves out the layer that affinity or contrast takes (`pilot.every`), the number there is that
+of their method's own run; it is marked, and belongs to no line.
+
 Intervals of several bases are those of `seuf.reporting.statistics`, over bases and questions; of
 one base they are over questions only. Begin with `layer_table`; `layers_figure` draws it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 from math import ceil
@@ -45,6 +48,7 @@ from seuf.reporting.svg import svg
 ALL = "all"  # bases
 ORIGINAL = "original"
 PILOT = "pilot"
+OWN_RUN = "own_run"
 READ = {"utility": "test_utility", "general_loss": "general_loss"}  # at LAYERS_AT, of a path
 SAID = {"utility": ("utility", "utility"), "general_loss": ("loss on other text", "nats a token")}
 NUMBERS = [f"{name}_at_{100 * LAYERS_AT:g}{end}" for name in READ for end in ("", "_low", "_high")]
@@ -91,9 +95,11 @@ def layer_table(trials: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         `COLUMNS`: numbers are missing where the share is not reached; `reached` says on how many
-        `bases` it is, `chosen_by` which of affinity, contrast and the pilot took the layer.
+        `bases` it is, `chosen_by` which of affinity, contrast and the pilot took the layer, with
+        `own_run` where the sweep leaves it out.
     """
     about, found = _best_trials(trials)
+    swept = {series for series, *_ in found}
     objectives = list(dict.fromkeys(trials["objective"]))
     for method, style in method_styles(paths).items():
         if style.label == EVERYTHING and style.objective in objectives:
@@ -102,25 +108,33 @@ def layer_table(trials: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
             for (base, seed), path in by_run:
                 key = Series(style.objective, EVERYTHING, None), str(base), int(seed)
                 found[key] = path.sort_values("step")
+    own = _runs_beside(swept, paths)
+    for (series, base, seed), path in own.items():
+        found[series, base, seed] = path
+        expert = str(path["experts"].iloc[0]).partition(":")[2]
+        rate = path["learning_rate"].iloc[-1]
+        about[series, base] = {"expert": int(expert), "learning_rate": rate}
     bases = list(dict.fromkeys(trials["base"].astype(str)))
     rows = [row for objective in objectives for row in _original(paths, objective, bases)]
     read = {name: _read(found, column) for name, column in READ.items()}
     for series in dict.fromkeys(series for series, *_ in found):
-        reached = 0
+        reached, is_own = 0, series not in swept and series.layer is not None
         for base in bases:
+            if is_own and (series, base) not in about:
+                continue
             row = {**series._asdict(), "base": base, **about.get((series, base), {}), "bases": 1}
             for name, of in read.items():
                 row |= _numbers(of, name, series, base)
             row["reached"] = int(not pd.isna(row[NUMBERS[0]]))
             reached += row["reached"]
             rows.append(row)
-        if len(bases) > 1:
+        if len(bases) > 1 and not is_own:
             over_all = {"base": ALL, "reached": reached, "bases": len(bases)}
             for name, of in read.items():
                 over_all |= _numbers(of, name, series)
             rows.append(series._asdict() | over_all)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table["chosen_by"] = _chosen_by(table, trials, paths)
+    table["chosen_by"] = _chosen_by(table, trials, paths, own={key[:2] for key in own})
     return table.astype({"layer": "Int64"})
 
 
@@ -143,6 +157,22 @@ def _best_trials(
         found[series, str(base), int(seed)] = best
         about[series, str(base)] = {name: first[name] for name in ("expert", "learning_rate")}
     return about, found
+
+
+def _runs_beside(
+    swept: Collection[Series], paths: pd.DataFrame
+) -> dict[tuple[Series, str, int], pd.DataFrame]:
+    """Return the runs of affinity and contrast whose layer their sweep leaves out."""
+    rules = {(series.objective, series.rule) for series in swept}
+    found = {}
+    chosen = paths[paths["chosen"].eq(True) & paths["selection"].isin(["affinity", "contrast"])]
+    by_run: Any = chosen.groupby(["objective", "selection", "base", "seed", "experts"], sort=False)
+    for (objective, rule, base, seed, experts), path in by_run:
+        layers = {int(pair.partition(":")[0]) for pair in str(experts).split()}
+        series = Series(str(objective), str(rule), min(layers, default=None))
+        if len(layers) == 1 and (series.objective, series.rule) in rules and series not in swept:
+            found[series, str(base), int(seed)] = path.sort_values("step")
+    return found
 
 
 def _read(found: Mapping[tuple[Series, str, int], pd.DataFrame], column: str) -> Paths | None:
@@ -195,8 +225,17 @@ def _original(paths: pd.DataFrame, objective: str, bases: list[str]) -> Iterator
         yield {**about, "base": ALL, **values.mean(), "reached": number, "bases": number}
 
 
-def _chosen_by(table: pd.DataFrame, trials: pd.DataFrame, paths: pd.DataFrame) -> list[str | None]:
-    """Return, for each row of a base, who chose that layer by this rule: `affinity pilot`."""
+def _chosen_by(
+    table: pd.DataFrame, trials: pd.DataFrame, paths: pd.DataFrame, own: Collection[Any]
+) -> list[str | None]:
+    """Return, for each row of a base, who chose that layer by this rule: `affinity pilot`.
+
+    Args:
+        table: See `layer_table`.
+        trials: As there.
+        paths: As there.
+        own: Series and bases whose number is that of their method's own run.
+    """
     globally: dict[tuple[str, str], list[int]] = {}
     ranked = paths[paths["selection"].isin(["affinity", "contrast"])].dropna(subset=["experts"])
     by_rule: Any = ranked.groupby([ranked["base"].astype(str), "selection"])
@@ -210,6 +249,7 @@ def _chosen_by(table: pd.DataFrame, trials: pd.DataFrame, paths: pd.DataFrame) -
     for row in table.to_dict("records"):
         by = [row["rule"]] * (row["layer"] in globally.get((row["base"], row["rule"]), []))
         by += [PILOT] * (tuple(row[name] for name in names) in piloted)
+        by += [OWN_RUN] * (((row["objective"], row["rule"], row["layer"]), row["base"]) in own)
         chosen.append(" ".join(by) or None)
     return chosen
 
@@ -250,7 +290,8 @@ def _draw_panel(figure: go.Figure, panel: int, here: pd.DataFrame, name: str) ->
     foot = bottom + FOOT * (top - bottom)
     foot = 10**foot if scale.is_log else foot
     labels, missing = _draw_references(figure, axes, drawn, value, scale), list[int]()
-    for rule, rows in drawn[drawn["layer"].notna()].groupby("rule", sort=False):
+    swept = drawn["layer"].notna() & ~drawn["chosen_by"].str.contains(OWN_RUN, na=False)
+    for rule, rows in drawn[swept].groupby("rule", sort=False):
         colour, _ = KNOWN[str(rule)]
         rows = rows.sort_values("layer")
         bases = single[single["rule"].eq(rule)].dropna(subset=[value]) if several else rows[:0]
