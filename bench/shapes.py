@@ -135,9 +135,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 STD = 0.02
 
 
-def build(shape: str, device: str, dtype: torch.dtype) -> LanguageModel:
-    """Return a model of a shape with normal weights of standard deviation 0.02."""
-    model = empty(shape, dtype)
+def build(shape: str, device: str, dtype: torch.dtype, layers: int | None = None) -> LanguageModel:
+    """Return a model of a shape, or its first layers, with weights of standard deviation 0.02."""
+    model = empty(shape, dtype, layers)
     model.to_empty(device=device)
     fill(model, device)
     return with_stub(model)
@@ -148,21 +148,29 @@ def with_stub(model: Any) -> LanguageModel:
     return LanguageModel(model, SimpleNamespace(pad_token_id=0, eos_token_id=0))  # type: ignore[arg-type]
 
 
-def empty(shape: str, dtype: torch.dtype) -> Any:
-    """Return a model of a shape without weights."""
-    config = AutoConfig.for_model(**SHAPES[shape])
+def empty(shape: str, dtype: torch.dtype, layers: int | None = None) -> Any:
+    """Return a model of a shape, or its first layers, without weights."""
+    cut = {} if layers is None else {"num_hidden_layers": layers}
+    config = AutoConfig.for_model(**SHAPES[shape] | cut)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def fill(module: torch.nn.Module, device: str) -> None:
-    """Give a module its weights, and its rotary embeddings their frequencies."""
-    generator = torch.Generator(device).manual_seed(0)
+def fill(module: torch.nn.Module, device: str, drawn_on: str | None = None) -> None:
+    """Give a module its weights, and its rotary embeddings their frequencies.
+
+    Args:
+        module: On a device.
+        device: That.
+        drawn_on: Where the weights are drawn, which decides what they are; by default there too.
+    """
+    generator = torch.Generator(drawn_on or device).manual_seed(0)
     for name, parameter in module.named_parameters():
         if parameter.dim() > 1:
-            parameter.normal_(0, STD, generator=generator)
+            drawn = torch.empty_like(parameter, device=generator.device)
+            parameter.copy_(drawn.normal_(0, STD, generator=generator))
         else:
             parameter.fill_(1.0 if "norm" in name else 0.0)
     for name, part in list(module.named_modules()):
