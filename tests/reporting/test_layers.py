@@ -160,6 +160,22 @@ def test_a_choice_that_the_sweep_leaves_out_is_marked_by_its_own_run(bases):
     assert mark.y[0] == pytest.approx(0.3984, abs=1e-4)
 
 
+def test_an_axis_is_not_drawn_for_rounding():
+    """The mean of three times .4 is not .4: an axis from one to the other tells nothing."""
+    bases = ("a", "b", "c")
+    flat = ((0.42, 0.4), (0.33, 0.4))
+    table = layer_table(
+        pd.concat([trials(flat, base=base) for base in bases]),
+        pd.concat([paths(base, full_ga=flat) for base in bases]),
+    )
+    values = table["utility_at_75"].dropna()
+
+    low, high = layers_figure(table).layout.yaxis.range
+
+    assert 0 < values.max() - values.min() < 1e-9
+    assert (low, high) == pytest.approx((0.28, 0.52))
+
+
 def test_a_layer_that_is_not_reached_is_a_gap_with_a_mark():
     """Layers 0 and 2 come to 1; layer 1 to 9/17: the line has no value there, and a cross."""
     figure = layers_figure(layer_table(trials(LOOKS, HALF, LOOKS), STUDY))

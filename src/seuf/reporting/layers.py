@@ -58,6 +58,7 @@ COLUMNS = [*ABOUT_LAYER, *NUMBERS, "reached", "bases", "chosen_by"]
 CHOICES = {"affinity": ("paper", 15), "contrast": ("contrast", 13), PILOT: ("pilot", 10)}
 WIDE = 3  # times the least loss: from there on the axis is logarithmic
 SHOWN_AT_LEAST = 0.5  # of the bases must reach the share for a mean of them to be drawn
+SAME = 1e-3  # values that are nearer are one: means of equal ones differ by rounding
 FOOT = 0.03  # of a panel's height, where it is marked that a layer does not reach it
 
 
@@ -447,7 +448,7 @@ def _scale(here: pd.DataFrame, value: str, name: str) -> Scale:
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.5, 1.0)
     if name != "utility" and high > WIDE * low:
         return Scale(x, (low / 1.15, high * 1.12), is_log=True)
-    room = 0.12 * (high - low or 1.0)
+    room = 0.12 * (high - low if high - low > SAME else 1.0)
     return Scale(x, (max(low - room, -0.02), high + room))
 
 

@@ -61,12 +61,14 @@ FIGURES = {
     ),
     "layers": (
         "Which layer: what one expert of each keeps",
-        "The best expert of every layer was trained, by affinity and by contrast, with the pilot's "
-        "learning rates. Utility on questions that chose nothing, and the loss on text that nobody "
-        "trains on, where .75 is forgotten: read off each path between two looks. Bands are 95 % "
-        "intervals, of one base model over questions, else over base models, which are the faint "
-        "points; a hollow point is a mean over fewer than all. A cross, and a gap in the line: not "
-        "reached. Large marks are the layers that the paper's rule, contrast and the pilot chose.",
+        "The best expert of every layer that was tried, by affinity and by contrast, trained with "
+        "the pilot's learning rates. Utility on questions that chose nothing, and the loss on "
+        "text that nobody trains on, where .75 is forgotten: read off each path between two "
+        "looks. Bands are 95 % intervals, of one base model over questions, else over base "
+        "models, which are the faint points; a hollow point is a mean over fewer than all. A "
+        "cross, and a gap in the line: not reached. Large marks are the layers that the paper's "
+        "rule, contrast and the pilot chose; one beside the lines lies in a layer that was not "
+        "tried, and is the method's own run.",
     ),
     "attribution": (
         "Which experts handle the forget set",
