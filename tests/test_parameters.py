@@ -233,7 +233,7 @@ def test_the_study_of_spread_of_the_real_model_repeats_the_one_of_one_base():
     one, spread = (load_config(ROOT, study)["parameters"] for study in ("smol_cyber", "smol_seeds"))
 
     replication = spread.pop("replication")
-    del one["resources"]  # there runs share a stage, and a stage the GPUs
+    del one["resources"], spread["resources"]  # their stages are others
     one["pilot"]["every"] = LAYERS_TRIED["smol_seeds"]
 
     of_spread, of_one = (without_rates(given.pop("methods")) for given in (spread, one))
