@@ -43,7 +43,7 @@ class InProcess:
 
     def __call__(self, command: str) -> bool:
         """Run a command, or return False: it needs a process of its own, or is none of ours."""
-        match shlex.split(command):
+        match words_of(command):
             case ["kedro", "run", "--env", study, "--pipelines", pipeline, "--nodes", node]:
                 if here := self._as_loaded(study, node):
                     self._run(study, pipeline, node)
@@ -77,6 +77,14 @@ class InProcess:
             raise WorkflowError(f"{dvc_file(study)} is behind: run `kedro dvc sync`")
         self._study = study
         write_stamp(self.project, study)
+
+
+def words_of(command: str) -> list[str]:
+    """Return the words of a command; none if only a shell can tell, as of `make # it's quick`."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
 
 
 class Interrupts:

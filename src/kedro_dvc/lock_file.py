@@ -14,20 +14,22 @@ from contextlib import contextmanager
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dvc.dvcfile import PROJECT_FILE
 from dvc.stage import Stage
 from dvc.utils.serialize import load_yaml
-from dvc.utils.serialize._yaml import _dump
+from dvc.utils.serialize._yaml import _get_yaml
+from ruamel.yaml.serializer import Serializer
 
 from kedro_dvc.files import stamp, write_text
 
 LOCK = "dvc.lock"
 HEAD = "schema: '2.0'\nstages:\n"  # of a lock file that holds stages alone
 TOP = len("stages:\n")
-STAGE = re.compile(r"(?m)^  (?=[^\s])")  # where one begins
-ANCHOR = "&id"  # begins the name of a value that stands in several places of a stage's parameters
+STAGE = re.compile(r"(?m)^  (?=[^\s])(?!: )")  # where one begins; `:` is below a name that is long
+OUTSIDE = re.compile(r"(?m)^(?!  |$)")  # a line that is no stage's, such as the end of a document
+ANCHOR = re.compile(r"[\s\[{,][&*][^\s&]")  # where the name of a value may stand
 
 
 class LockFiles:
@@ -69,6 +71,22 @@ class LockFiles:
         file.write(content)
 
 
+class _Text(NamedTuple):
+    """A stage as a lock file has it.
+
+    Attributes:
+        said: What it says.
+        text: The same in YAML.
+        first: The number of its first anchor; None if it may have some and they are not known.
+        anchors: How many it has: names of values that stand in several places of it.
+    """
+
+    said: Any
+    text: str
+    first: int | None
+    anchors: int
+
+
 class _LockFile:
     """A lock file as it was last read or written, with the text of each stage."""
 
@@ -76,7 +94,7 @@ class _LockFile:
         self._path = path
         self._stamp: Any = None
         self._content: dict[str, Any] = {}
-        self._texts: dict[str, tuple[Any, str]] = {}  # by stage: what it says, and as text
+        self._texts: dict[str, _Text] = {}  # by stage
         self.before: set[str] = self._load()
 
     def _load(self) -> set[str]:
@@ -86,10 +104,14 @@ class _LockFile:
         self._content = load_yaml(str(self._path)) if exists else {}
         stages = self._content.get("stages", {})
         if _holds_stages_alone(self._content):
-            head, *texts = STAGE.split(self._path.read_text(encoding="utf-8"))
-            if head == HEAD and len(texts) == len(stages):
-                pairs = zip(stages.items(), texts, strict=True)
-                self._texts = {name: (said, f"  {text}") for (name, said), text in pairs}
+            written = self._path.read_text(encoding="utf-8")
+            head, *texts = STAGE.split(written)
+            known = head == HEAD and not OUTSIDE.search(written, len(HEAD))
+            if known and len(texts) == len(stages):
+                self._texts = {
+                    name: _Text(said, f"  {text}", None if ANCHOR.search(text) else 0, 0)
+                    for (name, said), text in zip(stages.items(), texts, strict=True)
+                }
         return set(stages)
 
     def read(self) -> dict[str, Any]:
@@ -103,29 +125,18 @@ class _LockFile:
     def write(self, content: dict[str, Any]) -> None:
         """Write what the file is to hold from now on."""
         if _holds_stages_alone(content):
-            self._texts = {
-                name: known
-                if (known := self._texts.get(name)) and known[0] is said
-                else (said, _text({"stages": {name: said}})[TOP:])
-                for name, said in content["stages"].items()
-            }
-            self._number_anchors()
-            text = HEAD + "".join(text for _, text in self._texts.values())
+            before, self._texts, anchors = self._texts, {}, 0
+            for name, said in content["stages"].items():
+                known = before.get(name)
+                if known is None or known.said is not said or known.first not in (0, anchors + 1):
+                    known = _text_of_stage(name, said, anchors + 1)
+                self._texts[name] = known
+                anchors += known.anchors
+            text = HEAD + "".join(known.text for known in self._texts.values())
         else:
             text = _text(content)
         write_text(self._path, text)
         self._content, self._stamp = content, stamp(self._path)
-
-    def _number_anchors(self) -> None:
-        """Make the texts of stages with anchors anew, together: DVC numbers them through the file.
-
-        Alone each would begin with `&id001`, and YAML with two anchors of one name is not read.
-        """
-        anchored = {name: said for name, (said, text) in self._texts.items() if ANCHOR in text}
-        if len(anchored) > 1:
-            _, *texts = STAGE.split(_text({"stages": anchored}))
-            for (name, said), text in zip(anchored.items(), texts, strict=True):
-                self._texts[name] = said, f"  {text}"
 
 
 def _holds_stages_alone(content: dict[str, Any]) -> bool:
@@ -134,9 +145,29 @@ def _holds_stages_alone(content: dict[str, Any]) -> bool:
     )
 
 
+class _Serializer(Serializer):
+    """Counts the anchors of a text; DVC numbers them through the file, a stage has only its own."""
+
+    made = 0
+
+    def generate_anchor(self, node: Any) -> Any:
+        """Return the name of the next one."""
+        self.made += 1
+        return super().generate_anchor(node)
+
+
+def _text_of_stage(name: str, said: Any, first: int) -> _Text:
+    """Return the text of a stage; its first anchor, if it has one, gets that number."""
+    yaml, stream = _get_yaml(), StringIO()
+    yaml.Serializer = _Serializer
+    yaml.serializer.last_anchor_id, serializer = first - 1, yaml.serializer
+    yaml.dump({"stages": {name: said}}, stream)
+    return _Text(said, stream.getvalue()[TOP:], first if serializer.made else 0, serializer.made)
+
+
 def _text(content: dict[str, Any]) -> str:
     stream = StringIO()
-    _dump(content, stream)
+    _get_yaml().dump(content, stream)
     return stream.getvalue()
 
 

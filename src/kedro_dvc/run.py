@@ -12,7 +12,6 @@ DVC decides what to run, locks, restores from the run-cache and writes the lock 
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ from dvc.stage.run import _enforce_cmd_list
 
 from kedro_dvc.configuration import BASE
 from kedro_dvc.executors.jobs import Ended, Executor, Job, LostError, StoppedError, error_of
-from kedro_dvc.in_process import InProcess, Interrupts
+from kedro_dvc.in_process import InProcess, Interrupts, words_of
 from kedro_dvc.lock_file import LockFiles, replaced
 from kedro_dvc.parallel import Parallel, StageLocks
 from kedro_dvc.project import load_study
@@ -138,7 +137,7 @@ class Jobs:
         return Job(stage.addressing, commands, folder, self._resources(commands), outputs)
 
     def _resources(self, commands: list[str]) -> Resources:
-        match [word for command in commands for word in shlex.split(command)]:
+        match [word for command in commands for word in words_of(command)]:
             case ["kedro", "run", "--env", study, "--pipelines", _, "--nodes", node]:
                 pass
             case ["kedro", "run", "--pipelines", _, "--nodes", node]:
@@ -228,7 +227,9 @@ class _Run:
             return
         with self.interrupts.allowed(), MemoryPeak() as peak:
             self.peaks[stage.addressing] = peak
-            if dry or self.in_process is None or not self.in_process(stage.cmd):
+            commands = _enforce_cmd_list(stage.cmd)
+            here = not dry and self.in_process is not None and len(commands) == 1
+            if not (here and self.in_process and self.in_process(commands[0])):
                 original(stage, dry=dry, run_env=run_env)
 
 

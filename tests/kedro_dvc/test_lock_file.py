@@ -11,7 +11,7 @@ from typing import Any, cast
 import dvc.dvcfile
 import pytest
 from dvc.stage import Stage
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.serialize import load_yaml, modify_yaml
 
 from kedro_dvc.lock_file import LockFiles, replaced
 
@@ -65,6 +65,77 @@ def test_values_that_an_anchor_shares_are_numbered_through_the_file_as_by_dvc(tm
     assert re.findall(r"&id(\d+)", written[1]) == [f"00{n}" for n in range(1, 7)]
     with LockFiles().changed(str(path)) as content:
         assert content["stages"]["a"]["params"]["conf/a.yml"]["two"] == [4]
+
+
+def test_anchors_are_numbered_anew_when_a_stage_before_has_none_any_more(tmp_path):
+    written, path = [], tmp_path / "dvc.lock"
+    for way in (modify_yaml, LockFiles().changed):
+        path.unlink(missing_ok=True)
+        for name, shared in (("a", True), ("b", True), ("a", False)):
+            with way(str(path)) as content:
+                content.setdefault("schema", "2.0")
+                value = [name]
+                params = {"one": value, "two": value} if shared else {}
+                stage = {"cmd": name, "params": {"conf/a.yml": params}}
+                content.setdefault("stages", {})[name] = stage
+        written.append(path.read_text())
+
+    assert written[0] == written[1]
+    assert re.findall(r"&id(\d+)", written[1]) == ["001"]
+
+
+@pytest.mark.parametrize("name", ["n" * 129, "words " * 30 + ":", "one\ntwo"])
+def test_a_name_that_takes_lines_of_its_own_and_a_text_like_an_anchor(tmp_path, name):
+    """YAML puts `?` before such a key and `:` on a line below; `&id001` is what the stage says."""
+    written, path = [], tmp_path / "dvc.lock"
+    for new in (lambda: modify_yaml, lambda: LockFiles().changed):
+        path.unlink(missing_ok=True)
+        for number in range(3):
+            with new()(str(path)) as content:
+                content.setdefault("schema", "2.0")
+                stages = content.setdefault("stages", {})
+                stages.update({f"t@{name}": {"cmd": f"&id001 {number}"}, "a": {"cmd": "&id001"}})
+        written.append(path.read_text())
+
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "  a: &same {cmd: x}\n  b: *same\n",
+        "  a: {cmd: x, params: {p: {k: &of [1], l: [*of, *of]}}}\n",
+        "  b: {cmd: x}\n...\n",
+        "  # mine\n  b: {cmd: x}\n",
+        "  b: {cmd: x}\ndatasets: []\n",
+        " b: {cmd: x}\n",
+    ],
+)
+def test_a_lock_that_a_hand_or_a_merge_made_says_the_same_after_a_change(tmp_path, text):
+    path = tmp_path / "dvc.lock"
+    path.write_text(f"schema: '2.0'\nstages:\n{text}")
+    before = load_yaml(str(path))
+
+    with LockFiles().changed(str(path)) as content:
+        content["stages"]["a"] = NEW
+
+    assert load_yaml(str(path)) == {**before, "stages": {**before["stages"], "a": NEW}}
+
+
+def test_what_a_stage_that_is_not_run_says_stays_to_the_digit(tmp_path):
+    """DVC reads and writes it anew with each other stage, and spoils it, so that it is run."""
+    said, path = [], tmp_path / "dvc.lock"
+    for way in (modify_yaml, LockFiles().changed):
+        path.unlink(missing_ok=True)
+        for name, value in (("a", 2.532408340238357e16), ("b", 1.0)):
+            with way(str(path)) as content:
+                content["schema"] = "2.0"
+                stage = {"cmd": name, "params": {"conf/a.yml": {"rate": value}}}
+                content.setdefault("stages", {})[name] = stage
+        stages = load_yaml(str(path))["stages"]
+        said.append(stages["a"]["params"]["conf/a.yml"]["rate"])
+
+    assert said == [2.532408340238356e16, 2.532408340238357e16]
 
 
 def test_what_another_process_has_written_is_kept(tmp_path):

@@ -9,8 +9,10 @@ from typing import Any
 
 import networkx as nx
 import pytest
+import yaml
 from dvc.exceptions import ReproductionError
 
+from kedro_dvc.executors.local import LocalProcesses
 from kedro_dvc.run import Outcome, reading_order, reproduce
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +92,20 @@ def test_what_has_run_is_unchanged_and_what_was_before_is_restored(project):
     began, *others = _reproduced(project, "compare").outcomes
     assert began.what == "ran"  # DVC's run-cache knows no stages that read nothing
     assert {one.what for one in others} == {"restored"}
+
+
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_a_command_may_be_a_list_or_what_only_a_shell_can_read(project, jobs):
+    stages = {
+        "several": {"cmd": ["echo a > several", "echo b >> several"], "outs": ["several"]},
+        "quote": {"cmd": "echo c > quote # it's quick", "outs": ["quote"]},
+    }
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+    notes = _reproduced(project, executor=LocalProcesses(project, jobs) if jobs else None)
+
+    assert {one.what for one in notes.outcomes} == {"ran"}
+    assert [(project / name).read_text() for name in stages] == ["a\nb\n", "c\n"]
 
 
 def test_only_the_targets_are_planned_if_only_they_are_asked_for(project):
