@@ -149,7 +149,7 @@ class Lines:
 
     def __init__(self, console: Console, recorded: Mapping[str, float] | None = None) -> None:
         self.outcomes: list[Outcome] = []
-        self._recorded = recorded or {}
+        self._recorded = {_ending(node): seconds for node, seconds in (recorded or {}).items()}
         self._at_work: dict[str, float] = {}  # the stages, and since when
         self._console, self._width, self._file = console, 0, ""
         self.logs: set[Path] = set()  # the folders with what stages wrote
@@ -347,8 +347,13 @@ def summary(outcomes: list[Outcome], numbers: bool = True) -> str:
     )
 
 
+def _ending(node: str) -> str:
+    """Return what a stage's name tells of its node: `a.train` of `models.a.train`."""
+    return ".".join(node.split(".")[-2:])
+
+
 def _node(stage: str) -> str:
-    """Return the node that a stage runs, as records name it: `a.train` for `train-2@a`."""
+    """Return the end of the name of the node that a stage runs: `a.train` for `train-2@a`."""
     name, _, item = stage.rpartition(":")[2].partition("@")
     name = re.sub(r"-\d+$", "", name)
     return f"{item}.{name}" if item else name

@@ -167,9 +167,10 @@ def test_a_log_names_what_is_at_work(console):
 
 
 def test_a_screen_tells_how_long_the_rest_took(console, output):
-    """Of train@a 34 s are recorded and of train-2@b 6; of the report nothing."""
+    """Of train@a 34 s are recorded, of train-2@b in its namespace 6; of the report nothing."""
     stages = [*STAGES[:2], "x/dvc.yaml:train-2@b", STAGES[3]]
-    screen = Screen(console, output, {"prepare": 5.0, "a.train": 34.0, "b.train": 6.0})
+    recorded = {"prepare": 5.0, "a.train": 34.0, "models.b.train": 6.0}
+    screen = Screen(console, output, recorded)
 
     screen.planned(stages)
     screen.ended(PREPARED)
