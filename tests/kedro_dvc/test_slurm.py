@@ -14,6 +14,7 @@ import pytest
 from dvc.exceptions import ReproductionError
 
 from kedro_dvc.executors.jobs import Job
+from kedro_dvc.executors.sent import Task
 from kedro_dvc.executors.slurm import SlurmJobs
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.resources import VISIBLE, Resources
@@ -80,6 +81,37 @@ def test_ctrl_c_cancels_the_jobs(project):
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+SBATCH = """#!/bin/sh
+cat "$1" > sent."$(ls sent.* 2>/dev/null | wc -l)"
+echo Submitted batch job 1
+"""
+
+
+def test_what_one_job_asks_for_no_later_one_does(project, monkeypatch):
+    """A Slurm of three scripts, whose `sbatch` keeps what it is given; the job is not run."""
+    for name, text in {"sbatch": SBATCH, "srun": "#!/bin/sh\n", "sinfo": "#!/bin/sh\n"}.items():
+        (project / name).write_text(text)
+        (project / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project}:{os.environ['PATH']}")
+    jobs = SlurmJobs(project, settings={"timeout_min": 7})
+    large = Task(Job("large", ["true"], ".", Resources(gpu=0, cpu=8, memory_gb=40)))
+    large.tried = ["node1"]
+
+    for task in (large, Task(Job("small", ["true"], ".", Resources(gpu=0)))):
+        jobs._send(task)
+
+    first, second = (
+        {line for line in (project / f"sent.{n}").read_text().splitlines() if "SBATCH" in line}
+        for n in (0, 1)
+    )
+    own = {"#SBATCH --mem=40GB", "#SBATCH --cpus-per-task=8", "#SBATCH --exclude=node1"}
+    assert own <= first
+    assert not any(
+        line.partition("=")[0] in {one.partition("=")[0] for one in own} for line in second
+    )
+    assert "#SBATCH --time=7" in first & second
 
 
 def test_a_gpu_that_no_node_has_is_refused_at_the_start(project):

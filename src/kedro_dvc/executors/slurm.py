@@ -63,6 +63,7 @@ class SlurmJobs(SentJobs):
             self._executor.update_parameters(**(settings or {}))
         except (NameError, AssertionError, TypeError) as error:
             raise WorkflowError(f"--slurm: {' '.join(str(error).split())}") from None
+        self._settings = dict(self._executor.parameters)
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Raise a `WorkflowError` if a job wants a GPU and no node has one."""
@@ -81,9 +82,12 @@ class SlurmJobs(SentJobs):
             "mem_gb": needs.memory_gb or None,
             "slurm_exclude": ",".join(task.tried) or None,
         }
+        parameters = self._executor.parameters
+        parameters.clear()  # of what another job has asked for
+        parameters.update(self._settings)
         self._executor.update_parameters(**{key: one for key, one in asked.items() if one})
         if not asked["gpus_per_node"]:
-            self._executor.parameters.pop("gpus_per_node", None)
+            parameters.pop("gpus_per_node", None)
         try:
             task.sent = self._executor.submit(_run, str(self._project), task.job)
         except self._submitit.core.utils.FailedJobError as error:  # sbatch has refused it
