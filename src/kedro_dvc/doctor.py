@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import stat
 from collections import Counter, defaultdict
@@ -174,12 +175,12 @@ def _changed(disk: StudiesOnDisk, output: LockedOutput, md5: str) -> Finding:
             f"{name} has changed since its stage ran: "
             f"`dvc repro {output.stage}` will restore it or make it again"
         )
-    needed = set(objects_of(disk.cache, output.md5))
+    needed, typed = set(objects_of(disk.cache, output.md5)), shlex.quote(name)
     damaged = [disk.from_root(disk.objects[one]) for one in sorted(needed & disk.damaged_objects)]
     if disk.is_cached(output.path) and not damaged and needed <= disk.objects.keys():
-        way_out = f"rm -rf {name} && dvc checkout {name}"
+        way_out = f"rm -rf {typed} && dvc checkout {typed}"
     else:
-        first = f"rm -f {' '.join(damaged)} && " if damaged else ""
+        first = f"rm -f {shlex.join(damaged)} && " if damaged else ""
         way_out = f"{first}dvc repro --force --single-item {output.stage}"
     return error(
         f"{name} is not what its stage wrote ({md5[:8]}, recorded is {output.md5[:8]}) and DVC "
@@ -204,10 +205,12 @@ def _damaged(disk: StudiesOnDisk, name: str, outputs: list[LockedOutput]) -> Fin
         return warning(f"{name} is damaged; no output looked at is made of it: delete it")
     paths = listed({disk.from_root(output.path) for output in outputs})
     whole = [output for output in outputs if disk.md5(output.path) == output.md5]
-    again = f"commit {disk.from_root(whole[0].path)}" if whole else f"repro {outputs[0].stage}"
+    path = shlex.quote(disk.from_root(whole[0].path)) if whole else ""
+    again = f"commit {path}" if whole else f"repro {outputs[0].stage}"
     return error(
         f"{name} is damaged, and a checkout would make {paths} of it: "
-        f"`rm -f {name} && dvc {again}`, or instead of the latter `dvc fetch` if a remote has it"
+        f"`rm -f {shlex.quote(name)} && dvc {again}`, or instead of the latter `dvc fetch` if a "
+        "remote has it"
     )
 
 
@@ -223,7 +226,7 @@ def links(disk: StudiesOnDisk) -> Iterator[Finding]:
             name = disk.from_root(path)
             yield warning(
                 f"{name} is a link into DVC's cache that can be written to: "
-                f"`dvc unprotect {name}` makes it a file of its own"
+                f"`dvc unprotect {shlex.quote(name)}` makes it a file of its own"
             )
     if not writable:
         yield ok("no output is a writable link into DVC's cache")

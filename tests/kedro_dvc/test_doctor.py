@@ -222,6 +222,21 @@ def test_the_way_out_of_changed_bytes_leads_out(project, tampered):
     assert project.bad(outputs) == []
 
 
+def test_the_way_out_of_a_name_with_spaces_leads_out_and_deletes_nothing_else(project):
+    """Unquoted, `rm -rf a file` would delete the output `file`."""
+    made = STAGES.replace("[file, folder]", "[file, folder, a file]")
+    (project.root / "dvc.yaml").write_text(made.replace("cmd: ", "cmd: echo two > 'a file' && "))
+    project.run()
+    tamper(project.root / "a file")
+
+    [finding] = project.bad(outputs)
+    _follow(finding.text)
+
+    assert "`rm -rf 'a file' && dvc checkout 'a file'`" in finding.text
+    assert (project.root / "file").exists()
+    assert project.bad(outputs) == []
+
+
 def test_where_the_cache_is_damaged_as_well_the_way_out_leads_out(project):
     tamper(project.root / "file")
     tamper(project.object(ONE))
