@@ -1,8 +1,10 @@
 """What a command says when DVC fails, and to whom it says nothing."""
 
 import errno
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +97,15 @@ def test_a_command_goes_on_where_no_one_can_read_it(closed):
     shell = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, WATCHING]
 
     assert subprocess.run(shell, capture_output=True, check=False).returncode == 0
+
+
+def test_stages_find_kedro_where_it_was_called_by_its_path(tmp_path, monkeypatch):
+    """As `.venv/bin/kedro dvc run`, in a shell in which the environment is not active."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    CliRunner().invoke(dvc, ["new-study"])
+
+    assert os.environ["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}{tmp_path}"
 
 
 def test_a_full_disk_is_one_line_whoever_met_it():
