@@ -118,6 +118,15 @@ def test_a_parameter_that_has_changed_since_is_named(files):
     ]
 
 
+def test_a_file_of_parameters_or_stages_that_is_gone_is_a_failure_and_no_traceback(files):
+    stage = recorded_stages(files / "dvc.lock")["train@a"]
+    for name in ("conf.yml", "dvc.yaml"):
+        (files / name).unlink()
+
+    assert list(changed_values(stage, files)) == ["conf.yml, with which train@a ran, is missing"]
+    assert difference(stage, declared_stages(files / "dvc.yaml")) == "dvc.yaml has no stage train@a"
+
+
 def edges_of(lock):
     """Return the checks of the edges between all stages in a lock file."""
     recorded = recorded_stages(lock)

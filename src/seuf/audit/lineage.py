@@ -260,9 +260,12 @@ CHECKS: tuple[Callable[[AuditedMethod], Iterator[Check]], ...] = (
 
 
 def declared_stages(file: Path) -> dict[str, Stage]:
-    """Return the stages that a generated dvc.yaml declares, each item of a matrix by itself."""
+    """Return the stages that a generated dvc.yaml declares, each item of a matrix by itself.
+
+    None if it is missing.
+    """
     declared = {}
-    content = load_yaml(file)
+    content = load_yaml(file) if file.is_file() else {"stages": {}}
     for name, stage in expanded(content["stages"]):
         params: dict[str, dict[str, Any]] = {}
         for entry in stage.get("params", []):
@@ -292,6 +295,9 @@ def difference(stage: Stage, declared: Mapping[str, Stage]) -> str | None:
 def changed_values(stage: Stage, project: Path) -> Iterator[str]:
     """Yield each parameter whose value in its file is no longer the recorded one, in words."""
     for file, values in stage.params.items():
+        if not (project / file).is_file():
+            yield f"{file}, with which {stage.name} ran, is missing"
+            continue
         content = yaml.load((project / file).read_text(encoding="utf-8"), yaml.CSafeLoader)
         for key, recorded in values.items():
             value = content
