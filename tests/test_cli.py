@@ -55,7 +55,8 @@ def test_without_a_table_one_line_says_what_to_do(study: Path):
     result = CliRunner().invoke(cli, ["show", "--env", "mine"])
 
     assert result.exit_code == 1
-    assert result.output == "error: mine_data/08_reporting holds no table: run the study first.\n"
+    line = "error: mine_data/08_reporting holds no table: `kedro dvc run --env mine` makes it.\n"
+    assert result.output == line
 
 
 def test_a_picture_that_is_no_svg_is_refused():
@@ -76,6 +77,17 @@ def test_the_pictures_of_the_readme_are_drawn_from_the_recorded_numbers(tmp_path
 
     assert (result.exit_code, result.output) == (0, f"wrote {picture}\n")
     assert picture.read_bytes() == (ROOT / f"docs/{name}.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options", [["--objective", "ga"], ["--stages", "--picture", "x.svg"]], ids=lambda one: one[0]
+)
+def test_options_that_would_be_passed_over_are_refused(options):
+    result = CliRunner().invoke(cli, ["show", *options])
+
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+    assert result.output.count("\n") == 1
 
 
 def test_a_picture_of_what_no_method_has_is_refused(tmp_path):

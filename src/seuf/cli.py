@@ -39,6 +39,10 @@ def show(env: str, stages: bool, picture: Path | None, objective: str | None) ->
     from kedro_dvc.project import load_config
 
     with exit_on_input_error():
+        if objective is not None and picture is None:
+            raise InputError("--objective is of --picture FILE.svg.")
+        if stages and picture is not None:
+            raise InputError("Say either --stages or --picture.")
         if stages:
             _show_stages(Path.cwd(), env)
             return
@@ -55,7 +59,9 @@ def show(env: str, stages: bool, picture: Path | None, objective: str | None) ->
                 if (report := root / "08_reporting/report.html").is_file():
                     click.echo(f"The report: {report}")
                 return
-        raise InputError(f"{root}/08_reporting holds no table: run the study first.")
+        raise InputError(
+            f"{root}/08_reporting holds no table: `kedro dvc run --env {env}` makes it."
+        )
 
 
 def _draw(reported: Path, picture: Path, objective: str | None) -> None:

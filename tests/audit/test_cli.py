@@ -254,11 +254,17 @@ def test_with_the_data_gone_the_salt_still_tells_what_a_request_held(project):
     assert lost[1].startswith("error: .salts/17 is not here: without its salt nobody can tell")
 
 
-def test_an_audit_that_is_to_sign_and_write_nothing_is_refused_in_one_line(project):
-    ended = CliRunner().invoke(audit, ["seuf_ga", "--sign", "seuf.key"])
+@pytest.mark.parametrize(
+    ("option", "folder"),
+    [
+        ("--sign", "the folder for the signed statement"),
+        ("--issuer", "the folder for the certificate"),
+    ],
+)
+def test_an_audit_that_is_to_sign_and_write_nothing_is_refused_in_one_line(project, option, folder):
+    ended = CliRunner().invoke(audit, ["seuf_ga", option, "x"])
 
-    line = "error: --sign needs --out, the folder for the signed statement.\n"
-    assert (ended.exit_code, ended.output) == (1, line)
+    assert (ended.exit_code, ended.output) == (1, f"error: {option} needs --out, {folder}.\n")
 
 
 def test_an_input_error_is_a_line_on_stderr_and_the_exit_code(capsys):

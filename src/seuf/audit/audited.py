@@ -204,7 +204,10 @@ class AuditedMethod:
         path = self.project / self.path("base_model")
         if not (path / REFERENCE).is_file():
             if not path.is_dir():
-                raise InputError(f"{self.path('base_model')} is not here: `dvc pull` brings it.")
+                raise InputError(
+                    f"{self.path('base_model')} is not here: `dvc pull` brings it if a remote has "
+                    f"it, `kedro dvc run --env {self.study.name}` makes it."
+                )
             return path.name, Path(os.path.relpath(path))
         from seuf.moe.loading import checkpoint_of
 

@@ -127,6 +127,8 @@ def method(
     with exit_on_input_error():
         if key and not out:
             raise InputError("--sign needs --out, the folder for the signed statement.")
+        if issuer and not out:
+            raise InputError("--issuer needs --out, the folder for the certificate.")
         if (since is None) != (public is None):
             raise InputError("--since and --key need each other: a statement and its signer's key.")
         audited = AuditedMethod(load_study(Path.cwd(), env), name)

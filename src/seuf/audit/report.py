@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from kedro_dvc.files import WorkflowError, git, write_text
 from kedro_dvc.hashing import sha256s
@@ -23,9 +23,6 @@ from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, now, passed, r
 from seuf.audit.audited import AuditedMethod, upstream
 from seuf.audit.verify import BOM, CERTIFICATE, REPORT
 from seuf.inputs import InputError
-
-if TYPE_CHECKING:
-    pass
 
 NORMAL = 1.96  # standard errors on each side of a 95 % interval
 # of a forgetting that was measured, the worst last
