@@ -17,8 +17,9 @@ from seuf.audit.attest import make_keys, sign, statement
 from seuf.audit.cli import audit
 from seuf.audit.exported import files_of_model
 from seuf.audit.report import write_documents
-from seuf.audit.verify import verdict, verify
+from seuf.audit.verify import REFERENCE, verdict, verify
 from seuf.audit.weights import unlearned_digest
+from seuf.datasets import checkpoint as datasets_checkpoint
 from seuf.moe.deltas import Delta
 from tests.audit.folders import EXPERTS, METHOD, unlearned
 from tests.audit.reports import report
@@ -150,6 +151,19 @@ def test_a_checkpoint_given_with_all_that_it_is_compared_with_passes(
 
     assert [check.name for check in checks if check.result == FAIL] == []
     assert {"delta", "weights", "base"} <= {one.name for one in checks if one.result == PASS}
+
+
+def test_a_reference_to_the_base_model_is_told_from_the_model(unsigned, about_delta, tmp_path):
+    """As the sandbox's `data/06_models/base_model` is one."""
+    folder = tmp_path / "refers"
+    folder.mkdir()
+    (folder / REFERENCE).write_text('{"source": {"path": "models/mine"}}')
+
+    checks = verify(unsigned, delta=about_delta, base=folder)
+
+    line = f"FAIL: {folder} only refers to the base model, models/mine: give the folder of that"
+    assert verdict(checks) == (line, 1)
+    assert REFERENCE == datasets_checkpoint.REFERENCE
 
 
 def test_a_signer_key_does_not_make_up_for_a_checkpoint_that_nobody_looked_at(keys, tmp_path):

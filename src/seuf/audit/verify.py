@@ -23,6 +23,7 @@ MODEL, CERTIFICATE = "resulting model", "certificate.html"  # and these among it
 BOM, REPORT = "bom.cdx.json", "audit.json"
 # of those beside the statement, in its folder, the name of the check
 DOCUMENTS = {CERTIFICATE: "certificate", BOM: "bill", REPORT: "report"}
+REFERENCE = "reference.json"  # where a study's base model is one that lies elsewhere
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -251,6 +252,9 @@ def _weights(
     if base is None:
         yield noted("weights", "not looked at: --base names the folder of the base model")
         return
+    if (base / REFERENCE).is_file() and not any(base.glob("*.safetensors")):
+        path = json.loads((base / REFERENCE).read_text(encoding="utf-8"))["source"]["path"]
+        raise InputError(f"{base} only refers to the base model, {path}: give the folder of that")
     try:
         method = Method.model_validate(delta.about["method"])
         experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
