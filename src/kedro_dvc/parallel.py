@@ -192,9 +192,11 @@ class Parallel:
         at_work: set[Stage] = set()
         done: list[Stage] = []
         failed: dict[Stage, Exception] = {}
-        while waiting or at_work:
+        while True:
             if self._has_failure and on_error == "fail":
                 waiting.clear()
+            if not (waiting or at_work):
+                break
             ready = [stage for stage in waiting if not waiting[stage]]
             for stage in self._admitted(ready):
                 del waiting[stage]

@@ -119,6 +119,20 @@ def test_after_a_failure_no_stage_begins_but_those_at_work_are_recorded(project)
     assert {one.stage: one.what for one in notes.outcomes} == {"bad": "failed", "good": "ran"}
 
 
+@pytest.mark.timeout(30)
+def test_a_failure_before_the_command_begins_ends_the_run_too(project):
+    """As of a file that is missing, or that another run holds; it once waited for ever."""
+    _stages(project, bad="echo > bad", later="echo > later")
+    (project / "given").unlink()
+    notes = Notes()
+
+    with pytest.raises(ReproductionError, match="bad") as raised:
+        _run(project, jobs=1, notes=notes)
+
+    assert "given" in str(raised.value.__cause__)
+    assert {one.stage: one.what for one in notes.outcomes} == {"bad": "failed"}
+
+
 def test_keep_going_leaves_out_what_needs_the_stage_alone(project):
     (project / "dvc.yaml").write_text(RACE.replace("sleep", "test ${item.way} != b1 && sleep"))
     notes = Notes()
