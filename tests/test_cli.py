@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from kedro.framework import project  # noqa: F401 - prints a line when it is first imported
@@ -141,6 +142,14 @@ def test_repro_ends_with_the_table():
     )
 
     assert planned.stdout.splitlines()[-1] == "kedro show --env smoke"
+
+
+def test_no_summary_of_a_command_is_cut():
+    """A terminal of 80 columns leaves 63 beside `new-study`."""
+    groups = [cli, *(one for one in cli.commands.values() if isinstance(one, click.Group))]
+    commands = [one for group in groups for one in group.commands.values()]
+
+    assert [one.name for one in commands if one.get_short_help_str(63).endswith("...")] == []
 
 
 def test_running_the_package_says_what_to_do():

@@ -36,7 +36,7 @@ class JobsNumber(click.ParamType):
 
 @click.group()
 def dvc() -> None:
-    """Write DVC's stages from the Kedro project, run them and check what they wrote."""
+    """Write DVC's stages from the Kedro project, run and check them."""
     enter_project()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed, as with `2>&-`
@@ -56,7 +56,10 @@ def env_option(meaning: str, **settings: Any) -> Callable[[Command], Command]:
 @click.option("--stamp", is_flag=True, hidden=True)  # by the stage that guards the others
 @env_option("One study, a folder of conf/; by default base and all that have a dvc.yaml.")
 def sync(check: bool, stamp: bool, env: str | None) -> None:
-    """Write each study's dvc.yaml from its pipelines, catalog and parameters."""
+    """Write each study's dvc.yaml from the Kedro project.
+
+    It is made of the study's pipelines, catalog and parameters.
+    """
     from kedro_dvc.project import dvc_file, synced_studies, take_part
     from kedro_dvc.stages import write_stamp
     from kedro_dvc.sync import private_cache, sync
@@ -100,8 +103,9 @@ def new_study(name: str, source: str) -> None:
 @env_option("The study.", default="base", show_default=True)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def viz(env: str, arguments: tuple[str, ...]) -> None:
-    """Show a study's pipeline and its last runs in the browser, with kedro-viz.
+    """Show a study's pipeline and last runs in the browser.
 
+    It is kedro-viz that shows them.
     ARGUMENTS go to `kedro viz run`, such as --port 4142 or --no-browser.
     """
     import importlib.util
@@ -159,10 +163,11 @@ def run(
     dirty: bool,
     **how: bool,
 ) -> None:
-    """Do what `dvc repro` does in one process: libraries and shared data are loaded once.
+    """Do what `dvc repro` does, in one process.
 
-    With -j or --on several stages run at once, each in a process of its own; the files are the
-    same. TARGETS are stages, such as train or train@large; by default all of the study.
+    Libraries and shared data are loaded once. With -j or --on several stages run at once, each in a
+    process of its own; the files are the same. TARGETS are stages, such as train or train@large; by
+    default all of the study.
 
     Example: kedro dvc run --env mine train@large; kedro dvc run -j auto
     """
@@ -308,9 +313,10 @@ def _key_of(error: BaseException | None, study: str | None) -> str:
 def erase_command(
     datasets: tuple[str, ...], kept_apart: bool, env: str, shared: bool, yes: bool
 ) -> None:
-    """Delete data sets wherever DVC keeps them; their hashes stay in dvc.lock.
+    """Delete data sets wherever DVC keeps them.
 
-    Every version that this clone knows of is deleted, in the workspace, the cache and all remotes.
+    Their hashes stay in dvc.lock. Every version that this clone knows of is deleted, in the
+    workspace, the cache and all remotes.
 
     Example: kedro dvc erase raw_customers
     """
@@ -354,7 +360,10 @@ def erase_command(
 @dvc.command()
 @env_option("The study to check; by default all, and the whole of DVC's cache.")
 def doctor(env: str | None) -> None:
-    """Find damage that `dvc status` does not see, by reading the bytes; say how to repair it."""
+    """Find damage that `dvc status` does not see.
+
+    The bytes are read. Each finding says how to repair it; nothing is repaired.
+    """
     from kedro_dvc.doctor import examine
     from kedro_dvc.project import check_study, synced_studies, take_part
 

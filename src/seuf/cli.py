@@ -131,10 +131,11 @@ def _show_stages(project: Path, env: str) -> None:
     help="Decoder layer of the selected experts; by default the first MoE layer, the worst case.",
 )
 def plan(env: str, layer: int | None) -> None:
-    """Tell from its configuration alone how much memory each method of a study needs.
+    """Tell how much memory each method of a study needs.
 
-    Device memory is that of a training step: the weights, what the optimizer keeps of what is
-    trained, snapshots of it, and the activations of a batch.
+    The model's configuration is enough, its weights are not read. Device memory is that of a
+    training step: the weights, what the optimizer keeps of what is trained, snapshots of it, and
+    the activations of a batch.
 
     Example: kedro plan --env qwen_wmdp --layer 5
     """
@@ -169,10 +170,10 @@ def export(
     revision: str | None,
     exist_ok: bool,
 ) -> None:
-    """Write a method's model as a checkpoint that plain transformers loads, with a model card.
+    """Write a method's model as a checkpoint, with a model card.
 
-    FOLDER must not exist yet, except with --push: then it is uploaded once it was found to be that
-    method's model, so that its card can be read and completed first.
+    Plain transformers loads it. FOLDER must not exist yet, except with --push: then it is uploaded
+    once it was found to be that method's model, so that its card can be read and completed first.
 
     Example: kedro export seuf_ga exported/seuf_ga --push me/model-without
     """

@@ -79,7 +79,7 @@ class MethodOrCommand(click.Group):
     epilog="\b\n" + "\n".join(EXAMPLES),
 )
 def audit() -> None:
-    """Prove what a method changed, from what, and that nothing else was.
+    """Prove what a method changed, and that nothing else was.
 
     METHOD is a name from the study's table of methods, such as seuf_ga; `kedro show --env STUDY`
     lists them. Its options: `kedro audit method --help`.
@@ -112,9 +112,9 @@ def method(
     since: Path | None,
     public: Path | None,
 ) -> None:
-    """Walk back from a method's delta, hash every byte again, and compare all weights.
+    """Walk back from a method's delta and compare all weights.
 
-    One line a check; exit code 1 if one fails.
+    Every byte is hashed again. One line a check; exit code 1 if one fails.
 
     Example: kedro audit seuf_ga --env tofu --out evidence/audit --sign keys/seuf.key
     """
@@ -173,10 +173,11 @@ def check_replay(audited: AuditedMethod) -> Check:
 @click.option("--base", type=FILE, help="Folder of the base model.")
 @click.option("--checkpoint", type=FILE, help="Folder of an exported model.")
 def verify(file: Path, **given: Path | None) -> None:
-    """Check a statement against delta and base model; needs no project and no data.
+    """Check a statement against delta and base model.
 
-    PASS, exit code 0, only if it is signed with --key and all that it names was compared. Exit code
-    1 if a check fails, 2 if nothing failed but something was left out.
+    Neither project nor data are needed. PASS, exit code 0, only if it is signed with --key and all
+    that it names was compared. Exit code 1 if a check fails, 2 if nothing failed but something was
+    left out.
 
     Example: seuf-verify statement.json --key seuf.pub --delta delta.safetensors --base BASE
     """
@@ -193,7 +194,9 @@ def verify(file: Path, **given: Path | None) -> None:
 @audit.command()
 @click.argument("folder", type=FILE)
 def keys(folder: Path) -> None:
-    """Make a pair of keys: the private one signs statements, the public one verifies them.
+    """Make a pair of keys, to sign statements and verify them.
+
+    The private one, seuf.key, signs; seuf.pub verifies, and may be given to anyone.
 
     Example: kedro audit keys keys
     """
@@ -208,7 +211,9 @@ def keys(folder: Path) -> None:
 @click.argument("folder", type=FILE)
 @click.option("--key", type=FILE, required=True, help="Private key.")
 def sign(folder: Path, key: Path) -> None:
-    """Sign all files of an exported model; the signature is written beside them, model.sig.
+    """Sign all files of an exported model.
+
+    The signature is written beside them, model.sig.
 
     Example: kedro audit sign models/without-17 --key keys/seuf.key
     """
@@ -223,7 +228,9 @@ def sign(folder: Path, key: Path) -> None:
 @click.argument("to")
 @ENV
 def events(to: str, env: str) -> None:
-    """Send the runs of a study as OpenLineage events, to a file or a URL.
+    """Send the runs of a study as OpenLineage events.
+
+    TO is a file, to which they are appended, or a URL.
 
     Example: kedro audit events runs.ndjson --env tofu
     """
@@ -247,7 +254,10 @@ def _print(checks: Iterable[Check]) -> None:
 
 @click.group()
 def request() -> None:
-    """Requests to forget: what was asked, and which model serves it; never the texts."""
+    """Keep requests to forget, and which model serves each.
+
+    The texts are never kept, but salted digests of them.
+    """
     enter_project()
 
 
@@ -358,9 +368,10 @@ def revoke(name: str, reason: str) -> None:
 @click.argument("folder", type=FILE)
 @click.option("--how", default="export", show_default=True, help="Such as: 4 bits, bitsandbytes.")
 def derived(name: str, folder: Path, how: str) -> None:
-    """Enter in the ledger what was made of the model that serves a request, such as an export.
+    """Enter in the ledger what was made of a serving model.
 
-    The certificate lists it by its folder's name and digest.
+    FOLDER was made of the model that serves the request, such as an export of it. The certificate
+    lists it by its folder's name and digest.
 
     Example: kedro request derived 17 models/without-17
     """
@@ -378,7 +389,7 @@ def derived(name: str, folder: Path, how: str) -> None:
 
 @request.command(name="list")
 def list_() -> None:
-    """Print all requests, what became of them, and the current model that serves each."""
+    """Print all requests, what became of them, and what serves each."""
     from tabulate import tabulate
 
     from seuf.audit.ledger import read_ledger, state
@@ -409,7 +420,9 @@ def list_() -> None:
 @click.option("--text", help="A text; it stays in your shell's history.")
 @click.option("--texts", type=FILE, help='JSON lines with "text".')
 def holds(name: str, text: str | None, texts: Path | None) -> None:
-    """Print whether texts were among a request's, to the letter; exit code 1 if one was not.
+    """Print whether texts were among a request's, to the letter.
+
+    Exit code 1 if one was not.
 
     Example: kedro request holds 17 --texts asked.jsonl
     """
