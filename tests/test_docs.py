@@ -177,3 +177,24 @@ def _with_interval(row: "pd.Series[float]") -> str:
     names = ("utility_at_75", "utility_at_75_low", "utility_at_75_high", "utility_at_90")
     at_75, low, high, at_90 = (number(row[name]) for name in names)
     return f"{at_75} [{low}, {high}] · {at_90}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"(?m)^#+ (.*)$", text)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", one).lower() for one in headings)
+    return {re.sub(r"[^\w -]", "", one).strip().replace(" ", "-") for one in plain}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_each_link_within_the_repository_leads_somewhere(page):
+    links = re.findall(r"(?:\]\(|src=\")(?!https?:)([^)\"\s]+)", page.read_text(encoding="utf-8"))
+    broken = []
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+
+    assert broken == []
