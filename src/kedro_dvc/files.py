@@ -21,7 +21,9 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 import yaml
 
-OF_DISKS = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EIO".split()}
+OF_DISKS = "EACCES EPERM EROFS ENOSPC EDQUOT EIO".split()
+OF_PATHS = "EEXIST EISDIR ENOTDIR ENAMETOOLONG ELOOP".split()  # a file where a folder is to be
+TOLD = {getattr(errno, name) for name in (*OF_DISKS, *OF_PATHS)}  # in a line
 NO_SPACE = os.strerror(errno.ENOSPC)  # safetensors raises errors of its own with these words
 STANDS = "kedro_dvc.stands"  # in click's context: where the user stands
 
@@ -95,8 +97,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def problem_of_disk(error: BaseException) -> str | None:
-    """Return in one line what is wrong with a disk or with rights; None of any other error."""
-    if isinstance(error, OSError) and error.errno in OF_DISKS:
+    """Return in one line what is wrong with a disk, rights or a path; None of any other error."""
+    if isinstance(error, OSError) and error.errno in TOLD:
         return f"{error.filename or 'a file'}: {error.strerror}"
     return str(error).splitlines()[0] if NO_SPACE in str(error) else None
 

@@ -16,6 +16,7 @@ from kedro_dvc.files import (
     files_of,
     load_yaml,
     path_of,
+    problem_of_disk,
     write_text,
 )
 from seuf.datasets.texts import TextDataset
@@ -49,6 +50,17 @@ def test_a_file_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         write_text(path, "new")
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["file/x", "file/x/y", "folder", "long" * 100])
+def test_a_path_that_cannot_be_written_to_is_one_line(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - its number is what counts
+        write_text(tmp_path / name, "x")
+
+    assert str(problem_of_disk(raised.value)).startswith(str(tmp_path))
 
 
 def test_the_root_is_found_as_kedro_finds_it(tmp_path, monkeypatch):
