@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,3 +199,13 @@ def test_each_link_within_the_repository_leads_somewhere(page):
             broken.append(link)
 
     assert broken == []
+
+
+def test_the_picture_of_the_packages_is_what_import_linter_holds():
+    text = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    picture = text.partition("not a word of unlearning\n")[2].partition("\n\n")[0].splitlines()
+    shown = [line[64:] for line in picture]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    layers = settings["importlinter"]["contracts"][1]["layers"]
+
+    assert shown == [layer.replace("kedro_dvc.", "") for layer in layers]
