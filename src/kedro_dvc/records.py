@@ -402,7 +402,10 @@ class Watched(NamedTuple):
     def _other_values(self, name: str, before: Files, now: Files) -> bool:
         if name not in self.parameters:
             return False
-        values = [yaml.load(one.get(name, b""), yaml.CSafeLoader) for one in (before, now)]
+        try:
+            values = [yaml.load(one.get(name, b""), yaml.CSafeLoader) for one in (before, now)]
+        except yaml.YAMLError:  # amid an edit
+            return True
         keys = self.parameters[name]
         if keys is None:
             return values[0] != values[1]

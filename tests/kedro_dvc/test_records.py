@@ -401,3 +401,11 @@ def test_a_record_names_neither_user_nor_machine_nor_home(project):
     text = environment.read_text() + record_path(project, "mine", "make_out").read_text()
     for private in (socket.gethostname(), str(Path.home()), str(project)):
         assert private not in text
+
+
+@pytest.mark.parametrize("text", [b"a: [1", b"a: \xff"])
+def test_configuration_that_is_no_yaml_amid_an_edit_is_edited(text):
+    watched = records.Watched([], {"conf/x.yml": ["a"]}, [])
+
+    assert watched.edited({"conf/x.yml": b"a: 1"}, {"conf/x.yml": text}) == ["conf/x.yml"]
+    assert watched.edited({"conf/x.yml": b"a: 1"}, {"conf/x.yml": b"a: 1\nb: 2"}) == []
