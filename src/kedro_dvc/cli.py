@@ -263,6 +263,7 @@ def _cause_alone(study: str | None = None) -> Iterator[None]:
         study: Of which a missing file's key is named.
     """
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.stage.exceptions import StageNotFound
     from dvc.utils.serialize import YAMLFileCorruptedError
 
@@ -278,6 +279,9 @@ def _cause_alone(study: str | None = None) -> Iterator[None]:
         raise WorkflowError(broken_yaml(Path(error.path), error.__cause__ or error)) from None
     except DvcException as error:
         cause = error.__cause__
+        if isinstance(cause or error, LockError):
+            who = " ".join(str(cause or error).partition("\n\n")[0].split())
+            raise WorkflowError(f"{who}; wait for it, as `kedro dvc run --wait` does") from None
         if cause is None or isinstance(cause, DvcException | FileNotFoundError):
             raise WorkflowError(f"{cause or error}{_key_of(cause, study)}") from None
         if problem := problem_of_disk(cause):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from kedro.framework.session import KedroSession
@@ -119,6 +120,27 @@ class Interrupts:
             yield
         finally:
             self._allowed = False
+
+    @contextmanager
+    def noted(self, module: Any) -> Iterator[None]:
+        """Keep an interrupt that a module of DVC ignores, as what it has started gets it, too."""
+
+        def handle(number: int, handler: Any) -> Any:
+            ignored = handler is signal.SIG_IGN
+            return signal.signal(number, self._note if ignored else handler)
+
+        known = module.signal
+        module.signal = SimpleNamespace(signal=handle, SIGINT=signal.SIGINT, SIG_IGN=signal.SIG_IGN)
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
+        finally:
+            module.signal = known
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._pending = True
 
     def check(self) -> None:
         """Raise a pending interrupt."""

@@ -230,7 +230,8 @@ class _Run:
             commands = _enforce_cmd_list(stage.cmd)
             here = not dry and self.in_process is not None and len(commands) == 1
             if not (here and self.in_process and self.in_process(commands[0])):
-                original(stage, dry=dry, run_env=run_env)
+                with self.interrupts.noted(dvc.stage.run):
+                    original(stage, dry=dry, run_env=run_env)
 
 
 def reading_order(stages: list[Stage], graph: Any) -> list[Stage]:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.stage.exceptions import StageNotFound
 
 from kedro_dvc.cli import _cause_alone, dvc
@@ -47,6 +48,16 @@ def test_what_made_dvc_fail_is_raised_with_its_own_cause():
 def test_where_dvc_itself_is_the_cause_its_words_are_enough():
     with pytest.raises(WorkflowError, match="is locked"), _cause_alone():
         raise DvcException("failed to reproduce") from DvcException("the file is locked")
+
+
+def test_who_holds_a_file_is_told_on_one_line_with_what_to_do():
+    error = LockError("'data' is busy, it is blocked by:\n  (PID 7): dvc repro\n\nIf there are no")
+
+    with pytest.raises(WorkflowError) as caught, _cause_alone():
+        raise DvcException("failed to reproduce") from error
+
+    said = "'data' is busy, it is blocked by: (PID 7): dvc repro"
+    assert str(caught.value) == f"{said}; wait for it, as `kedro dvc run --wait` does"
 
 
 def test_a_stage_that_is_not_there_is_told_with_those_of_like_names(tmp_path):

@@ -115,7 +115,8 @@ def test_after_a_failure_no_stage_begins_but_those_at_work_are_recorded(project)
     with pytest.raises(ReproductionError, match="bad") as raised:
         _run(project, notes=notes)
 
-    assert "exit 3" in str(raised.value.__cause__)
+    told = "failed to run: touch failing; exit 3, exited with 3"
+    assert str(raised.value.__cause__) == told
     assert {one.stage: one.what for one in notes.outcomes} == {"bad": "failed", "good": "ran"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,6 +136,25 @@ def test_a_failure_ends_the_run_or_what_needs_the_stage(project):
         "check@first",
     ]
     assert "compare" not in notes.begun
+
+
+@pytest.mark.parametrize("ending", ["exit 1", "true"])
+def test_ctrl_c_amid_a_command_of_a_shell_ends_the_run(project, ending):
+    """The command gets it too and ends as it will; one that ends well is recorded before."""
+    press = f"kill -INT {os.getpid()}; sleep 0.2; echo > a; {ending}"
+    stages = {
+        "a": {"cmd": press, "outs": ["a"]},
+        "b": {"cmd": "echo > b", "outs": ["b"]},
+    }
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    notes = Notes()
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(project, ["dvc.yaml"], notes, on_error="keep-going")
+
+    assert (project / "dvc.lock").exists() == (ending == "true")
+    assert not (project / "b").exists()
+    assert notes.outcomes[0].what == ("ran" if ending == "true" else "stopped")
 
 
 def test_that_a_stage_is_frozen_is_said(project, caplog):

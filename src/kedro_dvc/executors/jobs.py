@@ -172,7 +172,8 @@ def _run_in_shell(project: Path, job: Job, command: str) -> None:
         words, cwd=project / job.folder, env=environment, shell=shell, check=False
     )
     if ended.returncode:
-        raise StageCmdFailedError(command, ended.returncode)
+        # its own type says what it says twice once it is pickled
+        raise WorkflowError(str(StageCmdFailedError(command, ended.returncode)))
 
 
 def portable(error: BaseException) -> list[bytes]:
