@@ -11,6 +11,7 @@ No stage reads either, so none runs again when they change.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from collections.abc import Mapping
@@ -105,7 +106,7 @@ def _checked(said: Any, where: str) -> dict[str, Any]:
                 f"{where}: {key!r} is no resource; known: {', '.join(Resources._fields)}"
             )
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or value < 0:
+        if not is_number or not math.isfinite(value) or value < 0:
             raise WorkflowError(f"{where}: {key} is {value!r}, it must be a number from 0 on.")
         if key == "gpu" and value > 1 and value != int(value):
             raise WorkflowError(f"{where}: gpu is {value}, above 1 it must be a whole number.")
