@@ -41,9 +41,9 @@ def dvc() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed, as with `2>&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-    if shutil.which("kedro") is None:  # called by its path, and stages call it by its name
-        here = str(Path(sys.executable).parent)
-        os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+    own = Path(sys.executable).with_name("kedro")  # stages call it by its name
+    if own.exists() and shutil.which("kedro") != str(own):
+        os.environ["PATH"] = os.pathsep.join([str(own.parent), os.environ.get("PATH", os.defpath)])
 
 
 def env_option(meaning: str, **settings: Any) -> Callable[[Command], Command]:

@@ -110,8 +110,12 @@ def test_a_command_goes_on_where_no_one_can_read_it(closed):
     assert subprocess.run(shell, capture_output=True, check=False).returncode == 0
 
 
-def test_stages_find_kedro_where_it_was_called_by_its_path(tmp_path, monkeypatch):
-    """As `.venv/bin/kedro dvc run`, in a shell in which the environment is not active."""
+@pytest.mark.parametrize("has_another", [False, True])
+def test_stages_find_the_kedro_that_was_called_by_its_path(tmp_path, monkeypatch, has_another):
+    """As `.venv/bin/kedro dvc run`, in a shell in which no or another environment is active."""
+    if has_another:
+        (tmp_path / "kedro").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "kedro").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
 
     CliRunner().invoke(dvc, ["new-study"])
