@@ -463,7 +463,8 @@ def _at(content: Any, key: str) -> Any:
 def commit_of(project: Path) -> tuple[str | None, bool]:
     """Return the commit, and whether all that decides a result is as it was committed."""
     head = _git(project, "rev-parse", "HEAD")
-    changed = _git(project, "status", "--porcelain", "--", *DECIDING)
+    # a user's git may be told to pass over what is untracked
+    changed = _git(project, "status", "--porcelain", "--untracked-files=all", "--", *DECIDING)
     return (head or "").strip() or None, changed == ""
 
 

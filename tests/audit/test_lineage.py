@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from seuf.audit import FAIL, NOTE, PASS
+from seuf.audit import FAIL, NOTE, PASS, lineage
 from seuf.audit.audited import Stage, recorded_stages, upstream
 from seuf.audit.lineage import (
     changed_values,
@@ -228,6 +228,16 @@ def audited_of(project: Path, asked: int = 1, **records: dict) -> SimpleNamespac
 
 def found(checks):
     return [(check.result, check.text) for check in checks]
+
+
+def test_both_names_of_a_file_that_was_moved_are_told(repository):
+    git(repository, "mv", CODE, "src/moved.py")
+    audited = audited_of(repository)
+    audited.lock = repository / "studies/mine/dvc.lock"
+
+    ((result, text),) = found(lineage.commit(audited))
+
+    assert (result, text.partition(" not as in commit")[0]) == (FAIL, f"src/moved.py, {CODE}")
 
 
 def test_a_commit_with_the_code_of_now_passes_though_others_came_after(repository):

@@ -20,10 +20,11 @@ from kedro.pipeline import Node, Pipeline
 from kedro_datasets.text import TextDataset
 
 from kedro_dvc import records
-from kedro_dvc.files import WorkflowError
+from kedro_dvc.files import WorkflowError, git
 from kedro_dvc.records import (
     INTERVAL,
     RunRecords,
+    commit_of,
     environment_path,
     read_record,
     record_path,
@@ -409,3 +410,15 @@ def test_configuration_that_is_no_yaml_amid_an_edit_is_edited(text):
 
     assert watched.edited({"conf/x.yml": b"a: 1"}, {"conf/x.yml": text}) == ["conf/x.yml"]
     assert watched.edited({"conf/x.yml": b"a: 1"}, {"conf/x.yml": b"a: 1\nb: 2"}) == []
+
+
+def test_code_that_is_in_no_commit_is_noticed_whatever_git_is_told(tmp_path):
+    (tmp_path / "src").mkdir()
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "config", "status.showUntrackedFiles", "no")
+    git(tmp_path, "-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "--allow-empty", "-mx")
+    assert commit_of(tmp_path)[1]
+
+    (tmp_path / "src/new.py").write_text("")
+
+    assert not commit_of(tmp_path)[1]

@@ -25,9 +25,8 @@ def commit(audited: AuditedMethod) -> Iterator[Check]:
     looked_at = [*DECIDING, str(audited.lock), f"{EVIDENCE}/{audited.study.name}/runs"]
     try:
         head = git(project, "rev-parse", "--verify", "HEAD").strip()
-        status = git(
-            project, "status", "--porcelain", "--untracked-files=all", "-z", "--", *looked_at
-        )
+        how = ("--porcelain", "--untracked-files=all", "--no-renames", "-z")
+        status = git(project, "status", *how, "--", *looked_at)
         flagged = git(project, "ls-files", "-v", "-z", "--", *looked_at)
     except WorkflowError as error:
         yield failed("commit", f"nothing says which code this is: {error}")
