@@ -262,6 +262,8 @@ def _cause_alone(study: str | None = None) -> Iterator[None]:
     Args:
         study: Of which a missing file's key is named.
     """
+    from sqlite3 import OperationalError
+
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.stage.exceptions import StageNotFound
@@ -287,7 +289,7 @@ def _cause_alone(study: str | None = None) -> Iterator[None]:
         if problem := problem_of_disk(cause):
             raise WorkflowError(problem) from cause
         raise cause from cause.__cause__  # where its one line may be
-    except OSError as error:
+    except (OSError, OperationalError) as error:
         if problem := problem_of_disk(error):
             raise WorkflowError(problem) from error
         raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import subprocess
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -100,6 +101,8 @@ def problem_of_disk(error: BaseException) -> str | None:
     """Return in one line what is wrong with a disk, rights or a path; None of any other error."""
     if isinstance(error, OSError) and error.errno in TOLD:
         return f"{error.filename or 'a file'}: {error.strerror}"
+    if isinstance(error, sqlite3.OperationalError) and "disk" in str(error):
+        return f"what DVC notes of files cannot be written: {error}; the disk may be full"
     return str(error).splitlines()[0] if NO_SPACE in str(error) else None
 
 

@@ -135,7 +135,7 @@ class _LockFile:
             text = HEAD + "".join(known.text for known in self._texts.values())
         else:
             text = _text(content)
-        write_text(self._path, text)
+        write_text(self._path.resolve(), text)  # it may be a link
         self._content, self._stamp = content, stamp(self._path)
 
 

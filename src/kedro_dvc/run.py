@@ -11,6 +11,7 @@ DVC decides what to run, locks, restores from the run-cache and writes the lock 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -204,6 +205,7 @@ class _Run:
     def _when_unlocked(self, stage: Stage, options: dict[str, Any]) -> Stage | None:
         while True:
             try:
+                _check_lock_file(stage, options)
                 return dvc.repo.reproduce._reproduce_stage(stage, **options)
             except LockError as error:
                 if not self.wait:
@@ -232,6 +234,20 @@ class _Run:
             if not (here and self.in_process and self.in_process(commands[0])):
                 with self.interrupts.noted(dvc.stage.run):
                     original(stage, dry=dry, run_env=run_env)
+
+
+def _check_lock_file(stage: Stage, options: dict[str, Any]) -> None:
+    """Raise a `PermissionError` if a stage is to be run and its lock file is read-only.
+
+    It is renamed into its place, which the rights of the file before would not hinder.
+    """
+    lock = Path(stage.path).with_suffix(".lock")
+    if not lock.exists() or os.access(lock, os.W_OK):
+        return
+    if options.get("force") or stage.changed(
+        options.get("allow_missing", False), options.get("upstream")
+    ):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.path.relpath(lock))
 
 
 def reading_order(stages: list[Stage], graph: Any) -> list[Stage]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from sqlite3 import OperationalError
 from types import SimpleNamespace
 
 import pytest
@@ -131,6 +132,8 @@ def test_a_full_disk_is_one_line_whoever_met_it():
         raise DvcException("failed to run") from full
     with pytest.raises(WorkflowError, match=r"^data/x: No space left on device$"), _cause_alone():
         raise full
+    with pytest.raises(WorkflowError, match="disk I/O error; the disk may be full"), _cause_alone():
+        raise OperationalError("disk I/O error")  # of the SQLite files in which DVC notes hashes
 
 
 def test_the_name_of_the_default_study_is_answered_with_what_env_takes(tmp_path):

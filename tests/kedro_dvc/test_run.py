@@ -141,7 +141,7 @@ def test_a_failure_ends_the_run_or_what_needs_the_stage(project):
 @pytest.mark.parametrize("ending", ["exit 1", "true"])
 def test_ctrl_c_amid_a_command_of_a_shell_ends_the_run(project, ending):
     """The command gets it too and ends as it will; one that ends well is recorded before."""
-    press = f"kill -INT {os.getpid()}; sleep 0.2; echo > a; {ending}"
+    press = f"sleep 0.3; kill -INT {os.getpid()}; sleep 0.2; echo > a; {ending}"
     stages = {
         "a": {"cmd": press, "outs": ["a"]},
         "b": {"cmd": "echo > b", "outs": ["b"]},
@@ -155,6 +155,30 @@ def test_ctrl_c_amid_a_command_of_a_shell_ends_the_run(project, ending):
     assert (project / "dvc.lock").exists() == (ending == "true")
     assert not (project / "b").exists()
     assert notes.outcomes[0].what == ("ran" if ending == "true" else "stopped")
+
+
+def test_before_a_command_runs_its_lock_must_be_writable(project, monkeypatch):
+    _reproduced(project)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "dvc.lock")
+    assert {one.what for one in _reproduced(project, "compare").outcomes} == {"unchanged"}
+    (project / "dvc.yaml").write_text(TWO_STEPS.replace("echo begun", "echo begun; echo more"))
+
+    with pytest.raises(ReproductionError) as raised:
+        _reproduced(project)
+
+    assert isinstance(raised.value.__cause__, PermissionError)
+    assert raised.value.__cause__.filename == "dvc.lock"
+    assert (project / "begun").read_text() == "begun\n"  # not removed for the new command
+
+
+def test_a_lock_that_is_a_link_stays_one(project):
+    (project / "kept.lock").write_text("schema: '2.0'\nstages: {}\n")
+    (project / "dvc.lock").symlink_to("kept.lock")
+
+    _reproduced(project)
+
+    assert (project / "dvc.lock").is_symlink()
+    assert "compare" in (project / "kept.lock").read_text()
 
 
 def test_that_a_stage_is_frozen_is_said(project, caplog):
