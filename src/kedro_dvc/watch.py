@@ -149,7 +149,10 @@ class Lines:
 
     def __init__(self, console: Console, recorded: Mapping[str, float] | None = None) -> None:
         self.outcomes: list[Outcome] = []
-        self._recorded = {_ending(node): seconds for node, seconds in (recorded or {}).items()}
+        self._recorded: dict[str, float] = {}  # by the ends of the nodes' names that `_node` gives
+        for node, seconds in (recorded or {}).items():
+            parts = node.split(".")
+            self._recorded |= {parts[-1]: seconds, ".".join(parts[-2:]): seconds}
         self._at_work: dict[str, float] = {}  # the stages, and since when
         self._console, self._width, self._file = console, 0, ""
         self.logs: set[Path] = set()  # the folders with what stages wrote
@@ -345,11 +348,6 @@ def summary(outcomes: list[Outcome], numbers: bool = True) -> str:
     return ", ".join(
         f"{counts[what]} {what}" if numbers else what for what in STYLES if counts[what]
     )
-
-
-def _ending(node: str) -> str:
-    """Return what a stage's name tells of its node: `a.train` of `models.a.train`."""
-    return ".".join(node.split(".")[-2:])
 
 
 def _node(stage: str) -> str:

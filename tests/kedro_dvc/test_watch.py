@@ -181,6 +181,14 @@ def test_a_screen_tells_how_long_the_rest_took(console, output):
     ]
 
 
+def test_a_node_of_a_namespace_that_is_no_item_is_known_by_its_name(console, output):
+    screen = Screen(console, output, {"models.compare": 3.0})
+
+    screen.planned(["x/dvc.yaml:compare"])
+
+    assert _drawn(screen)[-1] == "0 of 1 stages, 0 s; the rest took 3 s when it was recorded"
+
+
 def test_a_screen_without_stages_yet_says_what_goes_on(console, output):
     assert _drawn(Screen(console, output))[-1] == "looking at what has changed, 0 s"
 
