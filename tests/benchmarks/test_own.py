@@ -225,7 +225,7 @@ def test_case_spacing_and_accents_do_not_make_another_text(caplog):
     world = prepare(OwnSettings(), forget, RETAIN, questions())
 
     assert [text.text for text in world.forget] == [WORDINGS[0], *(f["text"] for f in FORGET)]
-    assert "9 of 12 forget texts stand there before" in caplog.text
+    assert "9 of 12 forget texts repeat earlier ones" in caplog.text
     one, other = ([{"text": wording}] for wording in WORDINGS)
     with pytest.raises(InputError, match="1 of the texts to forget are among the texts to keep"):
         prepare(OwnSettings(), one, other, questions())
@@ -239,7 +239,7 @@ def test_a_question_that_stands_twice_is_asked_once(caplog):
     world = prepare(OwnSettings(), FORGET, RETAIN, [*questions(), *again])
 
     assert len(world.questions) == len(questions())
-    assert "1 of 9 questions stand there before" in caplog.text
+    assert "1 of 9 questions repeat earlier ones" in caplog.text
 
 
 def test_one_wording_with_other_choices_stays_in_its_part():

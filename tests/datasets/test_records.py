@@ -134,6 +134,19 @@ def test_a_long_array_is_read_in_a_time_that_grows_with_its_length(tmp_path):
     assert time.perf_counter() - start < 2
 
 
+def test_a_table_without_rows_is_told_what_it_lacks(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("text,topic\n")
+
+    assert refusal(RecordsDataset(str(path))) == (
+        f"{path} is empty: it needs a row below its header."
+    )
+
+
+def test_a_folder_is_no_file(tmp_path):
+    assert refusal(RecordsDataset(str(tmp_path))) == f"{tmp_path} is a folder: a file is needed."
+
+
 def test_a_missing_file_is_named(tmp_path):
     data_set = RecordsDataset(str(tmp_path / "nothing.jsonl"))
 

@@ -241,6 +241,19 @@ def test_below_the_table_stands_what_is_measured():
     assert notes(free)[1].endswith("the kept checkpoint; FE ROUGE-L, UT accuracy of choices.")
 
 
+def test_below_the_table_only_what_stands_in_it_is_explained():
+    """`free` has no path and no loss, so no column of either; `comparison` both, retain neither."""
+    metrics = {"original": numbers(0.6, 0.7, 0.0) | {"general_loss": None}}
+    free = comparison_table(metrics, {"original": {"headline": MEASURED}})
+
+    path, kept = notes(free)[:2]
+    assert "Area" not in path
+    assert kept.startswith("FE and UT: the kept checkpoint")
+    path, kept = notes(comparison())[:2]
+    assert path.endswith("not reached. Area: mean utility on the way to .9.")
+    assert kept.startswith("FE, UT and loss (nats a token of other text): the kept checkpoint")
+
+
 def test_a_measure_of_a_benchmark_from_outside_is_called_by_its_name():
     new = {"headline": MEASURED | {"forget": {"measure": "exact_match"}}}
 

@@ -182,7 +182,7 @@ def _given(record: Record, name: str) -> str:
 def _tell_repeated(what: str, given: int, used: int) -> None:
     if given > used:
         log.warning(
-            "%d of %d %s stand there before, up to case, spacing and accents: each is used once.",
+            "%d of %d %s repeat earlier ones, but for case, spacing and accents: used once.",
             given - used, given, what,
         )  # fmt: skip
 
@@ -265,7 +265,7 @@ def _wordings(records: Sequence[Record]) -> dict[str, _Wording]:
 
 
 def _different(records: Sequence[Record]) -> list[Record]:
-    """Return the questions without those whose wording and choices stand there before.
+    """Return the questions without those whose wording and choices an earlier one has.
 
     Raises:
         InputError: If one of these has another answer.

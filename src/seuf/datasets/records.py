@@ -75,7 +75,7 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
                 raise InputError(f"{where}: missing {lacks}; it has {has}.")
             records.append(record)
         if not records and not self._may_be_empty and not self._hub:
-            raise InputError(f"{self._filepath} is empty: it needs one JSON object a line.")
+            raise InputError(f"{self._filepath} is empty: {_needs(self._path())}.")
         return records
 
     def save(self, data: list[Record]) -> None:
@@ -191,12 +191,21 @@ def _table_rows(path: Path, text: str, separator: str) -> Iterator[tuple[str, Re
         raise InputError(f"{path}, line {cells.line_num}: not CSV ({error}).") from error
 
 
+def _needs(path: Path) -> str:
+    """Return what a file without records lacks."""
+    if path.suffix.lower() in SEPARATORS:
+        return "it needs a row below its header"
+    return "it needs one JSON object a line"
+
+
 def _text(path: Path) -> str:
     """Return the text of a file.
 
     Raises:
         InputError: If there is none, it may not be read, or it is not UTF-8; with the line.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: a file is needed.")
     if not path.is_file():
         raise InputError(f"{path} does not exist.") from FileNotFoundError(2, "", str(path))
     try:

@@ -51,10 +51,12 @@ def permission() -> list[str]:
 
 def commit() -> str | None:
     """Return the commit that is checked out, and whether code or configuration differ from it."""
+    # a user's git may be told to pass over what is untracked
+    status = ("status", "--porcelain", "--untracked-files=all", "src", "conf")
     try:
         head, changed = (
             subprocess.run(["git", *command], capture_output=True, text=True, check=True).stdout
-            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "src", "conf"))
+            for command in (("rev-parse", "HEAD"), status)
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -273,10 +273,14 @@ def notes(comparison: pd.DataFrame) -> list[str]:
     forget, utility = (measure(comparison, what) for what in MEASURED_BY)
     same = "both " if forget == utility else ""
     told = f"{same}{forget}" if same else f"FE {forget}, UT {utility}"
+    shown = _shown(comparison)
+    area = " Area: mean utility on the way to .9." if "area" in shown else ""
+    kept = ["FE", "UT", *(["retain"] if "retain" in shown else [])]
+    kept += ["loss (nats a token of other text)"] if "general_loss" in shown else []
     return [
         "UT@.75: utility where a method's path has first gone .75 of the way from the original's "
-        f"FE to that of guessing; {MISSING}: not reached. Area: mean utility on the way to .9.",
-        f"FE, UT, retain and loss (nats a token of other text): the kept checkpoint; {told}.",
+        f"FE to that of guessing; {MISSING}: not reached.{area}",
+        f"{', '.join(kept[:-1])} and {kept[-1]}: the kept checkpoint; {told}.",
         *spread_over_draws(comparison),
     ]
 
@@ -318,10 +322,14 @@ def number(value: float | None, form: str) -> str:
 
 def readable(comparison: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return the headers and, for each method, its cells as text: what fits a terminal."""
+    return _cells(comparison, _shown(comparison))
+
+
+def _shown(comparison: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Return the columns of the readable table: those of `READABLE` that tell something."""
     empty = {"retain"} if comparison["retain"].equals(comparison["utility"]) else set()
     empty |= {name for name in READABLE if comparison[name].isna().all()} - {"utility_at_75"}
-    columns = {name: column for name, column in READABLE.items() if name not in empty}
-    return _cells(comparison, columns)
+    return {name: column for name, column in READABLE.items() if name not in empty}
 
 
 def further(comparison: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
