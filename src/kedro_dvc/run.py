@@ -118,9 +118,9 @@ def reproduce(
         stack.enter_context(replaced(dvc.dvcfile, "modify_yaml", run.locks.modify))
         stack.enter_context(sharing())
         repo.reproduce(targets, repro_fn=run.step, **options)
-    partly = options.get("allow_missing") or options.get("single_item")
-    if run.files and len(targets) == 1 and Path(targets[0]).is_file() and not partly:
-        note_run(project, targets[0], run.files)
+        partly = options.get("allow_missing") or options.get("single_item")
+        if run.files and len(targets) == 1 and Path(targets[0]).is_file() and not partly:
+            note_run(project, targets[0], run.files)
 
 
 class Jobs:

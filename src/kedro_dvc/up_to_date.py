@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kedro_dvc.files import write_text
 
 if TYPE_CHECKING:
+    from dvc.output import Output
     from dvc.stage import Stage
 
 NOTES = Path(".dvc/tmp/kedro_dvc")
@@ -33,12 +34,14 @@ class RunFiles(NamedTuple):
         read: What is read and not written.
         written: What is written.
         states: Of what is read, before the run: it may change meanwhile.
+        outputs: Those that DVC's cache has, too: without that DVC would run their stages.
     """
 
     stages: int
     read: list[str]
     written: list[str]
     states: States
+    outputs: list[Output]
 
 
 def files_before_run(project: Path, stages: list[Stage]) -> RunFiles | None:
@@ -54,13 +57,15 @@ def files_before_run(project: Path, stages: list[Stage]) -> RunFiles | None:
     deps = {os.path.relpath(out.fs_path, project) for out in used} - outs
     locks = {str(Path(file).with_suffix(".lock")) for file in files}
     read = sorted(deps | files | {*DVC_CONFIG})
-    return RunFiles(len(stages), read, sorted(outs | locks), _states(project, read))
+    cached = [out for stage in stages for out in stage.outs if out.use_cache]
+    return RunFiles(len(stages), read, sorted(outs | locks), _states(project, read), cached)
 
 
 def note_run(project: Path, file: str, run: RunFiles) -> None:
     """Note that a run of all stages of a dvc.yaml has ended well."""
-    states = {**run.states, **_states(project, run.written)}
-    write_text(_note(project, file), json.dumps([run.stages, run.read + run.written, states]))
+    written = [*run.written, *_in_cache(run.outputs)]
+    states = {**run.states, **_states(project, written)}
+    write_text(_note(project, file), json.dumps([run.stages, run.read + written, states]))
 
 
 def unchanged_stages(project: Path, file: str) -> int:
@@ -70,6 +75,15 @@ def unchanged_stages(project: Path, file: str) -> int:
     except (FileNotFoundError, ValueError):
         return 0
     return int(stages) if _states(project, paths) == states else 0
+
+
+def _in_cache(outputs: Iterable[Output]) -> Iterator[str]:
+    """Yield the files in DVC's cache that hold outputs."""
+    for out in outputs:
+        if out.hash_info:
+            yield out.cache.oid_to_path(out.hash_info.value)
+        if out.hash_info.isdir:
+            yield from (out.cache.oid_to_path(one.value) for _, _, one in out.get_obj() or ())
 
 
 def _note(project: Path, file: str) -> Path:

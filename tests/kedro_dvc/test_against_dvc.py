@@ -32,6 +32,7 @@ from hypothesis import strategies as st
 from kedro_dvc.executors.jobs import Ended, Job, run_job
 from kedro_dvc.lock_file import LockFiles, replaced
 from kedro_dvc.run import reading_order, reproduce
+from kedro_dvc.up_to_date import unchanged_stages
 from tests.kedro_dvc.test_run import Notes
 
 Drawn = dict[str, Any]
@@ -326,8 +327,12 @@ def _by_dvc(root: Path, file: str, **options: Any) -> tuple[Outcomes, str]:
 
 def _by_us(root: Path, file: str, jobs: int, **options: Any) -> tuple[Outcomes, str]:
     notes, executor = Notes(), Threads(root, jobs) if jobs else None
+    told_unchanged = 0 if options["force"] else unchanged_stages(root, file)
     error = _error(lambda: reproduce(root, [file], notes, executor=executor, **options), root)
-    return {one.stage: one.what for one in notes.outcomes}, error
+    whats = {one.stage: one.what for one in notes.outcomes}
+    assert told_unchanged in (0, len(whats))
+    assert not told_unchanged or {*whats.values()} == {"unchanged"}
+    return whats, error
 
 
 def _error(run: Callable[[], Any], root: Path) -> str:

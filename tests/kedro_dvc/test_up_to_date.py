@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
+from dvc_data.hashfile.hash_info import HashInfo
 
+from kedro_dvc.run import reproduce
 from kedro_dvc.up_to_date import files_before_run, note_run, unchanged_stages
+from tests.kedro_dvc.test_run import Notes
 
 
 @pytest.fixture
@@ -19,6 +24,7 @@ def project(tmp_path: Path) -> Path:
         "in.csv",
         "out.csv",
         "code/a.py",
+        "cache/1",
         "code/__pycache__/a.pyc",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -30,10 +36,13 @@ def _stages(project: Path, always: bool = False, protocol: str = "local") -> lis
     def file(name: str) -> Any:
         return SimpleNamespace(fs_path=str(project / name), protocol=protocol)
 
+    output = file("out.csv")
+    output.use_cache, output.hash_info = True, HashInfo("md5", "1")
+    output.cache = SimpleNamespace(oid_to_path=lambda oid: str(project / "cache" / oid))
     stage = SimpleNamespace(
         path=str(project / "dvc.yaml"),
         deps=[file("in.csv"), file("code")],
-        outs=[file("out.csv")],
+        outs=[output],
         always_changed=always,
     )
     return [stage, stage]
@@ -66,7 +75,7 @@ def test_a_file_that_is_written_or_new_is_noticed(noted, name):
     assert unchanged_stages(noted, "dvc.yaml") == 0
 
 
-@pytest.mark.parametrize("name", ["in.csv", "out.csv", "code/a.py"])
+@pytest.mark.parametrize("name", ["in.csv", "out.csv", "code/a.py", "cache/1"])
 def test_a_file_that_is_gone_is_noticed(noted, name):
     (noted / name).unlink()
 
@@ -105,3 +114,16 @@ def test_a_broken_note_is_none(noted):
     next((noted / ".dvc/tmp/kedro_dvc").iterdir()).write_text("{")
 
     assert unchanged_stages(noted, "dvc.yaml") == 0
+
+
+def test_files_of_an_output_that_is_a_folder_must_be_in_the_cache_each(empty_project):
+    """DVC would run the stage for one that is missing."""
+    stages = {"a": {"cmd": "mkdir d && echo 1 > d/one && echo 2 > d/two", "outs": ["d"]}}
+    (empty_project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    reproduce(empty_project, ["dvc.yaml"], Notes())
+    assert unchanged_stages(empty_project, "dvc.yaml") == 1
+
+    digest = hashlib.md5(b"2\n", usedforsecurity=False).hexdigest()
+    (empty_project / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()
+
+    assert unchanged_stages(empty_project, "dvc.yaml") == 0
