@@ -6,7 +6,6 @@ Nothing of DVC is imported: the processes that a run starts run stages and do no
 from __future__ import annotations
 
 import logging
-import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from kedro_dvc.configuration import BASE
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.project import dvc_file, load_study
 from kedro_dvc.records import edited_since_start
-from kedro_dvc.stages import GUARD, write_stamp
+from kedro_dvc.stages import GUARD, words_of, write_stamp
 from kedro_dvc.sync import sync
 
 log = logging.getLogger(__name__)
@@ -78,14 +77,6 @@ class InProcess:
             raise WorkflowError(f"{dvc_file(study)} is behind: run `kedro dvc sync`")
         self._study = study
         write_stamp(self.project, study)
-
-
-def words_of(command: str) -> list[str]:
-    """Return the words of a command; none if only a shell can tell, as of `make # it's quick`."""
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return []
 
 
 class Interrupts:

@@ -31,13 +31,14 @@ from dvc.stage.run import _enforce_cmd_list
 
 from kedro_dvc.configuration import BASE
 from kedro_dvc.executors.jobs import Ended, Executor, Job, LostError, StoppedError, error_of
-from kedro_dvc.in_process import InProcess, Interrupts, words_of
+from kedro_dvc.in_process import InProcess, Interrupts
 from kedro_dvc.lock_file import LockFiles, replaced
 from kedro_dvc.parallel import Parallel, StageLocks
 from kedro_dvc.project import load_study
 from kedro_dvc.records import MemoryPeak
 from kedro_dvc.resources import NOTHING, Resources, stated_resources
 from kedro_dvc.safety import sharing
+from kedro_dvc.stages import words_of
 from kedro_dvc.up_to_date import RunFiles, files_before_run, note_run
 
 RETRY = 1.0  # seconds until a lock is tried again
@@ -138,7 +139,7 @@ class Jobs:
         return Job(stage.addressing, commands, folder, self._resources(commands), outputs)
 
     def _resources(self, commands: list[str]) -> Resources:
-        match [word for command in commands for word in words_of(command)]:
+        match words_of(commands):
             case ["kedro", "run", "--env", study, "--pipelines", _, "--nodes", node]:
                 pass
             case ["kedro", "run", "--pipelines", _, "--nodes", node]:

@@ -27,7 +27,8 @@ import inspect
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -232,8 +233,20 @@ def paths_of(stage: Stage) -> list[str]:
 
 def node_of(stage: Stage, name: str) -> str:
     """Return the node that a stage runs; its own name if it runs none."""
-    words = shlex.split(stage["cmd"])
+    words = words_of(stage["cmd"])
     return words[words.index("--nodes") + 1] if "--nodes" in words else name
+
+
+def words_of(command: str | Sequence[str]) -> list[str]:
+    """Return the words of a command, or of each of several one after the other.
+
+    None of one that only a shell can tell the words of, as of `make # it's quick`.
+    """
+    words = []
+    for one in [command] if isinstance(command, str) else command:
+        with suppress(ValueError):
+            words += shlex.split(one)
+    return words
 
 
 def expanded(made: Mapping[str, Stage]) -> Iterator[tuple[str, Stage]]:

@@ -12,7 +12,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro_dvc.configuration import StudyConfigLoader
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.project import Study
-from kedro_dvc.stages import check_paths, outputs_of, stages
+from kedro_dvc.stages import check_paths, node_of, outputs_of, stages
 from seuf.pipelines.expert_selection.nodes import select_experts
 
 CATALOG = """\
@@ -404,3 +404,16 @@ def test_two_stages_that_write_one_place_are_refused(stages, message):
 
 def test_neighbours_are_allowed():
     check_paths({"a": {"outs": ["x/y", "x/yy"]}, "b": {"outs": ["x/z", {"xx": {"cache": False}}]}})
+
+
+@pytest.mark.parametrize(
+    ("command", "node"),
+    [
+        ("kedro run --pipelines a --nodes b.c", "b.c"),
+        (["echo", "kedro run --nodes b"], "b"),
+        ("make # it's quick", "own"),
+        (["true", "echo 'a"], "own"),
+    ],
+)
+def test_the_node_of_a_stage_is_in_its_command_whatever_that_is(command, node):
+    assert node_of({"cmd": command}, "own") == node

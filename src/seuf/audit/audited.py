@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from kedro_dvc.disk import LockedFile, read_lock
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.hashing import Digests, digests
 from kedro_dvc.project import Study, dvc_file, for_dvc
-from kedro_dvc.stages import GUARD, stamp
+from kedro_dvc.stages import GUARD, node_of, stamp
 from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError
 
@@ -48,8 +47,7 @@ class Stage(NamedTuple):
     @property
     def node(self) -> str:
         """The Kedro node that it runs, or its own name."""
-        words = shlex.split(self.cmd)
-        return words[words.index("--nodes") + 1] if "--nodes" in words else self.name
+        return node_of({"cmd": self.cmd}, self.name)
 
 
 def recorded_stages(lock: Path) -> dict[str, Stage]:
