@@ -20,7 +20,6 @@ from dvc.dvcfile import PROJECT_FILE
 from dvc.stage import Stage
 from dvc.utils.serialize import load_yaml
 from dvc.utils.serialize._yaml import _get_yaml
-from ruamel.yaml.serializer import Serializer
 
 from kedro_dvc.files import stamp, write_text
 
@@ -145,7 +144,7 @@ def _holds_stages_alone(content: dict[str, Any]) -> bool:
     )
 
 
-class _Serializer(Serializer):
+class _Serializer(_get_yaml().Serializer):  # type: ignore[misc] # that of DVC's YAML library
     """Counts the anchors of a text; DVC numbers them through the file, a stage has only its own."""
 
     made = 0
