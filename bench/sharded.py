@@ -103,7 +103,6 @@ def measure(
             seconds = (time.perf_counter() - start) / options.steps
         used = peak(device.type)
         changed = scope.changed(original)
-    sets = 1 if row.objective == "ga" else 2
     return {
         "shape": options.shape,
         "layers": model.config.num_hidden_layers,
@@ -111,7 +110,7 @@ def measure(
         "processes": sharding.ranks(),
         "rank": sharding.rank(),
         "ms": round(1e3 * seconds, 1),
-        "tokens/s": round(sets * options.batch * options.length / seconds),
+        "tokens/s": round(_tokens(options) / seconds),
         "of peak": best and round(needed / seconds / best / sharding.ranks(), 3),
         "peak GB": round(used / 1e9, 2),
         "planned for one GB": round(planned / 1e9, 2),
@@ -139,9 +138,15 @@ def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Any
     }
 
 
+def _tokens(options: argparse.Namespace) -> int:
+    """Return the tokens of a step: of both sets, for GA of one."""
+    tokens: int = options.batch * options.length * (1 if options.objective == "ga" else 2)
+    return tokens
+
+
 def _flops(empty: Any, options: argparse.Namespace) -> float:
-    """Return the operations of a step's matrix products: of both sets, for GA of one."""
-    tokens = options.batch * options.length * (1 if options.objective == "ga" else 2)
+    """Return the operations of a step's matrix products."""
+    tokens = _tokens(options)
     forward = floors.layers(empty, 0, empty.config.num_hidden_layers, tokens)
     return PASSES[options.scope] * (forward + floors.head(empty, tokens)).flops
 

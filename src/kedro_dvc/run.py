@@ -231,8 +231,8 @@ class _Run:
         with self.interrupts.allowed(), MemoryPeak() as peak:
             self.peaks[stage.addressing] = peak
             commands = _enforce_cmd_list(stage.cmd)
-            here = not dry and self.in_process is not None and len(commands) == 1
-            if not (here and self.in_process and self.in_process(commands[0])):
+            here = None if dry or len(commands) != 1 else self.in_process
+            if here is None or not here(commands[0]):
                 with self.interrupts.noted(dvc.stage.run):
                     original(stage, dry=dry, run_env=run_env)
 

@@ -251,7 +251,13 @@ def not_unlearned(comparison: pd.DataFrame) -> dict[str, tuple[float, float]]:
 def layers_of(paths: pd.DataFrame) -> dict[str, int]:
     """Return the layer of each method's first expert."""
     experts = paths.dropna(subset=["experts"]).groupby("method", sort=False)["experts"].first()
-    return {str(method): int(pairs.partition(":")[0]) for method, pairs in experts.items()}
+    return {str(method): pairs_of(named)[0][0] for method, named in experts.items()}
+
+
+def pairs_of(experts: str) -> list[tuple[int, int]]:
+    """Return the layer and the number of each expert that a table of paths names: `0:1 2:17`."""
+    pairs = (named.split(":") for named in experts.split())
+    return [(int(layer), int(expert)) for layer, expert in pairs]
 
 
 def random_draws(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

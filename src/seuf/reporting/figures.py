@@ -31,6 +31,7 @@ from seuf.reporting.styles import (
 )
 
 UTILITY, GENERAL_LOSS = "test_utility", "general_loss"
+SAME = 1e-3  # values of utility or a loss that are nearer are one
 GRID_STEPS = 40  # of the share forgotten, where a band is computed
 DOTTED = {"color": FAINT, "width": 1, "dash": "dot"}
 SETS = ("forget", "retain")
@@ -235,7 +236,7 @@ def _scale(
     x = (max(xs) + room, min(xs) - room)
     if what != UTILITY:
         return Scale(x, (min(ys) / 1.15, max(ys) * 1.15), is_log=True)
-    room = 0.06 * (max(ys) - min(ys) or 1.0)
+    room = 0.06 * extent(min(ys), max(ys))
     return Scale(x, (max(min(ys) - room, -0.02), max(ys) + room))
 
 
@@ -356,6 +357,14 @@ def _mark_model(figure: go.Figure, panel: int, name: str, x: float, y: float, sc
         yshift=-8 if below else 8,
         font={"size": 11},
     )
+
+
+def extent(low: float, high: float) -> float:
+    """Return how far utility or a loss goes from one end to the other; 1 if they are the same.
+
+    They are if they are nearer than `SAME`: means of equal values differ by rounding.
+    """
+    return high - low if high - low > SAME else 1.0
 
 
 def round_ticks(low: float, high: float) -> list[float]:

@@ -26,7 +26,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from seuf.forgetting import LAYERS_AT, outcome, rank_of_outcome
-from seuf.reporting.figures import Scale, faded, round_ticks
+from seuf.reporting.comparison import pairs_of
+from seuf.reporting.figures import Scale, extent, faded, round_ticks
 from seuf.reporting.spread import answers_of
 from seuf.reporting.statistics import Path, Paths, RunKey
 from seuf.reporting.styles import (
@@ -58,7 +59,6 @@ COLUMNS = [*ABOUT_LAYER, *NUMBERS, "reached", "bases", "chosen_by"]
 CHOICES = {"affinity": ("paper", 15), "contrast": ("contrast", 13), PILOT: ("pilot", 10)}
 WIDE = 3  # times the least loss: from there on the axis is logarithmic
 SHOWN_AT_LEAST = 0.5  # of the bases must reach the share for a mean of them to be drawn
-SAME = 1e-3  # values that are nearer are one: means of equal ones differ by rounding
 FOOT = 0.03  # of a panel's height, where it is marked that a layer does not reach it
 
 
@@ -100,7 +100,7 @@ def layer_table(trials: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
         `own_run` where the sweep leaves it out.
     """
     about, found = _best_trials(trials)
-    swept = {series for series, *_ in found}
+    about_own, own = _runs_beside({series for series, *_ in found}, paths)
     objectives = list(dict.fromkeys(trials["objective"]))
     for method, style in method_styles(paths).items():
         if style.label == EVERYTHING and style.objective in objectives:
@@ -109,19 +109,14 @@ def layer_table(trials: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
             for (base, seed), path in by_run:
                 key = Series(style.objective, EVERYTHING, None), str(base), int(seed)
                 found[key] = path.sort_values("step")
-    own = _runs_beside(swept, paths)
-    for (series, base, seed), path in own.items():
-        found[series, base, seed] = path
-        expert = str(path["experts"].iloc[0]).partition(":")[2]
-        rate = path["learning_rate"].iloc[-1]
-        about[series, base] = {"expert": int(expert), "learning_rate": rate}
+    found, about, beside = found | own, about | about_own, {series for series, _ in about_own}
     bases = list(dict.fromkeys(trials["base"].astype(str)))
     rows = [row for objective in objectives for row in _original(paths, objective, bases)]
     read = {name: _read(found, column) for name, column in READ.items()}
     for series in dict.fromkeys(series for series, *_ in found):
-        reached, is_own = 0, series not in swept and series.layer is not None
+        reached = 0
         for base in bases:
-            if is_own and (series, base) not in about:
+            if series in beside and (series, base) not in about:
                 continue
             row = {**series._asdict(), "base": base, **about.get((series, base), {}), "bases": 1}
             for name, of in read.items():
@@ -129,13 +124,13 @@ def layer_table(trials: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
             row["reached"] = int(not pd.isna(row[NUMBERS[0]]))
             reached += row["reached"]
             rows.append(row)
-        if len(bases) > 1 and not is_own:
+        if len(bases) > 1 and series not in beside:
             over_all = {"base": ALL, "reached": reached, "bases": len(bases)}
             for name, of in read.items():
                 over_all |= _numbers(of, name, series)
             rows.append(series._asdict() | over_all)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table["chosen_by"] = _chosen_by(table, trials, paths, own={key[:2] for key in own})
+    table["chosen_by"] = _chosen_by(table, trials, paths, own=about_own)
     return table.astype({"layer": "Int64"})
 
 
@@ -162,18 +157,20 @@ def _best_trials(
 
 def _runs_beside(
     swept: Collection[Series], paths: pd.DataFrame
-) -> dict[tuple[Series, str, int], pd.DataFrame]:
-    """Return the runs of affinity and contrast whose layer their sweep leaves out."""
+) -> tuple[dict[tuple[Series, str], dict[str, Any]], dict[tuple[Series, str, int], pd.DataFrame]]:
+    """Return the same of the runs of affinity and contrast whose layer their sweep leaves out."""
+    about, found = {}, {}
     rules = {(series.objective, series.rule) for series in swept}
-    found = {}
     chosen = paths[paths["chosen"].eq(True) & paths["selection"].isin(["affinity", "contrast"])]
     by_run: Any = chosen.groupby(["objective", "selection", "base", "seed", "experts"], sort=False)
     for (objective, rule, base, seed, experts), path in by_run:
-        layers = {int(pair.partition(":")[0]) for pair in str(experts).split()}
-        series = Series(str(objective), str(rule), min(layers, default=None))
-        if len(layers) == 1 and (series.objective, series.rule) in rules and series not in swept:
+        layers, numbers = zip(*pairs_of(experts), strict=True)
+        series = Series(str(objective), str(rule), layers[0])
+        if (objective, rule) in rules and len({*layers}) == 1 and series not in swept:
             found[series, str(base), int(seed)] = path.sort_values("step")
-    return found
+            rate = path["learning_rate"].iloc[-1]
+            about[series, str(base)] = {"expert": numbers[0], "learning_rate": rate}
+    return about, found
 
 
 def _read(found: Mapping[tuple[Series, str, int], pd.DataFrame], column: str) -> Paths | None:
@@ -241,8 +238,7 @@ def _chosen_by(
     ranked = paths[paths["selection"].isin(["affinity", "contrast"])].dropna(subset=["experts"])
     by_rule: Any = ranked.groupby([ranked["base"].astype(str), "selection"])
     for (base, rule), rows in by_rule:
-        pairs = str(rows["experts"].iloc[0]).split()
-        globally[base, rule] = [int(pair.partition(":")[0]) for pair in pairs]
+        globally[base, rule] = [layer for layer, _ in pairs_of(rows["experts"].iloc[0])]
     names = ["objective", "rule", "base", "layer"]
     by_trial = trials[trials["chosen"].eq(True)].astype({"base": str})
     piloted = set(by_trial[names].itertuples(index=False, name=None))
@@ -448,7 +444,7 @@ def _scale(here: pd.DataFrame, value: str, name: str) -> Scale:
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.5, 1.0)
     if name != "utility" and high > WIDE * low:
         return Scale(x, (low / 1.15, high * 1.12), is_log=True)
-    room = 0.12 * (high - low if high - low > SAME else 1.0)
+    room = 0.12 * extent(low, high)
     return Scale(x, (max(low - room, -0.02), high + room))
 
 
