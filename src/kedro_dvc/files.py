@@ -9,6 +9,7 @@ import errno
 import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ OF_PATHS = "EEXIST EISDIR ENOTDIR ENAMETOOLONG ELOOP".split()  # a file where a 
 TOLD = {getattr(errno, name) for name in (*OF_DISKS, *OF_PATHS)}  # in a line
 NO_SPACE = os.strerror(errno.ENOSPC)  # safetensors raises errors of its own with these words
 STANDS = "kedro_dvc.stands"  # in click's context: where the user stands
+LOGGING, LOGGING_SWITCH = "conf/logging.yml", "KEDRO_LOGGING_CONFIG"  # where Kedro looks for it
 
 
 class WorkflowError(click.ClickException):
@@ -59,8 +61,36 @@ def enter_project() -> Path:
     stands = click.get_current_context().meta
     if STANDS not in stands:
         here = stands[STANDS] = Path.cwd()
-        os.chdir(next(filter(_is_project, (here, *here.parents)), here))
+        root = next(filter(_is_project, (here, *here.parents)), here)
+        os.chdir(root)
+        if root != here:
+            _log_as_project(root)
     return Path.cwd()
+
+
+def require_clean_stdout() -> None:
+    """Raise unless what a command prints for programs is all that comes on stdout.
+
+    Kedro looks for the project's logging where one stands, before any command begins. Below the
+    root it finds none, and has then printed a line of its own.
+
+    Raises:
+        WorkflowError: With what to do.
+    """
+    root = enter_project()
+    stands = click.get_current_context().meta[STANDS]
+    if stands != root and not os.environ.get(LOGGING_SWITCH):
+        raise WorkflowError(
+            "below the project's root Kedro begins stdout with a line of its own: call this from "
+            f"{root}, or set {LOGGING_SWITCH}={root / LOGGING}"
+        )
+
+
+def _log_as_project(root: Path) -> None:
+    """Let Kedro, if it is what was called, log from now on as the project says."""
+    kedro, path = sys.modules.get("kedro.framework.project"), root / LOGGING
+    if kedro is not None and path.is_file() and not os.environ.get(LOGGING_SWITCH):
+        kedro.LOGGING.configure(load_yaml(path))
 
 
 def _is_project(folder: Path) -> bool:

@@ -267,6 +267,26 @@ def test_an_audit_that_is_to_sign_and_write_nothing_is_refused_in_one_line(proje
     assert (ended.exit_code, ended.output) == (1, f"error: {option} needs --out, {folder}.\n")
 
 
+def test_json_that_kedro_has_begun_with_a_line_of_its_own_is_refused(project, monkeypatch):
+    """Kedro prints it below the root, where it finds no conf/logging.yml, before we are asked."""
+    (project / "pyproject.toml").write_text("[tool.kedro]\n")
+    (project / "docs").mkdir()
+    monkeypatch.chdir(project / "docs")
+    monkeypatch.delenv("KEDRO_LOGGING_CONFIG", raising=False)
+
+    refused = CliRunner().invoke(audit, ["seuf_ga", "--json"])
+    monkeypatch.chdir(project / "docs")
+    monkeypatch.setenv("KEDRO_LOGGING_CONFIG", str(project / "conf/logging.yml"))
+    let = CliRunner().invoke(audit, ["no_such_method", "--json"])
+
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "error: below the project's root Kedro begins stdout with a line of its own: call this "
+        f"from {project}, or set KEDRO_LOGGING_CONFIG={project}/conf/logging.yml\n"
+    )
+    assert "begins stdout" not in let.output
+
+
 def test_an_input_error_is_a_line_on_stderr_and_the_exit_code(capsys):
     with pytest.raises(SystemExit) as ended, exit_on_input_error():
         raise InputError("no such method")

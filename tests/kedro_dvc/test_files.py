@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from kedro.framework import project as kedro_project
 from kedro.io import MemoryDataset
 from kedro.utils import find_kedro_project
 
@@ -76,6 +78,24 @@ def test_the_root_is_found_as_kedro_finds_it(tmp_path, monkeypatch):
 
     assert root == find_kedro_project(tmp_path / "a/b") == tmp_path
     assert given == tmp_path / "a/b/file"
+
+
+def test_a_project_logs_as_it_says_also_below_its_root(tmp_path, monkeypatch):
+    """Kedro looks for conf/logging.yml where one stands: below the root it finds none."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "pyproject.toml").write_text("[tool.kedro]\n")
+    (tmp_path / "conf/logging.yml").write_text("version: 1\n")
+    configured: list[dict[str, Any]] = []
+    monkeypatch.setattr(kedro_project.LOGGING, "configure", configured.append)
+    monkeypatch.delenv("KEDRO_LOGGING_CONFIG", raising=False)
+
+    for folder in (tmp_path, tmp_path / "docs"):
+        monkeypatch.chdir(folder)
+        with click.Context(click.Command("c")):
+            enter_project()
+
+    assert configured == [{"version": 1}]
 
 
 CONFLICT = "stages:\n<<<<<<< HEAD\n  a: {cmd: x}\n=======\n  a: {cmd: y}\n>>>>>>> other\n"

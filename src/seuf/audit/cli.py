@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kedro_dvc.files import UserPath, enter_project, problem_of_disk
+from kedro_dvc.files import UserPath, enter_project, problem_of_disk, require_clean_stdout
 from seuf.audit import now
 from seuf.inputs import InputError
 
@@ -124,6 +124,8 @@ def method(
     from seuf.audit.report import audit, first_cause, with_checks, with_request, write_documents
     from seuf.audit.since import check_since
 
+    if as_json:
+        require_clean_stdout()
     with exit_on_input_error():
         if key and not out:
             raise InputError("--sign needs --out, the folder for the signed statement.")
