@@ -235,6 +235,19 @@ def test_no_requests_are_listed_as_none(project):
     assert say("list") == (0, "none\n")
 
 
+def test_the_next_command_says_what_became_of_an_opening_that_was_cut_off(project):
+    (project / ".salts").mkdir()
+    (project / ".salts/.17.opening").write_bytes(b"x" * 32)
+
+    listed = CliRunner().invoke(request, ["list"])
+
+    assert (listed.exit_code, listed.stdout) == (0, "none\n")
+    assert listed.stderr == (
+        "note: opening request 17 was cut off, and nothing is left of it: open it again\n"
+    )
+    opened("17")
+
+
 def test_with_the_data_gone_the_salt_still_tells_what_a_request_held(project):
     opened("17")
     (project / "data/03_primary/forget_set.jsonl").unlink()

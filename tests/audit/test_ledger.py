@@ -19,6 +19,7 @@ from seuf.audit.ledger import (
     appended,
     check_ledger,
     entry_digest,
+    locked,
     read_ledger,
     served_by,
     state,
@@ -413,11 +414,35 @@ def test_a_writer_that_comes_between_reading_and_writing_waits(tmp_path, monkeyp
     assert [entry["request"] for entry in read(tmp_path)] == ["a", "b", "c"]
 
 
-def test_the_lock_of_a_writer_that_was_killed_is_told_after_a_while(tmp_path, monkeypatch):
+def test_a_writer_that_keeps_the_lock_is_told_after_a_while(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger_module, "PATIENCE", 0.1)
-    (tmp_path / ".ledger.lock").touch()
 
-    with pytest.raises(InputError, match=r"^\.ledger\.lock exists: .* remove it"):
+    with (
+        locked(tmp_path),
+        pytest.raises(InputError, match=r"^\.ledger\.lock exists: another .*r\.$"),
+    ):
         write_entry(tmp_path, opened("a"))
 
     assert not (tmp_path / "evidence/ledger.json").exists()
+
+
+def test_a_writer_that_was_killed_keeps_nobody_waiting(tmp_path, monkeypatch):
+    """The system has given its lock back; what it has begun to write is removed."""
+    monkeypatch.setattr(ledger_module, "PATIENCE", 0.1)
+    (tmp_path / "evidence").mkdir()
+    for left in (".ledger.lock", "evidence/ledger.json.4711.tmp"):
+        (tmp_path / left).touch()
+
+    write_entry(tmp_path, opened("a"))
+
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["evidence", "ledger.json"]
+
+
+def test_where_the_system_has_no_such_lock_the_file_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(ledger_module, "fcntl", None)
+    write_entry(tmp_path, opened("a"))
+    (tmp_path / ".ledger.lock").touch()
+
+    with pytest.raises(InputError, match=r"If none does, one was killed: remove it\.$"):
+        write_entry(tmp_path, opened("b"))

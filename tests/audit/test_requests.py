@@ -2,20 +2,30 @@
 
 import hashlib
 import hmac
+import itertools
 import json
+import os
 import re
+import signal
 import stat
 import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seuf.audit import requests as requests_module
 from seuf.audit.ledger import read_ledger, write_entry
 from seuf.audit.requests import (
     are_records,
     check_id,
     count_missing,
+    finish_openings,
+    keep_salt,
     new_salt,
     open_request,
     read_request,
@@ -205,6 +215,107 @@ def test_an_id_is_not_free_again_because_its_file_is_gone(project):
         open_request(project, "17", ["another"], date=DATE, **REASON)
 
 
+def test_a_file_without_an_entry_in_the_ledger_is_said_to_be_in_the_way(tmp_path):
+    (tmp_path / "evidence/requests").mkdir(parents=True)
+    (tmp_path / "evidence/requests/17.json").write_text("{}")
+
+    with pytest.raises(InputError, match=r"^evidence/requests/17\.json exists, though the ledger"):
+        open_request(tmp_path, "17", TEXTS, date=DATE, **REASON)
+
+
+def killed_at(step: int, project: Path, work: Callable[[], object]) -> bool:
+    """Do something in a process that is killed before it touches a file of a project so often.
+
+    Returns:
+        Whether it was; if not, it has come to its end.
+    """
+    if (pid := os.fork()) == 0:
+        steps = itertools.count()
+
+        def kill(event: str, arguments: tuple[object, ...]) -> None:
+            touches = event in ("open", "os.rename", "os.remove", "os.chmod", "os.mkdir")
+            ours = any(str(project) in str(one) or isinstance(one, int) for one in arguments[:1])
+            if touches and ours and next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill)
+        work()
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def contents(project: Path) -> list[str]:
+    """Return the files that are there, but for the lock, which the next writer removes."""
+    files = (str(one.relative_to(project)) for one in project.rglob("*") if one.is_file())
+    return sorted(name for name in files if name != ".ledger.lock")
+
+
+def test_an_opening_that_is_killed_at_any_point_is_completed_or_undone(tmp_path):
+    """So its id is never lost, its salt never, and no file without an entry is left."""
+    expected = [".salts/.gitignore", ".salts/17"]
+    expected += [f"evidence/{name}" for name in ("ledger.json", "requests/17.digests")]
+    expected += ["evidence/requests/17.json"]
+    told, killed, step = set(), True, 0
+    while killed:
+        project = tmp_path / str(step)
+        project.mkdir()
+        open_ = partial(open_request, project, "17", TEXTS, date=DATE, **REASON)
+        killed, step = killed_at(step, project, open_), step + 1
+
+        said = finish_openings(project)
+
+        told.update(line.split(",")[0] for line in said)
+        assert finish_openings(project) == []
+        if not (project / "evidence/ledger.json").exists():
+            assert [name for name in contents(project) if "17" in name] == []
+            open_()
+        assert are_records(project, "17", TEXTS) == [True, True]
+        assert contents(project) == expected
+    assert step > 15
+    assert told == {
+        "opening request 17 was cut off",
+        "request 17 was opened before its command was cut off: 2 records; its salt is .salts/17",
+    }
+
+
+def test_the_mending_of_an_opening_can_be_killed_too(tmp_path):
+    """It is killed at each of its points, one after the other, and then comes to its end."""
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(requests_module, "append_entry", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            open_request(tmp_path, "17", TEXTS, date=DATE, **REASON)
+    before = contents(tmp_path)
+
+    with pytest.raises(InputError, match=r"^Opening request 17 was cut off: `kedro request list`"):
+        read_request(tmp_path, "17")
+    step = 0
+    while killed_at(step, tmp_path, partial(finish_openings, tmp_path)):
+        step += 1
+
+    assert "evidence/requests/17.json" in before
+    assert contents(tmp_path) == [".salts/.gitignore"]
+    open_request(tmp_path, "17", TEXTS, date=DATE, **REASON)
+
+
+def test_of_two_requests_with_one_id_that_of_the_ledger_stays(project):
+    """Its files came by git while the opening of another was cut off."""
+    begun = project / ".salts/.17.opening"
+    begun.write_bytes(b"x" * 32)
+
+    assert finish_openings(project) == [
+        "the ledger has another request 17 than the one whose opening was cut off"
+    ]
+
+    assert not begun.exists()
+    assert are_records(project, "17", TEXTS) == [True, True]
+
+
 def test_an_unknown_request_is_refused(project):
     with pytest.raises(InputError, match=r"^There is no request '18': `kedro request list`"):
         reported_request(project, "18")
@@ -252,8 +363,14 @@ def test_a_text_that_utf8_has_no_letters_for_is_a_record_too():
     assert record_digests(b"salt", ["\ud800"]) == [one]
 
 
+def kept_salt(project: Path, name: str) -> bytes:
+    salt = new_salt(project, name)
+    keep_salt(project, name)
+    return salt
+
+
 def test_a_salt_is_read_as_it_was_made_and_no_two_are_alike(tmp_path):
-    one, other = new_salt(tmp_path, "one"), new_salt(tmp_path, "other")
+    one, other = kept_salt(tmp_path, "one"), kept_salt(tmp_path, "other")
 
     assert (read_salt(tmp_path, "one"), read_salt(tmp_path, "other")) == (one, other)
     assert len(one) == len(other) == 32
@@ -263,7 +380,7 @@ def test_a_salt_is_read_as_it_was_made_and_no_two_are_alike(tmp_path):
 def test_nobody_but_the_owner_reads_it(tmp_path):
     (tmp_path / ".salts").mkdir(mode=0o755)
 
-    new_salt(tmp_path, "one")
+    kept_salt(tmp_path, "one")
 
     assert stat.S_IMODE((tmp_path / ".salts").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / ".salts/one").stat().st_mode) == 0o600
@@ -273,7 +390,8 @@ def test_git_does_not_see_it(tmp_path):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     (tmp_path / "seen").write_text("by git")
 
-    new_salt(tmp_path, "one")
+    kept_salt(tmp_path, "one")
+    new_salt(tmp_path, "other")
 
     command = ["git", "status", "--porcelain", "--untracked-files=all"]
     told = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
@@ -281,7 +399,7 @@ def test_git_does_not_see_it(tmp_path):
 
 
 def test_a_salt_is_never_written_over(tmp_path):
-    salt = new_salt(tmp_path, "one")
+    salt = kept_salt(tmp_path, "one")
 
     with pytest.raises(InputError, match=r"^\.salts/one exists: choose another id"):
         new_salt(tmp_path, "one")
@@ -295,7 +413,7 @@ def test_a_salt_that_is_gone_is_said_to_be(tmp_path):
 
 
 def test_a_salt_that_was_cut_short_is_none(tmp_path):
-    new_salt(tmp_path, "one")
+    kept_salt(tmp_path, "one")
     (tmp_path / ".salts/one").write_bytes(b"short")
 
     with pytest.raises(InputError, match=r"is no salt: it has 5 bytes, not 32\.$"):

@@ -260,7 +260,12 @@ def request() -> None:
 
     The texts are never kept, but salted digests of them.
     """
+    from seuf.audit.requests import finish_openings
+
     enter_project()
+    with exit_on_input_error():
+        for line in finish_openings(Path.cwd()):
+            click.echo(f"note: {line}", err=True)
 
 
 @request.command(name="open")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kedro_dvc.files import write_text
+from kedro_dvc.files import fcntl, write_text
 from kedro_dvc.records import EVIDENCE
 from seuf.inputs import InputError
 
@@ -69,32 +69,66 @@ def write_entry(project: Path, entry: Entry) -> State:
     Raises:
         InputError: If what the entry says cannot have happened, or another command keeps writing.
     """
-    with _locked(project):
-        ledger = appended(read_ledger(project), entry)
-        now = state(ledger)
-        write_text(project / LEDGER, json.dumps(ledger, indent=1, sort_keys=True) + "\n")
+    with locked(project):
+        return append_entry(project, entry)
+
+
+def append_entry(project: Path, entry: Entry) -> State:
+    """Do what `write_entry` does, in a process that has the lock.
+
+    Raises:
+        InputError: If what the entry says cannot have happened.
+    """
+    ledger = appended(read_ledger(project), entry)
+    now = state(ledger)
+    write_text(project / LEDGER, json.dumps(ledger, indent=1, sort_keys=True) + "\n")
     return now
 
 
 @contextmanager
-def _locked(project: Path) -> Iterator[None]:
-    """Keep other commands from writing between our reading and our writing."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            os.close(os.open(project / LOCK, os.O_CREAT | os.O_EXCL))
-            break
-        except FileExistsError:
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"{LOCK} exists: another command writes to the ledger. If none does, one was "
-                    "killed: remove it."
-                ) from None
-            time.sleep(0.02)
+def locked(project: Path) -> Iterator[None]:
+    """Keep other commands from writing between our reading and our writing.
+
+    What a writer that was killed has left is removed: the system gives back its lock. Where it has
+    no such locks (Windows), the file itself is the lock, and whoever was killed leaves it.
+
+    Raises:
+        InputError: If another command keeps writing.
+    """
+    path, deadline = project / LOCK, time.monotonic() + PATIENCE
+    while (descriptor := _taken(path)) is None:
+        if time.monotonic() > deadline:
+            rest = "" if fcntl else " If none does, one was killed: remove it."
+            raise InputError(f"{LOCK} exists: another command writes to the ledger.{rest}")
+        time.sleep(0.02)
     try:
+        for begun in (project / LEDGER).parent.glob(f"{Path(LEDGER).name}.*.tmp"):
+            begun.unlink()
         yield
     finally:
-        (project / LOCK).unlink(missing_ok=True)
+        if fcntl is None:  # where an open file cannot be removed
+            os.close(descriptor)
+        path.unlink(missing_ok=True)
+        if fcntl is not None:  # after it, or another process could have its lock meanwhile
+            os.close(descriptor)
+
+
+def _taken(path: Path) -> int | None:
+    """Return the descriptor of a file that only this process has locked; None if it cannot."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | (0 if fcntl else os.O_EXCL), 0o666)
+    except FileExistsError:
+        return None
+    if fcntl is None:
+        return descriptor
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:  # else who had it before has removed it since
+            return descriptor
+    except BlockingIOError:
+        pass
+    os.close(descriptor)
+    return None
 
 
 def appended(ledger: Sequence[Entry], entry: Entry) -> list[Entry]:

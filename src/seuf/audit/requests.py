@@ -22,11 +22,22 @@ from kedro_dvc.files import write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import EVIDENCE
 from seuf.audit import now
-from seuf.audit.ledger import LEDGER, REVOKED, SERVED, Entry, read_ledger, state, write_entry
+from seuf.audit.ledger import (
+    LEDGER,
+    REVOKED,
+    SERVED,
+    Entry,
+    append_entry,
+    locked,
+    read_ledger,
+    state,
+    write_entry,
+)
 from seuf.inputs import InputError
 
 SALTS = ".salts"
 SALT_SIZE = 32  # bytes, as SHA-256 has
+OPENING = ".{}.opening"  # a salt's file until the ledger has its request; no id begins with a dot
 REQUESTS = f"{EVIDENCE}/requests"
 REPORTED = ("id", "date", "reason", "records", "digest")
 BOUNDS = ("forget_at_most", "utility_at_least")  # where they were declared
@@ -35,7 +46,9 @@ Request = dict[str, Any]
 
 
 def new_salt(project: Path, name: str) -> bytes:
-    """Return a new salt, which lies in a file that the owner alone can read and git ignores.
+    """Return a new salt, in a file that the owner alone can read and git ignores: `OPENING`.
+
+    `keep_salt` gives it its name.
 
     Raises:
         InputError: If there is one of this name: what was salted with it would be lost.
@@ -44,15 +57,21 @@ def new_salt(project: Path, name: str) -> bytes:
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
     (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    if (folder / name).exists():
+        raise InputError(f"{SALTS}/{name} exists: choose another id for the request.")
     salt = secrets.token_bytes(SALT_SIZE)
-    try:
-        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise InputError(f"{SALTS}/{name} exists: choose another id for the request.") from error
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    descriptor = os.open(folder / OPENING.format(name), flags, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o600)
         file.write(salt)
     return salt
+
+
+def keep_salt(project: Path, name: str) -> None:
+    """Give a new salt the name by which it is read from now on."""
+    folder = project / SALTS
+    (folder / OPENING.format(name)).replace(folder / name)
 
 
 def read_salt(project: Path, name: str) -> bytes:
@@ -103,20 +122,75 @@ def open_request(
         InputError: If the id cannot be one or exists, or there is nothing to forget.
     """
     file = _request_file(project, name)
-    if file.exists() or name in state(read_ledger(project)).status:
-        raise InputError(f"Request {name} exists: choose another id.")
     if not texts or not all(text.strip() for text in texts):
         raise InputError(f"Request {name} holds no text, or an empty one.")
-    salt = new_salt(project, name)
-    lines = "".join(f"{one}\n" for one in sorted(record_digests(salt, texts)))
-    request = {"id": name, "date": date, "records": len(texts), "digest": _hmac(salt, lines)}
-    request |= {**purpose, "digests_sha256": _sha256(lines.encode())}
-    text = json.dumps(request, indent=2, sort_keys=True) + "\n"
-    write_text(_digests_file(project, name), lines)
-    write_text(file, text)
-    entry = {"what": "opened", "request": name, "date": date, "records": len(texts)}
-    write_entry(project, {**entry, "digest": request["digest"], "file": _sha256(text.encode())})
+    with locked(project):
+        _finish_openings(project)
+        if name in state(read_ledger(project)).status:
+            raise InputError(f"Request {name} exists: choose another id.")
+        if file.exists():
+            raise InputError(
+                f"{REQUESTS}/{file.name} exists, though the ledger has no request {name}: remove "
+                f"it, and {SALTS}/{name}, or choose another id."
+            )
+        salt = new_salt(project, name)
+        lines = "".join(f"{one}\n" for one in sorted(record_digests(salt, texts)))
+        request = {"id": name, "date": date, "records": len(texts), "digest": _hmac(salt, lines)}
+        request |= {**purpose, "digests_sha256": _sha256(lines.encode())}
+        text = json.dumps(request, indent=2, sort_keys=True) + "\n"
+        write_text(_digests_file(project, name), lines)
+        write_text(file, text)
+        entry = {"what": "opened", "request": name, "date": date, "records": len(texts)}
+        append_entry(
+            project, {**entry, "digest": request["digest"], "file": _sha256(text.encode())}
+        )
+        keep_salt(project, name)
     return request
+
+
+def finish_openings(project: Path) -> list[str]:
+    """Complete or undo each opening that was cut off, and return in words what was done.
+
+    A request is open from its entry in the ledger on. What was written before that for one which
+    never got there is removed, so that its id is free; the salt gets its name if it did.
+    """
+    if not _cut_off(project):
+        return []
+    with locked(project):
+        return _finish_openings(project)
+
+
+def _finish_openings(project: Path) -> list[str]:
+    return [_finish_opening(project, name) for name in _cut_off(project)]
+
+
+def _cut_off(project: Path) -> list[str]:
+    """Return the ids whose opening is at work, or was cut off."""
+    before, after = OPENING.split("{}")
+    names = [path.name for path in (project / SALTS).glob(OPENING.format("*"))]
+    ids = (name.removeprefix(before).removesuffix(after) for name in names)
+    return sorted(one for one in ids if ID.fullmatch(one))
+
+
+def _finish_opening(project: Path, name: str) -> str:
+    begun, digests = project / SALTS / OPENING.format(name), _digests_file(project, name)
+    opened = _entries(project, name, "opened")
+    if opened:
+        lines = digests.read_text(encoding="utf-8") if digests.is_file() else ""
+        if _hmac(begun.read_bytes(), lines) == opened[0]["digest"]:
+            keep_salt(project, name)
+            return (
+                f"request {name} was opened before its command was cut off: {opened[0]['records']} "
+                f"records; its salt is {SALTS}/{name}, which stays apart and in no commit"
+            )
+    else:
+        for file in (_request_file(project, name), digests):
+            for one in (file, *file.parent.glob(f"{file.name}.*.tmp")):
+                one.unlink(missing_ok=True)
+    begun.unlink()  # last: until then this can be done again
+    if opened:
+        return f"the ledger has another request {name} than the one whose opening was cut off"
+    return f"opening request {name} was cut off, and nothing is left of it: open it again"
 
 
 def record_digests(salt: bytes, texts: Iterable[str]) -> list[str]:
@@ -132,6 +206,8 @@ def read_request(project: Path, name: str) -> Request:
             ledger follows the last entry, so what it says itself is compared too.
     """
     file, opened = _request_file(project, name), _entries(project, name, "opened")
+    if not opened and name in _cut_off(project):
+        raise InputError(f"Opening request {name} was cut off: `kedro request list` mends that.")
     if not opened or not file.is_file():
         raise InputError(f"There is no request {name!r}: `kedro request list` lists them all.")
     data = file.read_bytes()
