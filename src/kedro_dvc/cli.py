@@ -315,21 +315,40 @@ def _key_of(error: BaseException | None, study: str | None) -> str:
 )
 @env_option("The study whose outputs they are.", default="base", show_default=True)
 @click.option("--shared", is_flag=True, help="Delete also what another output has too.")
+@click.option(
+    "--for",
+    "purpose",
+    metavar="TEXT",
+    help="For whom or what, such as a request's id; is committed: name nobody in it.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase_command(
-    datasets: tuple[str, ...], kept_apart: bool, env: str, shared: bool, yes: bool
+    datasets: tuple[str, ...],
+    kept_apart: bool,
+    env: str,
+    shared: bool,
+    purpose: str | None,
+    yes: bool,
 ) -> None:
     """Delete data sets wherever DVC keeps them.
 
     Their hashes stay in dvc.lock. Every version that this clone knows of is deleted, in the
-    workspace, the cache and all remotes.
+    workspace, the cache and all remotes. When that was, and --for whom, is recorded in evidence/.
 
-    Example: kedro dvc erase raw_customers
+    Example: kedro dvc erase raw_customers --for 17
     """
     from dvc.repo import Repo
 
     from kedro_dvc import erase as of_erasure
-    from kedro_dvc.erase import erase, not_reached, outputs_named, plan_erasure
+    from kedro_dvc.erase import (
+        erase,
+        erasures_file,
+        not_reached,
+        outputs_named,
+        plan_erasure,
+        read_erasures,
+        record_erasure,
+    )
     from kedro_dvc.project import load_study
     from kedro_dvc.run_status import forget
     from kedro_dvc.watch import forget_logs
@@ -339,12 +358,14 @@ def erase_command(
     if not named:
         raise click.UsageError("Name data sets, or say --kept-apart.")
     outputs = outputs_named(study, named)
+    read_erasures(Path.cwd(), env)  # refuses a file to which nothing can be added
     with _cause_alone(), Repo() as repo:
         plan = plan_erasure(repo, outputs, shared)
         click.echo(plan)
         if plan.versions and not yes:
             click.confirm("Delete this for good?", abort=True)
         failures = plan.unsearched + erase(repo, plan)
+    record_erasure(Path.cwd(), env, plan, purpose)
     try:
         forget(Path.cwd(), env)
         forget_logs(env)
@@ -356,6 +377,7 @@ def erase_command(
             click.echo(f"- {line}")
     elif plan.versions:
         click.echo("Deleted; the hashes stay in dvc.lock.")
+    click.echo(f"{erasures_file(env)} says when: commit it.")
     click.echo("Not reached, see to it yourself:")
     for line in not_reached(plan, outputs):
         click.echo(f"- {line}")

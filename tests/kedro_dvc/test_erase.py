@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 from contextlib import chdir
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from kedro_dvc.erase import (
     not_reached,
     outputs_named,
     plan_erasure,
+    read_erasures,
 )
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.project import load_study
@@ -239,6 +241,52 @@ def test_the_command_does_not_say_deleted_of_what_is_still_there(fixed, monkeypa
     assert ended.exit_code == 1
     assert "Deleted" not in ended.output
     assert "- workspace still has in: Permission denied" in ended.output
+
+
+def test_it_is_recorded_what_was_erased_for_whom_and_when(small, monkeypatch):
+    """Also if the command that deleted was killed; what is noted so already is not noted twice."""
+    monkeypatch.setattr("kedro_dvc.project.load_study", lambda *args: None)
+    monkeypatch.setattr("kedro_dvc.erase.outputs_named", lambda *args: {"made.txt": True})
+    small.recorded("text")
+
+    def erased(*options: str) -> list[tuple[tuple[str, ...], str | None]]:
+        ended = CliRunner().invoke(dvc, ["erase", "anything", "--yes", *options])
+        assert ended.exit_code == 0, ended.output
+        assert "evidence/base/erased.json says when: commit it." in ended.output
+        return [(one.paths, one.purpose) for one in read_erasures(small.root, "base")]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kedro_dvc.erase.record_erasure", lambda *args: None)  # as if killed
+        assert erased("--for", "17") == []
+    first = erased("--for", "17")
+    again, other = erased(), erased("--for", "18")
+    age = datetime.now(UTC) - datetime.fromisoformat(read_erasures(small.root, "base")[0].date)
+
+    assert first == again == [(("made.txt",), "17")]
+    assert other == [(("made.txt",), "17"), (("made.txt",), "18")]
+    assert timedelta(0) <= age < timedelta(minutes=1)
+
+
+def test_what_could_not_be_deleted_is_not_recorded_as_erased(fixed, monkeypatch):
+    monkeypatch.setattr("kedro_dvc.project.load_study", lambda *args: None)
+    monkeypatch.setattr("kedro_dvc.erase.outputs_named", lambda *args: {"in": True})
+
+    CliRunner().invoke(dvc, ["erase", "anything", "--yes"])
+
+    assert read_erasures(fixed.root, "base") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '[{"date": "2026-11-25", "for": null, "paths": []}]', "[" * 9999]
+)
+def test_a_record_of_erasures_that_is_none_is_one_line(tmp_path, text):
+    (tmp_path / "evidence/base").mkdir(parents=True)
+    (tmp_path / "evidence/base/erased.json").write_text(text)
+
+    with pytest.raises(
+        WorkflowError, match=r"^evidence/base/erased\.json is no record of erasures"
+    ):
+        read_erasures(tmp_path, "base")
 
 
 def test_a_refusal_is_told_though_the_store_no_longer_lists_the_object(small, monkeypatch):

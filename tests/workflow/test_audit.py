@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -369,12 +370,27 @@ def test_after_an_erasure_of_all_that_is_kept_apart_no_sentence_is_left_anywhere
     (root / ".viz").mkdir(exist_ok=True)
     (root / ".viz/runs_of_smoke.json").write_text(json.dumps([{"error": texts[0]}]))
     before = left(root, texts)
+    opening = ("request", "open", "17", "--reason", "by mail", "--env", "smoke")
+    assert Project(root).invoke(*opening).exit_code == 0
 
-    erase = ("dvc", "erase", "--kept-apart", "--shared", "--yes", "--env", "smoke")
+    erase = ("dvc", "erase", "--kept-apart", "--shared", "--yes", "--env", "smoke", "--for", "17")
     assert Project(root).invoke(*erase).exit_code == 0
 
     assert {FORGET, SCORES, ".viz/runs_of_smoke.json"} <= before
     assert left(root, texts) == set()
+    uncommitted = failures(report_of(root))["commit"][0]
+    commit(root)
+    report = report_of(root)
+    erased = r"erased on \d{4}-\d\d-\d\dT[\d:]{8}\+00:00 for request 17"
+    assert uncommitted.startswith("evidence/smoke/erased.json not as in commit")
+    assert failures(report).keys() == {"scores"}
+    why = failures(report)["scores"][0]
+    assert re.fullmatch(rf"{SCORES} was {erased}: it cannot be worked out again", why)
+    noted = next(one["text"] for one in report["checks"] if one["name"] == "erased")
+    assert re.search(rf"can no longer be read, known by hash alone: {erased}$", noted)
+    with chdir(root):
+        again = check_replay(AuditedMethod(load_study(root, "smoke"), METHOD))
+    assert re.fullmatch(rf"the delta cannot be made again: {FORGET} was {erased}", again.text)
 
 
 def left(root: Path, texts: list[str]) -> set[str]:

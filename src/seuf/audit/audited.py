@@ -191,6 +191,43 @@ class AuditedMethod:
         return confidential_paths(self.study)
 
     @cached_property
+    def erased(self) -> dict[str, str]:
+        """When and for whom outputs were erased, in words, by path, as far as it is recorded.
+
+        Raises:
+            InputError: If the record cannot be read.
+        """
+        from kedro_dvc.erase import read_erasures
+        from seuf.audit.ledger import read_ledger, state
+        from seuf.audit.requests import requests_of_study
+
+        try:
+            erasures = read_erasures(self.project, self.study.name)
+        except WorkflowError as error:
+            raise InputError(str(error)) from error
+        known = state(read_ledger(self.project)).status if erasures else {}
+        words = dict[str, str]()
+        for one in erasures:
+            if one.purpose in known:
+                by = f"for request {one.purpose}"
+            elif one.purpose is not None:
+                by = f"for {one.purpose!r}, which is no request of the ledger"
+            else:
+                of_study = requests_of_study(self.project, self.study.name)
+                by = f"for no request that was named; the study's are: {', '.join(of_study)}"
+                by = by if of_study else "for no request"
+            words |= dict.fromkeys(one.paths, f"erased on {one.date} {by}")
+        return words
+
+    def why_missing(self, path: str) -> str:
+        """Return in words what became of a file that is not here."""
+        if path in self.erased:
+            return f"was {self.erased[path]}"
+        if path in self.confidential:
+            return "is not here, and no erasure of it is recorded: `dvc pull` brings what is left"
+        return "is not here: `dvc pull` brings what was shared"
+
+    @cached_property
     def base(self) -> tuple[str, Path]:
         """The base model's name, and the folder in which its checkpoint lies.
 

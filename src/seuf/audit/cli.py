@@ -164,7 +164,10 @@ def check_replay(audited: AuditedMethod) -> Check:
         with TemporaryDirectory() as folder:
             return replay(audited.study, audited.method, Path(folder))[0]
     except InputError as error:  # the forget set may be erased
-        return failed(NAME, f"the delta cannot be made again: {error}")
+        erased = [path for path in audited.lineage[-1].deps if path in audited.erased]
+        gone = [path for path in erased if not (audited.project / path).exists()]
+        why = f"{gone[0]} {audited.why_missing(gone[0])}" if gone else str(error)
+        return failed(NAME, f"the delta cannot be made again: {why}")
 
 
 @audit.command()

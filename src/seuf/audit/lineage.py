@@ -22,7 +22,8 @@ from seuf.audit.audited import AuditedMethod, Stage, producers
 def commit(audited: AuditedMethod) -> Iterator[Check]:
     """Check that code, configuration, lock and evidence are as they were committed."""
     project = audited.project
-    looked_at = [*DECIDING, str(audited.lock), f"{EVIDENCE}/{audited.study.name}/runs"]
+    evidence = Path(EVIDENCE, audited.study.name)
+    looked_at = [*DECIDING, str(audited.lock), f"{evidence}/runs", f"{evidence}/erased.json"]
     try:
         head = git(project, "rev-parse", "--verify", "HEAD").strip()
         how = ("--porcelain", "--untracked-files=all", "--no-renames", "-z")
@@ -102,8 +103,13 @@ def contents(audited: AuditedMethod) -> Iterator[Check]:
     lost = [path for path in missing if path not in audited.confidential]
     if lost:
         yield failed("bytes", f"{listed(lost)} not here: `dvc pull` brings what was shared")
-    if erased := [path for path in missing if path in audited.confidential]:
-        yield noted("erased", f"{listed(erased)} can no longer be read; known by hash alone")
+    gone = dict[str, list[str]]()
+    for path in missing:
+        if path in audited.confidential:
+            why = audited.erased.get(path, "no longer here, and no erasure of it is recorded")
+            gone.setdefault(why, []).append(path)
+    for why, paths in gone.items():
+        yield noted("erased", f"{listed(paths)} can no longer be read, known by hash alone: {why}")
     size = sum(one.size for one in audited.digests.values())
     yield passed("bytes", f"{counted(len(audited.digests), 'file')}, {gigabytes(size)} read")
 

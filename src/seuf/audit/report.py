@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -57,7 +57,7 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
     report |= {"base": {"name": audited.base[0], "digest": None}, "delta": None}
     checks = [one for check in lineage.CHECKS for one in check(audited)]
     checks += _check_model(audited, report, checkpoint)
-    checks += guarded("scores", results.scores(audited))
+    checks += guarded("scores", results.scores(audited), audited.why_missing)
     commit, clean = commit_of(audited.project)
     report |= {
         "audited": now(),
@@ -314,7 +314,7 @@ def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None
         report["base"] |= {"digest": delta.base, "files": files_of_model(audited.base[1])}
         experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
         report["experts"] = [list(one) for one in experts]
-        checks = guarded("method", results.choice(audited, delta))
+        checks = guarded("method", results.choice(audited, delta), audited.why_missing)
         method, base = Method.model_validate(audited.settings), audited.base[1]
         of_weights, report["changes"] = check_weights(base, delta, method, experts, checkpoint)
         of_files = check_files(base, checkpoint) if checkpoint else []
@@ -323,14 +323,24 @@ def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None
         return [failed("weights", str(error))]
 
 
-def guarded(name: str, checks: Iterator[Check]) -> list[Check]:
-    """Return the checks; a file that is missing or not what it should be is a failure."""
+def guarded(
+    name: str,
+    checks: Iterator[Check],
+    why_missing: Callable[[str], str] = lambda path: "is missing",
+) -> list[Check]:
+    """Return the checks; a file that is missing or not what it should be is a failure.
+
+    Args:
+        name: Of the check that fails then.
+        checks: As they are made.
+        why_missing: Returns in words what became of a file.
+    """
     done: list[Check] = []
     try:
         done.extend(checks)
     except FileNotFoundError as error:
         path = os.path.relpath(error.filename or ".")
-        done.append(failed(name, f"{path} is not here: `dvc pull` brings what was not erased"))
+        done.append(failed(name, f"{path} {why_missing(path)}: it cannot be worked out again"))
     except (InputError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
         done.append(failed(name, f"cannot be read: {type(error).__name__} {error}"))
     return done

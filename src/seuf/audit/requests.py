@@ -248,6 +248,15 @@ def reported_request(project: Path, name: str) -> Request:
     return {key: request[key] for key in (*REPORTED, *BOUNDS) if key in request}
 
 
+def requests_of_study(project: Path, study: str) -> list[str]:
+    """Return the requests of the ledger, but for those revoked, that a study is meant to serve."""
+    found = []
+    for name, status in state(read_ledger(project)).status.items():
+        if status != REVOKED and read_request(project, name).get("study") == study:
+            found.append(name)
+    return found
+
+
 def serving_entry(project: Path, name: str) -> Entry | None:
     """Return the entry of the ledger with the model that serves a request; None if nothing does."""
     if state(read_ledger(project)).status.get(name) != SERVED:
