@@ -6,6 +6,8 @@ Nothing heavy is imported, as a command that finds nothing to do takes no longer
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import sqlite3
 import subprocess
@@ -134,6 +136,33 @@ def problem_of_disk(error: BaseException) -> str | None:
     if isinstance(error, sqlite3.OperationalError) and "disk" in str(error):
         return f"what DVC notes of files cannot be written: {error}; the disk may be full"
     return str(error).splitlines()[0] if NO_SPACE in str(error) else None
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Return what a JSON text says, if all readers of it would read the same.
+
+    Raises:
+        ValueError: If it is no JSON, has a key twice, a number that is infinite or none, or is
+            nested too deeply.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"it has the key {max(keys, key=keys.count)!r} twice")
+        return content
+
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{number} is no number that JSON has")
+        return value
+
+    try:
+        read = json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return read
 
 
 def load_yaml(path: Path) -> Any:

@@ -48,7 +48,15 @@ from kedro.pipeline import Node, Pipeline
 from kedro.utils import find_kedro_project
 
 from kedro_dvc.configuration import BASE
-from kedro_dvc.files import WorkflowError, git, load_yaml, path_of, stamp, write_text
+from kedro_dvc.files import (
+    WorkflowError,
+    git,
+    load_yaml,
+    path_of,
+    stamp,
+    strict_json,
+    write_text,
+)
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.project import dvc_file
 from kedro_dvc.stages import expanded, node_of
@@ -70,6 +78,15 @@ KINDS: dict[str, Any] = {
     "environment": str,
     "outputs": dict,
 }
+# and of an environment
+OF_MACHINES: dict[str, Any] = {
+    "python": str,
+    "platform": str,
+    "processor": str,
+    "cores": int | None,
+    "packages": dict,
+}
+LONGEST = 1e9  # seconds that a run may take: thirty years
 
 Files = Mapping[str, bytes]  # by path from the project's root
 Inputs = Mapping[str, Any]
@@ -278,8 +295,13 @@ def read_record(project: Path, study: str, node: str) -> Record | None:
     text = environment.read_text(encoding="utf-8") if environment.is_file() else ""
     if _digest(text) != record["environment"]:
         raise ValueError(f"{os.path.relpath(environment, project)} is not what {path.name} names")
+    described = _checked(strict_json(text), OF_MACHINES, environment.name)
+    if not all(isinstance(version, str) for version in described["packages"].values()):
+        raise ValueError(f"{environment.name} has a package without a version")
     own = {key: value for key, value in record.items() if key not in KEYS}
-    return {**record, "environment": {**json.loads(text), **own}}
+    if again := own.keys() & described.keys():
+        raise ValueError(f"{path.name} tells of {min(again)}, as its environment does")
+    return {**record, "environment": {**described, **own}}
 
 
 def stage_records(project: Path, study: str) -> list[Record]:
@@ -297,16 +319,38 @@ def _whole(path: Path) -> Record:
     Raises:
         ValueError: If it cannot be read or lacks something.
     """
+    record = _checked(strict_json(path.read_text(encoding="utf-8")), KINDS, path.name)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{path.name} is nested too deeply") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path.name} is no record")
-    wrong = [key for key, kind in KINDS.items() if not isinstance(record.get(key), kind)]
-    if wrong or datetime.fromisoformat(record["started"]).tzinfo is None:
-        raise ValueError(f"{path.name} has no {wrong[0] if wrong else 'time zone'} as it must be")
+        zone = datetime.fromisoformat(record["started"]).tzinfo
+        datetime.fromisoformat(record["started"]).astimezone(UTC)
+    except OverflowError:
+        zone = None
+    memory = record.get("memory") or {}
+    wrong = {
+        "time in a zone": zone is None,
+        "length of time": isinstance(record["seconds"], bool)
+        or not 0 <= record["seconds"] <= LONGEST,
+        "memory": not isinstance(memory, dict)
+        or not all(isinstance(held, int | None) for held in memory.values()),
+        "outputs": not all(isinstance(one, str) for one in record["outputs"].values()),
+    }
+    if any(wrong.values()):
+        what = next(name for name in wrong if wrong[name])
+        raise ValueError(f"{path.name} has no {what} as it must be")
     return record
+
+
+def _checked(content: Any, kinds: Mapping[str, Any], name: str) -> Record:
+    """Return a file's content if it has these keys of these kinds.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} is no record")
+    if wrong := [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]:
+        raise ValueError(f"{name} has no {wrong[0]} as it must be")
+    return content
 
 
 def environment_path(project: Path, name: str) -> Path:

@@ -280,6 +280,24 @@ def test_an_audit_that_is_to_sign_and_write_nothing_is_refused_in_one_line(proje
     assert (ended.exit_code, ended.output) == (1, f"error: {option} needs --out, {folder}.\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--request", "18"], "There is no request '18': "),
+        (["--request", ""], "A request cannot be called '': "),
+        (["--checkpoint", "none"], "--checkpoint none: there is no such folder."),
+        (["--out", "x", "--sign", "none"], "--sign none: there is no such file."),
+        (["--since", "none", "--key", "none"], "--since none: there is no such file."),
+    ],
+)
+def test_what_an_audit_is_given_is_refused_before_it_begins(project, options, said):
+    """An empty id was taken for none, and the audit passed."""
+    ended = CliRunner().invoke(audit, ["seuf_ga", *options])
+
+    assert (ended.exit_code, ended.output[: len(said) + 7]) == (1, f"error: {said}")
+    assert ended.output.count("\n") == 1
+
+
 def test_json_that_kedro_has_begun_with_a_line_of_its_own_is_refused(project, monkeypatch):
     """Kedro prints it below the root, where it finds no conf/logging.yml, before we are asked."""
     (project / "pyproject.toml").write_text("[tool.kedro]\n")

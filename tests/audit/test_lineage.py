@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -203,14 +205,16 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-WHOLE = {"node": "n", "started": "2026-11-25T12:00:00+00:00", "seconds": 1, "commit": None}
+NOW = datetime.now(UTC)
+WHOLE = {"node": "n", "started": NOW.isoformat(timespec="seconds"), "seconds": 1, "commit": None}
 WHOLE |= {"clean": True, "outputs": {}}
 
 
 def audited_of(project: Path, asked: int = 1, **records: dict) -> SimpleNamespace:
     """Return what is audited: a stage for each record, which is written down."""
     for node, record in records.items():
-        facts = {"python": "3.11", "processor": "p", "packages": {"torch": "2"}}
+        facts = {"python": "3.11", "platform": "l", "processor": "p", "cores": 1}
+        facts["packages"] = {"torch": "2"}
         text = json.dumps(facts | record.pop("machine", {}))
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
         folder = project / "evidence"
@@ -222,7 +226,7 @@ def audited_of(project: Path, asked: int = 1, **records: dict) -> SimpleNamespac
             path.write_text(content)
     settings = {SETTINGS: {"unlearning": {"threads": asked}}}
     stages = [Stage(n, f"kedro run --nodes {n}", {}, {}, settings) for n in records]
-    study = SimpleNamespace(name="mine")
+    study = SimpleNamespace(name="mine", config={"globals": {"study": "base"}})
     return SimpleNamespace(project=project, study=study, stages=stages, lineage=stages)
 
 
@@ -238,6 +242,89 @@ def test_both_names_of_a_file_that_was_moved_are_told(repository):
     ((result, text),) = found(lineage.commit(audited))
 
     assert (result, text.partition(" not as in commit")[0]) == (FAIL, f"src/moved.py, {CODE}")
+
+
+def tampered(repository: Path, how: str) -> None:
+    """Change or add a file so that `git status` says nothing of it."""
+    runs = repository / "evidence/mine/runs"
+    runs.mkdir(parents=True)
+    (runs / "train.json").write_text("{}")
+    if how == "ignored":
+        (repository / ".git/info/exclude").write_text("evidence\n")
+        return
+    if how == "link":
+        outside = repository.parent / f"{repository.name}_outside.json"
+        outside.write_text("{}")
+        (runs / "train.json").unlink()
+        (runs / "train.json").symlink_to(outside)
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "x")
+    if how == "filter":
+        git(repository, "config", "filter.old.clean", "cat > /dev/null; echo x = 1")
+        (repository / ".git/info/attributes").write_text("*.py filter=old\n")
+        (repository / CODE).write_text("x = 2\n")
+    if how == "time":  # of the same size, and not a moment younger
+        before = (repository / CODE).stat()
+        git(repository, "config", "core.trustctime", "false")
+        git(repository, "config", "core.checkStat", "minimal")
+        (repository / CODE).write_text("x = 2\n")
+        os.utime(repository / CODE, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if how == "link":
+        outside.write_text('{"other": 1}')
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ("ignored", "evidence/mine/runs/train.json"),
+        ("filter", CODE),
+        ("time", CODE),
+        ("link", "evidence/mine/runs/train.json"),
+    ],
+)
+def test_a_change_of_which_git_says_nothing_is_told(repository, how, name):
+    tampered(repository, how)
+    audited = audited_of(repository)
+    audited.lock = repository / "studies/mine/dvc.lock"
+
+    ((result, text),) = found(lineage.commit(audited))
+
+    assert (result, text.partition(" not as in commit")[0]) == (FAIL, name)
+
+
+def test_a_link_to_what_is_committed_and_credentials_that_are_not_are_let_be(repository):
+    (repository / "conf/other").mkdir()
+    (repository / "conf/other/parameters.yml").symlink_to("../base/parameters.yml")
+    (repository / ".gitignore").write_text("credentials.yml\n__pycache__\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "x")
+    for name in ("conf/base/credentials.yml", "src/x/__pycache__/a.json"):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("{}")
+    audited = audited_of(repository)
+    audited.lock = repository / "studies/mine/dvc.lock"
+
+    assert [check.result for check in lineage.commit(audited)] == [PASS]
+
+
+@pytest.mark.parametrize(
+    ("record", "called", "remark"),
+    [
+        ({}, "base", None),
+        ({"started": (NOW - timedelta(days=1)).isoformat()}, "base", "before commit"),
+        ({}, "tofu", "the study was called 'base' when train ran, not 'tofu'"),
+    ],
+)
+def test_what_does_not_fit_to_the_commit_of_a_run_is_remarked(repository, record, called, remark):
+    """Clocks of two machines may differ by five minutes; a study's name is no stage's input."""
+    at = git(repository, "rev-parse", "HEAD").strip()
+    audited = audited_of(repository, train={"commit": at, **record})
+    audited.study.config["globals"]["study"] = called
+
+    checks = found(origin(audited))
+
+    assert checks[-1][0] == PASS
+    assert [remark in text for result, text in checks if result == NOTE] == [True] * bool(remark)
 
 
 def test_a_commit_with_the_code_of_now_passes_though_others_came_after(repository):
@@ -294,6 +381,17 @@ def test_what_is_no_commit_fails_and_is_no_option_of_git(repository, commit):
         {"outputs": []},
         {"clean": "yes"},
         {"commit": 7},
+        {"seconds": float("inf")},
+        {"seconds": float("nan")},
+        {"seconds": 1e300},
+        {"seconds": True},
+        {"memory": {"resident": "much"}},
+        {"started": "0001-01-01T00:00:00+14:00"},
+        {"outputs": {"out": None}},
+        {"packages": []},
+        {"machine": {"packages": ["torch"]}},
+        {"machine": {"packages": {"torch": 2}}},
+        {"machine": {"cores": "two"}},
     ],
 )
 def test_a_record_that_is_none_cannot_be_trusted_and_is_one_line(repository, damage):
@@ -304,6 +402,46 @@ def test_a_record_that_is_none_cannot_be_trusted_and_is_one_line(repository, dam
     result, text = found(runs(audited))[0]
 
     assert (result, "the record of train cannot be trusted" in text) == (FAIL, True)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"outputs": {"other": "0" * 64}}, "the record of train has other, no output of it"),
+        ({"torch": "two"}, "the record of train tells of torch what cannot be"),
+        ({"torch": {"threads": [1]}}, "the record of train tells of torch what cannot be"),
+        ({"seconds": 1e8}, "train is said to have run at no time that has been"),
+        ({"started": (NOW + timedelta(hours=1)).isoformat()}, "at no time that has been"),
+    ],
+)
+def test_a_record_that_says_what_cannot_be_fails(repository, record, said):
+    audited = audited_of(repository, train=record)
+    audited.study.not_reproducible = lambda: set()
+    audited.digests = {}
+
+    assert (FAIL, said) in [(one, text[-len(said) :]) for one, text in found(runs(audited))]
+    assert len([*surroundings(audited)]) <= 1  # no traceback
+
+
+def test_a_clock_that_is_a_little_ahead_is_no_failure(repository):
+    soon = (NOW + timedelta(minutes=2)).isoformat()
+    audited = audited_of(repository, train={"started": soon, "node": "train"})
+    audited.study.not_reproducible = lambda: set()
+    audited.digests = {}
+
+    assert [result for result, _ in found(runs(audited))] == [PASS]
+
+
+def test_a_key_that_stands_twice_in_a_record_makes_it_none(repository):
+    """Of two readers one takes the first, the other the last."""
+    audited = audited_of(repository, train={})
+    audited.study.not_reproducible = lambda: set()
+    path = repository / "evidence/mine/runs/train.json"
+    path.write_text(path.read_text().replace("{", '{"clean": false, ', 1))
+
+    result, text = found(runs(audited))[0]
+
+    assert (result, text.endswith("it has the key 'clean' twice")) == (FAIL, True)
 
 
 def test_a_commit_that_git_shows_as_another_is_told(repository):

@@ -7,15 +7,18 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
+from kedro_dvc.hashing import digests
 from kedro_dvc.project import load_study
+from seuf.audit import Check, results
 from seuf.audit.attest import make_keys
 from seuf.audit.audited import AuditedMethod
 from seuf.audit.cli import check_replay
@@ -28,6 +31,9 @@ DATA = "studies/smoke/data"
 LOCK = "studies/smoke/dvc.lock"
 DELTA = f"{DATA}/06_models/{METHOD}/delta.safetensors"
 SCORES = f"{DATA}/07_model_output/{METHOD}/scores.json"
+COMPARISON, HEADLINE = (
+    f"{DATA}/08_reporting/{name}" for name in ("comparison.csv", "headline.json")
+)
 FORGET = f"{DATA}/03_primary/forget_set.jsonl"
 BASE = f"{DATA}/06_models/base_model/model.safetensors"
 
@@ -142,9 +148,67 @@ def an_edited_record(root: Path) -> None:
 def a_record_of_another_node_at_no_time(root: Path) -> None:
     path = root / f"evidence/smoke/runs/methods.{METHOD}.unlearn.json"
     record = json.loads(path.read_text())
-    record |= {"node": "methods.full_ga.unlearn", "seconds": -3.7}
+    record |= {"node": "methods.full_ga.unlearn", "seconds": 9e8}
     path.write_text(json.dumps(record))
     commit(root)
+
+
+def a_lock_without_the_stage_that_made_the_data(root: Path) -> None:
+    """Nothing in it says any more where the forget set came from."""
+    lock = yaml.safe_load((root / LOCK).read_text())
+    del lock["stages"]["prepare_data"]
+    (root / LOCK).write_text(yaml.safe_dump(lock, sort_keys=False))
+    commit(root)
+
+
+def a_report_without_a_digest(root: Path) -> None:
+    lock = yaml.safe_load((root / LOCK).read_text())
+    (report,) = lock["stages"]["write_report"]["outs"]
+    del report["md5"]
+    (root / LOCK).write_text(yaml.safe_dump(lock, sort_keys=False))
+    commit(root)
+
+
+def rewrite(root: Path, path: str, text: str) -> None:
+    """Write an output, and its digests in lock and records, as who may commit can do."""
+    old = digests([root / path])[root / path]
+    (root / path).unlink()
+    (root / path).write_text(text)
+    new = digests([root / path])[root / path]
+    lock = re.sub(
+        rf"md5: {old.md5}\n( +)size: {old.size}\b",
+        rf"md5: {new.md5}\n\g<1>size: {new.size}",
+        (root / LOCK).read_text(),
+    )
+    (root / LOCK).write_text(lock)
+    for record in (root / "evidence/smoke/runs").iterdir():
+        record.write_text(record.read_text().replace(old.sha256, new.sha256))
+    commit(root)
+
+
+def a_score_before(root: Path) -> None:
+    """The original's row is where the certificate has the scores before from."""
+    table = pd.read_csv(root / COMPARISON)
+    table.loc[table["method"] == "original", "utility"] = 0.123
+    rewrite(root, COMPARISON, table.to_csv(index=False))
+
+
+def a_standard_error(root: Path) -> None:
+    """It decides whether a forgetting is REACHED or NOT SHOWN."""
+    scores = json.loads((root / SCORES).read_text())
+    scores["questions"]["forget"]["standard_error"] = 0.0
+    rewrite(root, SCORES, json.dumps(scores))
+
+
+def a_headline(root: Path) -> None:
+    """`dvc metrics show` prints it."""
+    headline = json.loads((root / HEADLINE).read_text())
+    rewrite(root, HEADLINE, json.dumps({**headline, "FE_original": 1.0}))
+
+
+def scores_that_are_none(root: Path) -> None:
+    """It ended in a traceback."""
+    rewrite(root, SCORES, json.dumps({**json.loads((root / SCORES).read_text()), "questions": [1]}))
 
 
 def code_that_git_overlooks(root: Path) -> None:
@@ -234,6 +298,20 @@ def a_truncated_delta(root: Path) -> None:
                 f"unlearn@{METHOD} is said to have run at no time that has been",
             ],
         ),
+        (
+            a_lock_without_the_stage_that_made_the_data,
+            "lock",
+            [f"it has no stage that writes {FORGET}; dvc.yaml has prepare_data"],
+        ),
+        (
+            a_report_without_a_digest,
+            "lock",
+            ["it has no stage that writes", "report.html; dvc.yaml has write_report"],
+        ),
+        (a_score_before, "report", [f"{COMPARISON} is not what the results of all methods make"]),
+        (a_standard_error, "answers", ["forget: the answers make a standard error of"]),
+        (a_headline, "report", [f"{HEADLINE} is not what the results of all methods make of it"]),
+        (scores_that_are_none, "scores", ["cannot be read: AttributeError"]),
         (code_that_git_overlooks, "commit", ["git is told to overlook src/seuf/audit/results.py"]),
         (a_lost_record, "runs", [f"nothing records the run of unlearn@{METHOD}"]),
         (a_replaced_object, "cache", ["in DVC's cache is not what its name says"]),
@@ -252,6 +330,22 @@ def test_tampering_fails_and_is_named(
     assert any(first_cause(report) in texts for texts in failures(report).values())
 
 
+def test_what_is_written_while_it_is_audited_fails(root, monkeypatch):
+    """The delta is hashed, then its weights are read: another one could come between."""
+    choice = results.choice
+
+    def after_another_write(*given: Any) -> Iterator[Check]:
+        content = (root / DELTA).read_bytes()
+        (root / DELTA).unlink()
+        (root / DELTA).write_bytes(content)
+        return choice(*given)
+
+    monkeypatch.setattr(results, "choice", after_another_write)
+    found = failures(report_of(root))
+
+    assert found == {"bytes": [f"{DELTA} written to while it was audited: audit it again"]}
+
+
 def test_scores_that_are_edited_together_with_the_lock_still_fail(root):
     """Whoever writes scores, their MD5 and a commit has not written the run's record."""
     scores = json.loads((root / SCORES).read_text())
@@ -261,8 +355,6 @@ def test_scores_that_are_edited_together_with_the_lock_still_fail(root):
     (root / SCORES).unlink()
     (root / SCORES).write_text(json.dumps(scores))
     with chdir(root):
-        from kedro_dvc.hashing import digests
-
         new = digests([Path(SCORES)])[Path(SCORES)]
     lock = (root / LOCK).read_text().replace(old["md5"], new.md5)
     (root / LOCK).write_text(lock.replace(f"size: {old['size']}", f"size: {new.size}"))

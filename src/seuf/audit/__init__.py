@@ -63,6 +63,12 @@ def noted(name: str, text: str) -> Check:
     return Check(name, NOTE, text)
 
 
+def printable(check: Check) -> Check:
+    """Return a check whose text is one line of printable characters, whatever a file is named."""
+    shown = (char if char.isprintable() else repr(char)[1:-1] for char in check.text)
+    return check._replace(text="".join(shown))
+
+
 class MissingExtraError(InputError):
     """A package of the extra is not installed."""
 

@@ -15,16 +15,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from kedro_dvc.disk import LockedFile, read_lock
-from kedro_dvc.files import WorkflowError
+from kedro_dvc.files import WorkflowError, files_of
 from kedro_dvc.hashing import Digests, digests
 from kedro_dvc.project import Study, dvc_file, for_dvc
+from kedro_dvc.records import EVIDENCE
 from kedro_dvc.stages import GUARD, node_of, stamp
 from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError
 
 CONFIDENTIAL = ("forget_set", "questions", "pretraining_texts", "passages", "reference_texts")
 OF_METHOD = ("delta", "scores", "timing", "chosen_layer", "trials")
-REPORTS = ("comparison", "metrics", "report")
+REPORTS = ("comparison", "metrics", "headline", "report")
 
 
 class Stage(NamedTuple):
@@ -174,6 +175,12 @@ class AuditedMethod:
             return [json.loads(line) for line in text.split("\n") if line]
         return json.loads(text)
 
+    def load(self, name: str) -> Any:
+        """Return a data set as its pipelines load it; one of a method by its full name."""
+        from kedro.io import AbstractDataset
+
+        return AbstractDataset.from_config(name, self.study.dataset(name)).load()
+
     def exists(self, name: str) -> bool:
         """Return whether a data set lies in the workspace."""
         return (self.project / self.path(name)).exists()
@@ -184,6 +191,17 @@ class AuditedMethod:
         paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
         read = digests(self.project / path for path in sorted(paths))
         return {path: read[self.project / path] for path in paths if self.project / path in read}
+
+    def stamps(self) -> dict[str, tuple[int, ...]]:
+        """Return what changes when something that is audited is written, by file, as of now."""
+        paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
+        paths |= {os.path.relpath(self.lock, self.project), f"{EVIDENCE}/{self.study.name}"}
+        files = (file for path in paths for file in files_of(self.project / path))
+        facts = {str(file.relative_to(self.project)): file.stat() for file in files}
+        return {
+            name: (one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
+            for name, one in facts.items()
+        }
 
     @cached_property
     def confidential(self) -> set[str]:

@@ -183,7 +183,7 @@ def when(time: str | None) -> str | None:
     """Return a time in UTC, to the minute; as it came if it is no ISO time with a zone."""
     try:
         return datetime.fromisoformat(time or "").astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return time
 
 

@@ -122,6 +122,7 @@ def method(
     from seuf.audit import Check
     from seuf.audit.audited import AuditedMethod
     from seuf.audit.report import audit, first_cause, with_checks, with_request, write_documents
+    from seuf.audit.requests import reported_request
     from seuf.audit.since import check_since
 
     if as_json:
@@ -133,11 +134,18 @@ def method(
             raise InputError("--issuer needs --out, the folder for the certificate.")
         if (since is None) != (public is None):
             raise InputError("--since and --key need each other: a statement and its signer's key.")
+        for option, path in (("--sign", key), ("--since", since), ("--key", public)):
+            if path is not None and not path.is_file():
+                raise InputError(f"{option} {path}: there is no such file.")
+        if checkpoint is not None and not checkpoint.is_dir():
+            raise InputError(f"--checkpoint {checkpoint}: there is no such folder.")
+        if request is not None:
+            reported_request(Path.cwd(), request)
         audited = AuditedMethod(load_study(Path.cwd(), env), name)
         report = audit(audited, checkpoint)
         if replay:
             report = with_checks(report, [check_replay(audited)])
-        if request:
+        if request is not None:
             report = with_request(report, audited.project, request)
         if since and public:
             report = with_checks(report, [check_since(report, audited.project, since, public)])
@@ -186,10 +194,11 @@ def verify(file: Path, **given: Path | None) -> None:
 
     Example: seuf-verify statement.json --key seuf.pub --delta delta.safetensors --base BASE
     """
+    from seuf.audit import printable
     from seuf.audit.verify import verdict, verify
 
     with exit_on_input_error():
-        checks = verify(file, **given)
+        checks = [*map(printable, verify(file, **given))]
     _print(checks)
     line, code = verdict(checks)
     click.echo(line)

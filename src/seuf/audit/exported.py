@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from kedro_dvc.hashing import IGNORED, sha256s
-from seuf.audit import Check, failed, noted, passed
+from seuf.audit import Check, failed, noted, passed, printable
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint
 from seuf.moe.hub import INDEX, SINGLE, SMALL_FILES
@@ -65,12 +65,6 @@ def files_without_digest(base: Path) -> list[Check]:
     names = [repr(name) for name in _files_below(base) if IGNORED in Path(name).parts]
     text = f"no record covers, as DVC passes over {IGNORED}: {listed(names)}"
     return [printable(noted(NAME, f"of {base} {text}"))] if names else []
-
-
-def printable(check: Check) -> Check:
-    """Return a check whose text is one line of printable characters, whatever a file is named."""
-    shown = (char if char.isprintable() else repr(char)[1:-1] for char in check.text)
-    return check._replace(text="".join(shown))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

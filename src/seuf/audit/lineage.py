@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kedro_dvc.configuration import BASE
 from kedro_dvc.disk import counted, gigabytes, listed
 from kedro_dvc.files import WorkflowError, git, load_yaml
+from kedro_dvc.hashing import IGNORED
 from kedro_dvc.project import dvc_file
 from kedro_dvc.records import COMMIT, DECIDING, EVIDENCE, Record, read_record, watched_by
 from kedro_dvc.stages import expanded, paths_of, stamp
 from kedro_dvc.sync import changes
 from seuf.audit import Check, failed, noted, passed
-from seuf.audit.audited import AuditedMethod, Stage, producers
+from seuf.audit.audited import REPORTS, AuditedMethod, Stage, producers
+
+CLOCKS = timedelta(minutes=5)  # by which clocks of machines may differ
+SHA1 = 40  # hexadecimal digits of an object's name in git; repositories may have SHA-256
+# what decides a result though git may be told to ignore it
+LINK = "120000"  # git's mode of one
+READ = {".json", ".lock", ".py", ".so", ".toml", ".yaml", ".yml"}
+CREDENTIALS = "credentials"  # in the name of a file that is in no commit on purpose
 
 
 def commit(audited: AuditedMethod) -> Iterator[Check]:
     """Check that code, configuration, lock and evidence are as they were committed."""
     project = audited.project
     evidence = Path(EVIDENCE, audited.study.name)
-    looked_at = [*DECIDING, str(audited.lock), f"{evidence}/runs", f"{evidence}/erased.json"]
+    lock = os.path.relpath(audited.lock, project)
+    looked_at = [*DECIDING, lock, f"{evidence}/runs", f"{evidence}/erased.json"]
     try:
         head = git(project, "rev-parse", "--verify", "HEAD").strip()
         how = ("--porcelain", "--untracked-files=all", "--no-renames", "-z")
@@ -32,7 +44,9 @@ def commit(audited: AuditedMethod) -> Iterator[Check]:
     except WorkflowError as error:
         yield failed("commit", f"nothing says which code this is: {error}")
         return
-    changed = [line[3:] for line in status.split("\0") if line]
+    changed = [line[3:] for line in status.split("\0") if line] or unlike_commit(
+        project, head, looked_at
+    )
     # of these git does not say whether they have changed (`update-index --assume-unchanged`)
     overlooked = [line[2:] for line in flagged.split("\0") if line[:1] not in ("", "H")]
     if overlooked:
@@ -43,6 +57,53 @@ def commit(audited: AuditedMethod) -> Iterator[Check]:
         yield passed(
             "commit", f"code, configuration, lock and run records are those of {head[:12]}"
         )
+
+
+def unlike_commit(project: Path, commit: str, patterns: Sequence[str]) -> list[str]:
+    """Return the files that are not those of a commit to the byte, whatever git is told.
+
+    A filter, a monitor of files or a list of what is to be ignored, each a line in git's own
+    configuration, makes `git status` say nothing of a change. A link is as good as the file that it
+    leads to, which has to be of the commit too.
+
+    Args:
+        project: The project's root.
+        commit: The one to be compared with.
+        patterns: Files, folders with all that is in them, and patterns of paths, from the root.
+    """
+    blobs = dict[str, tuple[str, str]]()
+    for line in git(project, "ls-tree", "-r", "-z", commit).split("\0"):
+        about, _, name = line.partition("\t")
+        if name:
+            mode, _, digest = about.split(" ")
+            blobs[name] = (mode, digest)
+    files = {
+        file
+        for pattern in patterns
+        for path in project.glob(pattern)
+        for file in (path, *path.rglob("*"))
+        if file.is_symlink() or (file.is_file() and file.suffix in READ)
+    }
+    here = {str(file.relative_to(project)) for file in files}
+    ours = {name for name in here if CREDENTIALS not in name and IGNORED not in Path(name).parts}
+    ours |= {name for name in blobs if any(Path(name).is_relative_to(one) for one in patterns)}
+    return sorted(name for name in ours if not _is_of(project, name, blobs))
+
+
+def _is_of(project: Path, name: str, blobs: Mapping[str, tuple[str, str]]) -> bool:
+    """Return whether a file is one of a commit's; a link, whether what it leads to is, too."""
+    path, root, (mode, digest) = project / name, project.resolve(), blobs.get(name, ("", ""))
+    linked = path.is_symlink()
+    if linked != (mode == LINK) or not path.is_file():
+        return False
+    content = os.fsencode(path.readlink()) if linked else path.read_bytes()
+    named = hashlib.sha1 if len(digest) == SHA1 else hashlib.sha256
+    if named(b"blob %d\0" % len(content) + content).hexdigest() != digest:
+        return False
+    to = path.resolve()
+    return not linked or (
+        to.is_relative_to(root) and _is_of(project, str(to.relative_to(root)), blobs)
+    )
 
 
 def pipeline(audited: AuditedMethod) -> Iterator[Check]:
@@ -56,6 +117,12 @@ def pipeline(audited: AuditedMethod) -> Iterator[Check]:
     for stage in declared.values():
         stage.deps.pop(stamp(audited.study.name), None)
     differences = [text for one in audited.stages if (text := difference(one, declared))]
+    writer, recorded = producers(declared), producers(audited.recorded)
+    differences += [
+        f"it has no stage that writes {path}; dvc.yaml has {writer[path].name}"
+        for path in sorted({*map(audited.path, REPORTS)}.union(*(s.deps for s in audited.stages)))
+        if path in writer and path not in recorded
+    ]
     differences += [
         f"{stage.name} writes {path}"
         for stage in audited.stages
@@ -97,8 +164,12 @@ def contents(audited: AuditedMethod) -> Iterator[Check]:
     }
     for path, file in recorded.items():
         read = audited.digests.get(path)
-        if read is not None and file is not None and read.md5 != file.md5:
+        if read is None or file is None:
+            continue
+        if read.md5 != file.md5:
             yield failed("bytes", f"{path} is not what dvc.lock records")
+        elif file.size not in (None, read.size):
+            yield failed("bytes", f"{path} has {read.size} bytes, not {file.size} as in dvc.lock")
     missing = [path for path in recorded if path not in audited.digests]
     lost = [path for path in missing if path not in audited.confidential]
     if lost:
@@ -151,10 +222,15 @@ def runs(audited: AuditedMethod) -> Iterator[Check]:
             continue
         if record["node"] != stage.node:
             yield failed("runs", f"the record of {stage.name} is of {record['node']!r}")
-        if record["seconds"] < 0 or datetime.fromisoformat(record["started"]) > datetime.now(UTC):
+        started, lasted = datetime.fromisoformat(record["started"]), record["seconds"]
+        if started > datetime.now(UTC) + CLOCKS - timedelta(seconds=lasted):
             yield failed("runs", f"{stage.name} is said to have run at no time that has been")
         if not record["clean"]:
             yield failed("runs", f"{stage.name} ran with changes that were in no commit")
+        if not _is_of_torch(record["environment"].get("torch")):
+            yield failed("runs", f"the record of {stage.name} tells of torch what cannot be")
+        if other := record["outputs"].keys() - stage.outs.keys():
+            yield failed("runs", f"the record of {stage.name} has {listed(other)}, no output of it")
         for path in stage.outs:
             read = audited.digests.get(path) if path not in left_out else None
             if read and record["outputs"].get(path) != read.sha256:
@@ -186,6 +262,7 @@ def origin(audited: AuditedMethod) -> Iterator[Check]:
             wrong = True
         else:
             compared += 1
+            yield from _doubts(audited, stage, record)
     for short, names in unknown.items():
         text = f"commit {short} is not here, the clone is shallow or its history was rewritten"
         yield noted("origin", f"{text}: the code that {listed(names)} ran with was not compared")
@@ -194,20 +271,41 @@ def origin(audited: AuditedMethod) -> Iterator[Check]:
         yield passed("origin", f"{text} from which they ran")
 
 
+def _doubts(audited: AuditedMethod, stage: Stage, record: Record) -> Iterator[Check]:
+    """Yield what of a run does not fit to the commit from which it is said to have begun."""
+    project, at, name = audited.project, record["commit"], audited.study.name
+    committed = datetime.fromisoformat(git(project, "show", "-s", "--format=%cI", at).strip())
+    if datetime.fromisoformat(record["started"]) < committed - CLOCKS:
+        text = f"{stage.name} is said to have begun on {record['started']}, before commit {at[:12]}"
+        yield noted("origin", f"{text} was made, on {committed.isoformat()}")
+    if stage.name != audited.lineage[-1].name:
+        return
+    called, now = BASE, audited.study.config["globals"].get("study")
+    for study in (BASE, name):
+        try:
+            text = git(project, "show", f"{at}:./conf/{study}/globals.yml")
+            called = (yaml.load(text, yaml.CSafeLoader) or {}).get("study", called)
+        except (WorkflowError, yaml.YAMLError, AttributeError):
+            continue
+    if called != now:
+        yield noted("origin", f"the study was called {called!r} when {stage.name} ran, not {now!r}")
+
+
 def surroundings(audited: AuditedMethod) -> Iterator[Check]:
     """Remark where records disagree: on threads with the settings, on the machine among them."""
     places = dict[str, list[str]]()
     behind = {stage.name for stage in audited.lineage}
     for stage, record in _readable_records(audited):
         found = record["environment"]
-        ran_with = (found.get("torch") or {}).get("threads")
+        facts = found.get("torch")
+        ran_with = facts.get("threads") if isinstance(facts, dict) else None
         asked = set(_threads(stage))
-        if ran_with is not None and asked and ran_with not in asked:
+        if ran_with is not None and asked and ran_with not in [*asked]:
             text = f"{stage.name} ran with {ran_with} threads, by its record; its settings ask for"
             yield noted("threads", f"{text} {' or '.join(map(str, sorted(asked)))}")
         if stage.name in behind:
-            torch = found.get("packages", {}).get("torch", "none")
-            place = f"Python {found.get('python')}, torch {torch}, {found.get('processor')}"
+            torch = found["packages"].get("torch", "none")
+            place = f"Python {found['python']}, torch {torch}, {found['processor']}"
             places.setdefault(place, []).append(stage.name)
     if len(places) > 1:
         text = "; ".join(f"{listed(names)} on {place}" for place, names in places.items())
@@ -227,6 +325,13 @@ def _readable_records(audited: AuditedMethod) -> Iterator[tuple[Stage, Record]]:
     for stage in audited.stages:
         if (record := record_of(audited, stage)) is not None:
             yield stage, record
+
+
+def _is_of_torch(facts: Any) -> bool:
+    """Return whether a record's facts of torch, if it has some, are such."""
+    threads = facts.get("threads") if isinstance(facts, dict) else 0
+    whole = isinstance(threads, int) and not isinstance(threads, bool) and threads > 0
+    return facts is None or threads is None or whole
 
 
 def _threads(stage: Stage) -> Iterator[int]:

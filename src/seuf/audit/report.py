@@ -16,10 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from kedro_dvc.disk import listed
 from kedro_dvc.files import WorkflowError, git, write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import commit_of, record_path
-from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, now, passed, results
+from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, now, passed, printable, results
 from seuf.audit.audited import AuditedMethod, upstream
 from seuf.audit.verify import BOM, CERTIFICATE, REPORT
 from seuf.inputs import InputError
@@ -55,9 +56,15 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
     }
     audited.require_delta()
     report |= {"base": {"name": audited.base[0], "digest": None}, "delta": None}
-    checks = [one for check in lineage.CHECKS for one in check(audited)]
+    before = audited.stamps()
+    checks = [
+        one
+        for check in lineage.CHECKS
+        for one in guarded(check.__name__, check(audited), audited.why_missing)
+    ]
     checks += _check_model(audited, report, checkpoint)
-    checks += guarded("scores", results.scores(audited), audited.why_missing)
+    checks += guarded("scores", results.scores(audited, report["experts"]), audited.why_missing)
+    checks += _written_meanwhile(before, audited.stamps())
     commit, clean = commit_of(audited.project)
     report |= {
         "audited": now(),
@@ -79,9 +86,16 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
     return with_checks({**report, "forgetting": forgetting(report)}, checks)
 
 
+def _written_meanwhile(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Check]:
+    """Yield a failure if files were written to between the checks, which each read them anew."""
+    files = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    if files:
+        yield failed("bytes", f"{listed(files)} written to while it was audited: audit it again")
+
+
 def with_checks(report: Report, checks: Iterable[Check]) -> Report:
     """Return the report with further checks and the verdict; what failed once passes nowhere."""
-    every = [*(Check(**check) for check in report.get("checks", [])), *checks]
+    every = [*(Check(**check) for check in report.get("checks", [])), *map(printable, checks)]
     failures = {check.name for check in every if check.result == FAIL}
     kept = [one for one in every if one.result != PASS or one.name not in failures]
     return {
@@ -319,8 +333,10 @@ def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None
         of_weights, report["changes"] = check_weights(base, delta, method, experts, checkpoint)
         of_files = check_files(base, checkpoint) if checkpoint else []
         return [*checks, *of_weights, *files_without_digest(base), *of_files]
-    except (ValueError, OSError, KeyError, TypeError) as error:  # InputError is a ValueError
+    except (ValueError, OSError) as error:  # InputError is a ValueError
         return [failed("weights", str(error))]
+    except Exception as error:  # as in `guarded`
+        return [failed("weights", f"{type(error).__name__} {error}")]
 
 
 def guarded(
@@ -341,8 +357,9 @@ def guarded(
     except FileNotFoundError as error:
         path = os.path.relpath(error.filename or ".")
         done.append(failed(name, f"{path} {why_missing(path)}: it cannot be worked out again"))
-    except (InputError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        done.append(failed(name, f"cannot be read: {type(error).__name__} {error}"))
+    except Exception as error:  # what was tampered with can be wrong in any way
+        text = " ".join(f"{type(error).__name__} {error}".split())
+        done.append(failed(name, f"cannot be read: {text}"))
     return done
 
 
@@ -381,10 +398,7 @@ def _scores(audited: AuditedMethod) -> dict[str, Any]:
         rows, scores = by_method(table), audited.read("scores")
         after, original = rows[audited.method], original_method(table)
         before = rows[original] if original else {}
-    except (OSError, ValueError, KeyError):
-        return {}
-    return {
-        **{
+        found = {
             part: {
                 "before": _number(before.get(name)),
                 "before_error": _number(before.get(f"{name}_stderr")),
@@ -394,14 +408,15 @@ def _scores(audited: AuditedMethod) -> dict[str, Any]:
                 "questions": _questions(scores, part, after[f"{prefix}_measure"]),
             }
             for part, (name, prefix) in SCORES.items()
-        },
-        "chance": _number(after["chance"]),
-        "routing_overlap": {part: _number(after[f"routing_overlap_{part}"]) for part in SCORES},
-    }
+        }
+        overlap = {part: _number(after[f"routing_overlap_{part}"]) for part in SCORES}
+        return {**found, "chance": _number(after["chance"]), "routing_overlap": overlap}
+    except Exception:  # as in `guarded`, by which a check has failed for it
+        return {}
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None or value != value else float(value)  # NaN is no JSON
+    return float(value) if known(value) else None  # JSON has no NaN
 
 
 def _questions(scores: dict[str, Any], part: str, measure: str) -> int:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from html import unescape
-from statistics import mean
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from seuf.audit import Check, failed, noted, passed
@@ -97,12 +97,19 @@ def _compared(rule: str, experts: Any, chosen: Any, again: Any, what: str) -> Ch
     return passed("expert", f"{rule} chooses {names} from the recorded {what}, worked out again")
 
 
-def scores(audited: AuditedMethod) -> Iterator[Check]:
-    """Compute the scores again from the answers, and compare every later table with them."""
+def scores(audited: AuditedMethod, experts: Any) -> Iterator[Check]:
+    """Compute the scores again from the answers, and compare every later table with them.
+
+    Args:
+        audited: The method.
+        experts: Those of its delta, (layer, expert) pairs.
+    """
     from seuf.benchmarks.headline import headline
     from seuf.benchmarks.records import Question
 
     recorded = audited.read("scores")
+    if recorded["experts"] != experts:
+        yield failed("scores", f"they are said to be of experts {recorded['experts']}")
     if audited.exists("questions"):
         asked = [Question(**one) for one in audited.read("questions") if one["part"] == "test"]
         generate = audited.study.config["parameters"]["evaluation"].get("generate", False)
@@ -127,21 +134,29 @@ def scores(audited: AuditedMethod) -> Iterator[Check]:
 
 
 def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
+    from seuf.benchmarks.answers import mean_with_error
+    from seuf.benchmarks.choices import macro_accuracy
+
     for name, scored in recorded.get("questions", {}).items():
-        right = [
-            one.answer for one in asked if one.scored_as() == name and one.is_multiple_choice()
-        ]
+        questions = [q for q in asked if q.scored_as() == name and q.is_multiple_choice()]
+        right = [one.answer for one in questions]
         answers = scored["answers"]
         if len(answers) != len(right) or scored["questions"] != len(right):
             yield f"{name}: {len(answers)} answers to {len(right)} questions"
             continue
-        accuracy = mean(a == r for a, r in zip(answers, right, strict=True))
-        if not _same(accuracy, scored["accuracy"]):
-            yield f"{name}: the answers make an accuracy of {accuracy}, not {scored['accuracy']}"
+        made = mean_with_error([float(a == r) for a, r in zip(answers, right, strict=True)])
+        if not _same(made["value"], scored["accuracy"]):
+            accuracy = scored["accuracy"]
+            yield f"{name}: the answers make an accuracy of {made['value']}, not {accuracy}"
+        yield from _wrong_error(name, made, scored, len(right))
+        by_topic = macro_accuracy(questions, answers)
+        if not _same(by_topic, scored["macro_accuracy"]):
+            told = scored["macro_accuracy"]
+            yield f"{name}: the answers make an accuracy by topic of {by_topic}, not {told}"
 
 
 def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
-    from seuf.benchmarks.answers import MEASURES
+    from seuf.benchmarks.answers import MEASURES, mean_with_error
     from seuf.benchmarks.records import ANSWER_KINDS
 
     for subject, kinds in recorded.get("generation", {}).items():
@@ -156,12 +171,16 @@ def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
                 yield f"{subject} {kind}: {len(answers)} answers to {len(references)} questions"
                 continue
             measure = MEASURES[ANSWER_KINDS[kind].measure]
-            value = mean(measure(r, a) for r, a in zip(references, answers, strict=True))
-            if not _same(value, scored["value"]):
-                yield f"{subject} {kind}: the answers make {value}, not {scored['value']}"
+            made = mean_with_error(
+                [measure(r, a) for r, a in zip(references, answers, strict=True)]
+            )
+            if not _same(made["value"], scored["value"]):
+                yield f"{subject} {kind}: the answers make {made['value']}, not {scored['value']}"
+            yield from _wrong_error(f"{subject} {kind}", made, scored, len(answers))
 
 
 def _wrong_produced(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
+    from seuf.benchmarks.answers import mean_with_error
     from seuf.benchmarks.produced import right_or_wrong
 
     for subject, scored in recorded.get("produced", {}).items():
@@ -169,9 +188,19 @@ def _wrong_produced(recorded: dict[str, Any], asked: list[Question]) -> Iterator
         if len(questions) != len(scored["answers"]):
             yield f"{subject}: {len(scored['answers'])} answers to {len(questions)} questions"
             continue
-        value = mean(right_or_wrong(questions, scored["answers"]))
-        if not _same(value, scored["value"]):
-            yield f"{subject}: the answers make a share of {value}, not {scored['value']}"
+        made = mean_with_error(right_or_wrong(questions, scored["answers"]))
+        if not _same(made["value"], scored["value"]):
+            yield f"{subject}: the answers make a share of {made['value']}, not {scored['value']}"
+        yield from _wrong_error(subject, made, scored, len(questions))
+
+
+def _wrong_error(
+    name: str, made: dict[str, float], scored: dict[str, Any], number: int
+) -> Iterator[str]:
+    """Yield what is wrong with a standard error; of one answer there is none."""
+    if number > 1 and not _same(made["standard_error"], scored["standard_error"]):
+        error, told = made["standard_error"], scored["standard_error"]
+        yield f"{name}: the answers make a standard error of {error}, not {told}"
 
 
 def _reported(audited: AuditedMethod, recorded: dict[str, Any]) -> Iterator[Check]:
@@ -198,7 +227,43 @@ def _reported(audited: AuditedMethod, recorded: dict[str, Any]) -> Iterator[Chec
     page = (audited.project / audited.path("report")).read_text(encoding="utf-8")
     if " ".join(cells) not in _table_rows(page):
         yield failed("report", f"{audited.path('report')} shows other numbers of {audited.method}")
+    yield from _compared_again(audited)
     yield passed("report", "metrics, table and report show these scores")
+
+
+def _compared_again(audited: AuditedMethod) -> Iterator[Check]:
+    """Yield which of the tables of all methods are not what the recorded results make of them.
+
+    The original's row, from which the scores before are read, and all standard errors among them.
+    Nothing if a result is erased: what else is missing has failed by its bytes.
+    """
+    from seuf.pipelines.headline.nodes import write_headline
+    from seuf.pipelines.reporting.nodes import compare_methods
+
+    nodes = audited.study.pipelines["reporting"].nodes
+    node = next(one for one in nodes if "comparison" in one.outputs)
+    results = [name for name in node.inputs if not name.startswith("params:")]
+    if not all(map(audited.exists, (*results, *node.outputs))):
+        return
+    parameters = audited.study.config["parameters"]
+    again = compare_methods(
+        parameters["base_seed"], parameters["seed"], **{one: audited.load(one) for one in results}
+    )
+    headline = {"headline": write_headline(again[0])} if audited.exists("headline") else {}
+    for name, made in (*zip(node.outputs, again, strict=True), *headline.items()):
+        if not _same(_plain(made), _plain(audited.load(name))):
+            text = f"{audited.path(name)} is not what the results of all methods make of it"
+            yield failed("report", text)
+
+
+def _plain(content: Any) -> Any:
+    """Return a table as a list of rows, as they are after it was saved; all else as it is."""
+    import pandas as pd
+
+    if not isinstance(content, pd.DataFrame):
+        return content
+    saved = pd.read_csv(StringIO(content.to_csv(index=False)), low_memory=False)
+    return [list(saved.columns), *saved.astype(object).values.tolist()]
 
 
 def _table_rows(page: str) -> set[str]:
@@ -212,6 +277,8 @@ def _same(one: Any, other: Any) -> bool:
     """Return whether two results of the same arithmetic agree, NaN with NaN."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, float | int) and isinstance(other, float | int):
         both_nan = math.isnan(one) and math.isnan(other)
         return both_nan or math.isclose(one, other, rel_tol=CLOSE, abs_tol=CLOSE)

@@ -12,8 +12,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from seuf.audit import Check, failed, passed
-from seuf.audit.exported import open_checkpoint, printable
+from seuf.audit import Check, failed, passed, printable
+from seuf.audit.exported import open_checkpoint
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys
 from seuf.moe.comparison import CHUNK, Comparison, Overlaid, compare, differing
