@@ -1,6 +1,7 @@
 """What the documents say is so: commands with their options, and the numbers of the real model."""
 
 import re
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import click
 import pandas as pd
 import pytest
 import yaml
+from dvc.repo import Repo
 from kedro.framework import project  # noqa: F401 - prints a line when it is first imported
 
 from seuf.audit.cli import MethodOrCommand
@@ -49,6 +51,30 @@ def unknown(command: str) -> str | None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_command_is_there_with_its_options(page):
     assert {one: what for one in commands(page) if (what := unknown(one))} == {}
+
+
+def test_dvc_add_tracks_own_texts_and_dvc_sees_them(tmp_path, monkeypatch):
+    """DVC tests a folder with a slash at its end, for which its gitignore also takes `/data/*`."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, root)
+    (root / "data/01_raw/mine").mkdir(parents=True)
+    (root / "data/01_raw/mine/forget.jsonl").write_text("{}\n")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    with Repo.init() as repo:
+        repo.add("data/01_raw/mine")
+
+    with Repo() as repo:
+        seen = [stage.addressing for stage in repo.index.stages]
+    told = subprocess.run(
+        ["git", "status", "--short", "-uall"], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert seen == ["data/01_raw/mine.dvc"]
+    assert [line.split()[-1] for line in told.splitlines() if "data/" in line] == seen
 
 
 def test_many_commands_are_found_and_a_wrong_one_is_noticed():

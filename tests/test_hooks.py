@@ -7,6 +7,7 @@ import logging
 import sys
 
 import pytest
+from kedro.framework import project
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
@@ -89,6 +90,41 @@ def test_a_bug_keeps_its_traceback(capsys):
     _one_line_for_input_errors(*_raised(ZeroDivisionError("oh")))
 
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"node_names": ["x"]}, "Pipeline does not contain nodes named ['x']."),
+        (
+            {"from_nodes": ["first"]},
+            "Pipeline does not contain nodes named ['first']. Did you mean: ['a.first']?",
+        ),
+        ({"to_outputs": ["x"]}, "Pipeline does not contain datasets named ['x']"),
+    ],
+)
+def test_nodes_that_are_not_there_are_one_line(capsys, asked, line):
+    """Held to the installed Kedro, which raises a plain ValueError."""
+    pipeline = Pipeline([Node(folders, inputs="seed", outputs="out", name="first", namespace="a")])
+
+    with pytest.raises(ValueError, match="does not contain") as caught:
+        pipeline.filter(**asked)
+    _one_line_for_input_errors(caught.type, caught.value, caught.tb)
+
+    known = "(`kedro registry describe` lists the nodes)"
+    assert capsys.readouterr().err == f"error: {line} {known}\n"
+
+
+def test_a_pipeline_that_is_not_there_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(project, "PACKAGE_NAME", "seuf")
+    monkeypatch.setattr(project.pipelines, "_requested_pipelines", frozenset({"nope"}))
+
+    with pytest.raises(ImportError) as caught:
+        project.find_pipelines(raise_errors=True)
+    _one_line_for_input_errors(caught.type, caught.value, caught.tb)
+
+    line = "error: There is no pipeline 'nope'; `kedro registry list` names them.\n"
+    assert capsys.readouterr().err == line
 
 
 def test_causes_that_go_round_in_a_circle_come_to_an_end(capsys):

@@ -266,7 +266,7 @@ def _cause_alone(study: str | None = None) -> Iterator[None]:
 
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
-    from dvc.stage.exceptions import StageNotFound
+    from dvc.stage.exceptions import MissingDataSource, StageNotFound
     from dvc.utils.serialize import YAMLFileCorruptedError
 
     from kedro_dvc.files import WorkflowError, broken_yaml, problem_of_disk
@@ -284,6 +284,8 @@ def _cause_alone(study: str | None = None) -> Iterator[None]:
         if isinstance(cause or error, LockError):
             who = " ".join(str(cause or error).partition("\n\n")[0].split())
             raise WorkflowError(f"{who}; wait for it, as `kedro dvc run --wait` does") from None
+        if isinstance(cause, MissingDataSource):
+            raise WorkflowError(f"{cause}; `dvc pull`, or --pull, fetches it") from None
         if cause is None or isinstance(cause, DvcException | FileNotFoundError):
             raise WorkflowError(f"{cause or error}{_key_of(cause, study)}") from None
         if problem := problem_of_disk(cause):

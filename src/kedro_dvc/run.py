@@ -49,7 +49,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         stage: Its address, as `dvc repro` takes it.
-        what: `ran`, `restored` (from DVC's run-cache), `unchanged`, `failed` or `stopped`.
+        what: `ran`, `restored` (from DVC's run-cache), `noted` (a .dvc file now has the hash of
+            data that were edited), `unchanged`, `failed` or `stopped`.
         seconds: From when DVC turned to it until its outputs were recorded.
         memory: The most that was resident while it ran, in bytes; 0 if it did not run.
         device_memory: The most on a CUDA device, in bytes; None without one.
@@ -189,7 +190,8 @@ class _Run:
         try:
             done = self._when_unlocked(stage, options)
             ran = stage.addressing in self.peaks
-            what = "unchanged" if done is None else "ran" if ran else "restored"
+            made = "ran" if ran else "restored" if stage.cmd else "noted"
+            what = "unchanged" if done is None else made
             return done
         except (KeyboardInterrupt, StoppedError):
             what = "stopped"

@@ -35,6 +35,7 @@ from kedro_dvc.run import Outcome
 STYLES = {
     "unchanged": "dim",
     "restored": "cyan",
+    "noted": "cyan",
     "ran": "green",
     "stopped": "yellow",
     "failed": "bold red",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from traceback import walk_tb
 from types import TracebackType
 from typing import Any, cast
 
@@ -115,4 +116,21 @@ def _one_line_for_input_errors(
             return
         seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
+    if wrong := _named_by_no_pipeline(error, trace):
+        sys.stderr.write(f"error: {wrong}\n")
+        return
     sys.__excepthook__(kind, error, trace)
+
+
+def _named_by_no_pipeline(error: BaseException, trace: TracebackType | None) -> str | None:
+    """Return what options of `kedro run` ask for in vain; None if the error is another.
+
+    Kedro raises plain errors for it, so they are known by the function that raised them.
+    """
+    calls = [(frame.f_globals.get("__name__"), frame.f_code.co_name) for frame, _ in walk_tb(trace)]
+    if isinstance(error, ValueError) and ("kedro.pipeline.pipeline", "filter") in calls:
+        return f"{error} (`kedro registry describe` lists the nodes)"
+    if calls[-1:] == [("kedro.framework.project", "find_pipelines")] and not error.__cause__:
+        name = str(error).rpartition(".pipelines.")[2].partition("'")[0]
+        return f"There is no pipeline {name!r}; `kedro registry list` names them."
+    return None

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
-from dvc.stage.exceptions import StageNotFound
+from dvc.stage.exceptions import MissingDataSource, StageNotFound
 
 from kedro_dvc.cli import _cause_alone, dvc
 from kedro_dvc.files import WorkflowError
@@ -49,6 +49,14 @@ def test_what_made_dvc_fail_is_raised_with_its_own_cause():
 def test_where_dvc_itself_is_the_cause_its_words_are_enough():
     with pytest.raises(WorkflowError, match="is locked"), _cause_alone():
         raise DvcException("failed to reproduce") from DvcException("the file is locked")
+
+
+def test_data_that_dvc_add_tracks_are_named_with_what_fetches_them():
+    with pytest.raises(WorkflowError) as caught, _cause_alone():
+        raise DvcException("failed to reproduce") from MissingDataSource(["data/01_raw/mine"])
+
+    said = "missing data 'source': data/01_raw/mine"
+    assert str(caught.value) == f"{said}; `dvc pull`, or --pull, fetches it"
 
 
 def test_who_holds_a_file_is_told_on_one_line_with_what_to_do():

@@ -12,6 +12,7 @@ import networkx as nx
 import pytest
 import yaml
 from dvc.exceptions import ReproductionError
+from dvc.repo import Repo
 
 from kedro_dvc.executors.local import LocalProcesses
 from kedro_dvc.run import Outcome, reading_order, reproduce
@@ -93,6 +94,23 @@ def test_what_has_run_is_unchanged_and_what_was_before_is_restored(project):
     began, *others = _reproduced(project, "compare").outcomes
     assert began.what == "ran"  # DVC's run-cache knows no stages that read nothing
     assert {one.what for one in others} == {"restored"}
+
+
+def test_data_that_dvc_add_tracks_are_noted_when_they_were_edited(project):
+    """Nothing has run for them and nothing was restored: their .dvc file gets another hash."""
+    (project / "given").write_text("1\n")
+    (project / "dvc.yaml").write_text(
+        "stages: {read: {cmd: cp given read, deps: [given], outs: [read]}}\n"
+    )
+    with Repo() as repo:
+        repo.add("given")
+    _reproduced(project)
+    (project / "given").write_text("22\n")
+
+    edited = _reproduced(project)
+
+    assert [one.what for one in edited.outcomes] == ["noted", "ran"]
+    assert [one.what for one in _reproduced(project).outcomes] == ["unchanged", "unchanged"]
 
 
 @pytest.mark.parametrize("jobs", [0, 2])

@@ -226,7 +226,8 @@ def runs(audited: AuditedMethod) -> Iterator[Check]:
         if started > datetime.now(UTC) + CLOCKS - timedelta(seconds=lasted):
             yield failed("runs", f"{stage.name} is said to have run at no time that has been")
         if not record["clean"]:
-            yield failed("runs", f"{stage.name} ran with changes that were in no commit")
+            what = f"{stage.name} ran with changes that were in no commit"
+            yield failed("runs", f"{what}: commit them, then {repeat}")
         if not _is_of_torch(record["environment"].get("torch")):
             yield failed("runs", f"the record of {stage.name} tells of torch what cannot be")
         if other := record["outputs"].keys() - stage.outs.keys():
