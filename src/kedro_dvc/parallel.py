@@ -150,7 +150,8 @@ class Parallel:
 
         Args:
             stages: In the order in which they begin where there is no room for all.
-            graph: DVC's: from each stage to those that it depends on; None lets them go in order.
+            graph: DVC's: from each stage to those that it depends on; None where they alone are
+                asked for.
             step: Brings one up to date.
             on_error: `fail` begins no more after a failure, but waits for those at work;
                 `keep-going` only leaves out what needs the stage.
@@ -184,7 +185,7 @@ class Parallel:
         step: Step,
         on_error: str,
     ) -> list[Stage]:
-        waiting = _neighbours_before(stages, graph)
+        waiting = _neighbours_before(stages)
         after: dict[Stage, list[Stage]] = defaultdict(list)
         for stage, before in waiting.items():
             for one in before:
@@ -268,17 +269,12 @@ def _above(stage: Stage, graph: Any) -> list[Stage]:
     return list(graph.successors(stage)) if graph is not None else []
 
 
-def _neighbours_before(stages: list[Stage], graph: Any) -> dict[Stage, set[Stage]]:
+def _neighbours_before(stages: list[Stage]) -> dict[Stage, set[Stage]]:
     """Return for each stage which of those before it must have ended when it begins.
 
     These are its neighbours in the whole graph of the repository, where a frozen stage, too, is
     connected with what it reads: its files must not change while DVC looks at them.
     """
-    if graph is None:
-        return {
-            stage: {before} if before else set()
-            for before, stage in zip([None, *stages], stages, strict=False)
-        }
     whole, place = stages[0].repo.index.graph, {stage: n for n, stage in enumerate(stages)}
     return {
         stage: {

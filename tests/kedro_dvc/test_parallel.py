@@ -99,12 +99,16 @@ def test_what_has_run_is_unchanged_and_what_was_before_is_restored(project):
     assert {one.what for one in _run(project).outcomes} == {"restored"}
 
 
-def test_stages_are_at_work_at_once(project):
-    """Each waits for the file that the other makes first."""
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("alone", [False, True])
+def test_stages_are_at_work_at_once(project, alone):
+    """Each waits for the file that the other makes first; also those that are asked for alone."""
     wait = "touch begun_{0}; until [ -e begun_{1} ]; do sleep 0.05; done; echo > {0}"
     _stages(project, a=wait.format("a", "b"), b=wait.format("b", "a"))
 
-    assert {one.what for one in _run(project).outcomes} == {"ran"}
+    outcomes = _run(project, single_item=alone).outcomes
+
+    assert {one.what for one in outcomes} == {"ran"}
 
 
 def test_after_a_failure_no_stage_begins_but_those_at_work_are_recorded(project):
