@@ -26,7 +26,7 @@ from dvc_objects.fs.base import ObjectFileSystem
 from tabulate import tabulate
 
 from kedro_dvc.disk import NO_LOCK, locked_stages
-from kedro_dvc.files import WorkflowError, files_of, git, write_text
+from kedro_dvc.files import WorkflowError, files_of, git, strict_json, write_text
 from kedro_dvc.hashing import DIRECTORY, file_digests
 from kedro_dvc.project import Study, for_dvc
 from kedro_dvc.records import EVIDENCE
@@ -234,7 +234,7 @@ def read_erasures(project: Path, study: str) -> list[Erasure]:
     if not path.is_file():
         return []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json(path.read_text(encoding="utf-8"))
         if not isinstance(content, list):
             raise TypeError
         found = [Erasure(one["date"], tuple(one["paths"]), one["for"]) for one in content]
@@ -243,7 +243,7 @@ def read_erasures(project: Path, study: str) -> list[Erasure]:
             dated = datetime.fromisoformat(date).tzinfo is not None
             if not dated or not all(isinstance(one, str) for one in said):
                 raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise WorkflowError(f"{erasures_file(study)} is no record of erasures.") from None
     return found
 

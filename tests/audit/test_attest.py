@@ -328,6 +328,7 @@ def test_another_type_of_payload_is_refused(envelope, keys):
         {"payload": "e30=", "payloadType": "a", "signatures": [1]},
         {"payload": 1, "payloadType": "a", "signatures": [{"sig": "AA=="}]},
         {"payload": "e30=", "payloadType": "a", "signatures": [{"sig": None}]},
+        {"payload": "e30=", "payloadType": "a", "signatures": [{"sig": "AA==", "keyid": 7}]},
     ],
 )
 def test_what_is_no_envelope_is_refused(thing, keys):
@@ -335,7 +336,14 @@ def test_what_is_no_envelope_is_refused(thing, keys):
         open_envelope(thing, keys[1])
 
 
-@pytest.mark.parametrize("payload", [b"{}", b"[]", b"no JSON", b"\xff", b'{"_type": 1}'])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"{}", b"[]", b"no JSON", b"\xff", b'{"_type": 1}', b'{"_type": 1, "_type": 2}'),
+        b'{"predicate": {"a": 1%s}}' % (b"0" * 400),  # no number that protobuf can hold
+        b'{"predicate": "\\ud800"}',
+    ],
+)
 def test_a_payload_that_is_no_statement_is_refused(payload):
     kind = "application/vnd.in-toto+json"
     text = base64.b64encode(payload).decode()

@@ -39,11 +39,12 @@ def test_a_file_outside_the_project_is_read_like_others(tmp_path):
     project.mkdir()
     for path in (outside, project / "in"):
         path.write_text("one\n")
-    audited = AuditedMethod(SimpleNamespace(project=project), "m")
+    audited = AuditedMethod(SimpleNamespace(project=project, name="base"), "m")
     stage = Stage("make", "x", {str(outside): None, "in": None, "gone": None}, {}, {})
     audited.__dict__["stages"] = [stage]
 
     assert {path: one.size for path, one in audited.digests.items()} == {str(outside): 4, "in": 4}
+    assert sorted(audited.stamps()) == ["../own.jsonl", "in"]
 
 
 def test_of_a_model_outside_the_project_the_name_alone_is_told(tmp_path, monkeypatch):

@@ -80,6 +80,35 @@ def test_a_path_that_no_stage_writes_is_refused_by_name(files):
         upstream(["out/b"], recorded_stages(files / "dvc.lock"))
 
 
+def test_a_lock_that_leads_in_a_circle_is_followed_once(files):
+    """The first stage seems to have read what the last wrote; it ended in a RecursionError."""
+    path = files / "dvc.lock"
+    path.write_text(path.read_text().replace("path: raw", "path: out/a"))
+
+    stages = upstream(["out/a"], recorded_stages(path))
+
+    assert [stage.name for stage in stages] == ["make", "train@a"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("cmd: echo", "cmd: 5"),
+        ("cmd: echo", "cmd: [5]"),
+        ("cmd: echo", "cmd: x\n    params: [1]"),
+        ("cmd: echo", "cmd: x\n    params: {conf.yml: [a]}"),
+        ("cmd: echo", "cmd: x\n    params: {conf.yml: {1: a, b: c}}"),
+    ],
+)
+def test_a_stage_that_is_none_is_one_line(files, old, new):
+    path = files / "dvc.lock"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+    with pytest.raises(InputError, match=r"dvc\.lock cannot be read: other is no stage"):
+        recorded_stages(path)
+
+
 def test_the_stages_of_a_matrix_are_recorded_as_dvc_yaml_wants_them(files):
     stages, declared = recorded_stages(files / "dvc.lock"), declared_stages(files / "dvc.yaml")
 

@@ -205,6 +205,28 @@ def test_deeply_nested_json_is_refused_in_one_line(tmp_path, text):
     assert ended.output.startswith(f"error: {file} cannot be read: ")
 
 
+def test_a_key_that_stands_twice_makes_it_no_statement(unsigned):
+    """Another reader would verify the one that this one passes over."""
+    unsigned.write_text(unsigned.read_text().replace("{", '{"subject": [], ', 1))
+
+    ended = CliRunner().invoke(audit, ["verify", str(unsigned)])
+
+    assert ended.exit_code == 1
+    assert ended.output.endswith("cannot be read: it has the key 'subject' twice\n")
+
+
+def test_a_name_in_a_statement_cannot_write_on_the_terminal(unsigned):
+    """A line of its own would look like a check, and ESC [ moves the cursor."""
+    content = json.loads(unsigned.read_text())
+    content["subject"].append({"name": "x\n\x1b[1mPASS  delta", "digest": {}})
+    unsigned.write_text(json.dumps(content))
+
+    ended = CliRunner().invoke(audit, ["verify", str(unsigned)])
+
+    assert "it names x\\n\\x1b[1mPASS  delta without one SHA-256" in ended.output
+    assert all(line.isprintable() for line in ended.output.splitlines())
+
+
 def test_an_envelope_nested_more_deeply_than_it_can_be_copied_fails_in_one_line(tmp_path):
     file = tmp_path / "deep.json"
     file.write_text('{"payload": ' + "[" * 700 + "]" * 700 + "}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kedro_dvc.files import (
     load_yaml,
     path_of,
     problem_of_disk,
+    strict_json,
     write_text,
 )
 from seuf.datasets.texts import TextDataset
@@ -96,6 +98,26 @@ def test_a_project_logs_as_it_says_also_below_its_root(tmp_path, monkeypatch):
             enter_project()
 
     assert configured == [{"version": 1}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1, "a": 2}', "it has the key 'a' twice"),
+        ('[{"b": {"a": 1, "c": 2, "a": 1}}]', "it has the key 'a' twice"),
+        ("[1e400]", "1e400 is no number that JSON has"),
+        ("NaN", "NaN is no number that JSON has"),
+        ("[-Infinity]", "-Infinity is no number that JSON has"),
+        ("[" * 100_000, "it is nested too deeply"),
+    ],
+)
+def test_json_that_two_readers_could_read_otherwise_is_none(text, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        strict_json(text)
+
+
+def test_all_other_json_is_read():
+    assert strict_json(b'{"a": [1, 1.5, null, {"a": "x"}]}') == {"a": [1, 1.5, None, {"a": "x"}]}
 
 
 CONFLICT = "stages:\n<<<<<<< HEAD\n  a: {cmd: x}\n=======\n  a: {cmd: y}\n>>>>>>> other\n"

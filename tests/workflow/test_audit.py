@@ -15,6 +15,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from kedro_dvc.hashing import digests
 from kedro_dvc.project import load_study
@@ -169,11 +171,11 @@ def a_report_without_a_digest(root: Path) -> None:
     commit(root)
 
 
-def rewrite(root: Path, path: str, text: str) -> None:
+def rewrite(root: Path, path: str, content: bytes | str) -> None:
     """Write an output, and its digests in lock and records, as who may commit can do."""
     old = digests([root / path])[root / path]
     (root / path).unlink()
-    (root / path).write_text(text)
+    (root / path).write_bytes(content if isinstance(content, bytes) else content.encode())
     new = digests([root / path])[root / path]
     lock = re.sub(
         rf"md5: {old.md5}\n( +)size: {old.size}\b",
@@ -198,6 +200,14 @@ def a_standard_error(root: Path) -> None:
     scores = json.loads((root / SCORES).read_text())
     scores["questions"]["forget"]["standard_error"] = 0.0
     rewrite(root, SCORES, json.dumps(scores))
+
+
+def a_delta_of_nothing(root: Path) -> None:
+    """Its scores are those of the one that was."""
+    with safe_open(root / DELTA, "pt") as file:
+        about = file.metadata()
+    save_file({}, root / "none", about)
+    rewrite(root, DELTA, (root / "none").read_bytes())
 
 
 def a_headline(root: Path) -> None:
@@ -310,6 +320,7 @@ def a_truncated_delta(root: Path) -> None:
         ),
         (a_score_before, "report", [f"{COMPARISON} is not what the results of all methods make"]),
         (a_standard_error, "answers", ["forget: the answers make a standard error of"]),
+        (a_delta_of_nothing, "scores", ["changed tensors; the delta has 0"]),
         (a_headline, "report", [f"{HEADLINE} is not what the results of all methods make of it"]),
         (scores_that_are_none, "scores", ["cannot be read: AttributeError"]),
         (code_that_git_overlooks, "commit", ["git is told to overlook src/seuf/audit/results.py"]),

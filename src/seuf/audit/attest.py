@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from kedro_dvc.files import write_text
+from kedro_dvc.files import strict_json, write_text
 from seuf.audit import needs_extra
 from seuf.audit.verify import MODEL
 from seuf.inputs import InputError
@@ -112,7 +112,7 @@ def validated(made: Any) -> dict[str, Any]:
         if message.predicate_type != PROVENANCE:
             raise ValueError(f"predicate type is {message.predicate_type!r}, not {PROVENANCE}")
         ParseDict(made["predicate"], Provenance())
-    except (ParseError, AttributeError, TypeError) as error:
+    except (ParseError, AttributeError, OverflowError, SystemError, TypeError) as error:
         raise ValueError(str(error)) from error
     return made
 
@@ -240,7 +240,7 @@ def open_envelope(content: Any, public_key: Path | None) -> dict[str, Any]:
     if public_key is not None:
         _verify(envelope, _public(public_key), public_key)
     try:
-        return validated(json.loads(envelope.payload))
+        return validated(strict_json(envelope.payload))
     except (RecursionError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -254,7 +254,8 @@ def _parsed(content: Any) -> Envelope:
     try:
         copy = deepcopy(content)  # from_dict empties what it is given
         for signature in copy["signatures"]:
-            signature.setdefault("keyid", "")  # optional in DSSE
+            if not isinstance(signature.setdefault("keyid", ""), str):  # optional in DSSE
+                raise TypeError
         return Envelope.from_dict(copy)
     except (AttributeError, Error, KeyError, RecursionError, TypeError, ValueError) as error:
         raise InputError(

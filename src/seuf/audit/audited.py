@@ -57,14 +57,25 @@ def recorded_stages(lock: Path) -> dict[str, Stage]:
     Raises:
         InputError: If there is no such file, or it is no lock file.
     """
+    name = os.path.relpath(lock)
     if not lock.is_file():
-        raise InputError(f"{lock} is missing: the study has not run.")
+        raise InputError(f"{name} is missing: the study has not run.")
     try:
         stages = read_lock(lock)
     except WorkflowError as error:
         raise InputError(str(error)) from error
     if not stages or not all(stage.cmd for stage in stages.values()):
-        raise InputError(f"{lock} cannot be read: it has no {'command' if stages else 'stages'}.")
+        raise InputError(f"{name} cannot be read: it has no {'command' if stages else 'stages'}.")
+    for stage_name, stage in stages.items():
+        words = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
+        values = stage.params.values() if isinstance(stage.params, dict) else [stage.params]
+        if not (
+            isinstance(words, list)
+            and all(isinstance(one, str) for one in words)
+            and all(isinstance(one, dict) for one in values)
+            and all(isinstance(key, str) for one in values for key in one)
+        ):
+            raise InputError(f"{name} cannot be read: {stage_name} is no stage that has run.")
     return {
         name: Stage(name, stage.cmd, dict(stage.deps), dict(stage.outs), stage.params)
         for name, stage in stages.items()
@@ -82,13 +93,14 @@ def upstream(paths: Iterable[str], stages: Mapping[str, Stage]) -> list[Stage]:
     Raises:
         InputError: If no stage writes one of the paths.
     """
-    producer_of, ordered = producers(stages), dict[str, Stage]()
+    producer_of, ordered, seen = producers(stages), dict[str, Stage](), set[str]()
 
     def visit(path: str) -> None:
         parents = (path, *map(str, PurePosixPath(path).parents))  # it may lie in an output
         stage = next((producer_of[one] for one in parents if one in producer_of), None)
-        if stage is None or stage.name in ordered:
+        if stage is None or stage.name in seen:  # a forged lock can lead in a circle
             return
+        seen.add(stage.name)
         for dependency in stage.deps:
             visit(dependency)
         ordered[stage.name] = stage
@@ -197,7 +209,7 @@ class AuditedMethod:
         paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
         paths |= {os.path.relpath(self.lock, self.project), f"{EVIDENCE}/{self.study.name}"}
         files = (file for path in paths for file in files_of(self.project / path))
-        facts = {str(file.relative_to(self.project)): file.stat() for file in files}
+        facts = {os.path.relpath(file, self.project): file.stat() for file in files}
         return {
             name: (one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
             for name, one in facts.items()

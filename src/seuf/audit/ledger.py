@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kedro_dvc.files import fcntl, write_text
+from kedro_dvc.files import fcntl, strict_json, write_text
 from kedro_dvc.records import EVIDENCE
 from seuf.inputs import InputError
 
@@ -54,8 +54,8 @@ def read_ledger(project: Path) -> list[Entry]:
     if not path.is_file():
         return []
     try:
-        ledger = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        ledger = strict_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{LEDGER} is not JSON: {error}") from error
     if not isinstance(ledger, list):
         raise InputError(f"{LEDGER} is no list of entries.")

@@ -63,7 +63,8 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
         for one in guarded(check.__name__, check(audited), audited.why_missing)
     ]
     checks += _check_model(audited, report, checkpoint)
-    checks += guarded("scores", results.scores(audited, report["experts"]), audited.why_missing)
+    scored = results.scores(audited, report["experts"], (report["delta"] or {}).get("tensors"))
+    checks += guarded("scores", scored, audited.why_missing)
     checks += _written_meanwhile(before, audited.stamps())
     commit, clean = commit_of(audited.project)
     report |= {
@@ -325,6 +326,7 @@ def _check_model(audited: AuditedMethod, report: Report, checkpoint: Path | None
         delta = Delta.load(audited.project / path)
         digests = audited.digests[path]._asdict()
         report["delta"] = {"path": path, **digests, "base": delta.base}
+        report["delta"]["tensors"] = len(delta.tensors)
         report["base"] |= {"digest": delta.base, "files": files_of_model(audited.base[1])}
         experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
         report["experts"] = [list(one) for one in experts]

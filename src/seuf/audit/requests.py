@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kedro_dvc.files import write_text
+from kedro_dvc.files import strict_json, write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.records import EVIDENCE
 from seuf.audit import now
@@ -214,11 +214,11 @@ def read_request(project: Path, name: str) -> Request:
     if _sha256(data) != opened[0]["file"]:
         raise InputError(f"{REQUESTS}/{name}.json is not what was opened: the ledger has another.")
     try:
-        request = json.loads(data)
+        request = strict_json(data)
         lacking = {*REPORTED, "digests_sha256"} - request.keys()
         if lacking or datetime.fromisoformat(request["date"]).tzinfo is None:
             raise ValueError
-    except (AttributeError, TypeError, ValueError, RecursionError):
+    except (AttributeError, TypeError, ValueError):
         raise InputError(f"{REQUESTS}/{name}.json is no request.") from None
     for key in ("date", "records", "digest"):
         if request[key] != opened[0][key]:

@@ -97,12 +97,13 @@ def _compared(rule: str, experts: Any, chosen: Any, again: Any, what: str) -> Ch
     return passed("expert", f"{rule} chooses {names} from the recorded {what}, worked out again")
 
 
-def scores(audited: AuditedMethod, experts: Any) -> Iterator[Check]:
+def scores(audited: AuditedMethod, experts: Any, tensors: int | None) -> Iterator[Check]:
     """Compute the scores again from the answers, and compare every later table with them.
 
     Args:
         audited: The method.
         experts: Those of its delta, (layer, expert) pairs.
+        tensors: How many its delta holds; None if that cannot be read, which has failed.
     """
     from seuf.benchmarks.headline import headline
     from seuf.benchmarks.records import Question
@@ -110,6 +111,9 @@ def scores(audited: AuditedMethod, experts: Any) -> Iterator[Check]:
     recorded = audited.read("scores")
     if recorded["experts"] != experts:
         yield failed("scores", f"they are said to be of experts {recorded['experts']}")
+    if tensors is not None and recorded["changed_tensors"] != tensors:
+        told = f"{recorded['changed_tensors']} changed tensors"
+        yield failed("scores", f"they are said to be of {told}; the delta has {tensors}")
     if audited.exists("questions"):
         asked = [Question(**one) for one in audited.read("questions") if one["part"] == "test"]
         generate = audited.study.config["parameters"]["evaluation"].get("generate", False)

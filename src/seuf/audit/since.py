@@ -6,11 +6,11 @@ they agree. They cannot make an earlier signature fit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kedro_dvc.files import strict_json
 from seuf.audit import Check, failed, passed
 from seuf.audit.attest import EVIDENCE, open_envelope
 from seuf.audit.ledger import LEDGER, entry_digest, read_ledger
@@ -32,7 +32,7 @@ def check_since(report: Mapping[str, Any], project: Path, file: Path, key: Path)
         key: Public key of who signed it.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = strict_json(file.read_text(encoding="utf-8"))
         stated = open_envelope(content, key)
         predicate = stated["predicate"]
         signed = predicate["buildDefinition"]["externalParameters"]

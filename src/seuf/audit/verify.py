@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kedro_dvc.files import strict_json
 from kedro_dvc.hashing import digests
 from seuf.audit import FAIL, NOTE, PASS, Check, MissingExtraError, failed, noted, passed
 from seuf.inputs import InputError
@@ -119,8 +120,8 @@ def verdict(checks: Sequence[Check]) -> tuple[str, int]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
+        content = strict_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict) or not {"payload", "predicate"} & content.keys():
         raise InputError(f"{file} is no statement: it has neither a payload nor a predicate.")
