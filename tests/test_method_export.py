@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from kedro_dvc import project
 from kedro_dvc.files import write_text
 from kedro_dvc.hashing import sha256s
-from kedro_dvc.records import environment_path, record_path
+from kedro_dvc.records import environment_path, machine, record_path
 from seuf.audit.ledger import write_entry
 from seuf.audit.requests import derived_models, enter_derived
 from seuf.cli import cli
@@ -217,7 +217,7 @@ def served(study: Any, *requests: str) -> str:
     models = {"delta": digest, "base": "b", "model": "m", "starts": True, "covered": True}
     write_entry(study.project, {**entry, **models, "request": requests[0]})
     run = {"node": "methods.seuf_ga.unlearn", "outputs": {"delta": digest}, "commit": "fade"}
-    environment = "{}\n"
+    environment = json.dumps(machine())
     name = hashlib.sha256(environment.encode()).hexdigest()[:32]
     write_text(environment_path(study.project, name), environment)
     record = {**run, "environment": name, "clean": True}
