@@ -31,6 +31,7 @@ from dvc.stage.run import _enforce_cmd_list
 
 from kedro_dvc.configuration import BASE
 from kedro_dvc.executors.jobs import Ended, Executor, Job, LostError, StoppedError, error_of
+from kedro_dvc.files import WorkflowError
 from kedro_dvc.in_process import InProcess, Interrupts
 from kedro_dvc.lock_file import LockFiles, replaced
 from kedro_dvc.parallel import Parallel, StageLocks
@@ -221,6 +222,8 @@ class _Run:
         self, original: Callable[..., None], stage: Stage, dry: bool = False, run_env: Any = None
     ) -> None:
         """Run a stage's command, here if it is known, and measure its memory."""
+        if not dry:
+            _check_cache(stage)
         if self.parallel is not None and not dry:
             try:
                 self.peaks[stage.addressing] = ended = self.parallel.command(stage)
@@ -251,6 +254,18 @@ def _check_lock_file(stage: Stage, options: dict[str, Any]) -> None:
         options.get("allow_missing", False), options.get("upstream")
     ):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.path.relpath(lock))
+
+
+def _check_cache(stage: Stage) -> None:
+    """Raise a `WorkflowError` if DVC could not keep what a stage is about to make."""
+    cache = Path(stage.repo.cache.local.path)
+    folder = next(one for one in (cache, *cache.parents) if one.exists())
+    if not os.access(folder, os.W_OK):
+        raise WorkflowError(
+            f"DVC's cache {folder} cannot be written to, so what {stage.addressing} makes could "
+            f"not be kept. `dvc cache dir --local FOLDER` names another; "
+            f"`dvc checkout {stage.addressing}` brings back what was there."
+        )
 
 
 def reading_order(stages: list[Stage], graph: Any) -> list[Stage]:

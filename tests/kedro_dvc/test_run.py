@@ -189,6 +189,17 @@ def test_before_a_command_runs_its_lock_must_be_writable(project, monkeypatch):
     assert (project / "begun").read_text() == "begun\n"  # not removed for the new command
 
 
+def test_what_could_not_be_kept_does_not_run(project, monkeypatch):
+    """A read-only cache is noticed by the first command, not after hours of it."""
+    monkeypatch.setattr(os, "access", lambda path, mode: ".dvc" not in Path(path).parts)
+
+    with pytest.raises(ReproductionError) as raised:
+        _reproduced(project)
+
+    assert "cannot be written to" in str(raised.value.__cause__)
+    assert not (project / "begun").exists()
+
+
 def test_a_lock_that_is_a_link_stays_one(project):
     (project / "kept.lock").write_text("schema: '2.0'\nstages: {}\n")
     (project / "dvc.lock").symlink_to("kept.lock")
