@@ -63,6 +63,7 @@ ACCURACY = {"measure": "accuracy", "questions": 36}
 
 REPORT: dict[str, Any] = {
     "study": "sandbox",
+    "env": "base",
     "method": "seuf_ga",
     "verdict": "PASS",
     "audited": "2026-11-25T23:59:00+00:00",

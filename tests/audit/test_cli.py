@@ -235,6 +235,29 @@ def test_no_requests_are_listed_as_none(project):
     assert say("list") == (0, "none\n")
 
 
+def test_a_ledger_that_is_gone_is_not_passed_over(project):
+    """A folder in its place was taken for none, and its requests for none, too."""
+    opened("17")
+    (project / "evidence/ledger.json").unlink()
+
+    gone = CliRunner().invoke(request, ["list"])
+    (project / "evidence/ledger.json").mkdir()
+    no_file = say("list")
+
+    assert (gone.exit_code, gone.stdout) == (0, "none\n")
+    assert gone.stderr == "note: evidence/requests/17.json is of no request in the ledger\n"
+    assert no_file == (1, "error: evidence/ledger.json cannot be read: Is a directory\n")
+
+
+def test_a_request_whose_file_is_gone_is_said_to_be(project):
+    """`kedro request list` sent one to itself."""
+    opened("17")
+    (project / "evidence/requests/17.json").unlink()
+
+    said = "error: evidence/requests/17.json is missing, which evidence/ledger.json has.\n"
+    assert say("list") == (1, said)
+
+
 def test_the_next_command_says_what_became_of_an_opening_that_was_cut_off(project):
     (project / ".salts").mkdir()
     (project / ".salts/.17.opening").write_bytes(b"x" * 32)

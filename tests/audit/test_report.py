@@ -124,6 +124,7 @@ def test_a_ledger_that_names_another_model_or_base_for_the_delta_fails(project, 
     git(project, "commit", "--quiet", "--message", "the request")
     given = report()
     known = {"base": given["base"]["digest"], "model": "a" * 64}
+    known |= {"study": given["env"], "method": given["method"]}
     given["changes"] = {**given["changes"], "model": known["model"]}
 
     def said(**entry: str) -> tuple[str, str]:
@@ -144,6 +145,20 @@ def test_a_ledger_that_names_another_model_or_base_for_the_delta_fails(project, 
     assert said(model="0" * 64, base="f" * 64)[1] == (
         "the ledger names another base, model than this delta's for 1"
     )
+
+
+def test_another_method_or_study_in_the_ledger_is_remarked(project, monkeypatch):
+    """As after a study was renamed: the delta decides."""
+    given = report()
+    served = {"delta": given["delta"]["sha256"], "base": given["base"]["digest"], "model": ""}
+    for study, remarked in ((given["env"], False), ("other", True)):
+        entry = {**served, "study": study, "method": given["method"]}
+        monkeypatch.setattr(requests, "serving_entry", lambda *_, entry=entry: entry)
+
+        texts = [one["text"] for one in with_request(given, project, "1")["checks"]]
+
+        remark = f"the ledger names {given['method']!r} of 'other', which made this delta"
+        assert (remark in texts) == remarked
 
 
 def test_a_request_that_was_opened_after_the_model_was_trained_is_remarked(project):

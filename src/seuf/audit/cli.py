@@ -412,13 +412,15 @@ def list_() -> None:
     from tabulate import tabulate
 
     from seuf.audit.ledger import read_ledger, state
-    from seuf.audit.requests import read_request
+    from seuf.audit.requests import REQUESTS, read_request, without_entry
 
     with exit_on_input_error():
         ledger = read_ledger(Path.cwd())
         current = state(ledger)
         for name in current.status:
             read_request(Path.cwd(), name)  # refuses what differs from the ledger
+        for name in without_entry(Path.cwd()):
+            click.echo(f"note: {REQUESTS}/{name}.json is of no request in the ledger", err=True)
     rows = [
         (
             name,

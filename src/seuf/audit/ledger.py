@@ -51,10 +51,12 @@ def read_ledger(project: Path) -> list[Entry]:
         InputError: If the file is no ledger, or an entry was edited or removed.
     """
     path = project / LEDGER
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
     try:
         ledger = strict_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{LEDGER} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{LEDGER} is not JSON: {error}") from error
     if not isinstance(ledger, list):

@@ -125,11 +125,15 @@ def with_request(report: Report, project: Path, name: str) -> Report:
     derived = [{key: one[key] for key in kept} for one in derived_models(project, name)]
     report = {**report, "request": reported_request(project, name), "derived": derived}
     checks = [check, *_doubts_about_request(report, project)]
+    said = entry and (entry["method"], entry["study"])
+    if said and said != (report["method"], report["env"]):  # as after a study was renamed
+        text = "the ledger names {!r} of {!r}, which made this delta".format(*said)
+        checks.append(noted("request", text))
     return with_checks({**report, "forgetting": forgetting(report)}, checks)
 
 
 def _of_another_model(report: Report, entry: Mapping[str, Any]) -> str:
-    """Return which of base and model, as far as they were worked out, the ledger has otherwise."""
+    """Return what of a delta's model, as far as it was worked out, the ledger has otherwise."""
     known = {"base": report["base"]["digest"], "model": (report["changes"] or {}).get("model")}
     return ", ".join(what for what, digest in known.items() if digest and entry[what] != digest)
 

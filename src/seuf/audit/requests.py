@@ -208,8 +208,10 @@ def read_request(project: Path, name: str) -> Request:
     file, opened = _request_file(project, name), _entries(project, name, "opened")
     if not opened and name in _cut_off(project):
         raise InputError(f"Opening request {name} was cut off: `kedro request list` mends that.")
-    if not opened or not file.is_file():
+    if not opened:
         raise InputError(f"There is no request {name!r}: `kedro request list` lists them all.")
+    if not file.is_file():
+        raise InputError(f"{REQUESTS}/{name}.json is missing, which {LEDGER} has.")
     data = file.read_bytes()
     if _sha256(data) != opened[0]["file"]:
         raise InputError(f"{REQUESTS}/{name}.json is not what was opened: the ledger has another.")
@@ -246,6 +248,13 @@ def reported_request(project: Path, name: str) -> Request:
     if (project / SALTS / name).is_file():
         _salt_and_digests(project, name)
     return {key: request[key] for key in (*REPORTED, *BOUNDS) if key in request}
+
+
+def without_entry(project: Path) -> list[str]:
+    """Return the requests whose file is there though the ledger does not have them."""
+    known = state(read_ledger(project)).status
+    there = sorted(path.stem for path in (project / REQUESTS).glob("*.json"))
+    return [name for name in there if name not in known]
 
 
 def requests_of_study(project: Path, study: str) -> list[str]:
