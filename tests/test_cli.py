@@ -108,6 +108,8 @@ def test_what_each_recorded_stage_took_is_printed(study: Path, tmp_path: Path):
         record |= {"seconds": 1.5, "commit": None, "clean": True, "environment": "x", "outputs": {}}
         (runs / f"{number}.json").write_text(json.dumps(record | memory))
 
+    (runs / "2.json").write_text('{"seconds": NaN}')
+
     lines = CliRunner().invoke(cli, ["show", "--env", "mine", "--stages"]).output.splitlines()
 
     assert lines[2].split() == [
@@ -120,7 +122,8 @@ def test_what_each_recorded_stage_took_is_printed(study: Path, tmp_path: Path):
     ]
     assert lines[3].split()[-6:] == ["1.5", "|", "2.00", "|", "0.50", "|"]
     assert lines[5] == "2 stages, 3.0 s. Memory is the most at once while it ran."
-    assert lines[6] == "1 were recorded before records had memory: it is not known."
+    assert lines[6] == "1 cannot be read: `kedro audit` says why."
+    assert lines[7] == "1 were recorded before records had memory: it is not known."
 
 
 def test_without_a_record_one_line_says_what_to_do(study: Path):

@@ -331,7 +331,7 @@ def _whole(path: Path) -> Record:
         "length of time": isinstance(record["seconds"], bool)
         or not 0 <= record["seconds"] <= LONGEST,
         "memory": not isinstance(memory, dict)
-        or not all(isinstance(held, int | None) for held in memory.values()),
+        or not all(isinstance(held, int | float | None) for held in memory.values()),
         "outputs": not all(isinstance(one, str) for one in record["outputs"].values()),
     }
     if any(wrong.values()):

@@ -98,7 +98,7 @@ def _show_stages(project: Path, env: str) -> None:
     from tabulate import tabulate
 
     from kedro_dvc.project import check_study
-    from kedro_dvc.records import stage_records
+    from kedro_dvc.records import record_path, stage_records
 
     records = stage_records(project, check_study(project, env))
     if not records:
@@ -119,6 +119,9 @@ def _show_stages(project: Path, env: str) -> None:
     click.echo(tabulate(rows, "keys", "github", disable_numparse=True, colalign=aligned))
     total = sum(record["seconds"] for record in records)
     click.echo(f"\n{len(rows)} stages, {total:.1f} s. Memory is the most at once while it ran.")
+    files = record_path(project, env, "any").parent.glob("*.json")
+    if unread := len([*files]) - len(rows):
+        click.echo(f"{unread} cannot be read: `kedro audit` says why.")
     if without := sum("memory" not in record for record in records):
         click.echo(f"{without} were recorded before records had memory: it is not known.")
 
