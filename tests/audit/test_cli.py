@@ -105,6 +105,15 @@ def test_a_reason_that_says_nothing_is_refused(project, command):
     assert output.endswith("'--reason': it is empty: say why in a few words\n")
 
 
+@pytest.mark.parametrize("bound", ["nan", "1e400", "-0.1", "half"])
+def test_a_bound_that_is_no_share_is_refused(project, bound):
+    """No score lies on the wrong side of what is no number: it would count as reached."""
+    code, output = say("open", "17", "--reason", "by mail", "--forget-at-most", bound)
+
+    assert (code, list(project.glob("evidence/*"))) == (2, [])
+    assert "Invalid value for '--forget-at-most'" in output
+
+
 def test_a_request_can_be_opened_with_texts_of_its_own(project):
     opened("17", "--texts", str(write_texts(project / "own.jsonl", ["Cy, 555-0123"])))
 

@@ -460,6 +460,20 @@ def test_a_request_that_is_none_is_one_line(project, text):
         read_request(project, "17")
 
 
+@pytest.mark.parametrize("bound", ["NaN", "2", '"0.3"', "null"])
+def test_a_request_with_a_bound_that_is_no_share_is_none(project, bound):
+    """Its digest in the ledger was edited with it; a comparison with NaN is never false enough."""
+    path, ledger = project / "evidence/requests/17.json", project / "evidence/ledger.json"
+    text = path.read_text().replace("{", f'{{"forget_at_most": {bound}, ', 1)
+    path.write_text(text)
+    entries = json.loads(ledger.read_text())
+    entries[-1]["file"] = hashlib.sha256(text.encode()).hexdigest()
+    ledger.write_text(json.dumps(entries))
+
+    with pytest.raises(InputError, match=r"17\.json is no request"):
+        read_request(project, "17")
+
+
 def test_a_record_taken_out_of_all_three_files_is_told_by_the_salt(project):
     """Digests, request and ledger agree with each other; the HMAC cannot be made without salt."""
     digests, request = (project / f"evidence/requests/17.{kind}" for kind in ("digests", "json"))

@@ -7,6 +7,7 @@ latter opens, serves and revokes requests to forget, lists them, and finds texts
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from seuf.audit.audited import AuditedMethod
 
 FILE = UserPath()
-SHARE = click.FloatRange(0, 1)
 ENV = click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
 SHOWN = 12  # characters of a digest
 EXAMPLES = (
@@ -47,6 +47,20 @@ class Words(click.ParamType):
         if not value.strip():
             self.fail("it is empty: say why in a few words", param, ctx)
         return str(value.strip())
+
+
+class Share(click.FloatRange):
+    """A number from 0 to 1; click takes what is none (`nan`) for within any range."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
+
+
+SHARE = Share(0, 1)
 
 
 @contextmanager

@@ -218,7 +218,10 @@ def read_request(project: Path, name: str) -> Request:
     try:
         request = strict_json(data)
         lacking = {*REPORTED, "digests_sha256"} - request.keys()
-        if lacking or datetime.fromisoformat(request["date"]).tzinfo is None:
+        bounds = [request[key] for key in BOUNDS if key in request]
+        shares = all(isinstance(one, int | float) and 0 <= one <= 1 for one in bounds)
+        dated = datetime.fromisoformat(request["date"]).tzinfo is not None
+        if lacking or not shares or not dated:
             raise ValueError
     except (AttributeError, TypeError, ValueError):
         raise InputError(f"{REQUESTS}/{name}.json is no request.") from None
