@@ -223,7 +223,7 @@ def read_request(project: Path, name: str) -> Request:
         dated = datetime.fromisoformat(request["date"]).tzinfo is not None
         if lacking or not shares or not dated:
             raise ValueError
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{REQUESTS}/{name}.json is no request.") from None
     for key in ("date", "records", "digest"):
         if request[key] != opened[0][key]:
