@@ -334,8 +334,10 @@ def erase_command(
 ) -> None:
     """Delete data sets wherever DVC keeps them.
 
-    Their hashes stay in dvc.lock. Every version that this clone knows of is deleted, in the
-    workspace, the cache and all remotes. When that was, and --for whom, is recorded in evidence/.
+    A DATASET is an output of the study, by its name in the catalog, or the path of data that `dvc
+    add` tracks. Their hashes stay in dvc.lock. Every version that this clone knows of is deleted,
+    in the workspace, the cache and all remotes. When that was, and --for whom, is recorded in
+    evidence/.
 
     Example: kedro dvc erase raw_customers --for 17
     """

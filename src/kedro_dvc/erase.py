@@ -25,7 +25,7 @@ from dvc_objects.errors import ObjectFormatError
 from dvc_objects.fs.base import ObjectFileSystem
 from tabulate import tabulate
 
-from kedro_dvc.disk import NO_LOCK, locked_stages
+from kedro_dvc.disk import NO_LOCK, locked_stages, read_lock
 from kedro_dvc.files import WorkflowError, files_of, git, strict_json, write_text
 from kedro_dvc.hashing import DIRECTORY, file_digests
 from kedro_dvc.project import Study, for_dvc
@@ -84,18 +84,42 @@ class ErasurePlan:
 def outputs_named(study: Study, names: Iterable[str]) -> dict[str, bool]:
     """Return the paths of data sets, each with whether DVC caches it.
 
+    A name may also be the path of data that `dvc add` tracks, or of their `.dvc` file.
+
     Raises:
-        WorkflowError: If one is no output of the study; with those that are.
+        WorkflowError: If one is no output of the study nor such a path; with those that are.
     """
     outputs = [name for node in study.pipelines["__default__"].nodes for name in node.outputs]
-    if unknown := [name for name in names if name not in outputs]:
-        known = ", ".join(dict.fromkeys(study.factory(name) or name for name in outputs))
-        raise WorkflowError(
-            f"{unknown[0]!r} is no output that DVC tracks in the study {study.name!r}; "
-            f"these are: {known}."
-        )
-    entries = [study.dataset(name) for name in names]
-    return {entry["filepath"]: for_dvc(entry).get("cache") is not False for entry in entries}
+    paths = dict[str, bool]()
+    for name in names:
+        if name in outputs:
+            entry = study.dataset(name)
+            paths[entry["filepath"]] = for_dvc(entry).get("cache") is not False
+        elif added := _added(study.project, name):
+            paths |= dict.fromkeys(added, True)
+        else:
+            known = ", ".join(dict.fromkeys(study.factory(one) or one for one in outputs))
+            raise WorkflowError(
+                f"{name!r} is no output that DVC tracks in the study {study.name!r}; "
+                f"these are: {known}. There is no {_dvc_file(name)} either."
+            )
+    return paths
+
+
+def _dvc_file(path: str) -> str:
+    return path if path.endswith(".dvc") else f"{path.rstrip('/')}.dvc"
+
+
+def _added(project: Path, path: str) -> list[str]:
+    """Return what a `.dvc` file tracks, from the project's root; nothing if there is none."""
+    if not (project / _dvc_file(path)).is_file():
+        return []
+    folder = PurePosixPath(_dvc_file(path)).parent
+    return [
+        str(folder / out)
+        for stage in read_lock(project / _dvc_file(path)).values()
+        for out in stage.outs
+    ]
 
 
 def kept_apart(study: Study) -> list[str]:

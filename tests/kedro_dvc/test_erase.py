@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 from contextlib import chdir
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -335,6 +336,30 @@ def test_only_outputs_of_the_study_can_be_erased():
         }
         with pytest.raises(WorkflowError, match=r"'forget' is no output .*'smoke'; these are: for"):
             outputs_named(study, ["retain_set", "forget"])
+
+
+@pytest.mark.parametrize("name", ["raw/mine", "raw/mine/", "raw/mine.dvc"])
+def test_own_data_that_dvc_add_tracks_are_erased_by_their_path(small, name):
+    """Both versions of the folder: .dvc files of all commits tell of them."""
+    with chdir(ROOT):
+        study = load_study(ROOT, "smoke")
+    (small.root / "raw/mine").mkdir(parents=True)
+    for text in ("first", "second"):
+        (small.root / "raw/mine/forget.txt").write_text(text)
+        with Repo() as repo:
+            repo.add("raw/mine")
+            repo.push()
+        small.git("add", "--all")
+        small.git("commit", "--quiet", "--message", text)
+
+    outputs = outputs_named(replace(study, project=small.root), [name])
+    failures = _erased(*outputs)
+
+    assert outputs == {"raw/mine": True}
+    assert failures == []
+    assert small.holding("first") + small.holding("second") == []
+    assert not (small.root / "raw/mine").exists()
+    assert (small.root / "raw/mine.dvc").exists()
 
 
 def test_an_erasure_outside_git_says_why_it_cannot_be(small):
