@@ -2,11 +2,13 @@
 
 `requirements.lock` has what the package itself needs, directly or through another package;
 `requirements-dev.lock` adds what its extra `dev` needs, which names most of the others: not those
-of clusters. Requirements that hold on another platform or Python alone are left out.
+of clusters. Requirements that hold on another platform or Python alone are left out, and so are the
+CUDA packages of a torch for GPUs, which pip adds where it installs one.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
@@ -16,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 MAIN, DEV = "requirements.lock", "requirements-dev.lock"
+OF_CUDA = re.compile("nvidia-|cuda-|triton")
 HEADS = {
     MAIN: "# What SEUF is tested with, without its extras; `make lock` writes this file anew.\n",
     DEV: f"# What extras and tests need as well; `make lock` writes this file anew.\n-r {MAIN}\n",
@@ -50,6 +53,8 @@ def installed_versions(requirements: list[str]) -> dict[str, str]:
     while waiting:
         requirement, extra = waiting.pop()
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        if OF_CUDA.match(requirement.name):
             continue
         package = distribution(requirement.name)
         name = canonicalize_name(requirement.name)

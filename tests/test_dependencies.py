@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterable
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
@@ -70,6 +71,19 @@ def test_a_lock_names_what_its_requirements_lead_to():
     assert expected.keys() == {"requirements.lock", "requirements-dev.lock"}
     for name, text in expected.items():
         assert _locked((ROOT / name).read_text(encoding="utf-8")) == _locked(text)
+
+
+def test_the_cuda_packages_of_a_torch_for_gpus_are_no_part_of_a_lock(monkeypatch):
+    """So that a lock is the same wherever it is written."""
+    installed_versions = runpy.run_path(str(ROOT / ".ci/lock.py"))["installed_versions"]
+    of_torch = ["filelock", "triton==3.7.1; python_version < '3.99'", "cuda-toolkit[nvrtc]==13.0.3"]
+    installed = {
+        "torch": SimpleNamespace(version="2.13.0+cu130", requires=of_torch),
+        "filelock": SimpleNamespace(version="3.29.0", requires=None),
+    }
+    monkeypatch.setitem(installed_versions.__globals__, "distribution", installed.__getitem__)
+
+    assert installed_versions(["torch>=2.10"]) == {"filelock": "3.29.0", "torch": "2.13.0"}
 
 
 def _used(files: Iterable[Path]) -> set[str]:
