@@ -16,9 +16,10 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from kedro_dvc import project
+from kedro_dvc.evidence import environment_path, record_path
 from kedro_dvc.files import write_text
 from kedro_dvc.hashing import sha256s
-from kedro_dvc.records import environment_path, machine, record_path
+from kedro_dvc.records import machine
 from seuf.audit.ledger import write_entry
 from seuf.audit.requests import derived_models, enter_derived
 from seuf.cli import cli

@@ -26,10 +26,10 @@ from dvc_objects.fs.base import ObjectFileSystem
 from tabulate import tabulate
 
 from kedro_dvc.disk import NO_LOCK, locked_stages, read_lock
+from kedro_dvc.evidence import EVIDENCE
 from kedro_dvc.files import WorkflowError, files_of, git, strict_json, write_text
 from kedro_dvc.hashing import DIRECTORY, file_digests
 from kedro_dvc.project import Study, for_dvc
-from kedro_dvc.records import EVIDENCE
 
 LOCK = "dvc.lock"
 WORKSPACE = "workspace"

@@ -22,17 +22,14 @@ the last look and DVC's.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import platform
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from importlib.metadata import distributions
@@ -48,15 +45,16 @@ from kedro.pipeline import Node, Pipeline
 from kedro.utils import find_kedro_project
 
 from kedro_dvc.configuration import BASE
-from kedro_dvc.files import (
-    WorkflowError,
-    git,
-    load_yaml,
-    path_of,
-    stamp,
-    strict_json,
-    write_text,
+from kedro_dvc.evidence import (
+    COMMIT,
+    Record,
+    digest_of,
+    environment_path,
+    read_record,
+    record_path,
+    text_of,
 )
+from kedro_dvc.files import WorkflowError, git, load_yaml, path_of, stamp, write_text
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.project import dvc_file
 from kedro_dvc.stages import expanded, node_of
@@ -64,33 +62,10 @@ from kedro_dvc.stages import expanded, node_of
 DECIDING = ("conf", "src", "pyproject.toml", "requirements.lock", "dvc.yaml", "studies/*/dvc.yaml")
 SOURCES = ("src/**/*.py", "conf/**/*.yml", "conf/**/*.yaml")
 OURS = ("src/", "conf/")  # of what a stage depends on, that which is no data
-EVIDENCE = "evidence"
 INTERVAL = 0.05  # seconds between two measurements of memory
-COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
-KEYS = ("node", "started", "seconds", "memory", "commit", "clean", "environment", "outputs")
-# of what is read again
-KINDS: dict[str, Any] = {
-    "node": str,
-    "started": str,
-    "seconds": int | float,
-    "commit": str | None,
-    "clean": bool,
-    "environment": str,
-    "outputs": dict,
-}
-# and of an environment
-OF_MACHINES: dict[str, Any] = {
-    "python": str,
-    "platform": str,
-    "processor": str,
-    "cores": int | None,
-    "packages": dict,
-}
-LONGEST = 1e9  # seconds that a run may take: thirty years
 
 Files = Mapping[str, bytes]  # by path from the project's root
 Inputs = Mapping[str, Any]
-Record = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
@@ -167,7 +142,7 @@ class RunRecords:
             "outputs": outputs,
             **self._own,
         }
-        write_text(record_path(self._project, self._study, self._node.name), _text(record))
+        write_text(record_path(self._project, self._study, self._node.name), text_of(record))
 
     def _check(self, node: Node) -> None:
         """Raise if what the stage watches is not as it was when it began."""
@@ -272,96 +247,13 @@ def take_record(project: Path, name: str, text: str, commit: tuple[str | None, b
         return
     record = json.loads(text)
     if not is_recorded(project, path.parent.parent.name, record["node"], record["outputs"]):
-        write_text(path, _text({**record, "commit": commit[0], "clean": commit[1]}))
-
-
-def record_path(project: Path, study: str, node: str) -> Path:
-    """Return where the record of a node's last run lies."""
-    return project / EVIDENCE / study / "runs" / f"{Path(node).name}.json"
-
-
-def read_record(project: Path, study: str, node: str) -> Record | None:
-    """Return the record of a node's last run, with its environment; None if there is none.
-
-    Raises:
-        ValueError: If the record cannot be read, lacks something, or its environment is not the one
-            it names.
-    """
-    path = record_path(project, study, node)
-    if not path.is_file():
-        return None
-    record = _whole(path)
-    environment = environment_path(project, record["environment"])
-    text = environment.read_text(encoding="utf-8") if environment.is_file() else ""
-    if _digest(text) != record["environment"]:
-        raise ValueError(f"{os.path.relpath(environment, project)} is not what {path.name} names")
-    described = _checked(strict_json(text), OF_MACHINES, environment.name)
-    if not all(isinstance(version, str) for version in described["packages"].values()):
-        raise ValueError(f"{environment.name} has a package without a version")
-    own = {key: value for key, value in record.items() if key not in KEYS}
-    if again := own.keys() & described.keys():
-        raise ValueError(f"{path.name} tells of {min(again)}, as its environment does")
-    return {**record, "environment": {**described, **own}}
-
-
-def stage_records(project: Path, study: str) -> list[Record]:
-    """Return the records of a study's stages that are whole, in the order in which they ran."""
-    records = []
-    for path in record_path(project, study, "any").parent.glob("*.json"):
-        with suppress(ValueError):
-            records.append(_whole(path))
-    return sorted(records, key=lambda record: (record["started"], record["node"]))
-
-
-def _whole(path: Path) -> Record:
-    """Return what a file records of a run.
-
-    Raises:
-        ValueError: If it cannot be read or lacks something.
-    """
-    record = _checked(strict_json(path.read_text(encoding="utf-8")), KINDS, path.name)
-    try:
-        zone = datetime.fromisoformat(record["started"]).tzinfo
-        datetime.fromisoformat(record["started"]).astimezone(UTC)
-    except OverflowError:
-        zone = None
-    memory = record.get("memory") or {}
-    wrong = {
-        "time in a zone": zone is None,
-        "length of time": isinstance(record["seconds"], bool)
-        or not 0 <= record["seconds"] <= LONGEST,
-        "memory": not isinstance(memory, dict)
-        or not all(isinstance(held, int | float | None) for held in memory.values()),
-        "outputs": not all(isinstance(one, str) for one in record["outputs"].values()),
-    }
-    if any(wrong.values()):
-        what = next(name for name in wrong if wrong[name])
-        raise ValueError(f"{path.name} has no {what} as it must be")
-    return record
-
-
-def _checked(content: Any, kinds: Mapping[str, Any], name: str) -> Record:
-    """Return a file's content if it has these keys of these kinds.
-
-    Raises:
-        ValueError: If it has not.
-    """
-    if not isinstance(content, dict):
-        raise ValueError(f"{name} is no record")
-    if wrong := [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]:
-        raise ValueError(f"{name} has no {wrong[0]} as it must be")
-    return content
-
-
-def environment_path(project: Path, name: str) -> Path:
-    """Return where an environment of that name lies."""
-    return project / EVIDENCE / "environments" / f"{Path(name).name}.json"
+        write_text(path, text_of({**record, "commit": commit[0], "clean": commit[1]}))
 
 
 def _environment(project: Path) -> str:
     """Write this process's environment if it is new; return its name."""
-    text = _text(machine())
-    path = environment_path(project, name := _digest(text))
+    text = text_of(machine())
+    path = environment_path(project, name := digest_of(text))
     if not path.is_file():
         write_text(path, text)
     return name
@@ -387,14 +279,6 @@ def _processor() -> str:
         return platform.processor()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor())
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _text(facts: Record) -> str:
-    return json.dumps(facts, indent=1, sort_keys=True) + "\n"
 
 
 def _is_reproducible(dataset: object) -> bool:

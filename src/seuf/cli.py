@@ -97,8 +97,8 @@ def _show_stages(project: Path, env: str) -> None:
     """Print seconds and peak memory of the stages that `evidence/` has records of."""
     from tabulate import tabulate
 
+    from kedro_dvc.evidence import record_path, stage_records
     from kedro_dvc.project import check_study
-    from kedro_dvc.records import record_path, stage_records
 
     records = stage_records(project, check_study(project, env))
     if not records:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from kedro_dvc.evidence import read_record
 from kedro_dvc.hashing import sha256s
 from kedro_dvc.project import Study
-from kedro_dvc.records import read_record
 from seuf.audit import FAIL
 from seuf.audit.ledger import entry_of_delta, read_ledger, served_by
 from seuf.audit.requests import enter_derived

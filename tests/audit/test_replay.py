@@ -14,7 +14,8 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
 from kedro_dvc import records
-from kedro_dvc.records import RunRecords, machine, record_path
+from kedro_dvc.evidence import record_path
+from kedro_dvc.records import RunRecords, machine
 from seuf.audit import FAIL, PASS
 from seuf.audit.replay import TOLERANCE, compare_deltas, relative_differences, same_arithmetic
 from seuf.moe.deltas import Delta

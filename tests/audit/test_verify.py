@@ -215,6 +215,22 @@ def test_a_key_that_stands_twice_makes_it_no_statement(unsigned):
     assert ended.output.endswith("cannot be read: it has the key 'subject' twice\n")
 
 
+def test_a_delta_that_is_exchanged_while_it_is_verified_fails(unsigned, about_delta, monkeypatch):
+    """It is hashed, then read once more for its weights."""
+    load = Delta.load
+
+    def after_another_write(path):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        return load(path)
+
+    monkeypatch.setattr(Delta, "load", after_another_write)
+    checks = verify(unsigned, None, about_delta)
+
+    assert checks[-1] == ("bytes", FAIL, f"{about_delta} was written to while it was verified")
+
+
 def test_a_name_in_a_statement_cannot_write_on_the_terminal(unsigned):
     """A line of its own would look like a check, and ESC [ moves the cursor."""
     content = json.loads(unsigned.read_text())

@@ -20,16 +20,9 @@ from kedro.pipeline import Node, Pipeline
 from kedro_datasets.text import TextDataset
 
 from kedro_dvc import records
+from kedro_dvc.evidence import environment_path, read_record, record_path, stage_records
 from kedro_dvc.files import WorkflowError, git
-from kedro_dvc.records import (
-    INTERVAL,
-    RunRecords,
-    commit_of,
-    environment_path,
-    read_record,
-    record_path,
-    stage_records,
-)
+from kedro_dvc.records import INTERVAL, RunRecords, commit_of
 
 ONE = "2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806"  # `one`, sha256sum
 

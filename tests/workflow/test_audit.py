@@ -349,12 +349,16 @@ def test_what_is_written_while_it_is_audited_fails(root, monkeypatch):
         content = (root / DELTA).read_bytes()
         (root / DELTA).unlink()
         (root / DELTA).write_bytes(content)
+        commit(root)
         return choice(*given)
 
     monkeypatch.setattr(results, "choice", after_another_write)
     found = failures(report_of(root))
 
-    assert found == {"bytes": [f"{DELTA} written to while it was audited: audit it again"]}
+    assert found == {
+        "bytes": [f"{DELTA} written to while it was audited: audit it again"],
+        "commit": ["another commit was checked out while it was audited"],
+    }
 
 
 def test_scores_that_are_edited_together_with_the_lock_still_fail(root):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import kedro_dvc
+from kedro_dvc.evidence import EVIDENCE
 from kedro_dvc.executors.copies import (
     Copied,
     Parcel,
@@ -31,7 +32,7 @@ from kedro_dvc.executors.jobs import Ended, Job, StoppedError
 from kedro_dvc.executors.process import run_here
 from kedro_dvc.executors.sent import DiedError, SentJobs, Task
 from kedro_dvc.files import WorkflowError
-from kedro_dvc.records import EVIDENCE, commit_of, take_record
+from kedro_dvc.records import commit_of, take_record
 from kedro_dvc.resources import GIGABYTE
 
 ANSWER = 5.0  # seconds that an address has to answer

@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from kedro_dvc.disk import LockedFile, read_lock
+from kedro_dvc.evidence import EVIDENCE
 from kedro_dvc.files import WorkflowError, files_of
 from kedro_dvc.hashing import Digests, digests
 from kedro_dvc.project import Study, dvc_file, for_dvc
-from kedro_dvc.records import EVIDENCE
 from kedro_dvc.stages import GUARD, node_of, stamp
 from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError

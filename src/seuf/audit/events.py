@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import NAMESPACE_URL, uuid5
 
+from kedro_dvc.evidence import read_record
 from kedro_dvc.project import dvc_file
-from kedro_dvc.records import read_record
 from seuf.audit import needs_extra
 from seuf.audit.audited import recorded_stages
 from seuf.inputs import InputError

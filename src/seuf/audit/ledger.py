@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kedro_dvc.evidence import EVIDENCE
 from kedro_dvc.files import fcntl, strict_json, write_text
-from kedro_dvc.records import EVIDENCE
 from seuf.inputs import InputError
 
 LEDGER = f"{EVIDENCE}/ledger.json"

@@ -15,8 +15,9 @@ from kedro.io import DatasetError
 from kedro.pipeline import Node
 from torch import Tensor, nn
 
+from kedro_dvc.evidence import read_record
 from kedro_dvc.project import Study
-from kedro_dvc.records import machine, read_record
+from kedro_dvc.records import machine
 from seuf.audit import Check, failed, passed
 from seuf.determinism import set_deterministic
 from seuf.inputs import InputError

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from kedro_dvc.disk import listed
+from kedro_dvc.evidence import record_path
 from kedro_dvc.files import WorkflowError, git, write_text
 from kedro_dvc.hashing import sha256s
-from kedro_dvc.records import commit_of, record_path
+from kedro_dvc.records import commit_of
 from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, now, passed, printable, results
 from seuf.audit.audited import AuditedMethod, upstream
 from seuf.audit.verify import BOM, CERTIFICATE, REPORT
@@ -56,7 +57,7 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
     }
     audited.require_delta()
     report |= {"base": {"name": audited.base[0], "digest": None}, "delta": None}
-    before = audited.stamps()
+    before, head = audited.stamps(), commit_of(audited.project)[0]
     checks = [
         one
         for check in lineage.CHECKS
@@ -67,6 +68,8 @@ def audit(audited: AuditedMethod, checkpoint: Path | None = None) -> Report:
     checks += guarded("scores", scored, audited.why_missing)
     checks += _written_meanwhile(before, audited.stamps())
     commit, clean = commit_of(audited.project)
+    if commit != head:
+        checks.append(failed("commit", "another commit was checked out while it was audited"))
     report |= {
         "audited": now(),
         "commit": commit,

@@ -18,9 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kedro_dvc.evidence import EVIDENCE
 from kedro_dvc.files import strict_json, write_text
 from kedro_dvc.hashing import sha256s
-from kedro_dvc.records import EVIDENCE
 from seuf.audit import now
 from seuf.audit.ledger import (
     LEDGER,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kedro_dvc.files import strict_json
+from kedro_dvc.files import stamp, strict_json
 from kedro_dvc.hashing import digests
 from seuf.audit import FAIL, NOTE, PASS, Check, MissingExtraError, failed, noted, passed
 from seuf.inputs import InputError
@@ -89,6 +89,8 @@ def verify(
             signature = noted("signature", "not checked: --key names a public key")
         else:
             signature = passed("signature", f"signed with the key of {key.name}")
+    given = [path for path in (file, certificate, delta, base, checkpoint) if path is not None]
+    before = {path: stamp(path) for path in given}
     stated = _stated_digests(file, statement)
     checks = [signature, *_unusable(stated), *_documents(stated, file, certificate)]
     checks += [*_checkpoint_signature(checkpoint, key), *_delta(stated, delta)]
@@ -100,6 +102,9 @@ def verify(
             checks.append(failed("weights", str(error)))
         except (ValueError, OSError, KeyError, TypeError, RecursionError) as error:
             checks.append(failed("weights", f"{type(error).__name__}: {error}"))
+    for path in given:  # each check has read them anew
+        if stamp(path) != before[path]:
+            checks.append(failed("bytes", f"{path} was written to while it was verified"))
     return checks
 
 
