@@ -131,6 +131,10 @@ def viz(env: str, arguments: tuple[str, ...]) -> None:
 @click.option(
     "--keep-going", "-k", is_flag=True, help="After a failure run what does not depend on it."
 )
+@click.option(
+    "--downstream", is_flag=True, help="Run the targets and what depends on them, not the others."
+)
+@click.option("--glob", is_flag=True, help="The targets are patterns, such as 'train@*'.")
 @click.option("--pull", is_flag=True, help="Fetch missing data from the remote.")
 @click.option("--allow-missing", is_flag=True, help="Skip a stage if only its files are missing.")
 @click.option("--isolate", is_flag=True, help="Run each stage in a process of its own.")
@@ -189,6 +193,7 @@ def run(
 
     check_repository(project)
     stages = [target if ".yaml" in target else f"{file}:{target}" for target in targets]
+    how["glob"] = how["glob"] and bool(targets)
     on_error = "keep-going" if how.pop("keep_going") else "fail"
     start = time.perf_counter()
     recorded = {one["node"]: one["seconds"] for one in stage_records(project, env)}

@@ -106,6 +106,7 @@ def reproduce(
 
     Raises:
         dvc.exceptions.ReproductionError: If a stage has failed, with its error as the cause.
+        WorkflowError: If a target is a pattern that no stage fits.
     """
     in_process = None if isolate else InProcess(project)
     run = _Run(project, watcher, wait, in_process, Interrupts())
@@ -120,6 +121,9 @@ def reproduce(
         stack.enter_context(replaced(dvc.stage.run, "cmd_run", run.command))
         stack.enter_context(replaced(dvc.dvcfile, "modify_yaml", run.locks.modify))
         stack.enter_context(sharing())
+        for target in targets if options.get("glob") else []:
+            if not repo.stage.collect(target, glob=True):  # DVC would run all stages of all files
+                raise WorkflowError(f"No stage fits {target!r}.")
         repo.reproduce(targets, repro_fn=run.step, **options)
         partly = options.get("allow_missing") or options.get("single_item")
         if run.files and len(targets) == 1 and Path(targets[0]).is_file() and not partly:

@@ -15,6 +15,7 @@ from dvc.exceptions import ReproductionError
 from dvc.repo import Repo
 
 from kedro_dvc.executors.local import LocalProcesses
+from kedro_dvc.files import WorkflowError
 from kedro_dvc.run import Outcome, reading_order, reproduce
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,9 @@ stages:
     outs: ["${item.way}/score"]
   compare: {cmd: cat first/score second/score > all, deps: [first/score, second/score], outs: [all]}
 """
+
+
+WAYS = ("first", "second")
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,29 @@ def test_only_the_targets_are_planned_if_only_they_are_asked_for(project):
     notes = _reproduced(project, "check@first", single_item=True, force=True)
 
     assert notes.stages == notes.begun == ["check@first"]
+
+
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_what_depends_on_a_target_or_fits_a_pattern_is_planned_alone(project, jobs):
+    """As `dvc repro` does it; of a pattern also what the stages need."""
+    how = {"executor": LocalProcesses(project, jobs)} if jobs else {}
+    _reproduced(project, **how)
+    how = {"executor": LocalProcesses(project, jobs)} if jobs else {}
+
+    later = _reproduced(project, "dvc.yaml:check@first", downstream=True, force=True, **how)
+    fitting = _reproduced(project, "dvc.yaml:check@*", glob=True)
+
+    assert later.stages == ["check@first", "compare"]
+    assert [one.what for one in later.outcomes] == ["ran", "ran"]
+    assert set(fitting.stages) == {"begin", *(f"{a}@{b}" for a in ("train", "check") for b in WAYS)}
+
+
+def test_a_pattern_that_no_stage_fits_runs_nothing(project):
+    """DVC takes no stage for no target, and would run all stages of all files."""
+    with pytest.raises(WorkflowError, match=r"No stage fits 'dvc.yaml:nope\*'"):
+        _reproduced(project, "dvc.yaml:nope*", glob=True)
+
+    assert not (project / "begun").exists()
 
 
 def test_a_file_without_stages_has_nothing_to_run(project):
