@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -342,13 +343,21 @@ def test_tampering_fails_and_is_named(
 
 
 def test_what_is_written_while_it_is_audited_fails(root, monkeypatch):
-    """The delta is hashed, then its weights are read: another one could come between."""
+    """The delta is hashed, then its weights are read: another one could come between.
+
+    So it is of the scores, though their time was set back; that a file got a link is no change.
+    """
     choice = results.choice
 
     def after_another_write(*given: Any) -> Iterator[Check]:
         content = (root / DELTA).read_bytes()
         (root / DELTA).unlink()
         (root / DELTA).write_bytes(content)
+        os.link(root / FORGET, root / "backup")
+        times = (root / SCORES).stat()
+        (root / SCORES).chmod(0o644)
+        (root / SCORES).write_bytes((root / SCORES).read_bytes())
+        os.utime(root / SCORES, ns=(times.st_atime_ns, times.st_mtime_ns))
         commit(root)
         return choice(*given)
 
@@ -356,7 +365,7 @@ def test_what_is_written_while_it_is_audited_fails(root, monkeypatch):
     found = failures(report_of(root))
 
     assert found == {
-        "bytes": [f"{DELTA} written to while it was audited: audit it again"],
+        "bytes": [f"{DELTA}, {SCORES} written to while it was audited: audit it again"],
         "commit": ["another commit was checked out while it was audited"],
     }
 

@@ -205,13 +205,16 @@ class AuditedMethod:
         return {path: read[self.project / path] for path in paths if self.project / path in read}
 
     def stamps(self) -> dict[str, tuple[int, ...]]:
-        """Return what changes when something that is audited is written, by file, as of now."""
+        """Return what changes when something that is audited is written, by file, as of now.
+
+        A link more or less to a file changes the time at the end, too, and its number of links.
+        """
         paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
         paths |= {os.path.relpath(self.lock, self.project), f"{EVIDENCE}/{self.study.name}"}
         files = (file for path in paths for file in files_of(self.project / path))
         facts = {os.path.relpath(file, self.project): file.stat() for file in files}
         return {
-            name: (one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
+            name: (one.st_ino, one.st_size, one.st_mtime_ns, one.st_nlink, one.st_ctime_ns)
             for name, one in facts.items()
         }
 
