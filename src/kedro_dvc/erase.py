@@ -291,9 +291,11 @@ def record_erasure(project: Path, study: str, plan: ErasurePlan, purpose: str | 
     if not new:
         return
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    before = [one.date for one in known if {*new} <= {*one.paths}]
+    date = now if plan.versions or not before else before[-1]  # of what was named for others, too
     rows = [
         {"date": one.date, "for": one.purpose, "paths": list(one.paths)}
-        for one in (*known, Erasure(now, new, purpose))
+        for one in (*known, Erasure(date, new, purpose))
     ]
     write_text(project / erasures_file(study), json.dumps(rows, indent=1, sort_keys=True) + "\n")
 

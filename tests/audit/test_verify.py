@@ -193,6 +193,18 @@ def test_a_delta_that_does_not_say_what_made_it_fails_in_one_sentence(
     )
 
 
+def test_a_delta_whose_expert_is_no_number_fails_without_a_traceback(
+    unsigned, about_delta, tmp_path
+):
+    """`[0.0, true]` equals `[0, 1]`, but names no tensor; it ended in an AttributeError."""
+    about = {"method": METHOD.model_dump(), "experts": [[0.0, True]]}
+    delta = dataclasses.replace(Delta.load(about_delta), about=about)
+    delta.save(about_delta)
+    state(unsigned, about_delta, delta.base)
+
+    assert verdict(verify(unsigned, None, about_delta, tmp_path / "base"))[1] == 1
+
+
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"payload": ' + "[" * 200_000])
 def test_deeply_nested_json_is_refused_in_one_line(tmp_path, text):
     file = tmp_path / "deep.json"
