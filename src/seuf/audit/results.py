@@ -130,7 +130,7 @@ def scores(audited: AuditedMethod, experts: Any, tensors: int | None) -> Iterato
         number = sum(part["questions"] for part in parts)
         yield passed("answers", f"accuracies worked out again from {number} answers")
     else:
-        yield noted("answers", "the questions are erased: answers cannot be compared with them")
+        yield noted("answers", "the questions are not here: answers cannot be compared with them")
     by = audited.study.config["parameters"]["evaluation"].get("headline", "choices")
     if not _same(headline(recorded, by), recorded["headline"]):
         yield failed("scores", f"the headline of {audited.path('scores')} is not of its scores")
