@@ -11,7 +11,8 @@ import click
 
 from kedro_dvc.cli import dvc
 from kedro_dvc.files import UserPath, enter_project
-from seuf.audit.cli import audit, exit_on_input_error, request
+from seuf.audit.cli import audit, exit_on_input_error
+from seuf.audit.request_cli import request
 from seuf.inputs import InputError
 
 ENV = click.option(

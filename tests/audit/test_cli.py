@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from kedro.framework import project as _project  # noqa: F401 - prints a line when it is first imported
 
 from kedro_dvc.hashing import sha256s
-from seuf.audit.cli import audit, exit_on_input_error, request
+from seuf.audit.cli import audit, exit_on_input_error
 from seuf.audit.ledger import read_ledger
+from seuf.audit.request_cli import request
 from seuf.audit.requests import derived_models
 from seuf.datasets.checkpoint import CheckpointDataset
 from seuf.inputs import InputError
