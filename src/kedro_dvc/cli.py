@@ -350,7 +350,8 @@ def erase_command(
     from dvc.repo import Repo
 
     from kedro_dvc import erase as of_erasure
-    from kedro_dvc.erase import erase, not_reached, outputs_named, plan_erasure
+    from kedro_dvc.erase import erase, not_reached, outputs_named, plan_erasure, record_erasure
+    from kedro_dvc.evidence import erasures_file, read_erasures
     from kedro_dvc.project import load_study
     from kedro_dvc.run_status import forget
     from kedro_dvc.watch import forget_logs
@@ -360,14 +361,14 @@ def erase_command(
     if not named:
         raise click.UsageError("Name data sets, or say --kept-apart.")
     outputs = outputs_named(study, named)
-    of_erasure.read_erasures(Path.cwd(), env)  # refuses a file to which nothing can be added
+    read_erasures(Path.cwd(), env)  # refuses a file to which nothing can be added
     with _cause_alone(), Repo() as repo:
         plan = plan_erasure(repo, outputs, shared)
         click.echo(plan)
         if plan.versions and not yes:
             click.confirm("Delete this for good?", abort=True)
         failures = plan.unsearched + erase(repo, plan)
-    of_erasure.record_erasure(Path.cwd(), env, plan, purpose)
+    record_erasure(Path.cwd(), env, plan, purpose)
     try:
         forget(Path.cwd(), env)
         forget_logs(env)
@@ -379,7 +380,7 @@ def erase_command(
             click.echo(f"- {line}")
     elif plan.versions:
         click.echo("Deleted; the hashes stay in dvc.lock.")
-    click.echo(f"{of_erasure.erasures_file(env)} says when: commit it.")
+    click.echo(f"{erasures_file(env)} says when: commit it.")
     click.echo("Not reached, see to it yourself:")
     for line in not_reached(plan, outputs):
         click.echo(f"- {line}")

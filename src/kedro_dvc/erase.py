@@ -8,14 +8,12 @@ run-cache. An object that another output holds too is kept unless that is asked 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from dvc.repo import Repo, lock_repo
 from dvc_data.hashfile.db import HashFileDB, get_index
@@ -26,14 +24,13 @@ from dvc_objects.fs.base import ObjectFileSystem
 from tabulate import tabulate
 
 from kedro_dvc.disk import NO_LOCK, locked_stages, read_lock
-from kedro_dvc.evidence import EVIDENCE
-from kedro_dvc.files import WorkflowError, files_of, git, strict_json, write_text
+from kedro_dvc.evidence import Erasure, erasures_file, read_erasures, text_of
+from kedro_dvc.files import WorkflowError, files_of, git, write_text
 from kedro_dvc.hashing import DIRECTORY, file_digests
 from kedro_dvc.project import Study, for_dvc
 
 LOCK = "dvc.lock"
 WORKSPACE = "workspace"
-ERASED = "erased.json"  # in the evidence of a study
 HEADERS = ("path", "md5", "bytes", "where")
 Stores = dict[str, HashFileDB]  # DVC's cache and remotes, by name
 BEYOND = [
@@ -229,49 +226,6 @@ def _delete_objects(store: HashFileDB, md5s: Collection[str]) -> Iterator[str]:
         yield f"{md5}{reasons.get(md5, '')}"
 
 
-class Erasure(NamedTuple):
-    """That outputs were deleted on purpose.
-
-    Attributes:
-        date: ISO, with its zone.
-        paths: Of the outputs, from the project's root.
-        purpose: For whom or what, such as the id of a request; None if that was not said.
-    """
-
-    date: str
-    paths: tuple[str, ...]
-    purpose: str | None
-
-
-def erasures_file(study: str) -> str:
-    """Return where the erasures of a study are recorded, from the project's root."""
-    return f"{EVIDENCE}/{study}/{ERASED}"
-
-
-def read_erasures(project: Path, study: str) -> list[Erasure]:
-    """Return the erasures of a study that were recorded, the oldest first.
-
-    Raises:
-        WorkflowError: If the file is no record of erasures.
-    """
-    path = project / erasures_file(study)
-    if not path.is_file():
-        return []
-    try:
-        content = strict_json(path.read_text(encoding="utf-8"))
-        if not isinstance(content, list):
-            raise TypeError
-        found = [Erasure(one["date"], tuple(one["paths"]), one["for"]) for one in content]
-        for date, paths, purpose in found:
-            said = [*paths, *([] if purpose is None else [purpose])]
-            dated = datetime.fromisoformat(date).tzinfo is not None
-            if not dated or not all(isinstance(one, str) for one in said):
-                raise ValueError
-    except (ValueError, KeyError, TypeError):
-        raise WorkflowError(f"{erasures_file(study)} is no record of erasures.") from None
-    return found
-
-
 def record_erasure(project: Path, study: str, plan: ErasurePlan, purpose: str | None) -> None:
     """Note which of the planned outputs are no longer here, for whom and since when.
 
@@ -297,7 +251,7 @@ def record_erasure(project: Path, study: str, plan: ErasurePlan, purpose: str | 
         {"date": one.date, "for": one.purpose, "paths": list(one.paths)}
         for one in (*known, Erasure(date, new, purpose))
     ]
-    write_text(project / erasures_file(study), json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    write_text(project / erasures_file(study), text_of(rows))
 
 
 def not_reached(plan: ErasurePlan, outputs: dict[str, bool]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What lies in `evidence/`: the records of runs, and the environments that they name, read again.
+"""What lies in `evidence/`: records of runs, the environments that they name, and of erasures.
 
 A record that lacks something, or says what cannot be, is none: whoever reads one may believe that
 its times are times and its numbers numbers.
@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from kedro_dvc.files import strict_json
+from kedro_dvc.files import WorkflowError, strict_json
 
 EVIDENCE = "evidence"
 COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -90,13 +90,13 @@ def _whole(path: Path) -> Record:
     """
     record = _checked(strict_json(path.read_text(encoding="utf-8")), KINDS, path.name)
     try:
-        zone = datetime.fromisoformat(record["started"]).tzinfo
-        datetime.fromisoformat(record["started"]).astimezone(UTC)
+        started = datetime.fromisoformat(record["started"])
+        is_time = started.tzinfo is not None and started.astimezone(UTC) is not None
     except OverflowError:
-        zone = None
+        is_time = False
     memory = record.get("memory") or {}
     wrong = {
-        "time in a zone": zone is None,
+        "time in a zone": not is_time,
         "length of time": isinstance(record["seconds"], bool)
         or not 0 <= record["seconds"] <= LONGEST,
         "memory": not isinstance(memory, dict)
@@ -122,6 +122,49 @@ def _checked(content: Any, kinds: Mapping[str, Any], name: str) -> Record:
     return content
 
 
+class Erasure(NamedTuple):
+    """That outputs were deleted on purpose.
+
+    Attributes:
+        date: ISO, with its zone.
+        paths: Of the outputs, from the project's root.
+        purpose: For whom or what, such as the id of a request; None if that was not said.
+    """
+
+    date: str
+    paths: tuple[str, ...]
+    purpose: str | None
+
+
+def erasures_file(study: str) -> str:
+    """Return where the erasures of a study are recorded, from the project's root."""
+    return f"{EVIDENCE}/{study}/erased.json"
+
+
+def read_erasures(project: Path, study: str) -> list[Erasure]:
+    """Return the erasures of a study that were recorded, the oldest first.
+
+    Raises:
+        WorkflowError: If the file is no record of erasures.
+    """
+    path = project / erasures_file(study)
+    if not path.is_file():
+        return []
+    try:
+        content = strict_json(path.read_text(encoding="utf-8"))
+        if not isinstance(content, list):
+            raise TypeError
+        found = [Erasure(one["date"], tuple(one["paths"]), one["for"]) for one in content]
+        for date, paths, purpose in found:
+            said = [*paths, *([] if purpose is None else [purpose])]
+            dated = datetime.fromisoformat(date).tzinfo is not None
+            if not dated or not all(isinstance(one, str) for one in said):
+                raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise WorkflowError(f"{erasures_file(study)} is no record of erasures.") from None
+    return found
+
+
 def environment_path(project: Path, name: str) -> Path:
     """Return where an environment of that name lies."""
     return project / EVIDENCE / "environments" / f"{Path(name).name}.json"
@@ -132,6 +175,6 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def text_of(facts: Record) -> str:
-    """Return a record or an environment as its file has it."""
+def text_of(facts: Any) -> str:
+    """Return a record, or anything else that is committed as JSON, as its file has it."""
     return json.dumps(facts, indent=1, sort_keys=True) + "\n"

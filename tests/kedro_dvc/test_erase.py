@@ -23,8 +23,8 @@ from kedro_dvc.erase import (
     not_reached,
     outputs_named,
     plan_erasure,
-    read_erasures,
 )
+from kedro_dvc.evidence import read_erasures
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.project import load_study
 

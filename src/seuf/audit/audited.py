@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from kedro_dvc.disk import LockedFile, read_lock
-from kedro_dvc.evidence import EVIDENCE
+from kedro_dvc.evidence import EVIDENCE, read_erasures
 from kedro_dvc.files import WorkflowError, files_of
 from kedro_dvc.hashing import Digests, digests
 from kedro_dvc.project import Study, dvc_file, for_dvc
@@ -230,7 +230,6 @@ class AuditedMethod:
         Raises:
             InputError: If the record cannot be read.
         """
-        from kedro_dvc.erase import read_erasures
         from seuf.audit.ledger import read_ledger, state
         from seuf.audit.requests import requests_of_study
 
@@ -246,9 +245,9 @@ class AuditedMethod:
             elif one.purpose is not None:
                 by = f"for {one.purpose!r}, which is no request of the ledger"
             else:
-                of_study = requests_of_study(self.project, self.study.name)
-                by = f"for no request that was named; the study's are: {', '.join(of_study)}"
-                by = by if of_study else "for no request"
+                of_study = ", ".join(requests_of_study(self.project, self.study.name))
+                named = f"that was named; the study's are: {of_study}"
+                by = f"for no request {named}" if of_study else "for no request"
             words |= dict.fromkeys(one.paths, f"erased on {one.date} {by}")
         return words
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kedro_dvc.evidence import EVIDENCE
+from kedro_dvc.evidence import EVIDENCE, text_of
 from kedro_dvc.files import fcntl, strict_json, write_text
 from seuf.inputs import InputError
 
@@ -83,7 +83,7 @@ def append_entry(project: Path, entry: Entry) -> State:
     """
     ledger = appended(read_ledger(project), entry)
     now = state(ledger)
-    write_text(project / LEDGER, json.dumps(ledger, indent=1, sort_keys=True) + "\n")
+    write_text(project / LEDGER, text_of(ledger))
     return now
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from kedro_dvc.configuration import BASE
 from kedro_dvc.disk import counted, gigabytes, listed
-from kedro_dvc.evidence import COMMIT, EVIDENCE, Record, read_record
+from kedro_dvc.evidence import COMMIT, EVIDENCE, Record, erasures_file, read_record
 from kedro_dvc.files import WorkflowError, git, load_yaml
 from kedro_dvc.hashing import IGNORED
 from kedro_dvc.project import dvc_file
@@ -25,18 +25,17 @@ from seuf.audit.audited import REPORTS, AuditedMethod, Stage, producers
 
 CLOCKS = timedelta(minutes=5)  # by which clocks of machines may differ
 SHA1 = 40  # hexadecimal digits of an object's name in git; repositories may have SHA-256
-# what decides a result though git may be told to ignore it
 LINK = "120000"  # git's mode of one
+# endings of what decides a result though git may be told to ignore it
 READ = {".json", ".lock", ".py", ".so", ".toml", ".yaml", ".yml"}
 CREDENTIALS = "credentials"  # in the name of a file that is in no commit on purpose
 
 
 def commit(audited: AuditedMethod) -> Iterator[Check]:
     """Check that code, configuration, lock and evidence are as they were committed."""
-    project = audited.project
-    evidence = Path(EVIDENCE, audited.study.name)
+    project, name = audited.project, audited.study.name
     lock = os.path.relpath(audited.lock, project)
-    looked_at = [*DECIDING, lock, f"{evidence}/runs", f"{evidence}/erased.json"]
+    looked_at = [*DECIDING, lock, f"{EVIDENCE}/{name}/runs", erasures_file(name)]
     try:
         head = git(project, "rev-parse", "--verify", "HEAD").strip()
         how = ("--porcelain", "--untracked-files=all", "--no-renames", "-z")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import unescape
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -138,7 +138,6 @@ def scores(audited: AuditedMethod, experts: Any, tensors: int | None) -> Iterato
 
 
 def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
-    from seuf.benchmarks.answers import mean_with_error
     from seuf.benchmarks.choices import macro_accuracy
 
     for name, scored in recorded.get("questions", {}).items():
@@ -148,11 +147,8 @@ def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
         if len(answers) != len(right) or scored["questions"] != len(right):
             yield f"{name}: {len(answers)} answers to {len(right)} questions"
             continue
-        made = mean_with_error([float(a == r) for a, r in zip(answers, right, strict=True)])
-        if not _same(made["value"], scored["accuracy"]):
-            accuracy = scored["accuracy"]
-            yield f"{name}: the answers make an accuracy of {made['value']}, not {accuracy}"
-        yield from _wrong_error(name, made, scored, len(right))
+        values = [float(a == r) for a, r in zip(answers, right, strict=True)]
+        yield from _wrong_mean(name, values, "an accuracy of ", scored["accuracy"], scored)
         by_topic = macro_accuracy(questions, answers)
         if not _same(by_topic, scored["macro_accuracy"]):
             told = scored["macro_accuracy"]
@@ -160,7 +156,7 @@ def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
 
 
 def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
-    from seuf.benchmarks.answers import MEASURES, mean_with_error
+    from seuf.benchmarks.answers import MEASURES
     from seuf.benchmarks.records import ANSWER_KINDS
 
     for subject, kinds in recorded.get("generation", {}).items():
@@ -175,16 +171,11 @@ def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
                 yield f"{subject} {kind}: {len(answers)} answers to {len(references)} questions"
                 continue
             measure = MEASURES[ANSWER_KINDS[kind].measure]
-            made = mean_with_error(
-                [measure(r, a) for r, a in zip(references, answers, strict=True)]
-            )
-            if not _same(made["value"], scored["value"]):
-                yield f"{subject} {kind}: the answers make {made['value']}, not {scored['value']}"
-            yield from _wrong_error(f"{subject} {kind}", made, scored, len(answers))
+            values = [measure(r, a) for r, a in zip(references, answers, strict=True)]
+            yield from _wrong_mean(f"{subject} {kind}", values, "", scored["value"], scored)
 
 
 def _wrong_produced(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
-    from seuf.benchmarks.answers import mean_with_error
     from seuf.benchmarks.produced import right_or_wrong
 
     for subject, scored in recorded.get("produced", {}).items():
@@ -192,17 +183,30 @@ def _wrong_produced(recorded: dict[str, Any], asked: list[Question]) -> Iterator
         if len(questions) != len(scored["answers"]):
             yield f"{subject}: {len(scored['answers'])} answers to {len(questions)} questions"
             continue
-        made = mean_with_error(right_or_wrong(questions, scored["answers"]))
-        if not _same(made["value"], scored["value"]):
-            yield f"{subject}: the answers make a share of {made['value']}, not {scored['value']}"
-        yield from _wrong_error(subject, made, scored, len(questions))
+        values = right_or_wrong(questions, scored["answers"])
+        yield from _wrong_mean(subject, values, "a share of ", scored["value"], scored)
 
 
-def _wrong_error(
-    name: str, made: dict[str, float], scored: dict[str, Any], number: int
+def _wrong_mean(
+    name: str, values: Sequence[float], what: str, value: float, scored: dict[str, Any]
 ) -> Iterator[str]:
-    """Yield what is wrong with a standard error; of one answer there is none."""
-    if number > 1 and not _same(made["standard_error"], scored["standard_error"]):
+    """Yield what is wrong with a mean over answers, and with its standard error.
+
+    Of one answer there is no standard error.
+
+    Args:
+        name: Of whom the answers are.
+        values: Of the answers.
+        what: Goes before the mean.
+        value: That is recorded as the mean.
+        scored: Has the recorded standard error.
+    """
+    from seuf.benchmarks.answers import mean_with_error
+
+    made = mean_with_error(values)
+    if not _same(made["value"], value):
+        yield f"{name}: the answers make {what}{made['value']}, not {value}"
+    if len(values) > 1 and not _same(made["standard_error"], scored["standard_error"]):
         error, told = made["standard_error"], scored["standard_error"]
         yield f"{name}: the answers make a standard error of {error}, not {told}"
 
