@@ -212,8 +212,12 @@ stages:
 
 
 def git(project: Path, *command: str) -> str:
+    """Commits are of the time of the records below, however late in a long run a test comes."""
     named = ["git", "-c", "user.name=n", "-c", "user.email=n@n", *command]
-    return subprocess.run(named, cwd=project, check=True, capture_output=True, text=True).stdout
+    of = {**os.environ, "GIT_COMMITTER_DATE": NOW.isoformat(timespec="seconds")}
+    return subprocess.run(
+        named, cwd=project, env=of, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def write(project: Path, **files: str) -> str:
