@@ -26,6 +26,7 @@ from seuf.audit.ledger import (
     write_entry,
 )
 from seuf.inputs import InputError
+from tests.waiting import LONG
 
 DATE = "2026-11-25T12:00:00+00:00"
 
@@ -378,8 +379,12 @@ def write_many(project, writer, start):
         write_entry(project, opened(f"{writer}-{number}"))
 
 
-def test_no_entry_of_writers_in_several_processes_is_lost(tmp_path):
-    """4 writers of 5 entries each make a ledger of 20, each entry on top of the one before."""
+def test_no_entry_of_writers_in_several_processes_is_lost(tmp_path, monkeypatch):
+    """4 writers of 5 entries each make a ledger of 20, each entry on top of the one before.
+
+    None is told that the others keep the lock for too long, as they may on a slow disk.
+    """
+    monkeypatch.setattr(ledger_module, "PATIENCE", LONG)
     context = multiprocessing.get_context("fork")
     start = context.Barrier(4)
     writers = [context.Process(target=write_many, args=(tmp_path, one, start)) for one in "abcd"]

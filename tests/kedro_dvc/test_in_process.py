@@ -17,10 +17,11 @@ import yaml
 from kedro_dvc.in_process import InProcess, Interrupts
 from kedro_dvc.project import dvc_file, synced_studies
 from kedro_dvc.records import INTERVAL, MemoryPeak
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MUCH = 300_000_000
-HOLD = f"import time; held = bytearray({MUCH}); time.sleep({INTERVAL * 6})"
+HOLD = f"held = bytearray({MUCH}); input()"
 
 
 @pytest.fixture
@@ -115,27 +116,27 @@ def test_the_second_interrupt_does_not_wait(interrupts):
     assert done == ["once"]
 
 
-def _measured() -> None:
-    time.sleep(INTERVAL * 4)
-
-
 def test_memory_that_was_given_back_is_remembered():
     with MemoryPeak() as little:
-        _measured()
+        until(lambda: little.resident)
     with MemoryPeak() as much:
         held = bytearray(MUCH)
-        _measured()
+        until(lambda: much.resident > little.resident + MUCH * 0.8)
         del held
-        _measured()
+        time.sleep(INTERVAL * 4)
 
     assert MUCH * 0.8 < much.resident - little.resident < MUCH * 1.5
 
 
 def test_a_process_that_was_started_counts():
     with MemoryPeak() as little:
-        _measured()
-    with MemoryPeak() as much:
-        subprocess.run([sys.executable, "-c", HOLD], check=True)
+        until(lambda: little.resident)
+    with (
+        MemoryPeak() as much,
+        subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE) as other,
+    ):
+        until(lambda: much.resident > little.resident + MUCH * 0.8)
+        other.communicate(b"\n")
 
     assert MUCH * 0.8 < much.resident - little.resident < MUCH * 1.5
 

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,8 @@ from kedro_datasets.text import TextDataset
 from kedro_dvc import records
 from kedro_dvc.evidence import environment_path, read_record, record_path, stage_records
 from kedro_dvc.files import WorkflowError, git
-from kedro_dvc.records import INTERVAL, RunRecords, commit_of
+from kedro_dvc.records import MemoryPeak, RunRecords, commit_of
+from tests.waiting import until
 
 ONE = "2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806"  # `one`, sha256sum
 
@@ -128,13 +128,15 @@ def test_a_run_is_recorded_with_its_outputs_by_sha256_and_its_commit(project):
     assert record["environment"]["packages"]["kedro"]
 
 
-def test_the_most_memory_that_it_took_is_recorded(project):
+def test_the_most_memory_that_it_took_is_recorded(project, monkeypatch):
     """An array of 200 MB that is given back before the run ends; no GPU is here."""
     megabytes = 10**6
+    peak = MemoryPeak()
+    monkeypatch.setattr(records, "MemoryPeak", lambda: peak)
 
     def hold() -> None:
         held = bytearray(200 * megabytes)
-        time.sleep(INTERVAL * 4)
+        until(lambda: peak.resident - before > 150 * megabytes)
         del held
 
     before = psutil.Process().memory_info().rss

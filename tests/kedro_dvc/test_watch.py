@@ -11,17 +11,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from io import StringIO
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import pytest
 from dvc import output as dvc_output
 from rich.console import Console
 
+from kedro_dvc import watch
 from kedro_dvc.executors.jobs import CONTROL
 from kedro_dvc.files import write_text
 from kedro_dvc.run import Outcome
 from kedro_dvc.watch import LOGS, Lines, Screen, forget_logs, log_of, summary, watching
+from tests.waiting import until
 
 STAGES = ["x/dvc.yaml:prepare", "x/dvc.yaml:train@a", "x/dvc.yaml:train@b", "x/dvc.yaml:report"]
 PREPARED = Outcome(STAGES[0], "unchanged", 0.1)
@@ -84,14 +88,21 @@ import time
 from dvc.progress import Tqdm
 from dvc_data.callbacks import Tqdm as OfData
 from tqdm import tqdm
-from kedro_dvc.watch import watching
+from kedro_dvc.watch import Screen, watching
+draw, drawn = Screen.__rich__, []
+def draw_and_count(screen):
+    drawn.append(1)
+    return draw(screen)
+Screen.__rich__ = draw_and_count
 with watching() as screen:
     screen.planned(["a"])
     screen.began("a")
     for bar in (tqdm(desc="a stage's"), Tqdm(desc="of DVC"), OfData(desc="of DVC")):
         bar.update()
         bar.refresh()
-        time.sleep(0.4)
+        before = len(drawn)
+        while len(drawn) < before + 2:  # of these the last began after the bar
+            time.sleep(0.01)
 """
 WARNING_OF_DVC = """
 import logging
@@ -110,9 +121,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A microsecond passes from look to look at the clock, however slow the machine is."""
+    looks = count()
+    monkeypatch.setattr(watch, "time", SimpleNamespace(perf_counter=lambda: next(looks) * 1e-6))
+
+
 @pytest.fixture
 def console() -> Console:
-    return Console(file=StringIO(), width=80)
+    return Console(file=StringIO(), width=80, force_terminal=False)
 
 
 @pytest.fixture
@@ -132,7 +150,7 @@ def _text(console: Console) -> list[str]:
 
 
 def _drawn(screen: Screen) -> list[str]:
-    console = Console(file=StringIO(), width=80)
+    console = Console(file=StringIO(), width=80, force_terminal=False)
     console.print(screen)
     return [line for line in _text(console) if line]
 
@@ -156,7 +174,7 @@ def test_a_log_names_what_is_at_work(console):
     lines.planned(STAGES)
     lines.began(STAGES[1])
     with lines.beating(0.01):
-        time.sleep(0.1)
+        until(lambda: _text(console))
     lines.ended(TRAINED)
     with lines.beating(0.01):
         time.sleep(0.05)
