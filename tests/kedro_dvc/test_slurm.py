@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from kedro_dvc.resources import VISIBLE, Resources
 from kedro_dvc.run import reproduce
 from tests.kedro_dvc.test_parallel import RACE, _bytes, _stages
 from tests.kedro_dvc.test_run import Notes
+from tests.waiting import LONG, is_running, until
 
 pytest.importorskip("submitit", reason="submitit is not installed: pip install -e '.[slurm]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -64,11 +64,10 @@ def test_a_job_that_dies_each_time_is_named_and_the_others_go_on(project):
 
 
 def test_ctrl_c_cancels_the_jobs(project):
-    _stages(project, a="echo $$ > pid; touch begun; sleep 300; echo > a")
+    _stages(project, a=f"echo $$ > pid; touch begun; sleep {LONG}; echo > a")
 
     def press() -> None:
-        while not (project / "begun").exists():
-            time.sleep(0.05)
+        until((project / "begun").exists)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
@@ -77,10 +76,7 @@ def test_ctrl_c_cancels_the_jobs(project):
 
     assert (project / ".dvc/tmp/rwlock").read_text() == "{}"
     pid = int((project / "pid").read_text())
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not is_running(pid))
 
 
 SBATCH = """#!/bin/sh

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
+from tests.waiting import is_running, until
 from tests.workflow.conftest import LOCK, STUDY, Project, World, stages_in
 from tests.workflow.test_smoke_study import ALL
 
+DELTA = "studies/smoke/data/06_models/seuf_gdiff/delta.safetensors"
 TIMED = ("timing.json", "comparison.csv", "comparison.md", "metrics.json", "report.html")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -26,14 +27,14 @@ class Attempts(NamedTuple):
         project: Where they were made.
         first: The stages that ran in the first attempt.
         processes: What DVC had started and was running when it was killed.
-        left: Those that went on running.
+        is_written: Whether the stage that DVC was amid came to its end.
         second: The stages that ran in the second attempt.
     """
 
     project: Project
     first: list[str]
     processes: list[int]
-    left: list[int]
+    is_written: bool
     second: list[str]
 
 
@@ -42,16 +43,15 @@ def attempts(world: World, tmp_path_factory: pytest.TempPathFactory) -> Attempts
     """DVC is killed amid the unlearning of a method, and runs again."""
     project = world.begun.copy(tmp_path_factory.mktemp("attempts") / "project")
     output, started = _killed(project, "unlearn@seuf_gdiff", "Loading data from questions")
-    deadline = time.monotonic() + 10
-    while (left := [pid for pid in started if _runs(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return Attempts(project, stages_in(output), started, left, project.repro())
+    until(lambda: not any(map(is_running, started)))
+    is_written = (project.root / DELTA).exists()
+    return Attempts(project, stages_in(output), started, is_written, project.repro())
 
 
 def test_nothing_goes_on_running_after_dvc_was_killed(attempts):
     """Else an orphan would write its outputs into the next attempt."""
     assert attempts.processes
-    assert attempts.left == []
+    assert not attempts.is_written
 
 
 def test_a_study_goes_on_where_it_was_interrupted(attempts):
@@ -89,9 +89,12 @@ def _killed(project: Project, stage: str, sign: str) -> tuple[str, list[int]]:
         dvc = subprocess.Popen(
             command, cwd=project.root, env=project.environment, stdout=out, stderr=out
         )
-        while sign not in log.read_text().partition(f"{stage}':")[2]:
+
+        def is_there() -> bool:
             assert dvc.poll() is None, log.read_text()
-            time.sleep(0.05)
+            return sign in log.read_text().partition(f"{stage}':")[2]
+
+        until(is_there)
         started = _descendants(dvc.pid)
         dvc.send_signal(signal.SIGKILL)
         dvc.wait()
@@ -102,13 +105,6 @@ def _descendants(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     below = [pid for child in listed for pid in _descendants(int(child))]
     return [int(child) for child in listed] + below
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def _stages(project: Project) -> dict[str, Any]:

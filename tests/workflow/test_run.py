@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.waiting import sleeping
 from tests.workflow.conftest import ENVIRONMENT, LOCK, RUN, Project, World
 
 COUNT_PROCESSES = """\
@@ -120,7 +121,7 @@ def test_stages_at_once_write_what_one_after_the_other_does(world, project, tmp_
 
 @pytest.mark.slow
 def test_who_is_in_the_way_is_named_or_waited_for(project):
-    with _top(project, 4), subprocess.Popen(["sleep", "60"]) as other:
+    with _top(project, 4), sleeping() as other:
         who = f"(PID {other.pid}): dvc repro elsewhere"
         _block(project, other.pid)
         refused = project.run(*SELECT)
