@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 import xdist.remote  # noqa: F401 - the other such file
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from kedro.framework.project import configure_project
 from transformers import PreTrainedModel
 
@@ -18,7 +18,13 @@ from tests.tiny import EIGHT, tiny_language_model, tiny_model
 
 transformers.logging.set_verbosity_error()
 configure_project("seuf")  # the settings and the package that a command would find
-settings.register_profile("seuf", max_examples=30, deadline=None, derandomize=True)
+settings.register_profile(
+    "seuf",
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],  # of the machine, it would be
+)
 settings.load_profile("seuf")
 # Kedro's settings ask whose frames call them, and Python looks through all modules for a frame
 # whose file is no module's, as in a process of pytest-xdist: .1 to .4 s a time

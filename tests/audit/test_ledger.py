@@ -401,6 +401,7 @@ def test_no_entry_of_writers_in_several_processes_is_lost(tmp_path, monkeypatch)
 
 def test_a_writer_that_comes_between_reading_and_writing_waits(tmp_path, monkeypatch):
     """The second writer starts when the first has read; half a second is enough to finish."""
+    monkeypatch.setattr(ledger_module, "PATIENCE", LONG)
     write_entry(tmp_path, opened("a"))
     second = threading.Thread(target=write_entry, args=(tmp_path, opened("c")))
     read = ledger_module.read_ledger

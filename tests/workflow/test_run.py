@@ -36,8 +36,10 @@ def project(world: World, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return world.project.copy(tmp_path_factory.mktemp("run") / "project")
 
 
-def test_a_second_run_runs_nothing_and_a_third_does_not_even_look(project):
+def test_a_second_run_runs_nothing_and_a_third_does_not_even_look(world, tmp_path):
     """The second is the first in this place, where the files have other inodes."""
+    project = world.project.copy(tmp_path / "project")
+
     *lines, last = project.done(*RUN).splitlines()
     assert last.startswith(f"{len(lines)} unchanged, in ")
 
@@ -104,11 +106,10 @@ def test_stages_at_once_write_what_one_after_the_other_does(world, project, tmp_
     """All but the seconds that a method took, and the table and report that tell them."""
     other = world.begun.copy(tmp_path / "project")
 
-    assert (
-        other.done(*RUN, "-j", "2").count("  ran  ") == project.done(*RUN, "-k").count("unch") - 1
-    )
+    printed = other.done(*RUN, "-j", "2")
 
     locks = _lock(project), _lock(other)
+    assert printed.count("  ran  ") == len(locks[1])
     assert list(locks[0]) == list(locks[1])
     for name in list(locks[0])[: list(locks[0]).index("compare_methods")]:
         one, two = (
