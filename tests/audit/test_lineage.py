@@ -360,6 +360,19 @@ def test_what_does_not_fit_to_the_commit_of_a_run_is_remarked(repository, record
     assert [remark in text for result, text in checks if result == NOTE] == [True] * bool(remark)
 
 
+def test_a_signed_commit_is_read_also_where_git_shows_signatures(repository):
+    """Git then prints a line on the signature before what it is asked for."""
+    git(repository, "config", "log.showSignature", "true")
+    headers, message = git(repository, "cat-file", "commit", "HEAD").split("\n\n", 1)
+    sign = "gpgsig -----BEGIN SSH SIGNATURE-----\n U1NIU0lH\n -----END SSH SIGNATURE-----"
+    (repository / "signed").write_text(f"{headers}\n{sign}\n\n{message}")
+    commit = git(repository, "hash-object", "-t", "commit", "-w", "signed").strip()
+
+    (check,) = origin(audited_of(repository, train={"commit": commit}))
+
+    assert check[:2] == ("origin", PASS)
+
+
 def test_a_commit_with_the_code_of_now_passes_though_others_came_after(repository):
     commit = git(repository, "rev-parse", "HEAD").strip()
     write(repository, settings="rate: 1\nother: 2\n")

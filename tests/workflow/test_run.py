@@ -102,13 +102,13 @@ def test_ctrl_c_stops_the_stage_and_keeps_those_before_it(project):
 
 
 @pytest.mark.slow
-def test_stages_at_once_write_what_one_after_the_other_does(world, project, tmp_path):
+def test_stages_at_once_write_what_one_after_the_other_does(world, tmp_path):
     """All but the seconds that a method took, and the table and report that tell them."""
     other = world.begun.copy(tmp_path / "project")
 
     printed = other.done(*RUN, "-j", "2")
 
-    locks = _lock(project), _lock(other)
+    locks = _lock(world.project), _lock(other)
     assert printed.count("  ran  ") == len(locks[1])
     assert list(locks[0]) == list(locks[1])
     for name in list(locks[0])[: list(locks[0]).index("compare_methods")]:
@@ -117,7 +117,7 @@ def test_stages_at_once_write_what_one_after_the_other_does(world, project, tmp_
             for lock in locks
         )
         assert one == two
-    assert _records(project).keys() == _records(other).keys()
+    assert _records(world.project).keys() == _records(other).keys()
 
 
 @pytest.mark.slow

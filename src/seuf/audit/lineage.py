@@ -275,7 +275,8 @@ def origin(audited: AuditedMethod) -> Iterator[Check]:
 def _doubts(audited: AuditedMethod, stage: Stage, record: Record) -> Iterator[Check]:
     """Yield what of a run does not fit to the commit from which it is said to have begun."""
     project, at, name = audited.project, record["commit"], audited.study.name
-    committed = datetime.fromisoformat(git(project, "show", "-s", "--format=%cI", at).strip())
+    shown = git(project, "show", "--no-show-signature", "--no-patch", "--format=%cI", at)
+    committed = datetime.fromisoformat(shown.strip())
     if datetime.fromisoformat(record["started"]) < committed - CLOCKS:
         text = f"{stage.name} is said to have begun on {record['started']}, before commit {at[:12]}"
         yield noted("origin", f"{text} was made, on {committed.isoformat()}")
