@@ -1,4 +1,4 @@
-"""What all tests share: nothing asks the network, and the long ones begin."""
+"""What all tests share: nothing asks the network, git knows who commits, the long ones begin."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import pytest
 import seuf  # noqa: F401 - sets OMP_WAIT_POLICY, which torch reads when it is imported
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Over what this machine's git is told: it may know nobody, or sign with a key that is not here.
+GIT = {"user.name": "n", "user.email": "n@n", "commit.gpgSign": "false", "tag.gpgSign": "false"}
+for number, (key, value) in enumerate(GIT.items(), int(os.environ.get("GIT_CONFIG_COUNT", "0"))):
+    named = {"COUNT": str(number + 1), f"KEY_{number}": key, f"VALUE_{number}": value}
+    os.environ.update({f"GIT_CONFIG_{name}": text for name, text in named.items()})
 
 # By file or folder, those first that others wait for; none of these is left for the end.
 FIRST = (

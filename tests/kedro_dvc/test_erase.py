@@ -42,8 +42,7 @@ class Small:
 
     def git(self, *command: str) -> None:
         """Run a command of git."""
-        named = ["git", "-c", "user.name=n", "-c", "user.email=n@n", *command]
-        subprocess.run(named, cwd=self.root, check=True, capture_output=True)
+        subprocess.run(["git", *command], cwd=self.root, check=True, capture_output=True)
 
     def made_of(self, text: str, stages: str = WRITE) -> None:
         """Let the stages run on a text, and push what they make."""
