@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kedro_dvc.executors.copies import (
     SMALL,
     check_remotes,
     receive,
+    records_there,
     remotes,
     send,
     snapshot,
@@ -99,12 +101,16 @@ def test_what_a_node_has_already_is_not_fetched_again(project, tmp_path):
 
 
 def test_of_a_stage_its_outputs_and_its_record_are_sent_back(project):
+    """Whatever the time of the records: the clock may have been set back meanwhile."""
     (project / "evidence/base/runs").mkdir(parents=True)
     (project / "out").mkdir()
+    (project / "evidence/base/runs/earlier.json").write_text("of another stage")
+    before = records_there(project)
     for name in ("evidence/base/runs/a.json", "out/one", "out/two", "other"):
         (project / name).write_text(name)
+        os.utime(project / name, (0, 0))
 
-    files: list[Any] = written(project, {"out": None}, 0, remotes(project))
+    files: list[Any] = written(project, {"out": None}, before, remotes(project))
 
     assert {one.path for one in files} == {"evidence/base/runs/a.json", "out/one", "out/two"}
 

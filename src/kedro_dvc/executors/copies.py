@@ -195,18 +195,27 @@ def remove_outputs(project: Path, outputs: Iterable[str]) -> None:
             path.unlink(missing_ok=True)
 
 
+def records_there(project: Path) -> dict[Path, list[int]]:
+    """Return the state of each record of a project."""
+    return {file: _state(file) for file in files_of(project / EVIDENCE)}
+
+
 def written(
-    project: Path, outputs: Mapping[str, str | None], since: float, stores: Mapping[Any, Any]
+    project: Path,
+    outputs: Mapping[str, str | None],
+    before: Mapping[Path, list[int]],
+    stores: Mapping[Any, Any],
 ) -> list[Copied]:
     """Return what a stage has written, as it is sent: its outputs and its record.
 
     Args:
         project: The root at this end.
         outputs: Each with the remote that it names.
-        since: When the stage began, as files have it.
+        before: The records that were there when the stage began: clocks of files and of the machine
+            may differ, and be set meanwhile.
         stores: The remotes.
     """
-    records = [file for file in files_of(project / EVIDENCE) if file.stat().st_mtime >= since]
+    records = [file for file, state in records_there(project).items() if state != before.get(file)]
     files = [file for name in outputs for file in files_of(project / name)] + records
     digests = file_digests(files)
     names = {file.relative_to(project).as_posix(): digests[file].md5 for file in files}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from kedro_dvc.executors.copies import (
     Parcel,
     check_remotes,
     receive,
+    records_there,
     remotes,
     remove_outputs,
     send,
@@ -56,12 +56,13 @@ def _run(project: str, job: Job, parcel: Parcel | None) -> Iterator[Any]:
     if parcel is None:
         yield run_here(Path(project), job, gpus)
         return
-    root, stores, since = Path.cwd(), remotes(Path.cwd()), time.time()
+    root, stores = Path.cwd(), remotes(Path.cwd())
+    before = records_there(root)
     remove_outputs(root, parcel.outputs)
     receive(root, parcel.inputs, stores)
     ended = run_here(root, job, gpus)
     yield ended
-    yield [] if ended.errors else written(root, parcel.outputs, since, stores)
+    yield [] if ended.errors else written(root, parcel.outputs, before, stores)
 
 
 def _sees(project: str, token: str) -> bool:
