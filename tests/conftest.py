@@ -10,6 +10,12 @@ import seuf  # noqa: F401 - sets OMP_WAIT_POLICY, which torch reads when it is i
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# What a shell may have set: a study, switches, and a proxy that does not know our own servers.
+for name in ("KEDRO_ENV", "SEUF_DETERMINISTIC", "SEUF_WORKERS"):
+    os.environ.pop(name, None)
+for name in ("NO_PROXY", "no_proxy"):
+    os.environ[name] = ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get(name)]))
+
 # Over what this machine's git is told: it may know nobody, or sign with a key that is not here.
 GIT = {"user.name": "n", "user.email": "n@n", "commit.gpgSign": "false", "tag.gpgSign": "false"}
 for number, (key, value) in enumerate(GIT.items(), int(os.environ.get("GIT_CONFIG_COUNT", "0"))):
