@@ -186,8 +186,8 @@ def run(
 
     if sys.stdout.isatty() and not plain:
         click.echo(f"reading {file} and what is there")  # some seconds, DVC's imports among them
+    from kedro_dvc.dependencies import check_repository
     from kedro_dvc.evidence import stage_records
-    from kedro_dvc.records import check_repository
     from kedro_dvc.run import reproduce
     from kedro_dvc.watch import summary, watching
 

@@ -1,14 +1,14 @@
-"""A study's configuration: how it lies over that of base, and which key of which file says what.
+"""A study's configuration, and which key of which file defines each value.
 
-A study is a folder of conf/ over conf/base. Its parameters are laid over those of base key by key;
-its catalog entries and globals replace those of one name.
+A study is a folder of conf/ on top of conf/base. Its parameters are merged into those of base key
+by key; its catalog entries and globals replace those of the same name.
 
 DVC compares values in YAML files, so each parameter and each catalog entry is traced to its file
-and key, and on through `${globals:...}`. A parameter may be defined in part by both folders.
+and key, and on through `${globals:...}`. A parameter may be defined partly in each folder.
 
-DVC reads YAML 1.2, Kedro mostly 1.1: `no` is a text to the one and false to the other, `010` ten or
-eight, `2024-01-01` a date or a text. What one of them compares would not be what the other runs
-with, so such YAML is refused.
+DVC reads YAML 1.2 and Kedro mostly 1.1: `no` is text to one and false to the other, `010` is ten or
+eight, `2024-01-01` is a date or text. DVC would compare other values than Kedro runs with, so such
+YAML is refused.
 """
 
 from __future__ import annotations
@@ -37,38 +37,36 @@ ABSENT = object()
 
 
 class StudyConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, whose soft merge is `merged`; a filepath may begin with `~`.
+    """Kedro's loader with `merged` as its soft merge, and `~` allowed in a filepath.
 
-    It is the configuration of one moment: the files of a part are read once.
+    The files of each kind are read once.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._made: dict[str, dict[str, Any]] = {}
+        self._loaded: dict[str, dict[str, Any]] = {}
         super().__init__(*args, **options)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """Return a part of the configuration; Kedro changes what it gets, so it is a copy.
+        """Return a kind of configuration, such as `catalog`, as a copy that Kedro may change.
 
         Raises:
-            WorkflowError: If it refers to what is nowhere, in one line.
+            WorkflowError: If it has a reference that cannot be resolved.
         """
         if key in self.data:  # set by hand
             return super().__getitem__(key)
-        if key not in self._made:
-            self._made[key] = self._make(key)
-        return deepcopy(self._made[key])
+        if key not in self._loaded:
+            self._loaded[key] = self._load(key)
+        return deepcopy(self._loaded[key])
 
-    def _make(self, key: str) -> dict[str, Any]:
+    def _load(self, key: str) -> dict[str, Any]:
         try:
             content = super().__getitem__(key)
         except OmegaConfBaseException as error:
-            reason = "; ".join(line.strip() for line in str(error).splitlines())
             raise WorkflowError(
-                f"The {key} of conf/{self.env or BASE} cannot be made: {reason}. Of the "
-                "environment nothing is read: write a path in full, or with ~ for your home."
+                f"The {key} of conf/{self.env or BASE} cannot be read: {_one_line(error)}. "
+                "Environment variables are not read: write a path in full, or with ~ for your home."
             ) from error
-        entries = content.values() if key == "catalog" else ()
-        for entry in entries:
+        for entry in content.values() if key == "catalog" else ():
             if isinstance(entry, dict) and str(entry.get("filepath", "")).startswith("~"):
                 entry["filepath"] = str(Path(entry["filepath"]).expanduser())
         return content
@@ -80,11 +78,15 @@ class StudyConfigLoader(OmegaConfigLoader):
         return merged(config, env_config)
 
 
-def merged(base: Any, study: Any) -> Any:
-    """Return what a study's value makes of base's.
+def _one_line(error: OmegaConfBaseException) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines())
 
-    Mappings are merged key by key, at any depth. One that says `_replace_: true` takes the place
-    of base's whole, as does anything that is no mapping.
+
+def merged(base: Any, study: Any) -> Any:
+    """Return a value of base overridden by the study's.
+
+    Mappings are merged key by key, at any depth. A mapping with `_replace_: true` replaces base's
+    as a whole, and so does anything that is no mapping.
     """
     if not isinstance(study, dict):
         return study
@@ -94,33 +96,33 @@ def merged(base: Any, study: Any) -> Any:
 
 
 class Definition(NamedTuple):
-    """Where a top-level key is defined, and as what."""
+    """A top-level key: the file that defines it, and its value there."""
 
     file: str
     value: Any
 
 
 class Address(NamedTuple):
-    """A key of a file; without a key the whole file."""
+    """A key in a file; a key of None stands for the whole file."""
 
     file: str
     key: str | None
 
 
 class Part(NamedTuple):
-    """A value in a file, and the keys that lead to it from the top-level one."""
+    """A value in a file, and the path of keys below its top-level key."""
 
     file: str
     path: list[str]
     value: Any
 
 
-Definitions = dict[str, list[dict[str, Definition]]]  # of each kind: base, then another study
+Layers = list[dict[str, Definition]]  # by top-level key: base, then the study if it is another one
 
 
-def definitions(project: Path, config: OmegaConfigLoader) -> Definitions:
-    """Return the parameters, the catalog and the globals of a study, each key with its file."""
-    defined: Definitions = {kind: [] for kind in KINDS}
+def definitions(project: Path, config: OmegaConfigLoader) -> dict[str, Layers]:
+    """Return the keys of a study's configuration by kind, each with the file that defines it."""
+    defined: dict[str, Layers] = {kind: [] for kind in KINDS}
     for kind, layers in defined.items():
         for folder in dict.fromkeys((BASE, config.env or BASE)):
             layers.append({})
@@ -139,23 +141,21 @@ def config_files(config: OmegaConfigLoader, kind: str, folder: str) -> list[Path
 
 
 def naming(project: Path, config: OmegaConfigLoader, path: str) -> str:
-    """Return which key of a study names a file, as an end of a message; nothing if none does."""
-    wanted, defined = _place(project, path), definitions(project, config)
-    keys = [
-        (kind, key, value) for kind in ("globals", "catalog") for key, value in config[kind].items()
-    ]
-    for kind, key, named in keys:
-        where = key
-        if isinstance(named, Mapping):
-            named, where = named.get("filepath"), f"{key}.filepath"
-        if isinstance(named, str) and _place(project, named) == wanted:
-            file = next((of[key].file for of in reversed(defined[kind]) if key in of), None)
-            return f" (`{where}` of {file})" if file else ""
+    """Return which key of a study names a file, as the end of a message; "" if none does."""
+    wanted, defined = _resolved(project, path), definitions(project, config)
+    for kind in ("globals", "catalog"):
+        for key, value in config[kind].items():
+            where = key
+            if isinstance(value, Mapping):
+                value, where = value.get("filepath"), f"{key}.filepath"
+            if isinstance(value, str) and _resolved(project, value) == wanted:
+                file = next((of[key].file for of in reversed(defined[kind]) if key in of), None)
+                return f" (`{where}` of {file})" if file else ""
     return ""
 
 
-def _place(project: Path, path: str) -> Path:
-    """Return where a path of a study leads; one with the home of nobody known stays as it is."""
+def _resolved(project: Path, path: str) -> Path:
+    """Return a path from the project's root; `~nobody` of an unknown user is kept as it is."""
     try:
         return project / Path(path).expanduser()
     except RuntimeError:
@@ -163,35 +163,35 @@ def _place(project: Path, path: str) -> Path:
 
 
 def addresses(
-    defined: Definitions, kind: str, key: str, without: Collection[str] = ()
+    defined: Mapping[str, Layers], kind: str, key: str, without: Collection[str] = ()
 ) -> set[Address]:
-    """Return all that defines a parameter, a catalog entry or a global.
+    """Return every key that defines a parameter, a catalog entry or a global.
 
-    The name of a dataset factory may hold a dot, as in `{model}.metrics`, and DVC takes a dot for
-    the path into a mapping: there the whole file is taken, or where the factory is but a reference,
-    as in `${_of_model.metrics}`, what it refers to.
+    DVC takes a dot in a key for a path into a mapping, and the name of a dataset factory may hold
+    one, as in `{model}.metrics`. For such a name the whole file is returned, or, if the factory is
+    only a reference such as `${_of_model.metrics}`, what it refers to.
 
     Args:
         defined: The study's configuration.
         kind: One of `KINDS`.
-        key: The name; into a parameter with dots.
-        without: Keys of a catalog entry that do not count.
+        key: The name; with dots for a path into a parameter.
+        without: Keys of a catalog entry that are left out.
 
     Raises:
         WorkflowError: If nothing defines the key.
     """
-    whole = any(key in layer for layer in defined[kind])
-    top, *path = [key] if whole else key.split(".")
+    is_whole = any(key in layer for layer in defined[kind])
+    top, *path = [key] if is_whole else key.split(".")
     layers = [layer[top] for layer in defined[kind] if top in layer]
     parts = list(_merged_parts(layers, path) if kind == "parameters" else _last(layers, path))
     if not parts:
         raise WorkflowError(f"{key!r} is in no {kind} file of the study.")
     found: set[Address] = set()
     for file, path, value in parts:
-        counted = [(path, value)]
+        values = [(path, value)]
         if kind == "catalog" and isinstance(value, Mapping) and "type" in value:
-            counted = [([*path, one], value[one]) for one in value if one not in without]
-        for inner_path, inner in counted:
+            values = [([*path, one], value[one]) for one in value if one not in without]
+        for inner_path, inner in values:
             if "." not in top:
                 found.add(Address(file, ".".join([top, *inner_path])))
             elif not (isinstance(inner, str) and inner.startswith("${")):
@@ -201,7 +201,7 @@ def addresses(
 
 
 def as_params(found: Iterable[Address]) -> list[dict[str, list[str] | None]]:
-    """Return the addresses as DVC writes them: each file with its keys, or with None for all."""
+    """Return addresses as dvc.yaml lists them: each file with its keys, or with None for all."""
     keys: dict[str, list[str] | None] = {}
     for file, key in sorted(found, key=lambda address: (address.file, address.key or "")):
         listed = keys.setdefault(file, [] if key else None)
@@ -211,9 +211,9 @@ def as_params(found: Iterable[Address]) -> list[dict[str, list[str] | None]]:
 
 
 def _referred_to(
-    defined: Definitions, kind: str, value: Any, without: Collection[str]
+    defined: Mapping[str, Layers], kind: str, value: Any, without: Collection[str]
 ) -> set[Address]:
-    """Return the addresses of all that a value refers to, as it stands or nested."""
+    """Return the addresses of all references in a value, however deep they are."""
     found: set[Address] = set()
 
     def chosen(match: re.Match[str]) -> str:
@@ -228,53 +228,45 @@ def _referred_to(
 
 
 def _last(layers: list[Definition], path: list[str]) -> Iterator[Part]:
-    """Yield what defines a value where the last layer that has the top-level key has all of it."""
+    """Yield the part that defines a value where the last layer replaces the others."""
     for file, value in layers[-1:]:
         if (inner := _at(value, path)) is not ABSENT:
             yield Part(file, path, inner)
 
 
 def _merged_parts(layers: list[Definition], path: list[str]) -> Iterator[Part]:
-    """Yield the parts that together define a value where layers are merged key by key.
-
-    Args:
-        layers: What each layer says of the top-level key, the lowest first.
-        path: The keys that lead on from there.
-    """
-    for number, (file, value) in enumerate(layers):
+    """Yield the parts that together define a value where layers are merged key by key."""
+    for (file, value), above in zip(layers, [*layers[1:], None], strict=False):
         if (inner := _at(value, path)) is not ABSENT:
-            above = [_overlay(layer.value, path) for layer in layers[number + 1 :]]
-            yield from _not_overridden(file, path, inner, [one for one in above if one])
+            override = ABSENT if above is None else _override(above.value, path)
+            yield from _not_overridden(file, path, inner, override)
 
 
-class _Overlay(NamedTuple):
-    value: Any
-    replaces: bool  # all below it
+def _override(value: Any, path: list[str]) -> Any:
+    """Return what a layer puts over the value at a path below it; `ABSENT` if it leaves it alone.
 
-
-def _overlay(value: Any, path: list[str]) -> _Overlay | None:
-    """Return what a higher layer puts over a value; None if it leaves it alone."""
+    None, like any value that is no mapping, replaces what is below as a whole.
+    """
     for key in path:
         if not isinstance(value, Mapping) or value.get(REPLACE):
-            return _Overlay(None, replaces=True)
-        if key not in value:
             return None
+        if key not in value:
+            return ABSENT
         value = value[key]
-    return _Overlay(value, replaces=not isinstance(value, Mapping) or bool(value.get(REPLACE)))
+    return value
 
 
-def _not_overridden(
-    file: str, path: list[str], value: Any, above: list[_Overlay]
-) -> Iterator[Part]:
-    """Yield what of a value no higher layer overrides: whole, or key by key."""
-    if any(overlay.replaces for overlay in above):
-        return
-    if not above or not isinstance(value, Mapping):
+def _not_overridden(file: str, path: list[str], value: Any, override: Any) -> Iterator[Part]:
+    """Yield what is left of a value under its override: whole, or key by key."""
+    if override is ABSENT:
         yield Part(file, path, value)
+    elif not isinstance(override, Mapping) or override.get(REPLACE):
         return
-    for key, inner in value.items():
-        over = (_overlay(overlay.value, [key]) for overlay in above)
-        yield from _not_overridden(file, [*path, key], inner, [one for one in over if one])
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_overridden(file, [*path, key], inner, override.get(key, ABSENT))
+    else:
+        yield Part(file, path, value)
 
 
 def _at(value: Any, path: list[str]) -> Any:
@@ -286,10 +278,10 @@ def _at(value: Any, path: list[str]) -> Any:
 
 
 def check_yaml(project: Path, config: OmegaConfigLoader) -> None:
-    """Raise if a file of a study's configuration means different things to DVC and to Kedro.
+    """Raise if DVC and Kedro read a configuration file differently.
 
     Raises:
-        WorkflowError: Naming each place, what each reads there, and what to write instead.
+        WorkflowError: With each place, what each reads there, and what to write instead.
     """
     wrong = [
         line
@@ -302,27 +294,24 @@ def check_yaml(project: Path, config: OmegaConfigLoader) -> None:
         raise WorkflowError("; ".join(wrong))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # each study checks the files of base
 def _differences(text: str, name: str) -> tuple[str, ...]:
-    """Return what a file's text means to DVC and not to Kedro; each study asks it of base anew."""
+    """Return where DVC and Kedro read a file's text differently."""
     from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml  # takes half a second
 
     try:
         kedro = OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False)
         dvc = parse_yaml(text, name)
     except yaml.YAMLError as error:
-        raise WorkflowError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+        raise WorkflowError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()
-        raise WorkflowError(
-            f"{name} cannot be read: {'; '.join(map(str.strip, reason))}"
-        ) from error
+        raise WorkflowError(f"{name} cannot be read: {_one_line(error)}") from error
     except YAMLFileCorruptedError as error:
         cause = " ".join(str(error.__cause__).split())
-        raise WorkflowError(f"{name} is no YAML to DVC: {cause}") from error
+        raise WorkflowError(f"{name} is not valid YAML for DVC: {cause}") from error
     return tuple(
         f"{name}: {path_in_file} is {of_dvc!r} to DVC and {of_kedro!r} to Kedro: write true or "
-        "false, quote texts and dates, begin no number with 0"
+        "false, quote text and dates, and start no number with 0"
         for path_in_file, of_dvc, of_kedro in _unequal("", dvc, kedro)
     )
 

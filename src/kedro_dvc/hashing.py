@@ -1,7 +1,7 @@
-"""MD5 and SHA-256 of files and folders, from one reading of their bytes.
+"""MD5 and SHA-256 of files and folders, from one read of their bytes.
 
-DVC knows files by MD5, which is no evidence: two files can be made that share one. So whatever is
-to be proved goes by SHA-256, and the MD5 beside it is the link to dvc.lock.
+DVC identifies files by MD5, which proves nothing: two files can be made that share one. Evidence
+uses SHA-256, and the MD5 beside it is the link to dvc.lock.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from kedro_dvc.files import files_of
+from kedro_dvc.files import IGNORED, files_of
 
-CHUNK = 1 << 22  # bytes that are read at once
+CHUNK = 1 << 22  # bytes read at once
 DIRECTORY = ".dir"  # ends the MD5 of a folder in dvc.lock
-IGNORED = "__pycache__"
 
 
 class Digests(NamedTuple):
-    """What a file or folder is.
+    """The digests of a file or folder.
 
     Attributes:
-        md5: As DVC has it; of a folder it ends with `.dir`.
-        sha256: Of a file's bytes; of a folder that of its listing, as `sha256sum` prints it.
+        md5: As in dvc.lock; that of a folder ends with `.dir`.
+        sha256: Of a file's bytes; for a folder of its listing, as `sha256sum` prints it.
         size: In bytes.
     """
 
@@ -42,7 +41,7 @@ UNREADABLE = Digests("no MD5", "no SHA-256", 0)
 
 
 def digests(paths: Iterable[Path]) -> dict[Path, Digests]:
-    """Return the digests of the files and folders that are there."""
+    """Return the digests of those files and folders that exist."""
     files = {
         path: [file for file in files_of(path) if IGNORED not in file.relative_to(path).parts]
         for path in dict.fromkeys(paths)
@@ -58,17 +57,17 @@ def digests(paths: Iterable[Path]) -> dict[Path, Digests]:
 
 
 def sha256s(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return the SHA-256 of the files and folders that are there."""
+    """Return the SHA-256 of those files and folders that exist."""
     return {path: one.sha256 for path, one in digests(paths).items()}
 
 
 def file_digests(files: Iterable[Path], tolerant: bool = False) -> dict[Path, Digests]:
-    """Return the digests of files, which are read in threads; of several links only one is read.
+    """Return the digests of files, read in threads; of several hard links one is read.
 
     Args:
-        files: The files; no folders.
-        tolerant: Leave out files that are gone, and return `UNREADABLE` for those that cannot be
-            read, instead of raising.
+        files: Files, no folders.
+        tolerant: Leave out missing files and return `UNREADABLE` for unreadable ones instead of
+            raising.
 
     Raises:
         OSError: If a file cannot be read and `tolerant` is not set.
@@ -94,11 +93,7 @@ def file_digests(files: Iterable[Path], tolerant: bool = False) -> dict[Path, Di
 
 
 def folder_digests(files: Mapping[str, Digests]) -> Digests:
-    """Return the digests of a folder.
-
-    Args:
-        files: The digests of each file in it, by its path from there.
-    """
+    """Return the digests of a folder from those of its files, by their path inside it."""
     entries = sorted(files.items())
     listing = [{"md5": one.md5, "relpath": name} for name, one in entries]
     text = json.dumps(listing, sort_keys=True).encode()

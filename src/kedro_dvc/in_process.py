@@ -18,9 +18,9 @@ from typing import Any
 from kedro.framework.session import KedroSession
 
 from kedro_dvc.configuration import BASE
+from kedro_dvc.dependencies import edited_since_start
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.project import dvc_file, load_study
-from kedro_dvc.records import edited_since_start
 from kedro_dvc.stages import GUARD, words_of, write_stamp
 from kedro_dvc.sync import sync
 

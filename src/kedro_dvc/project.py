@@ -1,7 +1,7 @@
-"""A Kedro project as DVC is to follow it: its studies, and the source files that a module can run.
+"""A Kedro project as DVC needs it: its studies, and the source files that a module can run.
 
-A study is a folder of conf/ over conf/base, with the pipelines that it makes. It is read without
-making a data set.
+A study is a folder of conf/ on top of conf/base, with the pipelines it makes. Reading a study
+creates no data set.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from kedro.framework.session import KedroSession
 from kedro.io import CatalogConfigResolver
 from kedro.pipeline import Node, Pipeline
 
-from kedro_dvc.configuration import BASE, Definitions, StudyConfigLoader, check_yaml, definitions
+from kedro_dvc.configuration import BASE, Layers, StudyConfigLoader, check_yaml, definitions
 from kedro_dvc.files import WorkflowError, write_text
 
-HIDDEN = "/studies/*/dvc.yaml"  # the line of .dvcignore that hides studies not run in this clone
+HIDDEN = "/studies/*/dvc.yaml"  # the line in .dvcignore that hides studies not run in this clone
 
 
 @dataclass(frozen=True)
 class Study:
-    """A folder of conf/ over conf/base, and the pipelines that it makes."""
+    """A folder of conf/ on top of conf/base, and the pipelines it makes."""
 
     project: Path
     name: str
@@ -39,8 +39,8 @@ class Study:
     pipelines: dict[str, Pipeline]
 
     @cached_property
-    def defined(self) -> Definitions:
-        """Each key of the configuration, and the file that defines it."""
+    def defined(self) -> dict[str, Layers]:
+        """The keys of the configuration by kind, each with the file that defines it."""
         return definitions(self.project, self.config)
 
     @cached_property
@@ -53,17 +53,17 @@ class Study:
         """Return the configuration of a data set that DVC can track.
 
         Raises:
-            WorkflowError: If it is in memory, or versioned by Kedro.
+            WorkflowError: If it is in memory or versioned by Kedro.
         """
         entry = self.catalog.resolve_pattern(name)
         if entry["type"].endswith("MemoryDataset"):
-            raise WorkflowError(f"{name!r} is in memory, DVC tracks files: add it to the catalog.")
+            raise WorkflowError(f"{name!r} is in memory; DVC tracks files: add it to the catalog.")
         if entry.get("versioned"):
             raise WorkflowError(f"{name!r} is versioned by Kedro: remove `versioned`, DVC does it.")
         return entry
 
     def owner(self, node: Node) -> str:
-        """Return the name of the pipeline that holds a node, beside `__default__`."""
+        """Return the pipeline that holds a node, other than `__default__`."""
         return next(
             name
             for name, pipeline in self.pipelines.items()
@@ -71,31 +71,31 @@ class Study:
         )
 
     def not_reproducible(self) -> set[str]:
-        """Return the outputs that no second run makes to the byte, which no record names."""
+        """Return the outputs that a second run makes with other bytes; no record names them."""
         entries = map(self.dataset, self.pipelines["__default__"].all_outputs())
         return {one["filepath"] for one in entries if not for_dvc(one).get("reproducible", True)}
 
     def factory(self, name: str) -> str | None:
-        """Return the pattern of the factory that makes a data set, None if it has an own entry."""
+        """Return the factory pattern that a data set matches; None if it has its own entry."""
         return None if name in self.catalog.config else self.catalog.match_dataset_pattern(name)
 
 
 def for_dvc(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a catalog entry says to DVC."""
+    """Return the metadata of a catalog entry that is meant for DVC."""
     return (entry.get("metadata") or {}).get("dvc", {})
 
 
 def study_names(project: Path) -> list[str]:
-    """Return the folders of conf/ that are studies; base, the default study, is the first."""
+    """Return the folders of conf/ that are studies, base first."""
     studies = sorted(path.parent.name for path in project.glob("conf/*/globals.yml"))
     return [BASE, *(name for name in studies if name != BASE)]
 
 
 def synced_studies(project: Path) -> list[str]:
-    """Return base, and the other studies that have a dvc.yaml.
+    """Return base and the other studies that have a dvc.yaml.
 
-    DVC reads all of these files for every command, some hundredths of a second a stage: a study
-    that is not run yet costs nothing until `kedro dvc sync --env <study>` writes its dvc.yaml.
+    DVC reads every dvc.yaml for every command, about 10 ms a stage: a study costs nothing until
+    `kedro dvc sync --env <study>` writes its file.
     """
     return [
         name
@@ -105,17 +105,17 @@ def synced_studies(project: Path) -> list[str]:
 
 
 def check_study(project: Path, name: str) -> str:
-    """Return the name of a study if it exists and has a place of its own for its artifacts.
+    """Return the name of a study if it exists and has a folder of its own for its artifacts.
 
     Raises:
-        WorkflowError: If it does not exist, with those that do; if its `data_root` is that of
-            base, which it also is where the study gives none; if that is not in the project; or if
-            its globals have a key that nothing reads, much like one of base's.
+        WorkflowError: If it does not exist, with those that do; if its `data_root` is missing,
+            that of base, or outside the project; or if its globals have a key that nothing reads
+            and that resembles one of base's.
     """
     if name not in (known := study_names(project)):
         if name == _globals(project, BASE).get("study"):
             raise WorkflowError(
-                f"{name!r} is what the default study calls itself: give --env {BASE}, or no --env."
+                f"{name!r} is the name of the default study: use --env {BASE}, or no --env."
             )
         raise WorkflowError(
             f"There is no study {name!r}: conf/{name}/globals.yml is missing. "
@@ -125,14 +125,14 @@ def check_study(project: Path, name: str) -> str:
     base, own = (globals_of[study].get("data_root") for study in (BASE, name))
     if name != BASE and base is not None and own in (None, base):
         raise WorkflowError(
-            f"conf/{name}/globals.yml has no data_root of its own: the study would write over the "
+            f"conf/{name}/globals.yml has no data_root of its own: the study would overwrite the "
             f"artifacts of {BASE}. Add `data_root: studies/{name}/data`."
         )
     if own is not None and not (project / own).resolve().is_relative_to(project.resolve()):
         raise WorkflowError(
-            f"conf/{name}/globals.yml: data_root {own} lies outside of the project, or is a link "
-            "that leads out; DVC keeps outputs inside alone. For another disk move its cache, "
-            "`dvc cache dir PATH`, and let outputs be links, `dvc config cache.type symlink`."
+            f"conf/{name}/globals.yml: data_root {own} lies outside the project, or is a link that "
+            "leads outside; DVC tracks outputs only inside. To use another disk, move the cache, "
+            "`dvc cache dir PATH`, and make outputs links, `dvc config cache.type symlink`."
         )
     _check_globals_are_read(project, name, globals_of[BASE], globals_of[name])
     return name
@@ -141,9 +141,9 @@ def check_study(project: Path, name: str) -> str:
 def _check_globals_are_read(
     project: Path, study: str, base: Mapping[str, Any], own: Mapping[str, Any]
 ) -> None:
-    """Raise a `WorkflowError` if nothing reads a key of a study's globals, much like one of base's.
+    """Raise a `WorkflowError` for a misspelt global: one that resembles base's and is never read.
 
-    A misspelt one would leave base's value in its place.
+    The study would silently have base's value.
     """
     known = [str(key) for key in base]
     nearest = {key: get_close_matches(key, known) for key in map(str, own) if key not in known}
@@ -160,25 +160,25 @@ def _check_globals_are_read(
 
 
 def _globals(project: Path, study: str) -> dict[str, Any]:
-    """Return what a study's own globals say; nothing if there are none that can be read."""
+    """Return a study's own globals; nothing if they are missing or cannot be read."""
     path = project / "conf" / study / "globals.yml"
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
-    except (FileNotFoundError, yaml.YAMLError):  # what is no YAML, `check_yaml` refuses
+    except (FileNotFoundError, yaml.YAMLError):  # `check_yaml` reports it
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def dvc_file(study: str) -> str:
-    """Return a study's dvc.yaml, from the project's root."""
+    """Return the path of a study's dvc.yaml from the project's root."""
     return "dvc.yaml" if study == BASE else f"studies/{study}/dvc.yaml"
 
 
 def take_part(project: Path, study: str) -> None:
-    """Let DVC's commands see a study, in a project whose .dvcignore hides those not run here.
+    """Make a study visible to DVC's commands if .dvcignore hides studies not run in this clone.
 
-    In a fresh clone `dvc status` would else tell of each file of each recorded study that it is not
-    there. The file that is written is meant for no commit.
+    Without hiding, `dvc status` in a fresh clone lists every file of every recorded study as
+    missing. The file written here is not meant to be committed.
     """
     hiding, own = project / ".dvcignore", (project / dvc_file(study)).parent / ".dvcignore"
     if study == BASE or own.exists() or not hiding.is_file():
@@ -191,8 +191,8 @@ def load_config(project: Path, name: str) -> StudyConfigLoader:
     """Return the configuration of a study.
 
     Raises:
-        WorkflowError: If there is none, or the project's settings allow overrides that are in no
-            commit.
+        WorkflowError: If there is none, or the project's settings allow overrides that are not
+            committed.
     """
     arguments = {"base_env": BASE, **settings.CONFIG_LOADER_ARGS}
     if not issubclass(settings.CONFIG_LOADER_CLASS, StudyConfigLoader):
@@ -200,7 +200,7 @@ def load_config(project: Path, name: str) -> StudyConfigLoader:
     if arguments.get("default_run_env") != BASE:
         raise WorkflowError(
             f"settings.py must set default_run_env to {BASE!r} in CONFIG_LOADER_ARGS: conf/local "
-            "is in no commit, so that a result could not be traced to what it overrides."
+            "is not committed, so a result could not be traced to what it overrides."
         )
     return settings.CONFIG_LOADER_CLASS(
         str(project / "conf"), env=check_study(project, name), **arguments
@@ -208,7 +208,7 @@ def load_config(project: Path, name: str) -> StudyConfigLoader:
 
 
 def load_study(project: Path, name: str) -> Study:
-    """Return a study with all its pipelines, after the project's own checks of it."""
+    """Return a study with all its pipelines, after the checks of the project's own hooks."""
     config = load_config(project, name)
     check_yaml(project, config)
     session = KedroSession.create(project, env=name)
@@ -220,13 +220,11 @@ def load_study(project: Path, name: str) -> Study:
 
 
 def source_files(modules: Iterable[str]) -> list[str]:
-    """Return the files of the modules and of all they import, from the project's root.
+    """Return the files of modules and of all they import, from the project's root.
 
-    Imports inside functions count, those under `TYPE_CHECKING` do not. The `__init__.py` of a
-    parent package counts only if it is imported by name.
-
-    Args:
-        modules: Modules; those of other packages are passed over.
+    Modules of other packages are left out. Imports inside functions count, those under
+    `TYPE_CHECKING` do not. The `__init__.py` of a parent package counts only if it is imported by
+    name.
     """
     ours = {module for module in modules if module.partition(".")[0] == package()}
     return sorted(source_file(module) for module in ours.union(*map(_imported_by, ours)))
@@ -235,7 +233,7 @@ def source_files(modules: Iterable[str]) -> list[str]:
 def wiring_files(modules: Iterable[str], functions: Iterable[str]) -> set[str]:
     """Return the files of the modules that wire nodes, and of all they import.
 
-    The modules that hold the nodes' functions are not entered: what they do is no wiring.
+    Imports of the modules that hold the nodes' functions are not followed: they are no wiring.
     """
     ahead, found = set(modules), set()
     while ahead:
@@ -246,7 +244,7 @@ def wiring_files(modules: Iterable[str], functions: Iterable[str]) -> set[str]:
 
 
 def source_file(module: str) -> str:
-    """Return the file of a first-party module, from the project's root."""
+    """Return the file of a module of the project, from the project's root."""
     path = Path("src", *module.split("."))
     return str(path / "__init__.py" if _graph().find_children(module) else f"{path}.py")
 
@@ -254,7 +252,7 @@ def source_file(module: str) -> str:
 def package() -> str:
     """Return the name of the project's package."""
     name = kedro_project.PACKAGE_NAME
-    assert name is not None  # Kedro has found the project
+    assert name is not None  # Kedro has set it
     return name
 
 

@@ -1,7 +1,7 @@
-"""What a stage needs of a machine, as catalog or parameters state it, and what this machine has.
+"""What stages need of a machine, what this machine has, and how much memory a stage takes.
 
-A catalog entry says it of the stage that writes it: `metadata: {dvc: {resources: {gpu: 1}}}`. Over
-that lie a study's parameters, by the name of a stage:
+A catalog entry states it for the stage that writes it: `metadata: {dvc: {resources: {gpu: 1}}}`. A
+study's parameters override that, by the name of a stage:
 
     resources:
       train: {gpu_share: 0.25, memory_gb: 40}
@@ -14,9 +14,11 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+import sys
+import threading
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import psutil
 from kedro.pipeline import Node
@@ -27,16 +29,17 @@ from kedro_dvc.project import Study, for_dvc
 GIGABYTE = 1e9
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 PARAMETER = "resources"
+INTERVAL = 0.05  # seconds between two measurements of memory
 
 
 class Resources(NamedTuple):
     """What a stage needs.
 
     Attributes:
-        cpu: Processor cores; 0 if nothing is said.
-        gpu: GPUs that there must be: a part of one, or a whole number.
-        gpu_share: The part of a GPU that it takes where there is one, if `gpu` says nothing.
-        memory_gb: Memory of the machine in GB; 0 if nothing is said.
+        cpu: Processor cores; 0 if not stated.
+        gpu: GPUs without which it cannot run: part of one, or a whole number.
+        gpu_share: The part of a GPU that it takes on a machine with GPUs, if `gpu` is not stated.
+        memory_gb: Memory of the machine in GB; 0 if not stated.
     """
 
     cpu: float = 0
@@ -45,10 +48,7 @@ class Resources(NamedTuple):
     memory_gb: float = 0
 
     def gpus(self, machine_has_some: bool) -> float:
-        """Return how many GPUs it takes on a machine that has some, or none.
-
-        A stage of which nothing is said takes a whole one: it may use it.
-        """
+        """Return how many GPUs the stage takes; by default a whole one, if there are any."""
         if self.gpu is not None:
             return self.gpu
         return self.gpu_share if machine_has_some else 0
@@ -58,10 +58,10 @@ NOTHING = Resources(gpu=0)
 
 
 def stated_resources(study: Study) -> dict[str, Resources]:
-    """Return what each node of a study needs, by its name.
+    """Return what each node of a study needs, by name.
 
     Raises:
-        WorkflowError: If a statement has another key or value than it can have, or is of no stage.
+        WorkflowError: If a stage, a key or a value is not allowed.
     """
     stated = study.config["parameters"].get(PARAMETER) or {}
     nodes = study.pipelines["__default__"].nodes
@@ -86,7 +86,7 @@ def stated_resources(study: Study) -> dict[str, Resources]:
 
 
 def _names(node: Node) -> list[str]:
-    """Return the names that a node has here: that of its stage, then that of its item alone."""
+    """Return the names that may state a node's resources: of its stage, then of its item alone."""
     name = node.name.removeprefix(f"{node.namespace}.")
     if node.namespace is None:
         return [name]
@@ -95,7 +95,7 @@ def _names(node: Node) -> list[str]:
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise WorkflowError(f"{where}: {value!r} is no mapping.")
+        raise WorkflowError(f"{where}: {value!r} is not a mapping.")
     return value
 
 
@@ -103,20 +103,20 @@ def _checked(said: Any, where: str) -> dict[str, Any]:
     for key, value in _mapping(said, where).items():
         if key not in Resources._fields:
             raise WorkflowError(
-                f"{where}: {key!r} is no resource; known: {', '.join(Resources._fields)}"
+                f"{where}: {key!r} is not a resource; known: {', '.join(Resources._fields)}"
             )
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or value < 0:
-            raise WorkflowError(f"{where}: {key} is {value!r}, it must be a number from 0 on.")
+            raise WorkflowError(f"{where}: {key} is {value!r}, but must be a number from 0.")
         if key == "gpu" and value > 1 and value != int(value):
-            raise WorkflowError(f"{where}: gpu is {value}, above 1 it must be a whole number.")
+            raise WorkflowError(f"{where}: gpu is {value}, but above 1 must be a whole number.")
         if key == "gpu_share" and value > 1:
-            raise WorkflowError(f"{where}: gpu_share is {value}, it must be 1 at most.")
+            raise WorkflowError(f"{where}: gpu_share is {value}, but must be at most 1.")
     return dict(said)
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs of this machine that this process may use, without initialising CUDA."""
+    """Return the GPUs that this process may use, without initialising CUDA."""
     if (visible := os.environ.get(VISIBLE)) is not None:
         listed = [one.strip() for one in visible.split(",")]
         return [one for one in listed if one and one != "-1" and one != "NoDevFiles"]
@@ -140,3 +140,63 @@ def cores() -> int:
 def memory_gb() -> float:
     """Return the memory of this machine in GB."""
     return float(psutil.virtual_memory().total / GIGABYTE)
+
+
+class MemoryPeak:
+    """Measures the peak memory of this process and of those it started.
+
+    Attributes:
+        resident: The most resident memory at a measurement, in bytes.
+        on_device: The most that torch allocated in this process on the current CUDA device, in
+            bytes; None without CUDA.
+    """
+
+    def __init__(self) -> None:
+        self.resident = 0
+        self.on_device: int | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._measure, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start measuring."""
+        if (cuda := _cuda()) is not None:
+            cuda.reset_peak_memory_stats()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop measuring, if it was started."""
+        if self._thread.ident is None:
+            return
+        self._over.set()
+        self._thread.join()
+        if (cuda := _cuda()) is not None:
+            self.on_device = cuda.max_memory_allocated()
+
+    def _measure(self) -> None:
+        process, known = psutil.Process(), set[int]()
+        while True:
+            children = process.children(recursive=True)
+            total = 0
+            # right after a fork a child seems to have all of this process's memory
+            for one in (process, *(child for child in children if child.pid in known)):
+                try:
+                    total += one.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            known = {child.pid for child in children}
+            self.resident = max(self.resident, total)
+            if self._over.wait(INTERVAL):
+                return
+
+
+def _cuda() -> Any:
+    """Return torch.cuda if this process uses it, else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

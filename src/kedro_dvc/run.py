@@ -36,8 +36,7 @@ from kedro_dvc.in_process import InProcess, Interrupts
 from kedro_dvc.lock_file import LockFiles, replaced
 from kedro_dvc.parallel import Parallel, StageLocks
 from kedro_dvc.project import load_study
-from kedro_dvc.records import MemoryPeak
-from kedro_dvc.resources import NOTHING, Resources, stated_resources
+from kedro_dvc.resources import NOTHING, MemoryPeak, Resources, stated_resources
 from kedro_dvc.safety import sharing
 from kedro_dvc.stages import words_of
 from kedro_dvc.up_to_date import RunFiles, files_before_run, note_run

@@ -1,4 +1,4 @@
-"""What DVC leaves to the commands that it runs: outputs that are safe, and data that they share."""
+"""Safe outputs, and data that the stages of a run share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DataCatalog
 
-from kedro_dvc.files import WorkflowError, path_of, stamp
+from kedro_dvc.files import Stamp, WorkflowError, path_of, stamp
 
 COPIES = 2  # the output, and what DVC's cache keeps of it
 GB = 1e9
@@ -26,26 +25,13 @@ log = logging.getLogger(__name__)
 
 
 class SafeOutputs:
-    """Lets no process outlive its DVC, and no output be written into DVC's cache or a full disk."""
+    """Ends a stage with its DVC, and keeps outputs off full disks and out of DVC's cache."""
 
     @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
-        """Let this process end with the DVC process that started it.
-
-        Raises:
-            WorkflowError: If DVC's stage names no study and the environment names another than
-                base: it would run the nodes of that.
-        """
-        if not os.environ.get("DVC_STAGE"):
-            return
-        end_with_parent()
-        base = getattr(context.config_loader, "base_env", "base")
-        named = {word.partition("=")[0] for word in sys.argv} & {"--env", "-e"}
-        if not named and (study := os.environ.get("KEDRO_ENV")) not in (None, "", base):
-            raise WorkflowError(
-                f"KEDRO_ENV is {study}, and this stage is one of {base}: unset KEDRO_ENV. Stages "
-                f"of {study} are in studies/{study}/dvc.yaml."
-            )
+    def after_context_created(self) -> None:
+        """Make this process end with the DVC process that started it."""
+        if os.environ.get("DVC_STAGE"):
+            end_with_parent()
 
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol) -> None:
@@ -54,11 +40,11 @@ class SafeOutputs:
 
     @hook_impl
     def before_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Replace a file that is a link into the cache; a folder is left to its data set.
+        """Delete a file that is a link into the cache; a folder is left to its data set.
 
         Raises:
-            WorkflowError: If a data set that can tell (by a method `size_of`) how many bytes it
-                will write needs more than there are.
+            WorkflowError: If the disk has too little space for the bytes that the data set will
+                write, as its method `size_of` tells if it has one.
         """
         dataset = self._catalog.get(dataset_name)
         path = path_of(dataset)
@@ -71,24 +57,24 @@ class SafeOutputs:
 
 
 def end_with_parent() -> None:
-    """Let this process end with the one that has started it."""
+    """Make this process end with the one that started it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _check_space(path: Path, size: int) -> None:
-    """Raise if the disk of a path has not enough space for an output of that many bytes."""
+    """Raise if the disk of a path lacks space for an output of this size in bytes."""
     folder = next(one for one in path.absolute().parents if one.exists())
     free = shutil.disk_usage(folder).free
     if free < COPIES * size:
         raise WorkflowError(
             f"{path} takes {size / GB:.1f} GB, and DVC's cache as much again; {free / GB:.1f} GB "
-            f"are free in {folder}: free some, then run the stage again."
+            f"are free in {folder}: make room, then run the stage again."
         )
 
 
 class _Kept(NamedTuple):
-    stamp: Hashable  # of the files
+    stamp: Stamp  # of the files
     data: Any
     fingerprint: Hashable  # of the data
 
@@ -99,7 +85,7 @@ _sharing = False
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Keep what the catalog asks to keep (`metadata: {dvc: {keep: true}}`) until the end."""
+    """Keep data marked `metadata: {dvc: {keep: true}}` in memory inside the context."""
     global _sharing
     _sharing = True
     try:
@@ -110,10 +96,10 @@ def sharing() -> Iterator[None]:
 
 
 class SharingCatalog(DataCatalog):
-    """Kedro's catalog; while `sharing`, it loads data to be kept again only if they have changed.
+    """Kedro's catalog; while `sharing`, it loads kept data again only if they have changed.
 
-    The files may have changed, or the data: a data set that has a method `fingerprint` is asked for
-    that of the data, which shows whether a node wrote to its input.
+    Either the files have changed, or a node has modified the data in memory, which a data set's
+    method `fingerprint` shows if it has one.
     """
 
     def load(self, name: str, version: str | None = None) -> Any:
@@ -131,7 +117,7 @@ class SharingCatalog(DataCatalog):
         ):
             log.debug("Sharing data from %s", name)
             return kept.data
-        _kept.clear()  # before the new one is loaded: two may not fit
+        _kept.clear()  # before loading: two may not fit into memory
         data = super().load(name, version)
         _kept[str(path)] = _Kept(state, data, _fingerprint(dataset, data))
         return data

@@ -1,24 +1,23 @@
-"""The stages of a study as DVC runs them, made from its pipelines, catalog and parameters.
+"""The stages of a study for dvc.yaml, made from its pipelines, catalog and parameters.
 
-A stage is a Kedro node. Nodes that differ in their namespace alone are one stage with a `matrix`,
-named after the placeholder in the catalog's dataset factories: `train@large`. A stage is run again
+A stage is a Kedro node. Nodes that differ only in their namespace are one stage with a `matrix`,
+named after the placeholder in the catalog's dataset factories: `train@large`. A stage runs again
 when one of these changes:
 
 1. its input files;
-2. its code: the module of its function and of its data sets' classes, with all they import;
-3. its wiring: the `pipeline.py` that holds the node, with all it imports to know what to wire, and
-   the catalog entries that it reads or writes; DVC compares files without what they are to the
-   node, so where two could change places, their entries' paths count too;
-4. its parameters, each as its key is written: no stage sees another one's row of a table;
+2. its code: the modules of its function and of its data sets' classes, with all they import;
+3. its wiring: the `pipeline.py` that holds the node, with all it imports to wire it, and the
+   catalog entries that it reads or writes; DVC does not know which file plays which role, so where
+   two files could be swapped, the paths in their entries count too;
+4. its parameters, key by key: a stage does not see another one's row of a table;
 5. its command.
 
-This list is itself read from the project: an input, an import, a row of a table or a key of a study
-that comes or goes changes it, and DVC cannot know. So there is a guard, a stage that runs before
-all others, makes the stages anew and fails if dvc.yaml has others. Its output never changes, so
-that no other stage runs because the guard did. The guard runs when something has changed that can
-change the stages: the configuration, the folder of the pipelines, the registry and the settings, or
-a file that some stage watches, as only such a file can bring in another one by an import. An edit
-of any other file leaves the guard, and so dvc.lock, as it was.
+This list depends on the project itself: a new input, import, row of a table or key changes it
+without DVC's knowing. So there is a guard, a stage that runs before all others, makes the stages
+again and fails if dvc.yaml differs. Its output never changes, so no stage runs because the guard
+did. The guard depends on everything that can change the stages: the configuration, the pipelines'
+folder, the registry, the settings, and the files that stages depend on, as only these can bring in
+another file by an import. An edit of any other file leaves the guard, and so dvc.lock, as it was.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ import inspect
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,8 +48,9 @@ FLAGS = ("cache", "persist", "push", "remote", "desc", "type", "labels")
 PLOT = ("x", "y", "x_label", "y_label", "title", "template", "header")
 
 PATH = "filepath"
+PLACEHOLDER = re.compile(r"\$\{item\.(\w+)\}")
 
-# What of a catalog entry no node sees (metadata), and what only the other end of the entry uses.
+# Keys of a catalog entry that no node sees, or only the node at the other end.
 NOT_OF_INPUTS = ("metadata", "save_args")
 NOT_OF_OUTPUTS = ("metadata", "load_args")
 
@@ -58,11 +59,11 @@ Entries = list[dict[str, Any]]  # of the catalog
 
 
 def stages(study: Study) -> dict[str, Stage]:
-    """Return the stages by name, in the order of the study's pipeline, the guard last.
+    """Return the stages by name, in the order of the pipeline, the guard last.
 
     Raises:
         WorkflowError: If a data set is in memory or versioned, a parameter is unknown, two stages
-            write one path, or nodes of one name differ in more than their namespace.
+            write one path, or nodes with one name differ in more than their namespace.
     """
     by_name: dict[str, list[Node]] = defaultdict(list)
     for node in study.pipelines["__default__"].nodes:
@@ -75,22 +76,22 @@ def stages(study: Study) -> dict[str, Stage]:
 
 
 def _stages_of(study: Study, name: str, nodes: list[Node]) -> dict[str, Stage]:
-    """Return one stage for the nodes that are the same up to their namespace.
+    """Return one stage for the nodes that differ only in their namespace.
 
-    Where a study overrides a part of some items' parameters, or some read other data sets, these
-    watch other files than the rest: they are a stage of their own, numbered.
+    Items that depend on other files than the rest, such as those for which a study overrides some
+    parameters, become a numbered stage of their own.
     """
     desc = {"desc": (nodes[0].func.__doc__ or nodes[0].name).strip().splitlines()[0]}
-    # the placeholder stands for the innermost namespace; those around it are boxes of kedro-viz
+    # the placeholder stands for the innermost namespace; outer ones only group nodes in kedro-viz
     factory = study.factory(nodes[0].outputs[0])
     variable = factory.partition("{")[2].partition("}")[0] if factory else None
     if variable is None and len(nodes) == 1:
         return {name: {**desc, **_stage(study, nodes[0])}}
     if variable is None:
         raise WorkflowError(
-            f"{nodes[0].outputs[0]!r} of a namespace needs a dataset factory in the catalog."
+            f"{nodes[0].outputs[0]!r} is in a namespace and needs a dataset factory in the catalog."
         )
-    groups: list[tuple[Stage, list[str]]] = []  # a stage, and the items that it is the same for
+    groups: list[tuple[Stage, list[str]]] = []  # stages, each with its items
     for node in nodes:
         item = str(node.namespace).rpartition(".")[2]
         stage = _sorted(_with_placeholder(_stage(study, node), item, variable))
@@ -114,27 +115,33 @@ def _stages_of(study: Study, name: str, nodes: list[Node]) -> dict[str, Stage]:
 
 
 def _without_inputs(stage: Stage) -> Stage:
-    """Return a stage with nothing of what it reads but its code."""
+    """Return a stage without its inputs and parameters, but with its code."""
     code = [path for path in stage["deps"] if path.startswith("src/")]
     return {**stage, "deps": code, "params": []}
 
 
-def _with_placeholder(value: Any, item: str, variable: str) -> Any:
-    """Return a part of a stage with `${item.x}` for the item, but in the paths of code."""
+def _with_placeholder(stage: Stage, item: str, variable: str) -> Stage:
+    """Return a stage with `${item.x}` in the place of the item, except in the paths of code."""
+    word, placeholder = re.compile(rf"(?<![\w-]){item}(?![\w-])"), f"${{item.{variable}}}"
+
+    def change(text: str) -> str:
+        return text if text.startswith("src/") else word.sub(placeholder, text)
+
+    made: Stage = _map_text(stage, change)
+    return made
+
+
+def _map_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a part of a stage with every text in it changed, keys too."""
     if isinstance(value, dict):
-        return {
-            _with_placeholder(key, item, variable): _with_placeholder(one, item, variable)
-            for key, one in value.items()
-        }
+        return {_map_text(key, change): _map_text(one, change) for key, one in value.items()}
     if isinstance(value, list):
-        return [_with_placeholder(one, item, variable) for one in value]
-    if isinstance(value, str) and not value.startswith("src/"):
-        return re.sub(rf"(?<![\w-]){item}(?![\w-])", f"${{item.{variable}}}", value)
-    return value
+        return [_map_text(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _sorted(stage: Stage) -> Stage:
-    """Return a stage with its files and keys in an order that no item's name decides."""
+    """Return a stage with its files and keys in an order that does not depend on the item."""
     return {
         **stage,
         "deps": sorted(stage["deps"], key=lambda path: (path.startswith("src/"), path)),
@@ -145,7 +152,7 @@ def _sorted(stage: Stage) -> Stage:
 
 
 def _in_order_of_table(items: list[str], study: Study) -> list[str]:
-    """Return the items in the order of the first table of parameters that has a row of each."""
+    """Return the items in the order of the first table of parameters that has a row for each."""
     tables = [table for table in study.config["parameters"].values() if isinstance(table, dict)]
     table = next((one for one in tables if one.keys() >= set(items)), items)
     return [item for item in table if item in items]
@@ -161,19 +168,24 @@ def _stage(study: Study, node: Node) -> Stage:
     without_file = [entry for entry in read if "filepath" not in entry]
     made_from = [for_dvc(entry).get("deps", []) for entry in [*written, *without_file]]
     files = {entry["filepath"] for entry in read if "filepath" in entry}.union(*made_from)
+    # kind, key, and what of it is not watched
     keys: list[tuple[str, str, tuple[str, ...]]] = [
         ("parameters", name[7:], ()) for name in node.inputs if name.startswith("params:")
     ]
     others = study.pipelines["__default__"].all_outputs() - set(node.outputs)
     for ends, unseen in ((names, NOT_OF_INPUTS), (node.outputs, NOT_OF_OUTPUTS)):
-        by_role = _may_change_places(study, ends, others)
+        swappable = _swappable(study, ends, others)
         keys += [
-            ("catalog", study.factory(name) or name, unseen if name in by_role else (*unseen, PATH))
+            (
+                "catalog",
+                study.factory(name) or name,
+                unseen if name in swappable else (*unseen, PATH),
+            )
             for name in ends
         ]
     owner = study.owner(node)
     return {
-        # base too: KEDRO_ENV would make it another study
+        # for base too, else KEDRO_ENV could select another study
         "cmd": f"kedro run --env {study.name} --pipelines {owner} --nodes {node.name}",
         **_working_directory(study),
         "deps": sorted(files) + _code(study, node, owner, read + written),
@@ -182,40 +194,38 @@ def _stage(study: Study, node: Node) -> Stage:
     }
 
 
-def _may_change_places(study: Study, names: list[str], written: set[str]) -> list[str]:
-    """Return those of a node's data sets that could swap their files, and DVC would not see it.
-
-    A swap of what another stage writes makes that one stale.
+def _swappable(study: Study, names: list[str], written: set[str]) -> list[str]:
+    """Return the inputs, or outputs, of a node that could swap files without DVC's noticing.
 
     Args:
         study: The study.
-        names: All data sets that the node reads, or all that it writes.
-        written: Those that another stage writes.
+        names: All inputs or all outputs of the node.
+        written: What other stages write: they run again if these files are swapped.
     """
-    free = [one for one in {*names} - written if PATH in study.dataset(one)]
-    return free if len(free) > 1 else []
+    files = [one for one in {*names} - written if PATH in study.dataset(one)]
+    return files if len(files) > 1 else []
 
 
 def _working_directory(study: Study) -> Stage:
-    """Return what lets a stage run in the project's root."""
+    """Return the key that makes a stage run in the project's root."""
     return {} if study.name == BASE else {"wdir": "../.."}
 
 
 def _code(study: Study, node: Node, owner: str, entries: Entries) -> list[str]:
-    """Return the files that the node can run, and those that say how it is wired."""
+    """Return the source files that the node can run, and those that wire it."""
     functions = {one.func.__module__ for one in study.pipelines["__default__"].nodes}
     home = node.func.__module__.rpartition(".")[0]
     wiring = {f"{home}.pipeline", f"{home.rpartition('.')[0]}.{owner}.pipeline"}
     classes = (entry["type"].rpartition(".")[0] for entry in entries)
-    decorated = inspect.unwrap(node.func).__module__  # beside the module of its decorator
+    decorated = inspect.unwrap(node.func).__module__  # besides the module of its decorator
     run = source_files([node.func.__module__, decorated, *classes])
     return sorted(wiring_files(wiring, functions).union(run))
 
 
 def outputs_of(written: Entries) -> Stage:
-    """Return the outputs of a stage, by kind, from the catalog entries that it writes.
+    """Return the outputs of a stage by kind, from the catalog entries it writes.
 
-    A flag that is null says nothing, as if it were not there.
+    A flag that is null counts as absent.
     """
     outputs: Stage = {kind: [] for kind in KINDS}
     for entry in written:
@@ -232,15 +242,15 @@ def paths_of(stage: Stage) -> list[str]:
 
 
 def node_of(stage: Stage, name: str) -> str:
-    """Return the node that a stage runs; its own name if it runs none."""
+    """Return the node that a stage runs; the stage's name if it runs none."""
     words = words_of(stage["cmd"])
     return words[words.index("--nodes") + 1] if "--nodes" in words else name
 
 
 def words_of(command: str | Sequence[str]) -> list[str]:
-    """Return the words of a command, or of each of several one after the other.
+    """Return the words of a command, or of several commands in a row.
 
-    None of one that only a shell can tell the words of, as of `make # it's quick`.
+    A command that only a shell can split, such as `make # it's quick`, gives no words.
     """
     words = []
     for one in [command] if isinstance(command, str) else command:
@@ -250,24 +260,13 @@ def words_of(command: str | Sequence[str]) -> list[str]:
 
 
 def expanded(made: Mapping[str, Stage]) -> Iterator[tuple[str, Stage]]:
-    """Yield the stages as DVC runs them, with their names: of one with a matrix all its items."""
+    """Yield the stages that DVC runs, with their names: every item of a stage with a matrix."""
     for name, stage in made.items():
         matrix = stage.get("matrix", {})
         for values in product(*matrix.values()):
             item = dict(zip(matrix, values, strict=True))
-            yield "@".join([name, *(["-".join(values)] if item else [])]), _filled(stage, item)
-
-
-def _filled(value: Any, item: Mapping[str, str]) -> Any:
-    """Return a part of a stage with the item in the place of `${item.x}`."""
-    if isinstance(value, dict):
-        return {_filled(key, item): _filled(one, item) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_filled(one, item) for one in value]
-    if isinstance(value, str):
-        for key, text in item.items():
-            value = value.replace(f"${{item.{key}}}", text)
-    return value
+            fill = partial(PLACEHOLDER.sub, lambda found, item=item: item[found[1]])
+            yield f"{name}@{'-'.join(values)}" if item else name, _map_text(stage, fill)
 
 
 def check_paths(made: Mapping[str, Stage]) -> None:
@@ -294,7 +293,7 @@ def check_paths(made: Mapping[str, Stage]) -> None:
 
 
 def _guard(study: Study, made: Mapping[str, Stage]) -> Stage:
-    """Return the guard; it watches all that says what the stages are."""
+    """Return the guard, which depends on everything that defines the stages."""
     conf = [f"conf/{folder}" for folder in dict.fromkeys((BASE, study.name))]
     wiring = [f"src/{package()}/{name}" for name in WIRING]
     wiring = [path for path in wiring if (study.project / path).exists()]
@@ -310,11 +309,11 @@ def _guard(study: Study, made: Mapping[str, Stage]) -> Stage:
 
 
 def _after_guard(made: dict[str, Stage], study: Study) -> dict[str, Stage]:
-    """Let the stages that read nothing of another stage depend on the guard.
+    """Make the stages that read no other stage's output depend on the guard.
 
-    A `dvc repro` of any stage then begins with it.
+    `dvc repro` of any stage then begins with the guard.
     """
-    # of each output what its path matches, with any item, and what lies in the folder that it is
+    # each matches an output, whatever its item, and the files in it if it is a folder
     patterns = [
         re.compile(".+".join(map(re.escape, re.split(r"\$\{item\.\w+\}", path))) + "(/.*)?")
         for stage in made.values()
@@ -329,10 +328,10 @@ def _after_guard(made: dict[str, Stage], study: Study) -> dict[str, Stage]:
 
 
 def stamp(study: str) -> str:
-    """Return the file that the guard writes when a study's dvc.yaml is current."""
+    """Return the file that the guard writes when a study's dvc.yaml is up to date."""
     return f".{GUARD}/{study}"
 
 
 def write_stamp(project: Path, study: str) -> None:
-    """Write the output of the guard."""
+    """Write the guard's output."""
     write_text(project / stamp(study), STAMP)

@@ -1,4 +1,4 @@
-"""dvc.yaml as a file, written from the project or compared with it, and those of a new study."""
+"""Write each dvc.yaml from the Kedro project, or compare it; make new studies."""
 
 from __future__ import annotations
 
@@ -21,38 +21,37 @@ HEADER = """\
 """
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 GLOBALS = "globals.yml"
-OWN = {"study": "{name}", "data_root": "studies/{name}/data"}  # what no two studies share
+OWN = {"study": "{name}", "data_root": "studies/{name}/data"}  # different in each study
 
 
 def sync(project: Path, name: str, write: bool = True) -> bool:
-    """Return whether the study's dvc.yaml was behind the project; write it if asked to."""
+    """Return whether the study's dvc.yaml was behind the project; update it if `write`."""
     study = load_study(project, name)
-    if not (made := changes(study)):
-        return False
-    if write:
+    made = changes(study)
+    if made and write:
         write_text(project / dvc_file(name), render(made))
-    return True
+    return bool(made)
 
 
 def changes(study: Study) -> dict[str, Any]:
-    """Return what the study's dvc.yaml is to hold; nothing if it does already."""
+    """Return the new content of the study's dvc.yaml; nothing if it is up to date."""
     path = study.project / dvc_file(study.name)
     made = document(study, path)
     return {} if _in_order(made) == _in_order(_read(path)) else made
 
 
 def private_cache(project: Path) -> None:
-    """Make DVC's cache, if there is none yet, so that no other user of the machine can read it.
+    """Create DVC's cache, if there is none, readable by this user only.
 
-    DVC itself lets everyone read it, whatever rights the outputs had. A cache that is there keeps
-    its rights: a team may share it on purpose.
+    DVC creates it readable by everyone, whatever the permissions of the outputs. An existing cache
+    keeps its permissions: a team may share it on purpose.
     """
     if (project / ".dvc").is_dir():
         (project / ".dvc" / "cache").mkdir(mode=0o700, exist_ok=True)
 
 
 def document(study: Study, path: Path) -> dict[str, Any]:
-    """Return the content of a study's dvc.yaml; a stage that is frozen in the file stays so.
+    """Return the content of a study's dvc.yaml; a stage that is frozen in the file stays frozen.
 
     Raises:
         WorkflowError: If DVC cannot follow the project.
@@ -83,8 +82,7 @@ def document(study: Study, path: Path) -> dict[str, Any]:
 def _plots(name: str, entry: dict[str, Any], up: str) -> list[dict[str, Any]]:
     """Return the plots of a table that its catalog entry lists under `shown`.
 
-    They are no part of a stage, so that another look at a table is no reason to run one. Their `y`
-    is a column of the table.
+    They belong to no stage, so changing a plot runs nothing. Their `y` is a column of the table.
     """
     return [
         {f"{name}: {plot['y']}": {**plot, "y": {up + entry["filepath"]: plot["y"]}}}
@@ -100,7 +98,7 @@ def render(made: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a dvc.yaml; nothing if it is missing or broken, as by a merge."""
+    """Return the content of a dvc.yaml; nothing if it is missing or broken, as after a merge."""
     try:
         content = load_yaml(path) if path.is_file() else {}
     except WorkflowError:
@@ -109,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _in_order(content: dict[str, Any]) -> Any:
-    """Return what two files must have alike, the order of their stages too."""
+    """Return a dvc.yaml's content in a form whose equality includes the order of stages."""
     return [
         (part, list(one.items()) if isinstance(one, dict) else one) for part, one in content.items()
     ]
@@ -120,17 +118,16 @@ def _stages_in(path: Path) -> dict[str, Any]:
 
 
 def nearest_stages(path: Path, name: str) -> list[str]:
-    """Return the stages of a dvc.yaml with the names most like this one, the nearest first.
+    """Return the stages of a dvc.yaml with the most similar names, the nearest first.
 
-    A study that overrides a part of some methods has `unlearn-2@mine` where one looks for
-    `unlearn@mine`.
+    In a study that overrides part of some methods, `unlearn@mine` is called `unlearn-2@mine`.
     """
     made = _stages_in(path)
     return get_close_matches(name, {*made, *(stage for stage, _ in expanded(made))})
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes no aliases, and nothing where there is None, as people do."""
+    """Writes no aliases, and None as an empty value, as people do."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -142,34 +139,29 @@ _Dumper.add_representer(
 
 
 def new_study(project: Path, name: str, source: str) -> list[str]:
-    """Make a study and return the paths that were written.
+    """Create a study as a copy of another and return the paths written.
 
-    It has the configuration of the source, but its own folder for artifacts. Of base, over which
-    every study lies, only the globals are copied.
-
-    Args:
-        project: The project's root.
-        name: The new study.
-        source: The study that it begins as.
+    It gets the source's configuration and its own folder for artifacts. Of base, which every study
+    inherits, only the globals are copied.
 
     Raises:
-        WorkflowError: If the name is taken or cannot be that of a folder, or the source does not
-            exist or has no globals that say where its artifacts go.
+        WorkflowError: If the name is taken or not allowed, or the source does not exist or has no
+            globals that say where its artifacts go.
     """
     if not NAME.fullmatch(name) or name == "local":
         raise WorkflowError(
-            f"{name!r} cannot be a study: begin with a letter and use a-z, 0-9 and _ alone."
+            f"{name!r} cannot be a study: start with a letter and use only a-z, 0-9 and _."
         )
     for taken in (f"conf/{name}", f"studies/{name}"):
         if (project / taken).exists():
-            raise WorkflowError(f"There is a {taken} already.")
+            raise WorkflowError(f"{taken} already exists.")
     begin = project / "conf" / check_study(project, source)
     copied = [begin / GLOBALS] if source == BASE else sorted(begin.glob("*.y*ml"))
     made = {path.name: path.read_text("utf-8") for path in copied if path.is_file()}
     for key, value in OWN.items():
         line = rf"(?m)^{key}:.*$"
         if not re.search(line, made.get(GLOBALS, "")):
-            raise WorkflowError(f"conf/{source}/{GLOBALS} has no {key!r}: it shares its artifacts.")
+            raise WorkflowError(f"conf/{source}/{GLOBALS} has no {key!r}: add it.")
         made[GLOBALS] = re.sub(line, f"{key}: {value.format(name=name)}", made[GLOBALS])
     folder = project / "conf" / name
     folder.mkdir()

@@ -23,9 +23,9 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from kedro_dvc.configuration import BASE
+from kedro_dvc.dependencies import commit_of
 from kedro_dvc.files import path_of
 from kedro_dvc.hashing import sha256s
-from kedro_dvc.records import commit_of
 from seuf import __version__
 from seuf.pipelines.headline.nodes import write_headline
 

@@ -346,10 +346,10 @@ def test_json_that_kedro_has_begun_with_a_line_of_its_own_is_refused(project, mo
 
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr == (
-        "error: below the project's root Kedro begins stdout with a line of its own: call this "
+        "error: below the project's root Kedro prints a line to stdout first: call this "
         f"from {project}, or set KEDRO_LOGGING_CONFIG={project}/conf/logging.yml\n"
     )
-    assert "begins stdout" not in let.output
+    assert "prints a line" not in let.output
 
 
 def test_an_input_error_is_a_line_on_stderr_and_the_exit_code(capsys):

@@ -148,7 +148,7 @@ def test_the_name_of_the_default_study_is_answered_with_what_env_takes(tmp_path)
     (tmp_path / "conf/base").mkdir(parents=True)
     (tmp_path / "conf/base/globals.yml").write_text("study: sandbox\ndata_root: data\n")
 
-    with pytest.raises(WorkflowError, match="calls itself: give --env base, or no --env"):
+    with pytest.raises(WorkflowError, match="the default study: use --env base, or no --env"):
         check_study(tmp_path, "sandbox")
     with pytest.raises(WorkflowError, match="There is no study 'sandbag'"):
         check_study(tmp_path, "sandbag")

@@ -224,12 +224,12 @@ def test_keys_count_too(tmp_path):
 
 
 def test_a_file_that_only_one_of_them_can_read_is_named(tmp_path):
-    with pytest.raises(WorkflowError, match=r"parameters.yml is no YAML to DVC: .* column 10"):
+    with pytest.raises(WorkflowError, match=r"is not valid YAML for DVC: .* column 10"):
         _check(tmp_path, "a: {key: 1:30}\n")
 
 
 def test_a_file_that_neither_can_read_is_named(tmp_path):
-    with pytest.raises(WorkflowError, match=r"parameters.yml is no YAML: .* line 2, column 1"):
+    with pytest.raises(WorkflowError, match=r"is not valid YAML: .* line 2, column 1"):
         _check(tmp_path, "a: {key: 1\n")
 
 
@@ -258,7 +258,7 @@ def test_a_path_may_begin_at_ones_home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["${HOME}/a.jsonl", "${oc.env:HOME}/a.jsonl"])
 def test_what_refers_to_the_environment_is_refused_in_one_line(tmp_path, path):
-    with pytest.raises(WorkflowError, match="Of the environment nothing is read") as error:
+    with pytest.raises(WorkflowError, match="Environment variables are not read") as error:
         _catalog(tmp_path, path)
 
     assert "\n" not in str(error.value)

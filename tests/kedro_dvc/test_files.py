@@ -105,9 +105,9 @@ def test_a_project_logs_as_it_says_also_below_its_root(tmp_path, monkeypatch):
     [
         ('{"a": 1, "a": 2}', "it has the key 'a' twice"),
         ('[{"b": {"a": 1, "c": 2, "a": 1}}]', "it has the key 'a' twice"),
-        ("[1e400]", "1e400 is no number that JSON has"),
-        ("NaN", "NaN is no number that JSON has"),
-        ("[-Infinity]", "-Infinity is no number that JSON has"),
+        ("[1e400]", "1e400 is not a JSON number"),
+        ("NaN", "NaN is not a JSON number"),
+        ("[-Infinity]", "-Infinity is not a JSON number"),
         ("[" * 100_000, "it is nested too deeply"),
     ],
 )
@@ -126,8 +126,8 @@ CONFLICT = "stages:\n<<<<<<< HEAD\n  a: {cmd: x}\n=======\n  a: {cmd: y}\n>>>>>>
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("dvc.yaml", CONFLICT, r"a merge, line 2. `kedro dvc sync` writes it anew"),
-        ("dvc.lock", CONFLICT, r"a merge, line 2. Take one side, `git checkout --ours .*dvc.lock`"),
+        ("dvc.yaml", CONFLICT, r"a merge conflict in line 2. `kedro dvc sync` rewrites it"),
+        ("dvc.lock", CONFLICT, r"in line 2. Take one side, `git checkout --ours .*dvc.lock`"),
         ("dvc.yaml", "a: [1", r"dvc.yaml cannot be read: .* line 2, column 1. `kedro dvc sync`"),
     ],
 )

@@ -16,7 +16,7 @@ import yaml
 
 from kedro_dvc.in_process import InProcess, Interrupts
 from kedro_dvc.project import dvc_file, synced_studies
-from kedro_dvc.records import INTERVAL, MemoryPeak
+from kedro_dvc.resources import INTERVAL, MemoryPeak
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]

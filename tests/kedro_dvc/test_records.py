@@ -18,10 +18,11 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.text import TextDataset
 
-from kedro_dvc import records
+from kedro_dvc.dependencies import Watched, commit_of, keep_sources
 from kedro_dvc.evidence import environment_path, read_record, record_path, stage_records
 from kedro_dvc.files import WorkflowError, git
-from kedro_dvc.records import MemoryPeak, RunRecords, commit_of
+from kedro_dvc.records import RunRecords
+from kedro_dvc.resources import MemoryPeak
 from tests.waiting import until
 
 ONE = "2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806"  # `one`, sha256sum
@@ -99,7 +100,7 @@ def ran(
         inputs: Of the node.
     """
     hook = RunRecords(lambda inputs: {"adder": inputs})
-    records._at_start[project] = records.sources(project)  # as in a new process
+    keep_sources(project)  # as in a new process
     names = ["out", *(f"in_memory_{n}" for n in range(1, nodes))]
     pipeline = Pipeline([Node(lambda: 1, None, name, name=f"make_{name}") for name in names])
     hook.after_context_created(SimpleNamespace(project_path=project, env="mine"))
@@ -132,7 +133,7 @@ def test_the_most_memory_that_it_took_is_recorded(project, monkeypatch):
     """An array of 200 MB that is given back before the run ends; no GPU is here."""
     megabytes = 10**6
     peak = MemoryPeak()
-    monkeypatch.setattr(records, "MemoryPeak", lambda: peak)
+    monkeypatch.setattr("kedro_dvc.records.MemoryPeak", lambda: peak)
 
     def hold() -> None:
         held = bytearray(200 * megabytes)
@@ -401,7 +402,7 @@ def test_a_record_names_neither_user_nor_machine_nor_home(project):
 
 @pytest.mark.parametrize("text", [b"a: [1", b"a: \xff"])
 def test_configuration_that_is_no_yaml_amid_an_edit_is_edited(text):
-    watched = records.Watched([], {"conf/x.yml": ["a"]}, [])
+    watched = Watched([], {"conf/x.yml": ["a"]}, [])
 
     assert watched.edited({"conf/x.yml": b"a: 1"}, {"conf/x.yml": text}) == ["conf/x.yml"]
     assert watched.edited({"conf/x.yml": b"a: 1"}, {"conf/x.yml": b"a: 1\nb: 2"}) == []

@@ -13,15 +13,15 @@ from kedro_dvc.resources import VISIBLE, Resources, _checked, visible_gpus
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"gpus": 1}, "'gpus' is no resource; known: cpu, gpu, gpu_share, memory_gb"),
-        ({"gpu": True}, "gpu is True, it must be a number from 0 on"),
-        ({"cpu": "2"}, "cpu is '2', it must be a number from 0 on"),
-        ({"memory_gb": -1}, "memory_gb is -1, it must be a number from 0 on"),
-        ({"gpu": float("inf")}, "gpu is inf, it must be a number from 0 on"),
-        ({"gpu_share": float("nan")}, "gpu_share is nan, it must be a number from 0 on"),
-        ({"gpu": 1.5}, "gpu is 1.5, above 1 it must be a whole number"),
-        ({"gpu_share": 2}, "gpu_share is 2, it must be 1 at most"),
-        ([1], r"\[1\] is no mapping"),
+        ({"gpus": 1}, "'gpus' is not a resource; known: cpu, gpu, gpu_share, memory_gb"),
+        ({"gpu": True}, "gpu is True, but must be a number from 0"),
+        ({"cpu": "2"}, "cpu is '2', but must be a number from 0"),
+        ({"memory_gb": -1}, "memory_gb is -1, but must be a number from 0"),
+        ({"gpu": float("inf")}, "gpu is inf, but must be a number from 0"),
+        ({"gpu_share": float("nan")}, "gpu_share is nan, but must be a number from 0"),
+        ({"gpu": 1.5}, "gpu is 1.5, but above 1 must be a whole number"),
+        ({"gpu_share": 2}, "gpu_share is 2, but must be at most 1"),
+        ([1], r"\[1\] is not a mapping"),
     ],
 )
 def test_what_no_stage_can_need_is_refused_with_its_place(said: Any, message: str):

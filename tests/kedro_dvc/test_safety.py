@@ -172,28 +172,3 @@ def test_a_file_in_a_folder_counts(tmp_path, monkeypatch):
         (folder / "part").write_text("2")
 
         assert SharingCatalog({"a": Numbers(str(folder))}).load("a") == "2"
-
-
-@pytest.mark.parametrize(
-    ("words", "study", "refused"),
-    [
-        ([], "tofu", True),
-        ([], "base", False),
-        ([], "", False),
-        (["--env", "tofu"], "tofu", False),
-        (["--env=base"], "tofu", False),
-    ],
-)
-def test_a_stage_of_base_does_not_run_under_another_study(monkeypatch, words, study, refused):
-    """`KEDRO_ENV=tofu dvc repro` of the default study would run the nodes of tofu."""
-    monkeypatch.setattr(hooks, "end_with_parent", lambda: None)
-    monkeypatch.setattr(hooks.sys, "argv", ["kedro", "run", *words, "--nodes", "x"])
-    monkeypatch.setenv("DVC_STAGE", "x")
-    monkeypatch.setenv("KEDRO_ENV", study)
-    context = SimpleNamespace(config_loader=SimpleNamespace(base_env="base"))
-
-    if refused:
-        with pytest.raises(WorkflowError, match=r"KEDRO_ENV is tofu, .* unset KEDRO_ENV"):
-            SafeOutputs().after_context_created(context)
-    else:
-        SafeOutputs().after_context_created(context)

@@ -163,7 +163,7 @@ def test_a_second_run_of_all_leaves_git_clean(project, command):
     ("stated", "message"),
     [
         ("fit_price: {gpu: 1}", "nearest: fit_prices"),
-        ("fit_prices: {gpus: 1}", "'gpus' is no resource"),
+        ("fit_prices: {gpus: 1}", "'gpus' is not a resource"),
         ("fit_prices: {gpu: 99}", "fit_prices asks for gpu: 99; this machine has "),
     ],
 )

@@ -288,8 +288,8 @@ def test_a_dataset_factory_that_is_a_reference_is_watched_where_it_leads(study):
 @pytest.mark.parametrize(
     ("inputs", "output", "message"),
     [
-        (["nowhere"], "chosen", "'nowhere' is in memory, DVC tracks files"),
-        (["routing"], "nowhere", "'nowhere' is in memory, DVC tracks files"),
+        (["nowhere"], "chosen", "'nowhere' is in memory; DVC tracks files"),
+        (["routing"], "nowhere", "'nowhere' is in memory; DVC tracks files"),
         (["old"], "chosen", "'old' is versioned by Kedro"),
         (["params:rule.bottom"], "chosen", "'rule.bottom' is in no parameters file"),
         (["params:rules"], "chosen", "'rules' is in no parameters file"),

@@ -43,8 +43,8 @@ def test_a_new_study_has_the_configuration_of_another_and_a_place_of_its_own(oth
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("smoke",), "There is a conf/smoke already."),
-        (("Other",), "'Other' cannot be a study: begin with a letter"),
+        (("smoke",), "conf/smoke already exists."),
+        (("Other",), "'Other' cannot be a study: start with a letter"),
         (("local",), "'local' cannot be a study"),
         (("other", "--from", "smok"), "There is no study 'smok'"),
     ],
@@ -66,7 +66,7 @@ def test_nothing_is_left_of_a_study_whose_stages_cannot_be_made(other):
 
     source.write_text(before)
     assert ended.exit_code == 1
-    assert "conf/other/parameters.yml is no YAML" in ended.output
+    assert "conf/other/parameters.yml is not valid YAML" in ended.output
     assert not (other.root / "conf/other").exists()
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
+from kedro_dvc.dependencies import commit_of
 from kedro_dvc.evidence import EVIDENCE
 from kedro_dvc.files import WorkflowError, files_of, git, write_text
 from kedro_dvc.hashing import file_digests
-from kedro_dvc.records import commit_of
 
 SMALL = 1 << 20  # bytes that go without a remote
 KNOWN = ".dvc/tmp/kedro_dvc/copied.json"  # on a node: MD5 and state of what it has

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from kedro_dvc.files import WorkflowError
-from kedro_dvc.records import MemoryPeak
-from kedro_dvc.resources import Resources
+from kedro_dvc.resources import MemoryPeak, Resources
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 KEPT = 1 << 20  # bytes of what a stage writes to the terminal, its last

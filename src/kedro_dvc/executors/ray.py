@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kedro_dvc
+from kedro_dvc.dependencies import commit_of
 from kedro_dvc.evidence import EVIDENCE
 from kedro_dvc.executors.copies import (
     Copied,
@@ -32,7 +33,7 @@ from kedro_dvc.executors.jobs import Ended, Job, StoppedError
 from kedro_dvc.executors.process import run_here
 from kedro_dvc.executors.sent import DiedError, SentJobs, Task
 from kedro_dvc.files import WorkflowError
-from kedro_dvc.records import commit_of, take_record
+from kedro_dvc.records import take_record
 from kedro_dvc.resources import GIGABYTE
 
 ANSWER = 5.0  # seconds that an address has to answer

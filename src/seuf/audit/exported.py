@@ -13,7 +13,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from kedro_dvc.hashing import IGNORED, sha256s
+from kedro_dvc.files import IGNORED
+from kedro_dvc.hashing import sha256s
 from seuf.audit import Check, failed, noted, passed, printable
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint

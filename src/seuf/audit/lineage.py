@@ -12,12 +12,11 @@ from typing import Any
 import yaml
 
 from kedro_dvc.configuration import BASE
+from kedro_dvc.dependencies import DECIDING, watched_by
 from kedro_dvc.disk import counted, gigabytes, listed
 from kedro_dvc.evidence import COMMIT, EVIDENCE, Record, erasures_file, read_record
-from kedro_dvc.files import WorkflowError, git, load_yaml
-from kedro_dvc.hashing import IGNORED
+from kedro_dvc.files import IGNORED, WorkflowError, git, load_yaml
 from kedro_dvc.project import dvc_file
-from kedro_dvc.records import DECIDING, watched_by
 from kedro_dvc.stages import expanded, paths_of, stamp
 from kedro_dvc.sync import changes
 from seuf.audit import Check, failed, noted, passed

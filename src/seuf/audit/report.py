@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from kedro_dvc.dependencies import commit_of
 from kedro_dvc.disk import listed
 from kedro_dvc.evidence import record_path
 from kedro_dvc.files import WorkflowError, git, write_text
 from kedro_dvc.hashing import sha256s
-from kedro_dvc.records import commit_of
 from seuf.audit import FAIL, PASS, Check, failed, lineage, noted, now, passed, printable, results
 from seuf.audit.audited import AuditedMethod, upstream
 from seuf.audit.verify import BOM, CERTIFICATE, REPORT
