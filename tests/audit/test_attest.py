@@ -125,27 +125,8 @@ def test_without_recorded_runs_there_is_no_metadata():
     assert [one["name"] for one in details["byproducts"]] == ["audit"]
 
 
-def test_an_audit_that_got_no_further_than_the_delta_can_be_stated():
-    """Such an audit has failed; what it did not find is left out."""
-    base = {"name": "org/base", "digest": None}
-    kept = ("study", "method", "verdict", "audited", "checks", "delta")
-    made = statement({key: report()[key] for key in kept} | {"base": base})
-
-    assert list(dependencies(made)) == ["base_model"]
-    assert "digest" not in dependencies(made)["base_model"]
-
-
-def test_without_a_commit_no_code_is_named():
-    assert "code" not in dependencies(statement(report(commit=None)))
-
-
 def test_the_same_report_gives_the_same_statement():
     assert json.dumps(statement(report())) == json.dumps(statement(report()))
-
-
-def test_without_a_delta_there_is_nothing_to_state():
-    with pytest.raises(InputError, match="no delta of seuf_ga"):
-        statement(report(delta=None))
 
 
 def test_a_value_that_json_does_not_know_is_refused():

@@ -33,7 +33,7 @@ def plain_install(monkeypatch):
 def audited(monkeypatch):
     """Every method of every study gives the example report."""
     monkeypatch.setattr(kedro_dvc.project, "load_study", lambda project, env: None)
-    monkeypatch.setattr(seuf.audit.report, "audit", lambda audited, checkpoint: report())
+    monkeypatch.setattr(seuf.audit.report, "audit", lambda audited: report())
 
 
 def call(*arguments):

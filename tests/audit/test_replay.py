@@ -181,7 +181,7 @@ def test_other_bytes_around_the_same_tensors_fail(done, tmp_path):
 
     check = compare_deltas(made, recorded, loaded(done.base), exact=False)
 
-    assert (check.result, check.text.endswith("these tensors, but other bytes")) == (FAIL, True)
+    assert (check.result, check.text.endswith("equal tensors, but other bytes")) == (FAIL, True)
 
 
 def test_a_recorded_delta_that_is_truncated_fails(done, tmp_path):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from seuf.audit import Check, failed, passed, requests
-from seuf.audit.report import forgetting, guarded, repository_of, with_request
+from seuf.audit import Check, cross_checks, failed, passed
+from seuf.audit.cross_checks import with_request
+from seuf.audit.forgetting_verdict import forgetting
+from seuf.audit.report import guarded, repository_of
 from seuf.audit.requests import open_request
 from tests.audit.reports import report
 
@@ -129,7 +132,7 @@ def test_a_ledger_that_names_another_model_or_base_for_the_delta_fails(project, 
 
     def said(**entry: str) -> tuple[str, str]:
         served = {"delta": given["delta"]["sha256"], **known, **entry}
-        monkeypatch.setattr(requests, "serving_entry", lambda *asked: served)
+        monkeypatch.setattr(cross_checks, "serving_entry", lambda *asked: served)
         check = next(
             c
             for c in with_request(given, project, "1")["checks"]
@@ -153,7 +156,7 @@ def test_another_method_or_study_in_the_ledger_is_remarked(project, monkeypatch)
     served = {"delta": given["delta"]["sha256"], "base": given["base"]["digest"], "model": ""}
     for study, remarked in ((given["env"], False), ("other", True)):
         entry = {**served, "study": study, "method": given["method"]}
-        monkeypatch.setattr(requests, "serving_entry", lambda *_, entry=entry: entry)
+        monkeypatch.setattr(cross_checks, "serving_entry", lambda *_, entry=entry: entry)
 
         texts = [one["text"] for one in with_request(given, project, "1")["checks"]]
 
@@ -179,7 +182,7 @@ def test_a_file_that_was_erased_is_told_by_its_path(tmp_path, monkeypatch):
         yield passed("answers", "one")
         (tmp_path / "data/forget_set.jsonl").read_text()
 
-    done = guarded("answers", checks(), lambda path: "was erased")
+    done = guarded("answers", checks(), SimpleNamespace(why_missing=lambda path: "was erased"))
 
     missing = "data/forget_set.jsonl was erased: it cannot be worked out again"
     assert done == [passed("answers", "one"), failed("answers", missing)]

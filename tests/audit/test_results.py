@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from seuf.audit import PASS
-from seuf.audit.results import choice
+from seuf.audit.results import check_method
 from seuf.unlearning.settings import Method
 
 HEAD = "layer,expert,affinity,affinity_even,affinity_odd,token_share"
@@ -36,10 +36,10 @@ def test_only_what_speaks_against_the_audited_rule_is_said(tmp_path, caplog, rul
         ),
     )
     about = {"method": Method.model_validate(settings).model_dump(), "seed": 0}
-    delta = SimpleNamespace(about={**about, "experts": [[0, 0]]})
+    audited.delta = SimpleNamespace(about={**about, "experts": [[0, 0]]})
 
     with caplog.at_level(logging.WARNING):
-        checks = list(choice(audited, delta))
+        checks = list(check_method(audited))
 
     assert [check.result for check in checks] == [PASS, PASS]
     assert bool(caplog.messages) == doubted

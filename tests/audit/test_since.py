@@ -9,9 +9,9 @@ import pytest
 
 from seuf.audit import FAIL, PASS
 from seuf.audit.attest import make_keys, sign, statement
+from seuf.audit.cross_checks import check_since
 from seuf.audit.ledger import LEDGER, entry_digest, read_ledger
 from seuf.audit.requests import open_request
-from seuf.audit.since import check_since
 from tests.audit.reports import report
 
 KEPT = {"path": "evidence/sandbox/runs/x.json", "sha256": "6a" * 32}

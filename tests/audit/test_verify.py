@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from seuf.audit import FAIL, NOTE, PASS
 from seuf.audit.attest import make_keys, sign, statement
 from seuf.audit.cli import audit
+from seuf.audit.documents import write_documents
 from seuf.audit.exported import files_of_model
-from seuf.audit.report import write_documents
 from seuf.audit.verify import REFERENCE, verdict, verify
 from seuf.audit.weights import unlearned_digest
 from seuf.datasets import checkpoint as datasets_checkpoint

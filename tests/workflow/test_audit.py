@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 
 from kedro_dvc.hashing import digests
 from kedro_dvc.project import load_study
-from seuf.audit import Check, results
+from seuf.audit import Check
 from seuf.audit.attest import make_keys
 from seuf.audit.audited import AuditedMethod
-from seuf.audit.cli import check_replay
-from seuf.audit.report import audit, first_cause, write_documents
+from seuf.audit.documents import write_documents
+from seuf.audit.replay import check_replay
+from seuf.audit.report import CHECKS, audit, first_cause
 from seuf.audit.verify import verify
 from tests.workflow.conftest import Project, World
 
@@ -299,14 +300,14 @@ def a_truncated_delta(root: Path) -> None:
         (
             an_edited_record,
             "runs",
-            [f"{DELTA} is not what the run of unlearn@{METHOD} has recorded"],
+            [f"{DELTA} is not what the run of unlearn@{METHOD} recorded"],
         ),
         (
             a_record_of_another_node_at_no_time,
             "runs",
             [
                 f"the record of unlearn@{METHOD} is of 'methods.full_ga.unlearn'",
-                f"unlearn@{METHOD} is said to have run at no time that has been",
+                f"the record of unlearn@{METHOD} ends in the future",
             ],
         ),
         (
@@ -322,10 +323,14 @@ def a_truncated_delta(root: Path) -> None:
         (a_score_before, "report", [f"{COMPARISON} is not what the results of all methods make"]),
         (a_standard_error, "answers", ["forget: the answers make a standard error of"]),
         (a_delta_of_nothing, "scores", ["changed tensors; the delta has 0"]),
-        (a_headline, "report", [f"{HEADLINE} is not what the results of all methods make of it"]),
+        (a_headline, "report", [f"{HEADLINE} is not what the results of all methods make"]),
         (scores_that_are_none, "scores", ["cannot be read: AttributeError"]),
-        (code_that_git_overlooks, "commit", ["git is told to overlook src/seuf/audit/results.py"]),
-        (a_lost_record, "runs", [f"nothing records the run of unlearn@{METHOD}"]),
+        (
+            code_that_git_overlooks,
+            "commit",
+            ["git is set to ignore changes of src/seuf"],
+        ),
+        (a_lost_record, "runs", [f"unlearn@{METHOD} has no record of its run"]),
         (a_replaced_object, "cache", ["in DVC's cache is not what its name says"]),
     ],
 )
@@ -347,7 +352,7 @@ def test_what_is_written_while_it_is_audited_fails(root, monkeypatch):
 
     So it is of the scores, though their time was set back; that a file got a link is no change.
     """
-    choice = results.choice
+    check_method = CHECKS["method"]
 
     def after_another_write(*given: Any) -> Iterator[Check]:
         content = (root / DELTA).read_bytes()
@@ -359,14 +364,14 @@ def test_what_is_written_while_it_is_audited_fails(root, monkeypatch):
         (root / SCORES).write_bytes((root / SCORES).read_bytes())
         os.utime(root / SCORES, ns=(times.st_atime_ns, times.st_mtime_ns))
         commit(root)
-        return choice(*given)
+        return check_method(*given)
 
-    monkeypatch.setattr(results, "choice", after_another_write)
+    monkeypatch.setitem(CHECKS, "method", after_another_write)
     found = failures(report_of(root))
 
     assert found == {
-        "bytes": [f"{DELTA}, {SCORES} written to while it was audited: audit it again"],
-        "commit": ["another commit was checked out while it was audited"],
+        "bytes": [f"{DELTA}, {SCORES} written during the audit: audit again"],
+        "commit": ["another commit was checked out during the audit"],
     }
 
 
@@ -503,7 +508,7 @@ def test_after_an_erasure_of_all_that_is_kept_apart_no_sentence_is_left_anywhere
     why = failures(report)["scores"][0]
     assert re.fullmatch(rf"{SCORES} was {erased}: it cannot be worked out again", why)
     noted = next(one["text"] for one in report["checks"] if one["name"] == "erased")
-    assert re.search(rf"can no longer be read, known by hash alone: {erased}$", noted)
+    assert re.search(rf"can no longer be read, only the hash is known: {erased}$", noted)
     with chdir(root):
         again = check_replay(AuditedMethod(load_study(root, "smoke"), METHOD))
     assert re.fullmatch(rf"the delta cannot be made again: {FORGET} was {erased}", again.text)

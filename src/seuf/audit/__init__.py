@@ -1,8 +1,8 @@
-"""Prove what a method changed, from what, and that nothing else was; and write down the proof.
+"""Prove what a method changed, from which model, and that nothing else changed.
 
-`report.audit` is where to begin; each check gives a `Check`, one line. Formats of others (in-toto,
-CycloneDX, OpenLineage, Sigstore) need the packages of the extra `audit`; they are imported where
-they are used, as an audit needs none.
+Begin at `report.CHECKS`, the list of all checks; each yields lines, `Check`. The documents of a
+passed audit (in-toto, CycloneDX, OpenLineage, Sigstore) need the packages of the extra `audit`,
+which are imported where they are used: an audit alone needs none.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Check(NamedTuple):
     """One line of an audit.
 
     Attributes:
-        name: What was looked at, one or two words.
-        result: `PASS`, `FAIL`, or `NOTE` for what could not be looked at and need not be.
-        text: What was found; of a failure its cause, with the file or tensor.
+        name: What was checked, one or two words.
+        result: `PASS`, `FAIL`, or `NOTE` for what could not be checked but is not wrong either.
+        text: What was found; for a failure its cause, with the file or tensor.
     """
 
     name: str
@@ -49,22 +49,22 @@ class Check(NamedTuple):
 
 
 def passed(name: str, text: str) -> Check:
-    """Return that something is as it should be."""
+    """Return a check that passed."""
     return Check(name, PASS, text)
 
 
 def failed(name: str, text: str) -> Check:
-    """Return that something is not as it should be."""
+    """Return a check that failed."""
     return Check(name, FAIL, text)
 
 
 def noted(name: str, text: str) -> Check:
-    """Return that something could not be looked at, though nothing says that it is wrong."""
+    """Return a check that could not be made, or a remark; neither fails an audit."""
     return Check(name, NOTE, text)
 
 
 def printable(check: Check) -> Check:
-    """Return a check whose text is one line of printable characters, whatever a file is named."""
+    """Return a check with its text as one printable line: file names may hold any character."""
     shown = (char if char.isprintable() else repr(char)[1:-1] for char in check.text)
     return check._replace(text="".join(shown))
 

@@ -1,11 +1,10 @@
-"""State what was made, from what and how, and sign it.
+"""Make the statement of a passed audit, and sign statements and exported checkpoints.
 
 A statement is in-toto with SLSA provenance (https://in-toto.io/Statement/v1,
-https://slsa.dev/provenance/v1): plain JSON, which the library of in-toto only validates, as a
-message of its own would turn every integer to a float. It is signed as a DSSE envelope by
-securesystemslib. An exported checkpoint is signed by model-signing, whose own command
-`python -m model_signing verify key` reads the signature too. Both take the same ECDSA keys; nothing
-asks a server.
+https://slsa.dev/provenance/v1). It is plain JSON, which in-toto's library only validates: its own
+messages would turn every integer into a float. securesystemslib signs it as a DSSE envelope.
+model-signing signs an exported checkpoint, so that its command `python -m model_signing verify key`
+can verify it. Both use the same ECDSA keys, and no server.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ BUILD_TYPE = "urn:seuf:unlearning:v1"
 BUILDER = "urn:seuf:kedro-dvc"
 MODEL_DIGEST = "SHA-256 over the SHA-256 of each tensor of the checkpoint, not of a file"
 WITHHELD = "withheld: a small set of records could be guessed from its digest"
-EVIDENCE = "evidence"  # the role of what stands behind a report
+EVIDENCE = "evidence"  # the role of files that a report relies on
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PRIVATE, PUBLIC = "seuf.key", "seuf.pub"
 SIGNATURE = "model.sig"  # as model-signing names it
@@ -49,34 +48,25 @@ def statement(report: Report, documents: Mapping[str, str] | None = None) -> dic
 
     Args:
         report: Of a passed audit.
-        documents: The texts that are handed on with it, by the names of their files.
+        documents: The texts that go with the statement, by file name.
 
     Raises:
-        InputError: If there is no delta, or a value that JSON or the specification does not know.
+        InputError: If a value is not allowed in JSON or by the specification.
     """
     delta = report["delta"]
-    if not delta:
-        raise InputError(
-            f"There is no delta of {report['method']} that a statement could be about."
-        )
-    model = (report.get("changes") or {}).get("model")
-    subjects = {delta["path"]: delta["sha256"], MODEL: model}
+    subjects = {delta["path"]: delta["sha256"], MODEL: report["changes"]["model"]}
     for name, text in (documents or {}).items():
         subjects[name] = hashlib.sha256(text.encode()).hexdigest()
     inputs = ("study", "method", "settings", "seed", "parameters", "request")
     made = {
         "_type": STATEMENT,
-        "subject": [
-            {"name": name, "digest": {"sha256": digest}}
-            for name, digest in subjects.items()
-            if digest
-        ],
+        "subject": [{"name": name, "digest": {"sha256": one}} for name, one in subjects.items()],
         "predicateType": PROVENANCE,
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {key: report.get(key) for key in inputs},
-                "internalParameters": {"experts": report.get("experts")},
+                "externalParameters": {key: report[key] for key in inputs},
+                "internalParameters": {"experts": report["experts"]},
                 "resolvedDependencies": list(_dependencies(report)),
             },
             "runDetails": {
@@ -88,15 +78,15 @@ def statement(report: Report, documents: Mapping[str, str] | None = None) -> dic
     }
     try:
         return validated(json.loads(json.dumps(made, allow_nan=False)))
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"No statement can be made of this report: {error}") from error
 
 
 @needs_extra()
 def validated(made: Any) -> dict[str, Any]:
-    """Return a statement that keeps to the specifications of in-toto and SLSA.
+    """Return a statement if it conforms to the specifications of in-toto and SLSA.
 
     Raises:
         ValueError: If it does not.
@@ -118,31 +108,29 @@ def validated(made: Any) -> dict[str, Any]:
 
 
 def _dependencies(report: Report) -> Iterator[dict[str, Any]]:
-    """Yield the base model, the code's commit, and each material; confidential ones by name."""
+    """Yield base model, commit, evidence and materials; confidential ones without a digest."""
     base = report["base"]
     notes = {"digestOf": MODEL_DIGEST, "model": base["name"], "files": base.get("files") or {}}
-    digest = {"digest": {"sha256": base["digest"]}} if base["digest"] else {}
-    yield {"name": "base_model", **digest, "annotations": notes}
-    if report.get("commit"):
-        commit = {"gitCommit": report["commit"]}
-        yield {"name": "code", "digest": commit, "annotations": {"clean": report["clean"]}}
-    for one in report.get("evidence") or []:
+    yield {"name": "base_model", "digest": {"sha256": base["digest"]}, "annotations": notes}
+    commit = {"gitCommit": report["commit"]}
+    yield {"name": "code", "digest": commit, "annotations": {"clean": report["clean"]}}
+    for one in report["evidence"]:
         notes = {"role": EVIDENCE, **{key: one[key] for key in ("entries",) if key in one}}
         yield {"name": one["path"], "digest": {"sha256": one["sha256"]}, "annotations": notes}
-    salted = {"saltedDigest": "externalParameters.request.digest"} if report.get("request") else {}
-    for one in report.get("materials") or []:
+    salted = {"saltedDigest": "externalParameters.request.digest"} if report["request"] else {}
+    for one in report["materials"]:
         if one["confidential"]:
             notes = {"role": one["role"], "confidential": True, "digest": WITHHELD, **salted}
             yield {"name": one["path"], "annotations": notes}
             continue
-        hashes = {kind: one[kind] for kind in ("sha256", "md5") if one.get(kind)}
+        hashes = {kind: one[kind] for kind in ("sha256", "md5") if one[kind]}
         notes = {"role": one["role"], "size": one["size"], "here": one["here"]}
-        yield {"name": one["path"], **({"digest": hashes} if hashes else {}), "annotations": notes}
+        yield {"name": one["path"], "digest": hashes, "annotations": notes}
 
 
 def _metadata(report: Report) -> dict[str, Any]:
     """Return when the delta was made, in whole seconds; nothing if no run was recorded."""
-    # here, as whoever verifies a statement needs no Kedro
+    # imported here, as verifying a statement needs no Kedro
     from seuf.audit.events import finished_on, run_id, started_on
     from seuf.audit.report import unlearn_run
 
@@ -160,12 +148,11 @@ def _metadata(report: Report) -> dict[str, Any]:
 def _byproducts(report: Report) -> Iterator[dict[str, Any]]:
     """Yield how each stage ran, then what the audit found.
 
-    The runs' outputs stay out: among them are the digests of confidential files.
+    The outputs of runs are left out: among them are digests of confidential files.
     """
     kept = ("started", "seconds", "commit", "clean", "environment")
-    for run in report.get("runs") or []:
-        notes = {key: run[key] for key in kept if key in run}
-        yield {"name": f"run {run['stage']}", "annotations": notes}
+    for run in report["runs"]:
+        yield {"name": f"run {run['stage']}", "annotations": {key: run[key] for key in kept}}
     told = ("verdict", "audited", "checks", "forgetting", "scores", "repository", "issued")
     notes = {key: report[key] for key in told if key in report}
     yield {"name": "audit", "annotations": notes}
@@ -176,7 +163,8 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
     """Return the files of a new ECDSA P-256 key pair, private and public, in PEM.
 
     Raises:
-        InputError: If a key is there already: it may be the only one that fits old signatures.
+        InputError: If there is a key already, which old signatures may need, or git would commit
+            the private one.
     """
     from securesystemslib.signer import CryptoSigner
 
@@ -201,12 +189,12 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
 
 @needs_extra()
 def fingerprint(private_key: Path) -> str:
-    """Return the id of a key, by which a signature names it: SHA-256 of the public key."""
+    """Return the id by which a signature names its key: SHA-256 of the public key."""
     return str(_signer(private_key).public_key.keyid)
 
 
 def would_be_committed(path: Path) -> bool:
-    """Return whether a file, that need not exist, is in a git repository that ignores it not."""
+    """Return whether a file, which need not exist, is in a git repository and not ignored there."""
     folder = next(one for one in path.absolute().parents if one.is_dir())
     command = ["git", "check-ignore", "--quiet", os.path.relpath(path.absolute(), folder)]
     try:
@@ -231,7 +219,7 @@ def open_envelope(content: Any, public_key: Path | None) -> dict[str, Any]:
     """Return the statement in an envelope. Without a key it is *not* verified, only read.
 
     Raises:
-        InputError: If it is no envelope of a statement, or was not signed so by that key.
+        InputError: If it is not the envelope of a statement, or its signature is not of that key.
     """
     envelope = _parsed(content)
     if envelope.payload_type != PAYLOAD_TYPE:
@@ -241,10 +229,10 @@ def open_envelope(content: Any, public_key: Path | None) -> dict[str, Any]:
         _verify(envelope, _public(public_key), public_key)
     try:
         return validated(strict_json(envelope.payload))
+    except InputError:
+        raise
     except (RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"What the envelope holds is no provenance statement: {error}") from error
+        raise InputError(f"The envelope holds no provenance statement: {error}") from error
 
 
 def _parsed(content: Any) -> Envelope:
@@ -264,7 +252,7 @@ def _parsed(content: Any) -> Envelope:
 
 
 def _verify(envelope: Envelope, key: SSlibKey, path: Path) -> None:
-    """Raise unless one of the signatures is that key's; the key id is only a hint."""
+    """Raise unless one of the signatures is of that key; a signature's key id is only a hint."""
     from securesystemslib.exceptions import UnverifiedSignatureError
     from securesystemslib.signer import SSlibKey
 
@@ -313,7 +301,7 @@ def _public(path: Path) -> SSlibKey:
 
 @needs_extra()
 def sign_folder(folder: Path, private_key: Path, signature: Path) -> None:
-    """Write the signature (a Sigstore bundle) over all files of a folder but those of git."""
+    """Write the signature, a Sigstore bundle, of all files of a folder but those of git."""
     from model_signing.signing import Config
 
     _signer(private_key)  # says what is wrong with a key
@@ -326,7 +314,7 @@ def sign_folder(folder: Path, private_key: Path, signature: Path) -> None:
 
 @needs_extra()
 def verify_folder(folder: Path, signature: Path, public_key: Path) -> None:
-    """Raise unless a folder holds exactly the files that were signed by that key.
+    """Check that a folder holds exactly the files that were signed with that key.
 
     Raises:
         InputError: If a file is missing, new or changed, or the signature is not of that key.
@@ -350,7 +338,7 @@ def _hashing(folder: Path, signature: Path) -> Hashing:
 
 @contextmanager
 def _errors_in_one_line(folder: Path, purpose: str) -> Iterator[None]:
-    """Turn what model-signing raises into an `InputError` of one line."""
+    """Turn the errors of model-signing into an `InputError` of one line."""
     from cryptography.exceptions import InvalidSignature
 
     try:

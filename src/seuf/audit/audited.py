@@ -1,7 +1,6 @@
-"""What is audited: a method of a study that has run.
+"""The method that is audited, and the stages behind its delta, read from dvc.lock.
 
-It is traced back through dvc.lock to all that its delta was made from; DVC's memory of what
-is in the workspace is not asked.
+DVC's own memory of what is in the workspace is not trusted.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kedro_dvc.disk import LockedFile, read_lock
 from kedro_dvc.evidence import EVIDENCE, read_erasures
@@ -22,6 +21,11 @@ from kedro_dvc.project import Study, dvc_file, for_dvc
 from kedro_dvc.stages import GUARD, node_of, stamp
 from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError
+
+if TYPE_CHECKING:
+    from seuf.audit.weights import WeightsChecked
+    from seuf.moe.deltas import Delta
+    from seuf.unlearning.settings import Experts
 
 CONFIDENTIAL = ("forget_set", "questions", "pretraining_texts", "passages", "reference_texts")
 OF_METHOD = ("delta", "scores", "timing", "chosen_layer", "trials")
@@ -75,7 +79,7 @@ def recorded_stages(lock: Path) -> dict[str, Stage]:
             and all(isinstance(one, dict) for one in values)
             and all(isinstance(key, str) for one in values for key in one)
         ):
-            raise InputError(f"{name} cannot be read: {stage_name} is no stage that has run.")
+            raise InputError(f"{name} cannot be read: {stage_name} is not a stage that has run.")
     return {
         name: Stage(name, stage.cmd, dict(stage.deps), dict(stage.outs), stage.params)
         for name, stage in stages.items()
@@ -114,10 +118,17 @@ def upstream(paths: Iterable[str], stages: Mapping[str, Stage]) -> list[Stage]:
 
 @dataclass(frozen=True)
 class AuditedMethod:
-    """A method of a study that has run; each fact is found when it is first asked for."""
+    """A method of a study that has run; each fact is read when it is first needed.
+
+    Attributes:
+        study: The study.
+        method: A name from its table of methods.
+        checkpoint: Folder of an exported checkpoint that is compared with base and delta too.
+    """
 
     study: Study
     method: str
+    checkpoint: Path | None = None
 
     @property
     def project(self) -> Path:
@@ -140,11 +151,11 @@ class AuditedMethod:
         return dict(methods[self.method])
 
     def require_delta(self) -> None:
-        """Raise unless the study keeps a delta of each method: one of repetitions does not."""
+        """Raise unless the study keeps deltas: one that only measures spread does not."""
         nodes = self.study.pipelines["__default__"].nodes
         if not any(f"{self.method}.delta" in node.outputs for node in nodes):
             raise InputError(
-                f"The study {self.study.name!r} keeps no deltas, as it only measures how scores "
+                f"The study {self.study.name!r} keeps no deltas, it only measures how scores "
                 "spread: there is nothing to audit."
             )
 
@@ -155,7 +166,7 @@ class AuditedMethod:
 
     @cached_property
     def recorded(self) -> dict[str, Stage]:
-        """All that the study's dvc.lock records, but for the guard, whose work is a check here."""
+        """All stages in the study's dvc.lock but the guard, which `check_lock` replaces."""
         stages, mark = recorded_stages(self.lock), stamp(self.study.name)
         for stage in stages.values():
             stage.deps.pop(mark, None)
@@ -167,8 +178,29 @@ class AuditedMethod:
         return upstream([self.path("delta")], self.recorded)
 
     @cached_property
+    def delta(self) -> Delta:
+        """The method's delta."""
+        from seuf.moe.deltas import Delta
+
+        return Delta.load(self.project / self.path("delta"))
+
+    @property
+    def experts(self) -> Experts:
+        """The (layer, expert) pairs that the delta says it was made of."""
+        return [(layer, expert) for layer, expert in self.delta.about.get("experts", [])]
+
+    @cached_property
+    def weights(self) -> WeightsChecked:
+        """The weights of base, delta and exported checkpoint, compared."""
+        from seuf.audit.weights import check_weights
+        from seuf.unlearning.settings import Method
+
+        method = Method.model_validate(self.settings)
+        return check_weights(self.base[1], self.delta, method, self.experts, self.checkpoint)
+
+    @cached_property
     def stages(self) -> list[Stage]:
-        """The stages that the delta comes from, then those that score it and report all scores."""
+        """The stages that the delta comes from, then those that score it and report the scores."""
         scored = upstream([self.path("scores")], self.recorded)
         producer_of = producers(self.recorded)
         reporting = [producer_of[p] for p in map(self.path, REPORTS) if p in producer_of]
@@ -176,12 +208,12 @@ class AuditedMethod:
         return list({stage.name: stage for stage in every}.values())
 
     def path(self, name: str) -> str:
-        """Return where a data set lies, from the project's root; the method's own by its kind."""
+        """Return where a data set lies, from the project's root; `delta` is this method's."""
         own = f"{self.method}.{name}" if name in OF_METHOD else name
         return str(self.study.dataset(own)["filepath"])
 
     def read(self, name: str) -> Any:
-        """Return a data set that is JSON, or JSON lines."""
+        """Return the content of a data set that is JSON, or JSON lines."""
         text = (self.project / self.path(name)).read_text(encoding="utf-8")
         if self.path(name).endswith(".jsonl"):
             return [json.loads(line) for line in text.split("\n") if line]
@@ -199,15 +231,15 @@ class AuditedMethod:
 
     @cached_property
     def digests(self) -> dict[str, Digests]:
-        """Digests of all that the stages read and wrote and that is here, by path."""
+        """Digests of all files that the stages read and wrote and that are here, by path."""
         paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
         read = digests(self.project / path for path in sorted(paths))
         return {path: read[self.project / path] for path in paths if self.project / path in read}
 
     def stamps(self) -> dict[str, tuple[int, ...]]:
-        """Return what changes when something that is audited is written, by file, as of now.
+        """Return what changes when an audited file is written: inode, size, times, links.
 
-        A link more or less to a file changes the time at the end, too, and its number of links.
+        Another link to a file changes the number of links and the last time, but no content.
         """
         paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
         paths |= {os.path.relpath(self.lock, self.project), f"{EVIDENCE}/{self.study.name}"}
@@ -220,12 +252,12 @@ class AuditedMethod:
 
     @cached_property
     def confidential(self) -> set[str]:
-        """Paths of data sets that hold what is to be forgotten: they may be erased."""
+        """Paths of the data sets that hold what is to be forgotten: these may be erased."""
         return confidential_paths(self.study)
 
     @cached_property
     def erased(self) -> dict[str, str]:
-        """When and for whom outputs were erased, in words, by path, as far as it is recorded.
+        """When and for which request an output was erased, in words, by path.
 
         Raises:
             InputError: If the record cannot be read.
@@ -252,27 +284,27 @@ class AuditedMethod:
         return words
 
     def why_missing(self, path: str) -> str:
-        """Return in words what became of a file that is not here."""
+        """Return in words why a file is missing, after its name."""
         if path in self.erased:
             return f"was {self.erased[path]}"
         if path in self.confidential:
-            return "is not here, and no erasure of it is recorded: `dvc pull` brings what is left"
-        return "is not here: `dvc pull` brings what was shared"
+            return "is missing, and no erasure is recorded: `dvc pull` brings what is left"
+        return "is missing: `dvc pull` brings what was shared"
 
     @cached_property
     def base(self) -> tuple[str, Path]:
-        """The base model's name, and the folder in which its checkpoint lies.
+        """The base model's name, and the folder of its checkpoint.
 
-        Of a model outside the project the folder's name alone: where it lies tells of a person.
+        A model outside the project is named by its folder alone: a path may name a person.
 
         Raises:
-            InputError: If it is not here.
+            InputError: If it is missing.
         """
         path = self.project / self.path("base_model")
         if not (path / REFERENCE).is_file():
             if not path.is_dir():
                 raise InputError(
-                    f"{self.path('base_model')} is not here: `dvc pull` brings it if a remote has "
+                    f"{self.path('base_model')} is missing: `dvc pull` brings it if a remote has "
                     f"it, `kedro dvc run --env {self.study.name}` makes it."
                 )
             return path.name, Path(os.path.relpath(path))
@@ -286,7 +318,7 @@ class AuditedMethod:
 def confidential_paths(study: Study) -> set[str]:
     """Return the paths of the data sets of a study that hold what is to be forgotten.
 
-    Those are the prepared sets, and what the catalog keeps in a remote of its own.
+    These are the prepared sets, and what the catalog keeps in a remote of its own.
     """
     whole = study.pipelines["__default__"]
     written = {name for node in whole.nodes for name in node.outputs}

@@ -1,4 +1,4 @@
-"""The bill of materials of an unlearned model: CycloneDX 1.6 with a model card (ML-BOM).
+"""Make the bill of materials of an unlearned model: CycloneDX 1.6 with a model card (ML-BOM).
 
 Confidential data sets are named without a digest, as a small set could be guessed from it.
 """
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from seuf.audit import needs_extra
-from seuf.audit.report import interval, known, unlearn_run
-from seuf.inputs import InputError
+from seuf.audit.forgetting_verdict import interval, known
+from seuf.audit.report import unlearn_run
 
 if TYPE_CHECKING:
     from cyclonedx.model import HashType, Property
@@ -31,17 +31,16 @@ Report = Mapping[str, Any]
 
 @needs_extra()
 def bom(report: Report) -> str:
-    """Return the bill as JSON; the same report gives the same bytes.
+    """Return the bill of a passed audit as JSON; the same report gives the same bytes.
 
     Raises:
-        InputError: If there is no delta, so that no model was made, or the extra is missing.
+        InputError: If the extra is missing.
     """
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.output.json import JsonV1Dot6
 
-    if not report["delta"]:
-        raise InputError(f"There is no delta of {report['method']} to make a bill of materials of.")
-    model, materials = _model(report), [*_base_and_delta(report), *_data(report), *_code(report)]
+    model = _model(report)
+    materials = [*_base_and_delta(report), *_data(report), *_packages(report)]
     bill = Bom(
         serial_number=uuid5(NAMESPACE_URL, f"urn:seuf:delta:{report['delta']['sha256']}"),
         metadata=BomMetaData(timestamp=datetime.fromisoformat(report["audited"]), component=model),
@@ -57,10 +56,9 @@ def bom(report: Report) -> str:
 def _model(report: Report) -> Component:
     from cyclonedx.model.component import Component, ComponentType
 
-    properties = {key: report.get(key) for key in ("study", "method", "verdict", "seed")}
-    properties |= {key: report.get(key) for key in ("experts", "settings")}
-    changes = report.get("changes") or {}
-    properties |= {f"parameters_{key}": changes.get(key) for key in ("changed", "total")}
+    told = ("study", "method", "verdict", "seed", "experts", "settings")
+    properties = {key: report[key] for key in told}
+    properties |= {f"parameters_{key}": report["changes"][key] for key in ("changed", "total")}
     return Component(
         name=f"{report['base']['name']}, after unlearning",
         type=ComponentType.MACHINE_LEARNING_MODEL,
@@ -99,19 +97,19 @@ def _data(report: Report) -> Iterator[Component]:
         )
 
 
-def _code(report: Report) -> Iterator[Component]:
+def _packages(report: Report) -> Iterator[Component]:
     """Yield the packages that the delta was made with."""
     from cyclonedx.model.component import Component
     from packageurl import PackageURL
 
-    environment = (unlearn_run(report) or {}).get("environment") or {}
-    for name, version in sorted(environment.get("packages", {}).items()):
+    run = unlearn_run(report)
+    for name, version in sorted(run["environment"]["packages"].items()) if run else ():
         purl = PackageURL("pypi", name=name, version=version)
         yield Component(name=name, version=version, bom_ref=f"package:{name}", purl=purl)
 
 
 def _data_sets(report: Report) -> list[Mapping[str, Any]]:
-    return [one for one in report.get("materials") or [] if one["role"] == "data"]
+    return [one for one in report["materials"] if one["role"] == "data"]
 
 
 def _reference(material: Mapping[str, Any]) -> str:
@@ -136,7 +134,7 @@ def _properties(values: Mapping[str, Any]) -> list[Property]:
 
 
 def _model_card(report: Report) -> dict[str, Any]:
-    scores = report.get("scores") or {}
+    scores = report["scores"]
     limits, chance = list(LIMITATIONS), scores.get("chance")
     if known(chance):
         limits.append(f"Guessing gives {chance} on the forget questions.")

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, Undefined
 
 from seuf.audit import FAIL, NOTE, PASS
-from seuf.audit.report import (
+from seuf.audit.forgetting_verdict import (
     NOT_JUDGED,
     NOT_REACHED,
     NOT_SHOWN,

@@ -1,4 +1,7 @@
-"""`kedro audit`: audit a method, verify a statement elsewhere, make keys, sign, send events."""
+"""`kedro audit`: audit a method, verify a statement elsewhere, make keys, sign, send events.
+
+The checks of an audit are listed in `report.CHECKS`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from seuf.inputs import InputError
 
 if TYPE_CHECKING:
     from seuf.audit import Check
-    from seuf.audit.audited import AuditedMethod
 
 FILE = UserPath()
 ENV = click.option("--env", metavar="STUDY", default="base", help="A folder of conf/.")
@@ -44,10 +46,10 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 class MethodOrCommand(click.Group):
-    """A group whose first argument is one of its commands, or else a method to be audited."""
+    """A group whose first argument is one of its commands, or else a method to audit."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Send what names no command to the audit itself."""
+        """Take a first argument that names no command as a method."""
         if args and args[0] not in {*self.commands, *self.get_help_option_names(ctx)}:
             args = ["method", *args]
         return super().parse_args(ctx, args)
@@ -72,14 +74,14 @@ def audit() -> None:
 @click.argument("name", metavar="METHOD")
 @ENV
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
-@click.option("--request", metavar="ID", help="The request that the method has served.")
-@click.option("--checkpoint", type=FILE, help="An exported checkpoint to be compared with it too.")
+@click.option("--request", metavar="ID", help="The request that the method serves.")
+@click.option("--checkpoint", type=FILE, help="An exported checkpoint to compare too.")
 @click.option("--replay", is_flag=True, help="Unlearn again, and compare the deltas byte by byte.")
-@click.option("--out", type=FILE, help="Write report, statement, ML-BOM and certificate here.")
+@click.option("--out", type=FILE, help="Folder for report, statement, ML-BOM and certificate.")
 @click.option("--sign", "key", type=FILE, help="Private key for the statement; with --out.")
 @click.option("--issuer", help="Who answers for the certificate; with --out.")
-@click.option("--since", type=FILE, help="A statement signed before: what is no longer as it was?")
-@click.option("--key", "public", type=FILE, help="Public key of who signed it; with --since.")
+@click.option("--since", type=FILE, help="An earlier signed statement to compare with.")
+@click.option("--key", "public", type=FILE, help="Public key of its signer; with --since.")
 def method(
     name: str,
     env: str,
@@ -93,7 +95,7 @@ def method(
     since: Path | None,
     public: Path | None,
 ) -> None:
-    """Walk back from a method's delta and compare all weights.
+    """Check where a method's delta comes from, its weights and its scores.
 
     Every byte is hashed again. One line a check; exit code 1 if one fails.
 
@@ -102,9 +104,7 @@ def method(
     from kedro_dvc.project import load_study
     from seuf.audit import Check
     from seuf.audit.audited import AuditedMethod
-    from seuf.audit.report import audit, first_cause, with_checks, with_request, write_documents
-    from seuf.audit.requests import reported_request
-    from seuf.audit.since import check_since
+    from seuf.audit.report import audit, first_cause, with_checks
 
     if as_json:
         require_clean_stdout()
@@ -120,16 +120,25 @@ def method(
                 raise InputError(f"{option} {path}: there is no such file.")
         if checkpoint is not None and not checkpoint.is_dir():
             raise InputError(f"--checkpoint {checkpoint}: there is no such folder.")
+        project = Path.cwd()
         if request is not None:
-            reported_request(Path.cwd(), request)
-        audited = AuditedMethod(load_study(Path.cwd(), env), name)
-        report = audit(audited, checkpoint)
+            from seuf.audit.requests import reported_request
+
+            reported_request(project, request)  # refuses an unknown one before the audit
+        audited = AuditedMethod(load_study(project, env), name, checkpoint)
+        report = audit(audited)
         if replay:
+            from seuf.audit.replay import check_replay
+
             report = with_checks(report, [check_replay(audited)])
         if request is not None:
-            report = with_request(report, audited.project, request)
+            from seuf.audit.cross_checks import with_request
+
+            report = with_request(report, project, request)
         if since and public:
-            report = with_checks(report, [check_since(report, audited.project, since, public)])
+            from seuf.audit.cross_checks import check_since
+
+            report = with_checks(report, [check_since(report, project, since, public)])
         if as_json:
             click.echo(json.dumps(report, indent=1, sort_keys=True))
         else:
@@ -137,41 +146,27 @@ def method(
             click.echo("forgetting: {verdict}: {text}".format(**report["forgetting"]))
             cause = first_cause(report)
             click.echo(f"{report['verdict']}: {cause}" if cause else report["verdict"])
-        for path in write_documents(report, out, key, issuer) if out else ():
-            click.echo(f"wrote {path}", err=True)
+        if out:
+            from seuf.audit.documents import write_documents
+
+            for path in write_documents(report, out, key, issuer):
+                click.echo(f"wrote {path}", err=True)
     sys.exit(report["verdict"] != "PASS")
-
-
-def check_replay(audited: AuditedMethod) -> Check:
-    """Return the check of a replay in a folder of its own; one that cannot be made has failed."""
-    from tempfile import TemporaryDirectory
-
-    from seuf.audit import failed
-    from seuf.audit.replay import NAME, replay
-
-    try:
-        with TemporaryDirectory() as folder:
-            return replay(audited.study, audited.method, Path(folder))[0]
-    except InputError as error:  # the forget set may be erased
-        erased = [path for path in audited.lineage[-1].deps if path in audited.erased]
-        gone = [path for path in erased if not (audited.project / path).exists()]
-        why = f"{gone[0]} {audited.why_missing(gone[0])}" if gone else str(error)
-        return failed(NAME, f"the delta cannot be made again: {why}")
 
 
 @audit.command()
 @click.argument("file", type=FILE)
 @click.option("--certificate", type=FILE, help="The page; by default the one beside the statement.")
-@click.option("--key", type=FILE, help="Public key of who is trusted to have signed it.")
-@click.option("--delta", type=FILE, help="The delta that it should be about.")
+@click.option("--key", type=FILE, help="Public key of the trusted signer.")
+@click.option("--delta", type=FILE, help="The delta that the statement is about.")
 @click.option("--base", type=FILE, help="Folder of the base model.")
 @click.option("--checkpoint", type=FILE, help="Folder of an exported model.")
 def verify(file: Path, **given: Path | None) -> None:
     """Check a statement against delta and base model.
 
-    Neither project nor data are needed. PASS, exit code 0, only if it is signed with --key and all
-    that it names was compared. Exit code 1 if a check fails, 2 if nothing failed but something was
-    left out.
+    Neither project nor data are needed. PASS, exit code 0, if the statement is signed with --key
+    and everything in it was compared. Exit code 1 if a check fails, 2 if none fails but something
+    was left out.
 
     Example: seuf-verify statement.json --key seuf.pub --delta delta.safetensors --base BASE
     """
@@ -189,9 +184,9 @@ def verify(file: Path, **given: Path | None) -> None:
 @audit.command()
 @click.argument("folder", type=FILE)
 def keys(folder: Path) -> None:
-    """Make a pair of keys, to sign statements and verify them.
+    """Make a key pair to sign and verify statements.
 
-    The private one, seuf.key, signs; seuf.pub verifies, and may be given to anyone.
+    The private key, seuf.key, signs; the public key, seuf.pub, verifies and may be given away.
 
     Example: kedro audit keys keys
     """
@@ -208,7 +203,7 @@ def keys(folder: Path) -> None:
 def sign(folder: Path, key: Path) -> None:
     """Sign all files of an exported model.
 
-    The signature is written beside them, model.sig.
+    The signature is written beside them as model.sig.
 
     Example: kedro audit sign models/without-17 --key keys/seuf.key
     """
@@ -225,7 +220,7 @@ def sign(folder: Path, key: Path) -> None:
 def events(to: str, env: str) -> None:
     """Send the runs of a study as OpenLineage events.
 
-    TO is a file, to which they are appended, or a URL.
+    TO is a file, to which the events are appended, or a URL.
 
     Example: kedro audit events runs.ndjson --env tofu
     """
@@ -236,8 +231,8 @@ def events(to: str, env: str) -> None:
     with exit_on_input_error():
         study = load_study(Path.cwd(), env)
         runs = recorded_runs(Path.cwd(), env)
-        place = to if "://" in to else str(UserPath().convert(to, None, None))
-        number = emit(runs, env, place, confidential_paths(study))
+        target = to if "://" in to else str(FILE.convert(to, None, None))
+        number = emit(runs, env, target, confidential_paths(study))
     click.echo(f"{number} events to {to}")
 
 

@@ -1,10 +1,13 @@
-"""Check the way back from a delta: commit, dvc.yaml, dvc.lock, each edge, each byte, each run."""
+"""Check where a delta comes from: commit, dvc.yaml and dvc.lock, every input, byte and run.
+
+Each function is one check of `report.CHECKS`, which says what it proves.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,32 +27,31 @@ from seuf.audit.audited import REPORTS, AuditedMethod, Stage, producers
 
 CLOCKS = timedelta(minutes=5)  # by which clocks of machines may differ
 SHA1 = 40  # hexadecimal digits of an object's name in git; repositories may have SHA-256
-LINK = "120000"  # git's mode of one
-# endings of what decides a result though git may be told to ignore it
-READ = {".json", ".lock", ".py", ".so", ".toml", ".yaml", ".yml"}
+LINK = "120000"  # git's mode of a symbolic link
+# suffixes of files that decide a result, even where git ignores them
+DECISIVE = {".json", ".lock", ".py", ".so", ".toml", ".yaml", ".yml"}
 CREDENTIALS = "credentials"  # in the name of a file that is in no commit on purpose
 
 
-def commit(audited: AuditedMethod) -> Iterator[Check]:
+def check_commit(audited: AuditedMethod) -> Iterator[Check]:
     """Check that code, configuration, lock and evidence are as they were committed."""
     project, name = audited.project, audited.study.name
     lock = os.path.relpath(audited.lock, project)
-    looked_at = [*DECIDING, lock, f"{EVIDENCE}/{name}/runs", erasures_file(name)]
+    patterns = [*DECIDING, lock, f"{EVIDENCE}/{name}/runs", erasures_file(name)]
     try:
         head = git(project, "rev-parse", "--verify", "HEAD").strip()
         how = ("--porcelain", "--untracked-files=all", "--no-renames", "-z")
-        status = git(project, "status", *how, "--", *looked_at)
-        flagged = git(project, "ls-files", "-v", "-z", "--", *looked_at)
+        status = git(project, "status", *how, "--", *patterns)
+        flagged = git(project, "ls-files", "-v", "-z", "--", *patterns)
     except WorkflowError as error:
-        yield failed("commit", f"nothing says which code this is: {error}")
+        yield failed("commit", f"the commit cannot be read: {error}")
         return
-    changed = [line[3:] for line in status.split("\0") if line] or unlike_commit(
-        project, head, looked_at
-    )
-    # of these git does not say whether they have changed (`update-index --assume-unchanged`)
-    overlooked = [line[2:] for line in flagged.split("\0") if line[:1] not in ("", "H")]
-    if overlooked:
-        yield failed("commit", f"git is told to overlook {listed(overlooked)}")
+    # `git update-index --assume-unchanged` or `--skip-worktree`
+    unwatched = [line[2:] for line in flagged.split("\0") if line[:1] not in ("", "H")]
+    if unwatched:
+        yield failed("commit", f"git is set to ignore changes of {listed(unwatched)}")
+    changed = [line[3:] for line in status.split("\0") if line]
+    changed = changed or unlike_commit(project, head, patterns)
     if changed:
         yield failed("commit", f"{listed(changed)} not as in commit {head[:12]}: commit it first")
     else:
@@ -59,16 +61,15 @@ def commit(audited: AuditedMethod) -> Iterator[Check]:
 
 
 def unlike_commit(project: Path, commit: str, patterns: Sequence[str]) -> list[str]:
-    """Return the files that are not those of a commit to the byte, whatever git is told.
+    """Return the files that differ from those of a commit, without asking `git status`.
 
-    A filter, a monitor of files or a list of what is to be ignored, each a line in git's own
-    configuration, makes `git status` say nothing of a change. A link is as good as the file that it
-    leads to, which has to be of the commit too.
+    A filter, a file monitor or an exclude list in git's own configuration can hide a change from
+    `git status`. A link counts as committed if the file that it leads to is committed too.
 
     Args:
         project: The project's root.
-        commit: The one to be compared with.
-        patterns: Files, folders with all that is in them, and patterns of paths, from the root.
+        commit: The commit.
+        patterns: Files, whole folders, and glob patterns, from the root.
     """
     blobs = dict[str, tuple[str, str]]()
     for line in git(project, "ls-tree", "-r", "-z", commit).split("\0"):
@@ -81,16 +82,22 @@ def unlike_commit(project: Path, commit: str, patterns: Sequence[str]) -> list[s
         for pattern in patterns
         for path in project.glob(pattern)
         for file in (path, *path.rglob("*"))
-        if file.is_symlink() or (file.is_file() and file.suffix in READ)
+        if file.is_symlink() or (file.is_file() and file.suffix in DECISIVE)
     }
     here = {str(file.relative_to(project)) for file in files}
     ours = {name for name in here if CREDENTIALS not in name and IGNORED not in Path(name).parts}
     ours |= {name for name in blobs if any(Path(name).is_relative_to(one) for one in patterns)}
-    return sorted(name for name in ours if not _is_of(project, name, blobs))
+    return sorted(name for name in ours if not _is_committed(project, name, blobs))
 
 
-def _is_of(project: Path, name: str, blobs: Mapping[str, tuple[str, str]]) -> bool:
-    """Return whether a file is one of a commit's; a link, whether what it leads to is, too."""
+def _is_committed(project: Path, name: str, blobs: Mapping[str, tuple[str, str]]) -> bool:
+    """Return whether a file is as in a commit, and if it is a link, its target too.
+
+    Args:
+        project: The project's root.
+        name: Path of the file from there.
+        blobs: Mode and digest of each file in the commit.
+    """
     path, root, (mode, digest) = project / name, project.resolve(), blobs.get(name, ("", ""))
     linked = path.is_symlink()
     if linked != (mode == LINK) or not path.is_file():
@@ -99,14 +106,16 @@ def _is_of(project: Path, name: str, blobs: Mapping[str, tuple[str, str]]) -> bo
     named = hashlib.sha1 if len(digest) == SHA1 else hashlib.sha256
     if named(b"blob %d\0" % len(content) + content).hexdigest() != digest:
         return False
-    to = path.resolve()
-    return not linked or (
-        to.is_relative_to(root) and _is_of(project, str(to.relative_to(root)), blobs)
+    if not linked:
+        return True
+    target = path.resolve()
+    return target.is_relative_to(root) and _is_committed(
+        project, str(target.relative_to(root)), blobs
     )
 
 
-def pipeline(audited: AuditedMethod) -> Iterator[Check]:
-    """Check that dvc.yaml is what the project makes, and dvc.lock what dvc.yaml asks for."""
+def check_lock(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that dvc.yaml is what the project makes, and that dvc.lock is a run of it."""
     file = dvc_file(audited.study.name)
     if changes(audited.study):
         yield failed("dvc.yaml", f"{file} is behind the project: run `kedro dvc sync`")
@@ -130,14 +139,15 @@ def pipeline(audited: AuditedMethod) -> Iterator[Check]:
     ]
     differences += [text for one in audited.stages for text in changed_values(one, audited.project)]
     if differences:
-        yield failed("lock", f"dvc.lock is not of this dvc.yaml: {differences[0]}")
+        yield failed("lock", f"dvc.lock is not a run of this dvc.yaml: {differences[0]}")
     else:
         number = counted(len(audited.stages), "stage")
-        yield passed("lock", f"command, inputs, outputs and parameters of {number} as asked for")
+        text = f"command, inputs, outputs and parameters of {number} are those of dvc.yaml"
+        yield passed("lock", text)
 
 
-def edges(audited: AuditedMethod) -> Iterator[Check]:
-    """Check that each stage read what the one before it has written."""
+def check_edges(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that each stage read what the stage before it had written."""
     producer_of, number, broken = producers(audited.recorded), 0, list[str]()
     for stage in audited.stages:
         for path, file in stage.deps.items():
@@ -146,16 +156,20 @@ def edges(audited: AuditedMethod) -> Iterator[Check]:
                 continue
             number += 1
             if producer.outs[path] != file:
-                broken.append(f"{stage.name} read another {path} than {producer.name} has written")
+                broken.append(f"{stage.name} read another {path} than {producer.name} wrote")
     if broken:
         yield failed("lineage", listed(broken))
     else:
         behind = counted(len(audited.lineage), "stage")
-        yield passed("lineage", f"{behind} behind the delta; all {number} edges join")
+        text = f"{behind} behind the delta; {number} inputs are as their stages wrote them"
+        yield passed("lineage", text)
 
 
-def contents(audited: AuditedMethod) -> Iterator[Check]:
-    """Compare the bytes of all that was read and written with dvc.lock."""
+def check_bytes(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that all files that the stages read and wrote have their MD5 and size in dvc.lock.
+
+    Files that may be erased, as they hold what is to be forgotten, are noted if they are gone.
+    """
     recorded = {
         path: file
         for stage in audited.stages
@@ -172,20 +186,22 @@ def contents(audited: AuditedMethod) -> Iterator[Check]:
     missing = [path for path in recorded if path not in audited.digests]
     lost = [path for path in missing if path not in audited.confidential]
     if lost:
-        yield failed("bytes", f"{listed(lost)} not here: `dvc pull` brings what was shared")
+        yield failed("bytes", f"{listed(lost)} missing: `dvc pull` brings what was shared")
     gone = dict[str, list[str]]()
     for path in missing:
         if path in audited.confidential:
-            why = audited.erased.get(path, "no longer here, and no erasure of it is recorded")
+            why = audited.erased.get(path, "missing, and no erasure is recorded")
             gone.setdefault(why, []).append(path)
     for why, paths in gone.items():
-        yield noted("erased", f"{listed(paths)} can no longer be read, known by hash alone: {why}")
+        yield noted(
+            "erased", f"{listed(paths)} can no longer be read, only the hash is known: {why}"
+        )
     size = sum(one.size for one in audited.digests.values())
     yield passed("bytes", f"{counted(len(audited.digests), 'file')}, {gigabytes(size)} read")
 
 
-def cache(audited: AuditedMethod) -> Iterator[Check]:
-    """Compare the objects of DVC's cache that outputs consist of with their names."""
+def check_cache(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that the objects of the outputs in DVC's cache have the MD5 that names them."""
     from dvc.repo import Repo
 
     from kedro_dvc.disk import object_path, objects_of
@@ -200,13 +216,13 @@ def cache(audited: AuditedMethod) -> Iterator[Check]:
         found = read.get(object_path(folder, name))
         if found is not None and found.md5 != name.removesuffix(DIRECTORY):
             yield failed("cache", f"object {name} in DVC's cache is not what its name says")
-    yield passed("cache", f"{counted(len(read), 'object')} in DVC's cache as named")
+    yield passed("cache", f"{counted(len(read), 'object')} in DVC's cache match their names")
 
 
-def runs(audited: AuditedMethod) -> Iterator[Check]:
-    """Compare the outputs with what was recorded of them when they were made, by SHA-256.
+def check_runs(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that the outputs have the SHA-256 that was recorded when they were made.
 
-    Those that hold seconds are in no record, so that a record outlives a run that only repeats it.
+    Outputs that hold seconds are in no record: a repeated run would change them.
     """
     left_out = audited.study.not_reproducible()
     for stage in audited.stages:
@@ -214,70 +230,67 @@ def runs(audited: AuditedMethod) -> Iterator[Check]:
         try:
             record = read_record(audited.project, audited.study.name, stage.node)
         except (ValueError, KeyError, TypeError) as error:
-            yield failed("runs", f"the record of {stage.name} cannot be trusted: {error}")
+            yield failed("runs", f"the record of {stage.name} is not valid: {error}")
             continue
         if record is None:
-            yield failed("runs", f"nothing records the run of {stage.name}: {repeat}")
+            yield failed("runs", f"{stage.name} has no record of its run: {repeat}")
             continue
         if record["node"] != stage.node:
             yield failed("runs", f"the record of {stage.name} is of {record['node']!r}")
         started, lasted = datetime.fromisoformat(record["started"]), record["seconds"]
         if started > datetime.now(UTC) + CLOCKS - timedelta(seconds=lasted):
-            yield failed("runs", f"{stage.name} is said to have run at no time that has been")
+            yield failed("runs", f"the record of {stage.name} ends in the future")
         if not record["clean"]:
-            what = f"{stage.name} ran with changes that were in no commit"
+            what = f"{stage.name} ran with uncommitted changes"
             yield failed("runs", f"{what}: commit them, then {repeat}")
-        if not _is_of_torch(record["environment"].get("torch")):
-            yield failed("runs", f"the record of {stage.name} tells of torch what cannot be")
+        if not _is_valid_torch(record["environment"].get("torch")):
+            yield failed("runs", f"the record of {stage.name} has an invalid number of threads")
         if other := record["outputs"].keys() - stage.outs.keys():
-            yield failed("runs", f"the record of {stage.name} has {listed(other)}, no output of it")
+            yield failed("runs", f"the record of {stage.name} has {listed(other)}, not its output")
         for path in stage.outs:
             read = audited.digests.get(path) if path not in left_out else None
             if read and record["outputs"].get(path) != read.sha256:
-                what = f"{path} is not what the run of {stage.name} has recorded"
+                what = f"{path} is not what the run of {stage.name} recorded"
                 yield failed("runs", f"{what}: {repeat}")
     number = counted(len(audited.stages), "stage")
-    yield passed("runs", f"outputs of {number} are by SHA-256 what their runs recorded")
+    yield passed("runs", f"outputs of {number} have the SHA-256 that their runs recorded")
 
 
-def origin(audited: AuditedMethod) -> Iterator[Check]:
-    """Check that the commits which the runs recorded hold the code and parameters of now.
+def check_origin(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that the recorded commits hold the code and parameters that the stages have now.
 
-    A commit that is not here proves nothing: the clone may be shallow, or its history squashed.
+    A missing commit is only noted: the clone may be shallow, or its history squashed.
     """
-    unknown, wrong, compared = dict[str, list[str]](), False, 0
+    unknown, compared = dict[str, list[str]](), 0
     for stage, record in _readable_records(audited):
         commit = str(record["commit"])
         watched = watched_by(audited.project, audited.study.name, stage.node)
         if not COMMIT.fullmatch(commit):
-            yield failed("origin", f"the run of {stage.name} has recorded no commit: {commit!r}")
-            wrong = True
+            yield failed("origin", f"the record of {stage.name} names no commit, but {commit!r}")
         elif not _is_here(audited.project, commit):
             unknown.setdefault(commit[:12], []).append(stage.name)
         elif watched is not None and watched.edited_since(commit, audited.project):
-            text = f"{stage.name} has other code or parameters than commit {commit[:12]}, from"
-            yield failed(
-                "origin", f"{text} which it is said to have run: {_repeat(audited, stage)}"
-            )
-            wrong = True
+            text = f"{stage.name} has other code or parameters than commit {commit[:12]}"
+            text += f", which its record names: {_repeat(audited, stage)}"
+            yield failed("origin", text)
         else:
             compared += 1
-            yield from _doubts(audited, stage, record)
+            yield from _doubts_about_commit(audited, stage, record)
     for short, names in unknown.items():
-        text = f"commit {short} is not here, the clone is shallow or its history was rewritten"
+        text = f"commit {short} is missing, the clone is shallow or its history was rewritten"
         yield noted("origin", f"{text}: the code that {listed(names)} ran with was not compared")
-    if compared and not wrong:
+    if compared:
         text = f"code and parameters of {counted(compared, 'stage')} are those of the commits"
         yield passed("origin", f"{text} from which they ran")
 
 
-def _doubts(audited: AuditedMethod, stage: Stage, record: Record) -> Iterator[Check]:
-    """Yield what of a run does not fit to the commit from which it is said to have begun."""
+def _doubts_about_commit(audited: AuditedMethod, stage: Stage, record: Record) -> Iterator[Check]:
+    """Note a run that began before its commit was made, and a study that had another name then."""
     project, at, name = audited.project, record["commit"], audited.study.name
     shown = git(project, "show", "--no-show-signature", "--no-patch", "--format=%cI", at)
     committed = datetime.fromisoformat(shown.strip())
     if datetime.fromisoformat(record["started"]) < committed - CLOCKS:
-        text = f"{stage.name} is said to have begun on {record['started']}, before commit {at[:12]}"
+        text = f"the record of {stage.name} begins on {record['started']}, before commit {at[:12]}"
         yield noted("origin", f"{text} was made, on {committed.isoformat()}")
     if stage.name != audited.lineage[-1].name:
         return
@@ -292,21 +305,21 @@ def _doubts(audited: AuditedMethod, stage: Stage, record: Record) -> Iterator[Ch
         yield noted("origin", f"the study was called {called!r} when {stage.name} ran, not {now!r}")
 
 
-def surroundings(audited: AuditedMethod) -> Iterator[Check]:
-    """Remark where records disagree: on threads with the settings, on the machine among them."""
+def note_machines(audited: AuditedMethod) -> Iterator[Check]:
+    """Note runs with other threads than their settings ask for, or on several kinds of machine."""
     places = dict[str, list[str]]()
     behind = {stage.name for stage in audited.lineage}
     for stage, record in _readable_records(audited):
-        found = record["environment"]
-        facts = found.get("torch")
+        environment = record["environment"]
+        facts = environment.get("torch")
         ran_with = facts.get("threads") if isinstance(facts, dict) else None
-        asked = set(_threads(stage))
-        if ran_with is not None and asked and ran_with not in [*asked]:
+        asked = list(_threads(stage))
+        if ran_with is not None and asked and ran_with not in asked:
             text = f"{stage.name} ran with {ran_with} threads, by its record; its settings ask for"
-            yield noted("threads", f"{text} {' or '.join(map(str, sorted(asked)))}")
+            yield noted("threads", f"{text} {' or '.join(map(str, sorted({*asked})))}")
         if stage.name in behind:
-            torch = found["packages"].get("torch", "none")
-            place = f"Python {found['python']}, torch {torch}, {found['processor']}"
+            torch = environment["packages"].get("torch", "none")
+            place = f"Python {environment['python']}, torch {torch}, {environment['processor']}"
             places.setdefault(place, []).append(stage.name)
     if len(places) > 1:
         text = "; ".join(f"{listed(names)} on {place}" for place, names in places.items())
@@ -314,7 +327,7 @@ def surroundings(audited: AuditedMethod) -> Iterator[Check]:
 
 
 def record_of(audited: AuditedMethod, stage: Stage) -> Record | None:
-    """Return the record of a stage's run; None of those for which `runs` has failed."""
+    """Return the record of a stage's run; None if it is missing or not valid: `runs` has failed."""
     try:
         return read_record(audited.project, audited.study.name, stage.node)
     except (ValueError, KeyError, TypeError):
@@ -322,21 +335,21 @@ def record_of(audited: AuditedMethod, stage: Stage) -> Record | None:
 
 
 def _readable_records(audited: AuditedMethod) -> Iterator[tuple[Stage, Record]]:
-    """Yield the stages with their records; of those without one `runs` tells."""
+    """Yield the stages that have a valid record, with it."""
     for stage in audited.stages:
         if (record := record_of(audited, stage)) is not None:
             yield stage, record
 
 
-def _is_of_torch(facts: Any) -> bool:
-    """Return whether a record's facts of torch, if it has some, are such."""
+def _is_valid_torch(facts: Any) -> bool:
+    """Return whether a record's facts about torch are missing, or have a valid thread count."""
     threads = facts.get("threads") if isinstance(facts, dict) else 0
     whole = isinstance(threads, int) and not isinstance(threads, bool) and threads > 0
     return facts is None or threads is None or whole
 
 
 def _threads(stage: Stage) -> Iterator[int]:
-    """Yield the numbers of threads in the settings that a stage ran with."""
+    """Yield the thread counts in the settings that a stage ran with."""
     for values in stage.params.values():
         for key, value in values.items():
             if isinstance(value, dict) and isinstance(value.get("threads"), int):
@@ -358,22 +371,10 @@ def _repeat(audited: AuditedMethod, stage: Stage) -> str:
     return f"`dvc repro --force --single-item {dvc_file(audited.study.name)}:{stage.name}`"
 
 
-CHECKS: tuple[Callable[[AuditedMethod], Iterator[Check]], ...] = (
-    commit,
-    pipeline,
-    edges,
-    contents,
-    cache,
-    runs,
-    origin,
-    surroundings,
-)
-
-
 def declared_stages(file: Path) -> dict[str, Stage]:
-    """Return the stages that a generated dvc.yaml declares, each item of a matrix by itself.
+    """Return the stages that a dvc.yaml declares, by name, each item of a matrix by itself.
 
-    None if it is missing.
+    A missing file declares none.
     """
     declared = {}
     content = load_yaml(file) if file.is_file() else {"stages": {}}

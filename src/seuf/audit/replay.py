@@ -1,13 +1,14 @@
-"""Unlearn once more from the recorded inputs, and compare the new delta with the recorded one.
+"""Unlearn again from the recorded inputs, and compare the new delta with the recorded one.
 
-In one thread of a CPU a run is the same to the byte, and so it is on one GPU as `kedro run` sets
-it, see `seuf.determinism`. In several threads, on another kind of processor or with another version
-of torch sums are made in another order, and two runs of one method differ.
+In one CPU thread two runs are equal to the byte, and so they are on one GPU as `kedro run` sets it
+(`seuf.determinism`). With several threads, another kind of processor or another version of torch,
+sums are made in another order and two runs differ.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kedro.framework.session import KedroSession
@@ -19,31 +20,46 @@ from kedro_dvc.evidence import read_record
 from kedro_dvc.project import Study
 from kedro_dvc.records import machine
 from seuf.audit import Check, failed, passed
+from seuf.audit.audited import AuditedMethod
 from seuf.determinism import set_deterministic
 from seuf.inputs import InputError
 from seuf.moe.deltas import Delta
 from seuf.moe.names import paths_of_keys, tensor_at, to_checkpoint
 
-# Of the change itself, not of the weights: these are so near their base that a delta which changes
-# nothing would pass. Where the order of sums is free, two runs of 100 steps in bfloat16 differ by
-# up to 0.064, and runs with two seeds by 0.59 at least (`python -m bench.replays
-# --no-deterministic`).
+# Share of the change, not of the weights: these are so near the base's that a delta of nothing
+# would pass. Where the order of sums is free, two runs of 100 steps in bfloat16 differ by up to
+# 0.064, and runs with two seeds by at least 0.59 (`python -m bench.replays --no-deterministic`).
 TOLERANCE = 0.15
 NAME = "replay"
 
 
-def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
-    """Return if a method's delta can be made again, and the delta that was made.
+def check_replay(audited: AuditedMethod) -> Check:
+    """Check that the delta can be made again; a replay that cannot be made fails.
 
-    Nothing of the project is written.
+    Catches a delta that was forged together with lock, record and commit.
+    """
+    try:
+        with TemporaryDirectory() as folder:
+            return replay(audited.study, audited.method, Path(folder))[0]
+    except InputError as error:  # the forget set may be erased
+        erased = [path for path in audited.lineage[-1].deps if path in audited.erased]
+        gone = [path for path in erased if not (audited.project / path).exists()]
+        why = f"{gone[0]} {audited.why_missing(gone[0])}" if gone else str(error)
+        return failed(NAME, f"the delta cannot be made again: {why}")
+
+
+def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
+    """Make a method's delta again, and return how it compares with the recorded one, and its file.
+
+    Nothing in the project is written.
 
     Args:
         study: Has run; its project is the working directory.
-        method: Of its table of methods.
-        folder: Gets the new delta.
+        method: A name from its table of methods.
+        folder: Where the new delta is written.
 
     Raises:
-        InputError: If there is no such method, it has not run, or an input is not here.
+        InputError: If there is no such method, it has not run, or an input is missing.
     """
     output = f"{method}.delta"
     node = next((n for n in study.pipelines["unlearning"].nodes if output in n.outputs), None)
@@ -63,13 +79,13 @@ def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
 
 
 def compare_deltas(path: Path, recorded: Path, base: nn.Module, exact: bool) -> Check:
-    """Return if a delta is the recorded one: to the byte, or else within `TOLERANCE`.
+    """Check that a delta is the recorded one: to the byte, or else within `TOLERANCE`.
 
     Args:
         path: The delta that was made again.
         recorded: The one that the study keeps.
         base: The model that both belong to.
-        exact: Whether sums are made in the order of then: in one thread of that kind of CPU.
+        exact: Whether bytes must be equal, as both were made in one thread of one kind of CPU.
     """
     if path.read_bytes() == recorded.read_bytes():
         return passed(NAME, f"made again, {recorded} is equal to the byte")
@@ -82,10 +98,10 @@ def compare_deltas(path: Path, recorded: Path, base: nn.Module, exact: bool) -> 
     differences = relative_differences(made, kept, base_tensors(base, kept))
     key = max(differences, key=lambda one: differences[one], default="")
     if not differences or differences[key] == 0:
-        return failed(NAME, f"made again, {recorded} has these tensors, but other bytes")
+        return failed(NAME, f"made again, {recorded} has equal tensors, but other bytes")
     largest = f"{key} by {differences[key]:.2g} of its change"
     if not exact and differences[key] <= TOLERANCE:
-        return passed(NAME, f"made again, tensors differ by what rounding does, most {largest}")
+        return passed(NAME, f"made again, tensors differ only by rounding, at most {largest}")
     allowed = "" if exact else f"; {TOLERANCE:g} is allowed"
     return failed(NAME, f"made again, {recorded} is another one: it differs in {largest}{allowed}")
 
@@ -94,8 +110,8 @@ def relative_differences(made: Delta, recorded: Delta, base: dict[str, Tensor]) 
     """Return how far two deltas differ in each tensor, as a share of the recorded change.
 
     Args:
-        made: Holds the same keys as the other.
-        recorded: The one that is believed.
+        made: Has the same keys as the recorded one.
+        recorded: The recorded delta.
         base: The base's tensors, by key.
     """
     shares = {}
@@ -108,7 +124,7 @@ def relative_differences(made: Delta, recorded: Delta, base: dict[str, Tensor]) 
 
 
 def base_tensors(base: nn.Module, delta: Delta) -> dict[str, Tensor]:
-    """Return the base's tensors of a delta, by key, as `relative_differences` takes them."""
+    """Return the base's tensors that a delta changes, by key."""
     return {
         key: tensor
         for path in paths_of_keys(base, delta.tensors)
@@ -117,10 +133,10 @@ def base_tensors(base: nn.Module, delta: Delta) -> dict[str, Tensor]:
 
 
 def same_arithmetic(study: Study, node: Node) -> bool:
-    """Return if a node's recorded run had this kind of processor and torch; yes if nobody knows."""
+    """Return whether a node's recorded run had this processor and torch; True without a record."""
     try:
         record = read_record(study.project, study.name, node.name)
-    except ValueError:  # the audit itself fails for it
+    except ValueError:  # the check of the runs has failed for it
         record = None
     if record is None:
         return True
@@ -132,7 +148,7 @@ def same_arithmetic(study: Study, node: Node) -> bool:
 
 
 def _unlike(made: Delta, recorded: Delta) -> str | None:
-    """Return what of two deltas differs beside numbers, if anything does."""
+    """Return what differs between two deltas other than numbers; None if nothing does."""
     if odd := sorted(made.tensors.keys() ^ recorded.tensors.keys()):
         return f"only one of them changes {odd[0]}"
     for key, tensor in made.tensors.items():
@@ -146,17 +162,17 @@ def _unlike(made: Delta, recorded: Delta) -> str | None:
 
 
 def _inputs(study: Study, node: Node) -> dict[str, Any]:
-    """Return what the node reads.
+    """Return what a node reads.
 
     Raises:
-        InputError: If something is not here, or is not what it should be.
+        InputError: If an input is missing or cannot be read.
     """
     session = KedroSession.create(study.project, env=study.name)
     catalog = session.load_context().catalog
     try:
         return {name: catalog.load(name) for name in sorted(node.inputs)}
     except DatasetError as error:
-        cause: BaseException = error  # Kedro wraps what a data set says, once or twice
+        cause: BaseException = error  # Kedro wraps a data set's error, once or twice
         while cause.__cause__ is not None and not isinstance(cause, InputError):
             cause = cause.__cause__
         raise InputError(str(cause)) from error

@@ -1,4 +1,4 @@
-"""Check what is claimed: the expert from the routing, the scores from the answers."""
+"""Compute the claimed results again: the experts from the routing, the scores from the answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from seuf.audit import Check, failed, noted, passed
 from seuf.audit.audited import AuditedMethod
 from seuf.logs import warn_once
-from seuf.moe.deltas import Delta
+from seuf.unlearning.settings import Experts
 
 if TYPE_CHECKING:
     from seuf.benchmarks.records import Question
@@ -22,47 +22,60 @@ log = logging.getLogger(__name__)
 CLOSE = 1e-9  # two sums of the same numbers
 
 
-def choice(audited: AuditedMethod, delta: Delta) -> Iterator[Check]:
-    """Check that the delta's settings are the study's, and its experts those of the routing."""
+def check_method(audited: AuditedMethod) -> Iterator[Check]:
+    """Check that the delta was made with the study's settings, seed and experts."""
     from seuf.unlearning.settings import Method, pilot_rule
 
-    settings, about = audited.settings, delta.about
+    settings, about = audited.settings, audited.delta.about
     method = Method.model_validate(settings)
     if about.get("method") != method.model_dump():
-        yield failed("method", f"the delta was made by other settings of {audited.method}")
+        yield failed("method", f"the delta was made with other settings of {audited.method}")
     seed = audited.study.config["parameters"].get("seed")
     if about.get("seed") != seed:
         yield failed("method", f"the delta was made with seed {about.get('seed')}, not {seed}")
     shown = ("scope", "selection", "objective", "anchor_weight")
     text = ", ".join(f"{key} {settings[key]}" for key in shown if settings.get(key))
     yield passed("method", f"settings and seed are the study's: {text}")
-    if pilot_rule(method.selection):
-        yield _selection_by_trial(audited, str(method.selection), about.get("experts"))
-    elif method.selection is not None:
-        yield _selection(audited, method.selection, about.get("experts"))
+    rule, experts = method.selection, about.get("experts")
+    if rule is None:
+        return
+    if pilot_rule(rule):
+        source, chosen = "trials", audited.read("chosen_layer")["experts"]
+        again = _experts_of_trials(audited, rule)
+    else:
+        source, chosen = "routing", audited.read("selected_experts")[rule]["experts"]
+        again = _experts_of_routing(audited, rule)
+    if experts != chosen:
+        yield failed("expert", f"the delta's experts {experts} are not those of {rule}: {chosen}")
+    elif [list(one) for one in again] != chosen:
+        text = f"the recorded {source} leads {rule} to {again}, not to {chosen}"
+        yield failed("expert", text)
+    else:
+        names = ", ".join(f"expert {expert} of layer {layer}" for layer, expert in chosen[:4])
+        text = f"{rule} chooses {names} from the recorded {source}, computed again"
+        yield passed("expert", text)
 
 
-def _selection(audited: AuditedMethod, rule: str, experts: Any) -> Check:
-    """Check a delta's experts against those recorded, and these against the recorded routing."""
+def _experts_of_routing(audited: AuditedMethod, rule: str) -> Experts:
+    """Return the experts that a rule selects by the recorded routing."""
     import pandas as pd
 
     from seuf.pipelines.expert_selection.nodes import routing_table
     from seuf.unlearning.selection import SelectionSettings, seed_of_draw, select_experts
 
-    chosen = audited.read("selected_experts")[rule]["experts"]
     parameters = audited.study.config["parameters"]
     paths = [audited.project / audited.path(f"routing_{name}") for name in ("forget", "retain")]
     forget, retain = (routing_table(pd.read_csv(path)) for path in paths)
     settings = SelectionSettings.model_validate(parameters["expert_selection"])
     seed = seed_of_draw(parameters["base_seed"], parameters["seed"])
-    again = select_experts(forget, retain, settings, seed)[rule]
-    for sentence in again.warnings:  # those of other rules are no concern of this method
+    selected = select_experts(forget, retain, settings, seed)[rule]
+    for sentence in selected.warnings:  # those of other rules do not concern this method
         warn_once(log, f"Rule {rule}: {sentence}.")
-    return _compared(rule, experts, chosen, again.experts, "routing")
+    return selected.experts
 
 
-def _selection_by_trial(audited: AuditedMethod, rule: str, experts: Any) -> Check:
-    """Check a delta's experts against those that trials chose, and these against the trials."""
+def _experts_of_trials(audited: AuditedMethod, rule: str) -> Experts:
+    """Return the experts that the recorded trials lead to, or a random control beside them."""
     import pandas as pd
 
     from seuf.pipelines.expert_selection.nodes import routing_table
@@ -81,39 +94,24 @@ def _selection_by_trial(audited: AuditedMethod, rule: str, experts: Any) -> Chec
         routing, routing_table(retain), str(pilot_rule(rule)), top, settings.every
     )
     rows: Any = trials.astype(object).where(trials.notna(), None).to_dict("records")
-    again = tried[judge_layers(tried, rows, settings.target)[1]]
-    if rule in CONTROLS:
-        seed = seed_of_draw(parameters["base_seed"], parameters["seed"])
-        again = random_beside(again, routing, seed).experts
-    return _compared(rule, experts, audited.read("chosen_layer")["experts"], again, "trials")
+    best = tried[judge_layers(tried, rows, settings.target)[1]]
+    if rule not in CONTROLS:
+        return best
+    seed = seed_of_draw(parameters["base_seed"], parameters["seed"])
+    return random_beside(best, routing, seed).experts
 
 
-def _compared(rule: str, experts: Any, chosen: Any, again: Any, what: str) -> Check:
-    if experts != chosen:
-        return failed("expert", f"the delta's experts {experts} are not those of {rule}: {chosen}")
-    if [list(one) for one in again] != chosen:
-        return failed("expert", f"the recorded {what} leads {rule} to {again}, not to {chosen}")
-    names = ", ".join(f"expert {expert} of layer {layer}" for layer, expert in chosen[:4])
-    return passed("expert", f"{rule} chooses {names} from the recorded {what}, worked out again")
-
-
-def scores(audited: AuditedMethod, experts: Any, tensors: int | None) -> Iterator[Check]:
-    """Compute the scores again from the answers, and compare every later table with them.
-
-    Args:
-        audited: The method.
-        experts: Those of its delta, (layer, expert) pairs.
-        tensors: How many its delta holds; None if that cannot be read, which has failed.
-    """
+def check_scores(audited: AuditedMethod) -> Iterator[Check]:
+    """Compute the scores again from the answers, and compare all tables with them."""
     from seuf.benchmarks.headline import headline
     from seuf.benchmarks.records import Question
 
-    recorded = audited.read("scores")
-    if recorded["experts"] != experts:
-        yield failed("scores", f"they are said to be of experts {recorded['experts']}")
-    if tensors is not None and recorded["changed_tensors"] != tensors:
-        told = f"{recorded['changed_tensors']} changed tensors"
-        yield failed("scores", f"they are said to be of {told}; the delta has {tensors}")
+    recorded, delta = audited.read("scores"), audited.delta
+    if recorded["experts"] != [list(one) for one in audited.experts]:
+        yield failed("scores", f"they name experts {recorded['experts']}, not the delta's")
+    if recorded["changed_tensors"] != len(delta.tensors):
+        named = f"{recorded['changed_tensors']} changed tensors"
+        yield failed("scores", f"they name {named}; the delta has {len(delta.tensors)}")
     if audited.exists("questions"):
         asked = [Question(**one) for one in audited.read("questions") if one["part"] == "test"]
         generate = audited.study.config["parameters"]["evaluation"].get("generate", False)
@@ -128,13 +126,13 @@ def scores(audited: AuditedMethod, experts: Any, tensors: int | None) -> Iterato
         produced = recorded.get("produced", {}).values()
         parts = [*recorded.get("questions", {}).values(), *kinds, *produced]
         number = sum(part["questions"] for part in parts)
-        yield passed("answers", f"accuracies worked out again from {number} answers")
+        yield passed("answers", f"accuracies computed again from {number} answers")
     else:
-        yield noted("answers", "the questions are not here: answers cannot be compared with them")
+        yield noted("answers", "the questions are missing: answers cannot be compared with them")
     by = audited.study.config["parameters"]["evaluation"].get("headline", "choices")
     if not _same(headline(recorded, by), recorded["headline"]):
         yield failed("scores", f"the headline of {audited.path('scores')} is not of its scores")
-    yield from _reported(audited, recorded)
+    yield from _check_report(audited, recorded)
 
 
 def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
@@ -142,17 +140,15 @@ def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
 
     for name, scored in recorded.get("questions", {}).items():
         questions = [q for q in asked if q.scored_as() == name and q.is_multiple_choice()]
-        right = [one.answer for one in questions]
         answers = scored["answers"]
-        if len(answers) != len(right) or scored["questions"] != len(right):
-            yield f"{name}: {len(answers)} answers to {len(right)} questions"
+        if len(answers) != len(questions) or scored["questions"] != len(questions):
+            yield f"{name}: {len(answers)} answers to {len(questions)} questions"
             continue
-        values = [float(a == r) for a, r in zip(answers, right, strict=True)]
-        yield from _wrong_mean(name, values, "an accuracy of ", scored["accuracy"], scored)
-        by_topic = macro_accuracy(questions, answers)
-        if not _same(by_topic, scored["macro_accuracy"]):
-            told = scored["macro_accuracy"]
-            yield f"{name}: the answers make an accuracy by topic of {by_topic}, not {told}"
+        right = [float(a == q.answer) for a, q in zip(answers, questions, strict=True)]
+        yield from _wrong_mean(name, right, "an accuracy of ", scored["accuracy"], scored)
+        by_topic, stated = macro_accuracy(questions, answers), scored["macro_accuracy"]
+        if not _same(by_topic, stated):
+            yield f"{name}: the answers make an accuracy by topic of {by_topic}, not {stated}"
 
 
 def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
@@ -160,19 +156,18 @@ def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
     from seuf.benchmarks.records import ANSWER_KINDS
 
     for subject, kinds in recorded.get("generation", {}).items():
-        for kind, scored in kinds.items():
-            if not ANSWER_KINDS[
-                kind
-            ].whole_reference:  # its references are cut by the model's tokenizer
+        for name, scored in kinds.items():
+            kind = ANSWER_KINDS[name]
+            if not kind.whole_reference:  # the model's tokenizer cuts its references
                 continue
-            references = [q.reference for q in asked if (q.subject, q.kind) == (subject, kind)]
+            references = [q.reference for q in asked if (q.subject, q.kind) == (subject, name)]
             answers = scored["answers"]
             if len(references) != len(answers):
-                yield f"{subject} {kind}: {len(answers)} answers to {len(references)} questions"
+                yield f"{subject} {name}: {len(answers)} answers to {len(references)} questions"
                 continue
-            measure = MEASURES[ANSWER_KINDS[kind].measure]
+            measure = MEASURES[kind.measure]
             values = [measure(r, a) for r, a in zip(references, answers, strict=True)]
-            yield from _wrong_mean(f"{subject} {kind}", values, "", scored["value"], scored)
+            yield from _wrong_mean(f"{subject} {name}", values, "", scored["value"], scored)
 
 
 def _wrong_produced(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
@@ -188,30 +183,31 @@ def _wrong_produced(recorded: dict[str, Any], asked: list[Question]) -> Iterator
 
 
 def _wrong_mean(
-    name: str, values: Sequence[float], what: str, value: float, scored: dict[str, Any]
+    name: str, values: Sequence[float], what: str, stated: float, scored: dict[str, Any]
 ) -> Iterator[str]:
     """Yield what is wrong with a mean over answers, and with its standard error.
 
-    Of one answer there is no standard error.
+    A single answer has no standard error.
 
     Args:
-        name: Of whom the answers are.
+        name: Of the group of questions.
         values: Of the answers.
-        what: Goes before the mean.
-        value: That is recorded as the mean.
+        what: Precedes the mean in the text.
+        stated: The recorded mean.
         scored: Has the recorded standard error.
     """
     from seuf.benchmarks.answers import mean_with_error
 
-    made = mean_with_error(values)
-    if not _same(made["value"], value):
-        yield f"{name}: the answers make {what}{made['value']}, not {value}"
-    if len(values) > 1 and not _same(made["standard_error"], scored["standard_error"]):
-        error, told = made["standard_error"], scored["standard_error"]
-        yield f"{name}: the answers make a standard error of {error}, not {told}"
+    made, stated_error = mean_with_error(values), scored["standard_error"]
+    if not _same(made["value"], stated):
+        yield f"{name}: the answers make {what}{made['value']}, not {stated}"
+    if len(values) > 1 and not _same(made["standard_error"], stated_error):
+        error = made["standard_error"]
+        yield f"{name}: the answers make a standard error of {error}, not {stated_error}"
 
 
-def _reported(audited: AuditedMethod, recorded: dict[str, Any]) -> Iterator[Check]:
+def _check_report(audited: AuditedMethod, recorded: dict[str, Any]) -> Iterator[Check]:
+    """Check that metrics, table and report show the method's scores."""
     import pandas as pd
 
     from seuf.benchmarks.records import utility_subject
@@ -220,14 +216,14 @@ def _reported(audited: AuditedMethod, recorded: dict[str, Any]) -> Iterator[Chec
     table = pd.read_csv(audited.project / audited.path("comparison"))
     utility = recorded["headline"][utility_subject(recorded["headline"])]
     row, metrics = by_method(table)[audited.method], audited.read("metrics")[audited.method]
-    claimed = {
+    scores = {
         "forget_efficacy": recorded["headline"]["forget"]["value"],
         "utility": utility["value"],
         "changed_tensors": recorded["changed_tensors"],
         "routing_overlap_forget": recorded["routing_overlap"]["forget"],
         "routing_overlap_retain": recorded["routing_overlap"]["retain"],
     }
-    for name, value in claimed.items():
+    for name, value in scores.items():
         for where, shown in (("comparison", row[name]), ("metrics", metrics[name])):
             if not _same(float(shown), float(value)):
                 yield failed("report", f"{name} is {shown} in {audited.path(where)}, not {value}")
@@ -235,15 +231,15 @@ def _reported(audited: AuditedMethod, recorded: dict[str, Any]) -> Iterator[Chec
     page = (audited.project / audited.path("report")).read_text(encoding="utf-8")
     if " ".join(cells) not in _table_rows(page):
         yield failed("report", f"{audited.path('report')} shows other numbers of {audited.method}")
-    yield from _compared_again(audited)
+    yield from _check_tables(audited)
     yield passed("report", "metrics, table and report show these scores")
 
 
-def _compared_again(audited: AuditedMethod) -> Iterator[Check]:
-    """Yield which of the tables of all methods are not what the recorded results make of them.
+def _check_tables(audited: AuditedMethod) -> Iterator[Check]:
+    """Make the tables of all methods again from the recorded results, and compare every row.
 
-    The original's row, from which the scores before are read, and all standard errors among them.
-    Nothing if a result is erased: what else is missing has failed by its bytes.
+    The original's row, which has the scores before, is among them. If a result was erased, nothing
+    can be compared; a result that is missing otherwise has failed in the check of the bytes.
     """
     from seuf.pipelines.headline.nodes import write_headline
     from seuf.pipelines.reporting.nodes import compare_methods
@@ -260,12 +256,12 @@ def _compared_again(audited: AuditedMethod) -> Iterator[Check]:
     headline = {"headline": write_headline(again[0])} if audited.exists("headline") else {}
     for name, made in (*zip(node.outputs, again, strict=True), *headline.items()):
         if not _same(_plain(made), _plain(audited.load(name))):
-            text = f"{audited.path(name)} is not what the results of all methods make of it"
+            text = f"{audited.path(name)} is not what the results of all methods make"
             yield failed("report", text)
 
 
 def _plain(content: Any) -> Any:
-    """Return a table as a list of rows, as they are after it was saved; all else as it is."""
+    """Return a table as a list of rows, as it reads after saving; anything else unchanged."""
     import pandas as pd
 
     if not isinstance(content, pd.DataFrame):
@@ -275,7 +271,7 @@ def _plain(content: Any) -> Any:
 
 
 def _table_rows(page: str) -> set[str]:
-    """Return the rows of the tables in a page as plain text, without the mark of the method."""
+    """Return the rows of the tables in a page as plain text, without the methods' colour marks."""
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
     texts = (re.sub(r"<i\b[^>]*>.*?</i>", "", row).replace("</td>", " ") for row in rows)
     return {" ".join(unescape(re.sub(r"<[^>]+>", "", text)).split()) for text in texts}

@@ -6,14 +6,13 @@ The delta is laid over the base as it is read, or an exported checkpoint is comp
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError
 
 from seuf.audit import Check, failed, passed, printable
-from seuf.audit.exported import open_checkpoint
+from seuf.audit.exported import check_files, files_without_digest, open_checkpoint
 from seuf.inputs import InputError
 from seuf.moe.checkpoints import Checkpoint, folder_digest, fused_keys
 from seuf.moe.comparison import CHUNK, Comparison, Overlaid, compare, differing
@@ -21,30 +20,81 @@ from seuf.moe.deltas import Delta
 from seuf.moe.digests import type_of
 from seuf.moe.names import split_row
 from seuf.unlearning.allowed_changes import allowed_changes, owner_of
-from seuf.unlearning.settings import Method
+from seuf.unlearning.settings import Experts, Method
 
-Experts = list[tuple[int, int]]
+if TYPE_CHECKING:
+    from seuf.audit.audited import AuditedMethod
+
 SHORT = 12  # characters of a digest that are shown
 
 
+class WeightsChecked(NamedTuple):
+    """The checks of a delta's weights, and what it changes.
+
+    Attributes:
+        checks: The checks.
+        changes: What a report says of the changes; `tensors` is empty if nothing was compared.
+    """
+
+    checks: list[Check]
+    changes: dict[str, Any]
+
+
+class _Models(NamedTuple):
+    """A base and what was made of it, and how they compare.
+
+    Attributes:
+        base: The base model's checkpoint.
+        overlaid: The base with the delta.
+        exported: What was exported of the two, if it is compared.
+        empty: The base model without weights, for the names of its parts.
+        comparison: Of the base with the exported checkpoint, or else with the overlaid one.
+    """
+
+    base: Checkpoint
+    overlaid: Overlaid
+    exported: Checkpoint | None
+    empty: Any
+    comparison: Comparison
+
+
+def check_model(audited: AuditedMethod) -> Iterator[Check]:
+    """Check the weights of a method's model, and the files of an exported checkpoint."""
+    base = audited.base[1]
+    yield from audited.weights.checks
+    yield from files_without_digest(base)
+    if audited.checkpoint is not None:
+        yield from check_files(base, audited.checkpoint)
+
+
 def check_weights(
-    base_folder: Path, delta: Delta, method: Method, experts: Experts, exported: Path | None = None
-) -> tuple[list[Check], dict[str, Any]]:
-    """Return the checks of a delta's weights, and the changes as the report lists them.
+    base_folder: Path,
+    delta: Delta,
+    method: Method,
+    experts: Experts,
+    exported_folder: Path | None = None,
+) -> WeightsChecked:
+    """Check the weights of a delta against its base, and an exported checkpoint against both.
 
     Args:
         base_folder: The base model's checkpoint.
         delta: Of the method.
-        method: What it may change.
+        method: Its settings say what it may change.
         experts: (layer, expert) pairs that it was given.
-        exported: An exported checkpoint, to be the base with the delta applied, to the bit.
+        exported_folder: An exported checkpoint, to be the base with the delta, to the bit.
     """
-    checks = [_finite(delta)]
-    changes: dict[str, Any] = {"tensors": []}
+    checks, changes = [_check_finite(delta)], dict[str, Any](tensors=[])
     try:
-        compared = _compare(base_folder, delta, exported)
-        checks += [_base(compared), *_changes(compared, method, experts), *_exported(compared)]
-        found = compared.comparison
+        base = open_checkpoint(base_folder)
+        exported = None if exported_folder is None else open_checkpoint(exported_folder)
+        overlaid, empty = Overlaid(base, delta), base.empty_model()
+        found = compare(base, exported or overlaid, delta.dtypes, empty)
+        models = _Models(base, overlaid, exported, empty, found)
+        checks += [
+            _check_base(base_folder, found.base_digest, delta),
+            _check_changes(models, delta, allowed_changes(empty, method, experts)),
+            *_check_exported(models, delta),
+        ]
         changes = {
             "tensors": [change._asdict() for change in found.changes],
             "changed": found.changed,
@@ -53,8 +103,11 @@ def check_weights(
             "model": found.model_digest,
         }
     except (ValueError, OSError, SafetensorError) as error:
-        checks += [*_other_base(base_folder, delta), failed("weights", str(error))]
-    return [printable(check) for check in checks], changes
+        digest = _digest_of(base_folder, delta)  # another base explains any other error
+        if digest not in (None, delta.base):
+            checks.append(_check_base(base_folder, str(digest), delta))
+        checks.append(failed("weights", str(error)))
+    return WeightsChecked([printable(check) for check in checks], changes)
 
 
 def unlearned_digest(base_folder: Path, delta: Delta) -> str:
@@ -73,53 +126,17 @@ def unlearned_digest(base_folder: Path, delta: Delta) -> str:
     return found.model_digest
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """A base, its delta laid over it, what was exported of them, and how they compare."""
-
-    base: Checkpoint
-    delta: Delta
-    overlaid: Overlaid
-    exported: Checkpoint | None
-    model: Any
-    comparison: Comparison
-
-
-def _compare(folder: Path, delta: Delta, exported_folder: Path | None) -> _Compared:
-    base = open_checkpoint(folder)
-    overlaid = Overlaid(base, delta)
-    exported = None if exported_folder is None else open_checkpoint(exported_folder)
-    model = base.empty_model()
-    comparison = compare(base, exported or overlaid, delta.dtypes, model)
-    return _Compared(base, delta, overlaid, exported, model, comparison)
-
-
-def _finite(delta: Delta) -> Check:
+def _check_finite(delta: Delta) -> Check:
     for key, tensor in sorted(delta.tensors.items()):
         if not all(part.double().isfinite().all() for part in tensor.flatten().split(CHUNK)):
             return failed("finite", f"the delta's {key} holds a number that is not finite")
     return passed("finite", f"all numbers of {len(delta.tensors)} tensors are finite")
 
 
-def _base(compared: _Compared) -> Check:
-    folder, digest, delta = compared.base.folder, compared.comparison.base_digest, compared.delta
-    if digest != delta.base:
-        return _swapped(folder, digest, delta)
-    return passed("base", f"{folder} is {delta.base[:SHORT]}, the delta's base")
-
-
-def _other_base(folder: Path, delta: Delta) -> Iterator[Check]:
-    """Yield that the base is another one, if that can be seen; it explains any other error."""
-    try:
-        open_checkpoint(folder)
-        digest = folder_digest(folder, delta.dtypes)
-    except (ValueError, OSError, SafetensorError, KeyError, AttributeError, TypeError):
-        return
-    if digest != delta.base:
-        yield _swapped(folder, digest, delta)
-
-
-def _swapped(folder: Path, digest: str, delta: Delta) -> Check:
+def _check_base(folder: Path, digest: str, delta: Delta) -> Check:
+    """Check that a base model of this digest is the one that the delta was made from."""
+    if digest == delta.base:
+        return passed("base", f"{folder} is {delta.base[:SHORT]}, the delta's base")
     return failed(
         "base",
         f"{folder} is {digest[:SHORT]}, not {delta.base[:SHORT]}, the base that the delta belongs "
@@ -127,60 +144,63 @@ def _swapped(folder: Path, digest: str, delta: Delta) -> Check:
     )
 
 
-def _changes(compared: _Compared, method: Method, experts: Experts) -> Iterator[Check]:
-    """Yield if nothing has changed but what the method may change."""
-    allowed = allowed_changes(compared.model, method, experts)
+def _digest_of(folder: Path, delta: Delta) -> str | None:
+    """Return the digest of a base model, None if it cannot be read."""
+    try:
+        open_checkpoint(folder)
+        return folder_digest(folder, delta.dtypes)
+    except (ValueError, OSError, SafetensorError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def _check_changes(models: _Models, delta: Delta, allowed: set[str]) -> Check:
+    """Check that nothing differs from the base but what the method may change."""
     split = (split_row(key) for key in allowed)
     by_rows = {name for name, row in split if row is not None}  # some rows of these may change
-    found, changed = compared.comparison, list[str]()
+    after, found, changed = models.exported or models.overlaid, models.comparison, list[str]()
     for key in (change.key for change in found.changes):
         if key in allowed or split_row(key)[0] != key or key not in by_rows:
             changed.append(key)
-            continue
-        after = (compared.exported or compared.overlaid)[key]
-        dtype = type_of(key, compared.delta.dtypes)
-        changed += differing(key, compared.base[key], after, dtype, fused=True)
-    if broken := [key for key in changed if key not in allowed]:
-        more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
-        yield failed(
+        else:
+            dtype = type_of(key, delta.dtypes)
+            changed += differing(key, models.base[key], after[key], dtype, fused=True)
+    if forbidden := [key for key in changed if key not in allowed]:
+        owner = owner_of(models.empty, forbidden[0])
+        more = f", and {len(forbidden) - 1} more" if len(forbidden) > 1 else ""
+        return failed(
             "weights",
-            f"{broken[0]} ({owner_of(compared.model, broken[0])}) has changed, which the method "
-            f"may not change{more}",
+            f"{forbidden[0]} ({owner}) has changed, which the method may not change{more}",
         )
-        return
     count, share = len(found.changes), found.changed / found.total
-    yield passed(
+    return passed(
         "weights",
-        f"only what was promised has changed, {count} of {count + found.equal} tensors and experts "
-        f"({found.changed:,} of {found.total:,} parameters, {share:.3%}); "
+        f"only what the method may change has changed, {count} of {count + found.equal} tensors "
+        f"and experts ({found.changed:,} of {found.total:,} parameters, {share:.3%}); "
         f"{found.equal} are equal to the bit",
     )
 
 
-def _exported(compared: _Compared) -> Iterator[Check]:
-    """Yield if the exported checkpoint is base and delta, to the bit."""
-    delta, exported = compared.delta, compared.exported
+def _check_exported(models: _Models, delta: Delta) -> Iterator[Check]:
+    """Check that the exported checkpoint, if any, is the base with the delta, to the bit."""
+    overlaid, exported = models.overlaid, models.exported
     if exported is None:
         return
-    fused = fused_keys(compared.model)
+    fused = fused_keys(models.empty)
     wrong = {
         name
-        for key in compared.overlaid.touched
+        for key in overlaid.touched
         for name in differing(
-            key, compared.overlaid[key], exported[key], type_of(key, delta.dtypes), key in fused
+            key, overlaid[key], exported[key], type_of(key, delta.dtypes), key in fused
         )
     }
     wrong |= {
         change.key
-        for change in compared.comparison.changes
+        for change in models.comparison.changes
         if change.key not in delta.tensors and split_row(change.key)[0] not in delta.tensors
     }
     if wrong:
         key = min(wrong)
-        yield failed(
-            "exported",
-            f"{exported.folder}: {key} ({owner_of(compared.model, key)}) is not what base and "
-            "delta make of it",
-        )
+        text = f"{key} ({owner_of(models.empty, key)}) is not what base and delta make of it"
+        yield failed("exported", f"{exported.folder}: {text}")
     else:
         yield passed("exported", f"{exported.folder} is the base with the delta, to the bit")

@@ -1,0 +1,128 @@
+"""Judge whether enough was forgotten: the scores, their intervals, and a request's thresholds.
+
+It is the second verdict of an audit, apart from the integrity that the checks prove.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeGuard
+
+from seuf.audit.audited import AuditedMethod
+
+NORMAL = 1.96  # standard errors on each side of a 95 % interval
+REACHED, NOT_SHOWN, NOT_REACHED, NOT_JUDGED = "REACHED", "NOT SHOWN", "NOT REACHED", "NOT JUDGED"
+WORST_LAST = (REACHED, NOT_SHOWN, NOT_REACHED)
+# what a request may declare, and the score that it bounds
+AT_MOST, AT_LEAST = "forget_at_most", "utility_at_least"
+THRESHOLDS = {AT_MOST: "forget", AT_LEAST: "retain"}
+# columns of the comparison table: that of the score, and the prefix of those that describe it
+COLUMNS = {"forget": ("forget_efficacy", "forget"), "retain": ("utility", "utility")}
+Score = Mapping[str, Any]
+
+
+class Judged(NamedTuple):
+    """A score compared with one threshold."""
+
+    verdict: str
+    text: str
+
+
+def forgetting(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return the verdict on the thresholds that the request declared, and its text.
+
+    Of several thresholds the worst verdict counts.
+    """
+    request, scores = report.get("request") or {}, report.get("scores") or {}
+    judged = [
+        _judged(name, request[name], scores.get(part) or {})
+        for name, part in THRESHOLDS.items()
+        if request.get(name) is not None
+    ]
+    if not judged:
+        why = "no threshold was declared" if request else "no request declares what is enough"
+        return {"verdict": NOT_JUDGED, "text": why}
+    worst = max((one.verdict for one in judged), key=WORST_LAST.index)
+    return {"verdict": worst, "text": "; ".join(one.text for one in judged)}
+
+
+def _judged(name: str, threshold: float, score: Score) -> Judged:
+    """Compare a score with a threshold: it is reached if the whole 95 % interval keeps to it.
+
+    A base model that forgot as much before shows nothing.
+    """
+    value, before, bounds = score.get("after"), score.get("before"), interval(score, "after")
+
+    def is_kept(number: float) -> bool:
+        return number <= threshold if name == AT_MOST else number >= threshold
+
+    kept_before = name == AT_MOST and known(before) and is_kept(before)
+    if not known(value) or not is_kept(value):
+        verdict = NOT_REACHED
+    elif kept_before or bounds is None or not all(map(is_kept, bounds)):
+        verdict = NOT_SHOWN
+    else:
+        verdict = REACHED
+    text = f"{name.replace('_', ' ')} {threshold:g} was declared: "
+    text += f"{value:.3f}" if known(value) else "not measured"
+    if bounds is not None:
+        text += f" ({bounds[0]:.3f} to {bounds[1]:.3f})"
+    return Judged(verdict, f"{text}, and {before:.3f} before" if kept_before else text)
+
+
+def interval(score: Score, moment: str) -> tuple[float, float] | None:
+    """Return the 95 % interval of a score `before` or `after`: 1.96 errors, cut at 0 and 1."""
+    value, error = score.get(moment), score.get(f"{moment}_error")
+    if not (known(value) and known(error)):
+        return None
+    return max(0.0, value - NORMAL * error), min(1.0, value + NORMAL * error)
+
+
+def known(value: Any) -> TypeGuard[float]:
+    """Return whether there is a number."""
+    return value is not None and math.isfinite(value)
+
+
+def scores_of(audited: AuditedMethod) -> dict[str, Any]:
+    """Return the method's scores beside the original's; nothing if they cannot be read."""
+    import pandas as pd
+
+    from seuf.reporting.comparison import by_method, original_method
+
+    try:
+        table = pd.read_csv(audited.project / audited.path("comparison"))
+        rows, scores = by_method(table), audited.read("scores")
+        after, original = rows[audited.method], original_method(table)
+        before = rows[original] if original else {}
+        found = {
+            part: {
+                "before": _number(before.get(name)),
+                "before_error": _number(before.get(f"{name}_stderr")),
+                "after": _number(after.get(name)),
+                "after_error": _number(after.get(f"{name}_stderr")),
+                "measure": after[f"{prefix}_measure"],
+                "questions": _questions(scores, part, after[f"{prefix}_measure"]),
+            }
+            for part, (name, prefix) in COLUMNS.items()
+        }
+        overlap = {part: _number(after[f"routing_overlap_{part}"]) for part in COLUMNS}
+        return {**found, "chance": _number(after["chance"]), "routing_overlap": overlap}
+    except Exception:  # forged files can be wrong in any way; the check of the scores has failed
+        return {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if known(value) else None  # JSON has no NaN
+
+
+def _questions(scores: dict[str, Any], part: str, measure: str) -> int:
+    """Return the number of questions behind a score of the table."""
+    from seuf.benchmarks.records import utility_subject
+
+    subject = part if part == "forget" else utility_subject(scores["headline"])
+    for measured in ("questions", "produced"):
+        scored = scores.get(measured, {}).get(subject, {})
+        if scored and scored.get("measure", "accuracy") == measure:
+            return int(scored["questions"])
+    return sum(kind["questions"] for kind in scores.get("generation", {}).get(subject, {}).values())
