@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from seuf.audit import FAIL, PASS
-from seuf.audit.results import choice
+from seuf.audit.results import check_method
 from seuf.benchmarks.records import Question
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.deltas import Delta
@@ -135,27 +135,27 @@ def test_an_audit_works_the_choice_out_again_from_the_trials(routing, selection,
         "pilot": PILOT.model_dump(),
         "expert_selection": {"top": 1},
     }
+    about = {
+        "method": Method.model_validate(method).model_dump(),
+        "seed": 1,
+        "experts": json.loads(json.dumps(chosen["experts"])),
+    }
     audited: Any = SimpleNamespace(
         method="mine",
+        delta=Delta({}, "", about=about),
         settings=method,
         study=SimpleNamespace(config={"parameters": parameters}),
         project=Path(tmp_path),
         path=lambda name: name,
         read=lambda name: json.loads(json.dumps(chosen)),
     )
-    about = {
-        "method": Method.model_validate(method).model_dump(),
-        "seed": 1,
-        "experts": json.loads(json.dumps(chosen["experts"])),
-    }
-    delta = Delta({}, "", about=about)
 
-    first = [check.result for check in choice(audited, delta)]
+    first = [check.result for check in check_method(audited)]
     better = trials.assign(utility=trials["utility"].where(trials["chosen"], 2.0))
     better = better.assign(forgotten=better["forgotten"].where(better["chosen"], 1.0))
     better.to_csv(tmp_path / "trials", index=False)
-    *_, tampered = choice(audited, delta)
+    *_, tampered = check_method(audited)
 
     assert first == [PASS, PASS]
     assert tampered.result == FAIL
-    assert f"the recorded trials leads {selection} to" in tampered.text
+    assert f"from the recorded trials {selection} chooses" in tampered.text

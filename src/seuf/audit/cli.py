@@ -95,7 +95,7 @@ def method(
     since: Path | None,
     public: Path | None,
 ) -> None:
-    """Check where a method's delta comes from, its weights and its scores.
+    """Check where a delta comes from, its weights and its scores.
 
     Every byte is hashed again. One line a check; exit code 1 if one fails.
 

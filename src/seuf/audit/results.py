@@ -48,7 +48,7 @@ def check_method(audited: AuditedMethod) -> Iterator[Check]:
     if experts != chosen:
         yield failed("expert", f"the delta's experts {experts} are not those of {rule}: {chosen}")
     elif [list(one) for one in again] != chosen:
-        text = f"the recorded {source} leads {rule} to {again}, not to {chosen}"
+        text = f"from the recorded {source} {rule} chooses {again}, not {chosen}"
         yield failed("expert", text)
     else:
         names = ", ".join(f"expert {expert} of layer {layer}" for layer, expert in chosen[:4])
