@@ -328,7 +328,7 @@ def a_truncated_delta(root: Path) -> None:
         (
             code_that_git_overlooks,
             "commit",
-            ["git is set to ignore changes of src/seuf"],
+            ["git is set to ignore changes of", "src/seuf/audit/results.py"],
         ),
         (a_lost_record, "runs", [f"unlearn@{METHOD} has no record of its run"]),
         (a_replaced_object, "cache", ["in DVC's cache is not what its name says"]),
