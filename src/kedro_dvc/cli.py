@@ -61,7 +61,7 @@ def sync(check: bool, stamp: bool, env: str | None) -> None:
     It is made of the study's pipelines, catalog and parameters.
     """
     from kedro_dvc.project import dvc_file, synced_studies, take_part
-    from kedro_dvc.stages import write_stamp
+    from kedro_dvc.stages import write_guard_file
     from kedro_dvc.sync import private_cache, sync
 
     project = Path.cwd()
@@ -76,7 +76,7 @@ def sync(check: bool, stamp: bool, env: str | None) -> None:
         sys.exit(1)
     if stamp:
         for study in studies:
-            write_stamp(project, study)
+            write_guard_file(project, study)
 
 
 @dvc.command()

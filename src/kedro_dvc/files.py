@@ -114,13 +114,17 @@ def files_of(path: Path) -> list[Path]:
     return sorted(one for one in path.rglob("*") if one.is_file())
 
 
+def files_of_output(path: Path) -> list[Path]:
+    """Return `files_of` a path but those in a folder below it that is `IGNORED`, as by DVC."""
+    return [file for file in files_of(path) if IGNORED not in file.relative_to(path).parts]
+
+
 Stamp = list[list[Any]]  # a row of name, inode, size and time for each file; as JSON has it
 
 
 def stamp(path: Path) -> Stamp:
     """Return a value that changes when a file, or one in a folder, is written."""
-    files = (file for file in files_of(path) if IGNORED not in file.parts)
-    facts = ((str(file), file.stat()) for file in files)
+    facts = ((str(file), file.stat()) for file in files_of_output(path))
     return [[name, s.st_ino, s.st_size, s.st_mtime_ns] for name, s in facts]
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from kedro_dvc.files import IGNORED, files_of
+from kedro_dvc.files import files_of_output
 
 CHUNK = 1 << 22  # bytes read at once
 DIRECTORY = ".dir"  # ends the MD5 of a folder in dvc.lock
@@ -42,11 +42,7 @@ UNREADABLE = Digests("no MD5", "no SHA-256", 0)
 
 def digests(paths: Iterable[Path]) -> dict[Path, Digests]:
     """Return the digests of those files and folders that exist."""
-    files = {
-        path: [file for file in files_of(path) if IGNORED not in file.relative_to(path).parts]
-        for path in dict.fromkeys(paths)
-        if path.exists()
-    }
+    files = {path: files_of_output(path) for path in dict.fromkeys(paths) if path.exists()}
     read = file_digests(file for in_path in files.values() for file in in_path)
     return {
         path: folder_digests({file.relative_to(path).as_posix(): read[file] for file in in_path})

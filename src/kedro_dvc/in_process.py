@@ -21,7 +21,7 @@ from kedro_dvc.configuration import BASE
 from kedro_dvc.dependencies import edited_since_start
 from kedro_dvc.files import WorkflowError
 from kedro_dvc.project import dvc_file, load_study
-from kedro_dvc.stages import GUARD, words_of, write_stamp
+from kedro_dvc.stages import GUARD, words_of, write_guard_file
 from kedro_dvc.sync import sync
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class InProcess:
         if sync(self.project, study, write=False):
             raise WorkflowError(f"{dvc_file(study)} is behind: run `kedro dvc sync`")
         self._study = study
-        write_stamp(self.project, study)
+        write_guard_file(self.project, study)
 
 
 class Interrupts:

@@ -99,7 +99,7 @@ class _LockFile:
     def _load(self) -> set[str]:
         """Read the file; return the names of its stages."""
         exists = self._path.exists()
-        self._stamp, self._texts = stamp(self._path) if exists else None, {}
+        self._stamp, self._texts = stamp(self._path), {}
         self._content = load_yaml(str(self._path)) if exists else {}
         stages = self._content.get("stages", {})
         if _holds_stages_alone(self._content):
@@ -115,7 +115,7 @@ class _LockFile:
 
     def read(self) -> dict[str, Any]:
         """Return the content; read the file again only if someone else has changed it."""
-        if (stamp(self._path) if self._path.exists() else None) != self._stamp:
+        if stamp(self._path) != self._stamp:
             self._load()
         return {
             key: dict(value) if key == "stages" else value for key, value in self._content.items()

@@ -304,7 +304,7 @@ def _guard(study: Study, made: Mapping[str, Stage]) -> Stage:
         "cmd": f"kedro dvc sync --check --env {study.name} --stamp",
         **_working_directory(study),
         "deps": [*conf, *wiring, *sorted(path for path in code if not path.startswith(inside))],
-        "outs": [stamp(study.name)],
+        "outs": [guard_file(study.name)],
     }
 
 
@@ -322,16 +322,16 @@ def _after_guard(made: dict[str, Stage], study: Study) -> dict[str, Stage]:
     return {
         name: stage
         if any(pattern.fullmatch(path) for pattern in patterns for path in stage["deps"])
-        else {**stage, "deps": [stamp(study.name), *stage["deps"]]}
+        else {**stage, "deps": [guard_file(study.name), *stage["deps"]]}
         for name, stage in made.items()
     }
 
 
-def stamp(study: str) -> str:
+def guard_file(study: str) -> str:
     """Return the file that the guard writes when a study's dvc.yaml is up to date."""
     return f".{GUARD}/{study}"
 
 
-def write_stamp(project: Path, study: str) -> None:
+def write_guard_file(project: Path, study: str) -> None:
     """Write the guard's output."""
-    write_text(project / stamp(study), STAMP)
+    write_text(project / guard_file(study), STAMP)

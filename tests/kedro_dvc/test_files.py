@@ -17,9 +17,11 @@ from kedro_dvc.files import (
     WorkflowError,
     enter_project,
     files_of,
+    files_of_output,
     load_yaml,
     path_of,
     problem_of_disk,
+    stamp,
     strict_json,
     write_text,
 )
@@ -41,6 +43,17 @@ def test_the_files_of_a_path_are_itself_or_what_lies_below(tmp_path):
     assert files_of(tmp_path / "folder") == [tmp_path / "folder/b", tmp_path / "folder/deep/a"]
     assert files_of(tmp_path / "folder/b") == [tmp_path / "folder/b"]
     assert files_of(tmp_path / "missing") == []
+
+
+def test_what_python_caches_in_an_output_is_none_of_its_files_whatever_folder_it_is_in(tmp_path):
+    output = tmp_path / "__pycache__" / "output"
+    (output / "__pycache__").mkdir(parents=True)
+    for name in ("a", "__pycache__/b"):
+        (output / name).write_text("")
+
+    assert files_of_output(output) == [output / "a"]
+    assert [name for name, *_ in stamp(output)] == [str(output / "a")]
+    assert files_of_output(output / "a") == [output / "a"]
 
 
 def test_a_file_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):

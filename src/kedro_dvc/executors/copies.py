@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from kedro_dvc.dependencies import commit_of
 from kedro_dvc.evidence import EVIDENCE
-from kedro_dvc.files import WorkflowError, files_of, git, write_text
+from kedro_dvc.files import Stamp, WorkflowError, files_of, git, stamp, write_text
 from kedro_dvc.hashing import file_digests
 
 SMALL = 1 << 20  # bytes that go without a remote
@@ -167,7 +167,7 @@ def receive(project: Path, files: Iterable[Copied], stores: Mapping[Any, Any]) -
     known = _known(project)
     for one in files:
         path = project / one.path
-        if known.get(one.path) == [one.md5, *_state(path)]:
+        if known.get(one.path) == [one.md5, stamp(path)]:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -181,7 +181,7 @@ def receive(project: Path, files: Iterable[Copied], stores: Mapping[Any, Any]) -
             temporary.unlink()
             raise WorkflowError(f"{one.path}: sent was {one.md5}, {came} came")
         temporary.replace(path)
-        known[one.path] = [one.md5, *_state(path)]
+        known[one.path] = [one.md5, stamp(path)]
     write_text(project / KNOWN, json.dumps(known))
 
 
@@ -195,15 +195,15 @@ def remove_outputs(project: Path, outputs: Iterable[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def records_there(project: Path) -> dict[Path, list[int]]:
+def records_there(project: Path) -> dict[Path, Stamp]:
     """Return the state of each record of a project."""
-    return {file: _state(file) for file in files_of(project / EVIDENCE)}
+    return {file: stamp(file) for file in files_of(project / EVIDENCE)}
 
 
 def written(
     project: Path,
     outputs: Mapping[str, str | None],
-    before: Mapping[Path, list[int]],
+    before: Mapping[Path, Stamp],
     stores: Mapping[Any, Any],
 ) -> list[Copied]:
     """Return what a stage has written, as it is sent: its outputs and its record.
@@ -215,7 +215,7 @@ def written(
             may differ, and be set meanwhile.
         stores: The remotes.
     """
-    records = [file for file, state in records_there(project).items() if state != before.get(file)]
+    records = [file for file, now in records_there(project).items() if now != before.get(file)]
     files = [file for name in outputs for file in files_of(project / name)] + records
     digests = file_digests(files)
     names = {file.relative_to(project).as_posix(): digests[file].md5 for file in files}
@@ -228,11 +228,3 @@ def _known(project: Path) -> dict[str, list[Any]]:
         return known
     except (FileNotFoundError, ValueError):
         return {}
-
-
-def _state(path: Path) -> list[int]:
-    """Return what changes when a file is written; nothing of one that is not there."""
-    if not path.is_file():
-        return []
-    facts = path.stat()
-    return [facts.st_ino, facts.st_size, facts.st_mtime_ns]

@@ -18,7 +18,7 @@ from kedro_dvc.evidence import EVIDENCE, read_erasures
 from kedro_dvc.files import WorkflowError, files_of
 from kedro_dvc.hashing import Digests, digests
 from kedro_dvc.project import Study, dvc_file, for_dvc
-from kedro_dvc.stages import GUARD, node_of, stamp
+from kedro_dvc.stages import GUARD, guard_file, node_of
 from seuf.datasets.checkpoint import REFERENCE, source_of
 from seuf.inputs import InputError
 
@@ -167,7 +167,7 @@ class AuditedMethod:
     @cached_property
     def recorded(self) -> dict[str, Stage]:
         """All stages in the study's dvc.lock but the guard, which `check_lock` replaces."""
-        stages, mark = recorded_stages(self.lock), stamp(self.study.name)
+        stages, mark = recorded_stages(self.lock), guard_file(self.study.name)
         for stage in stages.values():
             stage.deps.pop(mark, None)
         return {name: stage for name, stage in stages.items() if name != GUARD}

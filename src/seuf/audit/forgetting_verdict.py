@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from seuf.audit.audited import AuditedMethod
+if TYPE_CHECKING:
+    from seuf.audit.audited import AuditedMethod
 
 NORMAL = 1.96  # standard errors on each side of a 95 % interval
 REACHED, NOT_SHOWN, NOT_REACHED, NOT_JUDGED = "REACHED", "NOT SHOWN", "NOT REACHED", "NOT JUDGED"

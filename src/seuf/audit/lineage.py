@@ -20,7 +20,7 @@ from kedro_dvc.disk import counted, gigabytes, listed
 from kedro_dvc.evidence import COMMIT, EVIDENCE, Record, erasures_file, read_record
 from kedro_dvc.files import IGNORED, WorkflowError, git, load_yaml
 from kedro_dvc.project import dvc_file
-from kedro_dvc.stages import expanded, paths_of, stamp
+from kedro_dvc.stages import expanded, guard_file, paths_of
 from kedro_dvc.sync import changes
 from seuf.audit import Check, failed, noted, passed
 from seuf.audit.audited import REPORTS, AuditedMethod, Stage, producers
@@ -123,7 +123,7 @@ def check_lock(audited: AuditedMethod) -> Iterator[Check]:
         yield passed("dvc.yaml", f"{file} is what the project makes")
     declared = declared_stages(audited.project / file)
     for stage in declared.values():
-        stage.deps.pop(stamp(audited.study.name), None)
+        stage.deps.pop(guard_file(audited.study.name), None)
     differences = [text for one in audited.stages if (text := difference(one, declared))]
     writer, recorded = producers(declared), producers(audited.recorded)
     differences += [
