@@ -217,10 +217,9 @@ stages:
 
 def git(project: Path, *command: str) -> str:
     """Commits are of the time of the records below, however late in a long run a test comes."""
-    named = ["git", "-c", "user.name=n", "-c", "user.email=n@n", *command]
     of = {**os.environ, "GIT_COMMITTER_DATE": NOW.isoformat(timespec="seconds")}
     return subprocess.run(
-        named, cwd=project, env=of, check=True, capture_output=True, text=True
+        ["git", *command], cwd=project, env=of, check=True, capture_output=True, text=True
     ).stdout
 
 

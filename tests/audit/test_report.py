@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from kedro_dvc.files import git
 from seuf.audit import Check, cross_checks, failed, passed
 from seuf.audit.cross_checks import with_request
 from seuf.audit.forgetting_verdict import forgetting
@@ -65,11 +65,6 @@ def test_a_score_that_is_not_there_reaches_nothing():
     bound = report()["request"] | {"forget_at_most": 0.9}
 
     assert forgetting(report(request=bound, scores={}))["verdict"] == "NOT REACHED"
-
-
-def git(project: Path, *command: str) -> None:
-    named = ["git", "-c", "user.name=n", "-c", "user.email=n@n", *command]
-    subprocess.run(named, cwd=project, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def project(folder: Path, tmp_path: Path) -> Path:
     (root / "src").mkdir()
     (root / "src/code.py").write_text("1\n")
     git(root, "add", "--all")
-    git(root, "-c", "user.name=n", "-c", "user.email=n@n", "commit", "--quiet", "-m", "x")
+    git(root, "commit", "--quiet", "-m", "x")
     return root
 
 

@@ -66,13 +66,9 @@ def write(path: Path, text: str) -> None:
 
 def commit(project: Path, message: str) -> str:
     """Commit all code and configuration; return the commit."""
-    git = ["git", "-c", "user.name=n", "-c", "user.email=n@n"]
-    for command in (
-        ["init", "-q"],
-        ["add", "-A", "conf", "src", "studies"],
-        ["commit", "-qm", message],
-    ):
-        subprocess.run([*git, *command], cwd=project, check=True)
+    git(project, "init", "-q")
+    git(project, "add", "-A", "conf", "src", "studies")
+    git(project, "commit", "-qm", message)
     return head(project)
 
 
@@ -412,7 +408,7 @@ def test_code_that_is_in_no_commit_is_noticed_whatever_git_is_told(tmp_path):
     (tmp_path / "src").mkdir()
     git(tmp_path, "init", "-q")
     git(tmp_path, "config", "status.showUntrackedFiles", "no")
-    git(tmp_path, "-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "--allow-empty", "-mx")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-mx")
     assert commit_of(tmp_path)[1]
 
     (tmp_path / "src/new.py").write_text("")

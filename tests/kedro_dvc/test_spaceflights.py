@@ -32,7 +32,7 @@ WAIT = """\
         sleep(0.05)
     feature, price ="""
 ENVIRONMENT = {
-    **{key: value for key, value in os.environ.items() if key != "KEDRO_ENV"},
+    **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
     "KEDRO_DISABLE_TELEMETRY": "1",
@@ -79,8 +79,7 @@ class Spaceflights:
     def commit(self) -> None:
         """Commit everything."""
         self.run("git", "add", "--all")
-        author = ("-c", "user.name=n", "-c", "user.email=n@n")
-        self.run("git", *author, "commit", "--quiet", "--allow-empty", "--message", "x")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", "x")
 
     def ran(self, *command: str) -> set[str]:
         """Return the stages that a `kedro dvc run` has run."""

@@ -10,8 +10,7 @@ def test_the_commit_is_the_one_checked_out_and_says_if_code_was_changed(tmp_path
     assert commit() is None
 
     def git(*command):
-        identity = ("-c", "user.name=n", "-c", "user.email=n@n")
-        subprocess.run(["git", *identity, *command], check=True, capture_output=True)
+        subprocess.run(["git", *command], check=True, capture_output=True)
 
     git("init")
     (tmp_path / "src").mkdir()
