@@ -17,6 +17,23 @@ from tests.workflow.test_smoke_study import ALL
 DELTA = "studies/smoke/data/06_models/seuf_gdiff/delta.safetensors"
 TIMED = ("timing.json", "comparison.csv", "comparison.md", "metrics.json", "report.html")
 
+KILLED = "unlearn@seuf_gdiff"
+HELD = "held before its delta is there"
+HOLD = f"""
+import os, pathlib, time
+
+def replace(path, target, replace=pathlib.Path.replace):
+    if str(target).endswith({DELTA!r}):
+        print({HELD!r}, flush=True)
+        while os.getppid() == parent:
+            time.sleep(0.1)
+    return replace(path, target)
+
+if os.environ.get("DVC_STAGE", "").endswith({KILLED!r}):
+    parent = os.getppid()
+    pathlib.Path.replace = replace
+"""  # Python imports it at its start; a stage of under a second is hard to stop amid it else
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -41,8 +58,10 @@ class Attempts(NamedTuple):
 @pytest.fixture(scope="module")
 def attempts(world: World, tmp_path_factory: pytest.TempPathFactory) -> Attempts:
     """DVC is killed amid the unlearning of a method, and runs again."""
-    project = world.begun.copy(tmp_path_factory.mktemp("attempts") / "project")
-    output, started = _killed(project, "unlearn@seuf_gdiff", "Loading data from questions")
+    folder = tmp_path_factory.mktemp("attempts")
+    (folder / "sitecustomize.py").write_text(HOLD)
+    project = world.begun.copy(folder / "project")
+    output, started = _killed(project, {**project.environment, "PYTHONPATH": str(folder)})
     until(lambda: not any(map(is_running, started)))
     is_written = (project.root / DELTA).exists()
     return Attempts(project, stages_in(output), started, is_written, project.repro())
@@ -81,18 +100,16 @@ def test_an_experiment_runs_what_its_setting_concerns(world, tmp_path):
     assert stages_in(ran) == expected
 
 
-def _killed(project: Project, stage: str, sign: str) -> tuple[str, list[int]]:
-    """Kill `dvc repro` when a stage prints a sign; return what was printed, and the processes."""
+def _killed(project: Project, environment: dict[str, str]) -> tuple[str, list[int]]:
+    """Kill `dvc repro` when a stage is held; return what was printed, and the processes."""
     log = project.root / "killed.log"
     with log.open("w") as out:
         command = ("dvc", "repro", STUDY)
-        dvc = subprocess.Popen(
-            command, cwd=project.root, env=project.environment, stdout=out, stderr=out
-        )
+        dvc = subprocess.Popen(command, cwd=project.root, env=environment, stdout=out, stderr=out)
 
         def is_there() -> bool:
             assert dvc.poll() is None, log.read_text()
-            return sign in log.read_text().partition(f"{stage}':")[2]
+            return HELD in log.read_text()
 
         until(is_there)
         started = _descendants(dvc.pid)
