@@ -12,11 +12,12 @@ from click.testing import CliRunner
 
 import kedro_dvc.project
 import seuf.audit
+import seuf.audit.audited
 import seuf.audit.report
 from seuf.audit import PACKAGES, MissingExtraError, needs_extra
 from seuf.audit.attest import make_keys, sign, statement
 from seuf.audit.cli import audit
-from tests.audit.reports import report
+from tests.audit.reports import FORGET_PATH, report
 
 ADVICE = 'pip install "seuf[audit]"'
 
@@ -33,6 +34,7 @@ def plain_install(monkeypatch):
 def audited(monkeypatch):
     """Every method of every study gives the example report."""
     monkeypatch.setattr(kedro_dvc.project, "load_study", lambda project, env: None)
+    monkeypatch.setattr(seuf.audit.audited, "confidential_paths", lambda study: {FORGET_PATH})
     monkeypatch.setattr(seuf.audit.report, "audit", lambda audited: report())
 
 

@@ -23,7 +23,7 @@ from seuf.audit.weights import unlearned_digest
 from seuf.datasets import checkpoint as datasets_checkpoint
 from seuf.moe.deltas import Delta
 from tests.audit.folders import EXPERTS, METHOD, unlearned
-from tests.audit.reports import report
+from tests.audit.reports import FORGET_PATH, report
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ def handed(keys, tmp_path):
     base = {"name": "base", "digest": made.delta.base, "files": files_of_model(made.base)}
     about = report(delta=report()["delta"] | {"sha256": sha256, "base": made.delta.base}, base=base)
     about["changes"]["model"] = unlearned_digest(made.base, made.delta)
-    write_documents(about, tmp_path / "handed", keys[0])
+    write_documents(about, tmp_path / "handed", {FORGET_PATH}, keys[0])
     statement = tmp_path / "handed/statement.json"
     return {"file": statement, "key": keys[1], "delta": path, "base": made.base}
 
@@ -458,7 +458,7 @@ def test_two_subjects_of_one_name_are_refused(handed):
 @pytest.fixture
 def handed_on(keys, tmp_path):
     """A folder with a signed statement, and the certificate that it names."""
-    write_documents(report(), tmp_path / "handed", keys[0], "The Office")
+    write_documents(report(), tmp_path / "handed", {FORGET_PATH}, keys[0], "The Office")
     return tmp_path / "handed"
 
 
@@ -476,7 +476,7 @@ def test_an_edited_number_on_the_certificate_is_caught(handed_on, keys):
 
 def test_a_page_beside_an_unsigned_statement_verifies_nothing(tmp_path):
     """Anyone can make both."""
-    write_documents(report(), tmp_path / "handed", None)
+    write_documents(report(), tmp_path / "handed", {FORGET_PATH}, None)
 
     checks = verify(tmp_path / "handed/statement.json")
 

@@ -428,7 +428,7 @@ def test_after_the_data_is_erased_the_audit_passes_on_hashes_and_says_what_is_go
 def test_a_signed_statement_is_verified_with_delta_and_base_alone(root, tmp_path):
     private, public = make_keys(tmp_path / "keys")
     with chdir(root):
-        pages = write_documents(report_of(root), tmp_path / "evidence", private)
+        pages = write_documents(report_of(root), tmp_path / "evidence", set(), private)
     folder, statement = tmp_path / "elsewhere", tmp_path / "evidence/statement.json"
     folder.mkdir()
     shutil.copy(root / DELTA, folder / "delta.safetensors")
@@ -469,10 +469,10 @@ def test_a_signed_statement_is_verified_with_delta_and_base_alone(root, tmp_path
 
 def test_a_failed_audit_attests_nothing(root, tmp_path):
     with chdir(root):
-        write_documents(report_of(root), tmp_path, None)
+        write_documents(report_of(root), tmp_path, set(), None)
         assert (tmp_path / "statement.json").is_file()
         flip(root / DELTA)
-        write_documents(report_of(root), tmp_path, None)
+        write_documents(report_of(root), tmp_path, set(), None)
 
     assert not (tmp_path / "statement.json").exists()
     assert not (tmp_path / "bom.cdx.json").exists()

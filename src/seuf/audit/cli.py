@@ -149,7 +149,7 @@ def method(
         if out:
             from seuf.audit.documents import write_documents
 
-            for path in write_documents(report, out, key, issuer):
+            for path in write_documents(report, out, audited.confidential, key, issuer):
                 click.echo(f"wrote {path}", err=True)
     sys.exit(report["verdict"] != "PASS")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,23 @@ STATEMENT = "statement.json"
 
 
 def write_documents(
-    report: Report, folder: Path, key: Path | None, issuer: str | None = None
+    report: Report,
+    folder: Path,
+    confidential: Collection[str],
+    key: Path | None,
+    issuer: str | None = None,
 ) -> list[Path]:
-    """Write the documents of an audit into a folder, and return their files.
+    """Write the documents of an audit into a folder and return their paths.
 
-    Of a failed audit only the report and a page that says so are written, and the statement and
-    bill of an earlier audit are removed.
+    A failed audit gets only its report and a page that says so; the statement and the bill of an
+    earlier audit are removed.
 
     Args:
-        report: Of `report.audit`.
+        report: The result of `report.audit`.
         folder: Created if it does not exist.
+        confidential: Paths of the study's files whose digests must not be published.
         key: Private key that signs the statement.
-        issuer: Who answers for it, named in the certificate.
+        issuer: Who answers for the certificate, named in it.
 
     Raises:
         InputError: If the key cannot be used, or the extra is not installed.
@@ -37,7 +43,7 @@ def write_documents(
 
     if key is not None and not key.is_file():
         raise InputError(f"{key} is missing: `kedro audit keys FOLDER` makes a pair of keys.")
-    report = without_confidential_digests(report)
+    report = without_confidential_digests(report, confidential)
     report["issued"] = {"by": issuer, "version": seuf.__version__, "key": _fingerprint(key)}
     texts = {REPORT: _json(report), CERTIFICATE: certificate(report)}
     if report["verdict"] == FAIL:
@@ -55,14 +61,14 @@ def write_documents(
     return [folder / name for name in texts]
 
 
-def without_confidential_digests(report: Report) -> Report:
-    """Return the report without plain digests of confidential files: short ones can be guessed.
+def without_confidential_digests(report: Report, confidential: Collection[str]) -> Report:
+    """Return the report without plain digests of confidential files: short texts can be guessed.
 
-    The salted digest of the request stays.
+    The salted digest of the request stays. The report marks the confidential files that the delta
+    was made from; a run may have written further ones, such as passages for the evaluation alone.
     """
     hidden = {"md5": None, "sha256": None, "size": None}
     materials = [one | hidden if one["confidential"] else one for one in report["materials"]]
-    confidential = {one["path"] for one in materials if one["confidential"]}
     runs = [
         {**run, "outputs": {p: d for p, d in run["outputs"].items() if p not in confidential}}
         for run in report["runs"]
