@@ -126,6 +126,16 @@ def test_what_each_recorded_stage_took_is_printed(study: Path, tmp_path: Path):
     assert lines[7] == "1 were recorded before records had memory: it is not known."
 
 
+def test_below_the_project_the_stages_are_those_of_the_project(study: Path, tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text("[tool.kedro]\n")
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path / "docs")
+
+    result = CliRunner().invoke(cli, ["show", "--env", "mine", "--stages"])
+
+    assert result.output.startswith("error: evidence/mine/runs holds no record")
+
+
 def test_without_a_record_one_line_says_what_to_do(study: Path):
     result = CliRunner().invoke(cli, ["show", "--env", "mine", "--stages"])
 

@@ -44,10 +44,11 @@ def show(env: str, stages: bool, picture: Path | None, objective: str | None) ->
             raise InputError("--objective is of --picture FILE.svg.")
         if stages and picture is not None:
             raise InputError("Say either --stages or --picture.")
+        project = enter_project()
         if stages:
-            _show_stages(Path.cwd(), env)
+            _show_stages(project, env)
             return
-        root = Path(load_config(enter_project(), env)["globals"]["data_root"])
+        root = Path(load_config(project, env)["globals"]["data_root"])
         if picture is not None and picture.suffix != ".svg":
             raise InputError(f"--picture {picture}: it is drawn as SVG, so name it .svg.")
         if picture is not None:
