@@ -5,7 +5,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import pytest
+from click.testing import CliRunner
+from kedro.framework import project as _project  # noqa: F401 - prints a line when it is first imported
 
+from seuf.audit.cli import audit
 from seuf.audit.events import emit, finished_on, run_id, started_on
 from seuf.inputs import InputError
 from tests.audit.reports import (
@@ -160,6 +163,17 @@ def test_a_refusal_is_told_without_secrets(collector):
         emit(RUNS, "sandbox", secret)
 
     assert "hidden" not in str(told.value)
+
+
+def test_what_was_sent_is_printed_without_secrets(collector, monkeypatch):
+    monkeypatch.setattr("kedro_dvc.project.load_study", lambda project, name: None)
+    monkeypatch.setattr("seuf.audit.audited.confidential_paths", lambda study: set())
+    monkeypatch.setattr("seuf.audit.events.recorded_runs", lambda project, name: RUNS)
+    secret = collector[0].replace("//", "//me:hidden@") + "/in?token=hidden"
+
+    result = CliRunner().invoke(audit, ["events", secret], catch_exceptions=False)
+
+    assert result.output == f"4 events to {collector[0]}/in\n"
 
 
 def test_a_collector_that_is_not_there_is_told():

@@ -226,14 +226,14 @@ def events(to: str, env: str) -> None:
     """
     from kedro_dvc.project import load_study
     from seuf.audit.audited import confidential_paths
-    from seuf.audit.events import emit, recorded_runs
+    from seuf.audit.events import emit, recorded_runs, without_secrets
 
     with exit_on_input_error():
         study = load_study(Path.cwd(), env)
         runs = recorded_runs(Path.cwd(), env)
         target = to if "://" in to else str(FILE.convert(to, None, None))
         number = emit(runs, env, target, confidential_paths(study))
-    click.echo(f"{number} events to {to}")
+    click.echo(f"{number} events to {without_secrets(to)}")
 
 
 def _print(checks: Iterable[Check]) -> None:

@@ -77,7 +77,7 @@ def emit(
             client.emit(event)
     except (OSError, RuntimeError) as error:  # all errors of requests are OSErrors
         raise InputError(
-            f"The events could not be sent to {_without_secrets(to)}: {_reason(error)}."
+            f"The events could not be sent to {without_secrets(to)}: {_reason(error)}."
         ) from error
     finally:
         client.close()
@@ -143,7 +143,7 @@ def _transport(to: str) -> Transport:
         return FileTransport(FileConfig(log_file_path=str(Path(to)), append=True))
     url = urlsplit(to)
     if url.scheme not in ("http", "https") or not url.hostname:
-        raise InputError(f"Events go to a file or an http(s) URL, not to {_without_secrets(to)}.")
+        raise InputError(f"Events go to a file or an http(s) URL, not to {without_secrets(to)}.")
     key = os.environ.get("OPENLINEAGE_API_KEY")
     settings = {
         "url": urlunsplit((url.scheme, url.netloc, "", "", "")),
@@ -155,7 +155,7 @@ def _transport(to: str) -> Transport:
     return HttpTransport(HttpConfig.from_dict(settings))
 
 
-def _without_secrets(to: str) -> str:
+def without_secrets(to: str) -> str:
     """Return an address without user, password or query, which may be secret."""
     if "://" not in to:
         return to
