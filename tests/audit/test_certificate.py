@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 import tomllib
 from pathlib import Path
 
@@ -319,6 +320,18 @@ def test_it_says_who_can_check_it_and_how():
 
 def test_the_study_of_the_base_configuration_needs_no_environment():
     assert "--env" not in page_of(changed(study="sandbox"))
+
+
+def test_a_time_without_a_zone_is_shown_as_recorded(monkeypatch):
+    """Local time of the reader's machine would make another page of the same report."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+
+    page = page_of(changed(runs=[RUN | {"started": "2026-11-24T10:00:00"}]))
+
+    monkeypatch.undo()
+    time.tzset()
+    assert '<td data-label="started">2026-11-24T10:00:00</td>' in page
 
 
 def test_a_run_is_told_with_its_machine_in_universal_time():

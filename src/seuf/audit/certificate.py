@@ -180,9 +180,10 @@ def shown(value: Any) -> Any:
 
 
 def when(time: str | None) -> str | None:
-    """Return a time in UTC, to the minute; as it came if it is no ISO time with a zone."""
+    """Return a time in UTC, to the minute; unchanged if it is no ISO time with a zone."""
     try:
-        return datetime.fromisoformat(time or "").astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        parsed = datetime.fromisoformat(time or "")
+        return parsed.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if parsed.tzinfo else time
     except (OverflowError, TypeError, ValueError):
         return time
 
