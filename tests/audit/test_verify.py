@@ -68,7 +68,7 @@ def test_a_file_that_was_changed_fails_though_the_statement_is_in_order(signed, 
 def test_without_a_key_it_says_that_nobody_looked(signed):
     result, text = said(signed, None)
 
-    assert (result, "--key names a public key" in text) == (NOTE, True)
+    assert (result, "give the public key with --key" in text) == (NOTE, True)
 
 
 def test_a_checkpoint_that_is_not_signed_has_no_line(signed, keys):
@@ -162,7 +162,7 @@ def test_a_reference_to_the_base_model_is_told_from_the_model(unsigned, about_de
 
     checks = verify(unsigned, delta=about_delta, base=folder)
 
-    line = f"FAIL: {folder} only refers to the base model, models/mine: give the folder of that"
+    line = f"FAIL: {folder} only refers to the base model: give the folder of models/mine"
     assert verdict(checks) == (line, 1)
     assert REFERENCE == datasets_checkpoint.REFERENCE
 
@@ -189,7 +189,7 @@ def test_a_delta_that_does_not_say_what_made_it_fails_in_one_sentence(
     line, code = verdict(verify(unsigned, None, about_delta, tmp_path / "base"))
 
     assert (line, code) == (
-        f"FAIL: {about_delta} does not say which method made it, and of which experts",
+        f"FAIL: {about_delta} does not say which method made it, with which experts",
         1,
     )
 
@@ -253,7 +253,7 @@ def test_a_name_in_a_statement_cannot_write_on_the_terminal(unsigned):
 
     ended = CliRunner().invoke(audit, ["verify", str(unsigned)])
 
-    assert "it names x\\n\\x1b[1mPASS  delta without one SHA-256" in ended.output
+    assert "it names x\\n\\x1b[1mPASS  delta without exactly one SHA-256" in ended.output
     assert all(line.isprintable() for line in ended.output.splitlines())
 
 
@@ -329,7 +329,7 @@ def test_a_statement_that_lacks_a_field_is_refused_in_one_line(
 
     assert isinstance(ended.exception, SystemExit)
     assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
-    assert ended.output.startswith(f"error: {unsigned} is no statement of ")
+    assert ended.output.startswith(f"error: {unsigned} does not state a delta and ")
 
 
 def test_zeros_for_a_digest_are_no_digest(unsigned, tmp_path):
@@ -342,7 +342,7 @@ def test_zeros_for_a_digest_are_no_digest(unsigned, tmp_path):
         ended = CliRunner().invoke(audit, ["verify", str(unsigned)])
 
         assert ended.exit_code == 1
-        assert ended.output.endswith("is no statement of a delta and its base model: no subject.\n")
+        assert ended.output.endswith("does not state a delta and its base model: no subject.\n")
 
 
 @pytest.fixture
@@ -427,7 +427,7 @@ def test_a_subject_without_a_digest_is_named(handed):
         subject["digest"]["sha256"] = digest
         handed["file"].write_text(json.dumps(content))
 
-        line = f"FAIL: it names {name} without one SHA-256 of its own"
+        line = f"FAIL: it names {name} without exactly one SHA-256"
         assert verdict(verify(handed["file"])) == (line, 1)
 
 
@@ -452,7 +452,7 @@ def test_two_subjects_of_one_name_are_refused(handed):
 
     checks = verify(**handed)
 
-    assert "it names resulting model without one" in verdict(checks)[0]
+    assert "it names resulting model without exactly one" in verdict(checks)[0]
 
 
 @pytest.fixture
@@ -540,7 +540,7 @@ def test_a_base_that_is_loaded_otherwise_is_named_though_its_weights_are_right(
     checks = {check.name: check for check in verify(unsigned, None, about_delta, base)}
 
     assert (before["files"], checks["files"].result) == (PASS, FAIL)
-    assert f"{name} not as the statement has them" in checks["files"].text
+    assert f"not as stated: {name}" in checks["files"].text
 
 
 ELSEWHERE = """
