@@ -143,7 +143,7 @@ def test_a_request_can_be_opened_with_texts_of_its_own(project):
         (("served", "17", "seuf_ga"), "There is no request '17': "),
         (("revoke", "17", "--reason", "x"), "There is no request '17'; there are: none."),
         (("holds", "17", "--text", "x"), "There is no request '17': "),
-        (("holds", "17"), "Say either --text or --texts."),
+        (("holds", "17"), "Give either --text or --texts."),
     ],
 )
 def test_one_line_says_what_was_wrong(project, arguments, message):
@@ -191,7 +191,7 @@ def test_with_the_forget_set_or_the_salt_gone_it_is_said_that_nobody_looked(unle
     code, output = say("served", "17", "seuf_ga")
 
     assert code == 0
-    assert output.startswith("note: forget set or salt is gone; whether it held the records was")
+    assert output.startswith("note: forget set or salt is gone: whether it has the records was")
     assert read_ledger(unlearned)[1]["covered"] is None
 
 
@@ -256,7 +256,7 @@ def test_a_ledger_that_is_gone_is_not_passed_over(project):
     no_file = say("list")
 
     assert (gone.exit_code, gone.stdout) == (0, "none\n")
-    assert gone.stderr == "note: evidence/requests/17.json is of no request in the ledger\n"
+    assert gone.stderr == "note: the ledger has no request for evidence/requests/17.json\n"
     assert no_file == (1, "error: evidence/ledger.json cannot be read: Is a directory\n")
 
 
@@ -265,7 +265,7 @@ def test_a_request_whose_file_is_gone_is_said_to_be(project):
     opened("17")
     (project / "evidence/requests/17.json").unlink()
 
-    said = "error: evidence/requests/17.json is missing, which evidence/ledger.json has.\n"
+    said = "error: evidence/requests/17.json is missing, though evidence/ledger.json names it.\n"
     assert say("list") == (1, said)
 
 
@@ -277,7 +277,7 @@ def test_the_next_command_says_what_became_of_an_opening_that_was_cut_off(projec
 
     assert (listed.exit_code, listed.stdout) == (0, "none\n")
     assert listed.stderr == (
-        "note: opening request 17 was cut off, and nothing is left of it: open it again\n"
+        "note: opening request 17 was interrupted, and nothing is left of it: open it again\n"
     )
     opened("17")
 
@@ -298,7 +298,7 @@ def test_with_the_data_gone_the_salt_still_tells_what_a_request_held(project):
         "1 of 2 texts were among the records of request 17\nnot among them: record 2\n",
     )
     assert lost[0] == 1
-    assert lost[1].startswith("error: .salts/17 is not here: without its salt nobody can tell")
+    assert lost[1].startswith("error: .salts/17 is missing: without its salt nobody can tell")
 
 
 @pytest.mark.parametrize(
@@ -418,4 +418,7 @@ def test_the_list_refuses_a_ledger_that_says_otherwise_than_its_requests(project
     code, output = say("list")
 
     assert (code, output.count("\n")) == (1, 1)
-    assert "records of request 17 is 1 there and 2 in evidence/requests/17.json" in output
+    assert (
+        "records of request 17 is 1 in evidence/ledger.json and 2 in evidence/requests/17.json"
+        in output
+    )

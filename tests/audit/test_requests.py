@@ -124,7 +124,7 @@ def test_without_the_salt_they_cannot(project):
 def test_another_salt_is_noticed(project):
     (project / ".salts/17").write_bytes(bytes(32))
 
-    with pytest.raises(InputError, match=r"^The salt is not that of request 17\.$"):
+    with pytest.raises(InputError, match=r"^\.salts/17 is not the salt of request 17\.$"):
         are_records(project, "17", TEXTS)
 
 
@@ -132,7 +132,7 @@ def test_edited_digests_are_noticed(project):
     path = project / "evidence/requests/17.digests"
     path.write_text(path.read_text().splitlines()[0] + "\n")
 
-    with pytest.raises(InputError, match=r"17\.digests is missing, or not what was written"):
+    with pytest.raises(InputError, match=r"17\.digests is missing or was changed"):
         are_records(project, "17", TEXTS)
 
 
@@ -140,13 +140,13 @@ def test_an_edited_request_is_noticed(project):
     path = project / "evidence/requests/17.json"
     path.write_text(path.read_text().replace("asked by mail", "asked by phone"))
 
-    with pytest.raises(InputError, match=r"17\.json is not what was opened"):
+    with pytest.raises(InputError, match=r"17\.json was changed"):
         reported_request(project, "17")
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("17.json", "is not what was opened"), ("17.digests", "is missing, or not what was written")],
+    [("17.json", "was changed"), ("17.digests", "is missing or was changed")],
 )
 def test_files_that_are_no_text_are_noticed(project, name, said):
     (project / "evidence/requests" / name).write_bytes(b"\xff\xfe")
@@ -275,8 +275,9 @@ def test_an_opening_that_is_killed_at_any_point_is_completed_or_undone(tmp_path)
         assert contents(project) == expected
     assert step > 15
     assert told == {
-        "opening request 17 was cut off",
-        "request 17 was opened before its command was cut off: 2 records; its salt is .salts/17",
+        "opening request 17 was interrupted",
+        "request 17 was opened before its command was interrupted: 2 records; its salt is "
+        ".salts/17",
     }
 
 
@@ -292,7 +293,7 @@ def test_the_mending_of_an_opening_can_be_killed_too(tmp_path):
             open_request(tmp_path, "17", TEXTS, date=DATE, **REASON)
     before = contents(tmp_path)
 
-    with pytest.raises(InputError, match=r"^Opening request 17 was cut off: `kedro request list`"):
+    with pytest.raises(InputError, match=r"^Opening request 17 was interrupted: `kedro request"):
         read_request(tmp_path, "17")
     step = 0
     while killed_at(step, tmp_path, partial(finish_openings, tmp_path)):
@@ -304,12 +305,12 @@ def test_the_mending_of_an_opening_can_be_killed_too(tmp_path):
 
 
 def test_of_two_requests_with_one_id_that_of_the_ledger_stays(project):
-    """Its files came by git while the opening of another was cut off."""
+    """Its files came by git while the opening of another was interrupted."""
     begun = project / ".salts/.17.opening"
     begun.write_bytes(b"x" * 32)
 
     assert finish_openings(project) == [
-        "the ledger has another request 17 than the one whose opening was cut off"
+        "the ledger has another request 17 than the one whose opening was interrupted"
     ]
 
     assert not begun.exists()
@@ -323,7 +324,7 @@ def test_an_unknown_request_is_refused(project):
 
 @pytest.mark.parametrize("texts", [[], [""], ["a", " \n"]])
 def test_a_request_without_a_text_is_refused_and_leaves_nothing(tmp_path, texts):
-    with pytest.raises(InputError, match=r"^Request 1 holds no text, or an empty one\.$"):
+    with pytest.raises(InputError, match=r"^Request 1 has no text, or an empty one\.$"):
         open_request(tmp_path, "1", texts, date=DATE, **REASON)
 
     assert list(tmp_path.iterdir()) == []
@@ -408,7 +409,7 @@ def test_a_salt_is_never_written_over(tmp_path):
 
 
 def test_a_salt_that_is_gone_is_said_to_be(tmp_path):
-    with pytest.raises(InputError, match=r"^\.salts/one is not here: without its salt nobody"):
+    with pytest.raises(InputError, match=r"^\.salts/one is missing: without its salt nobody"):
         read_salt(tmp_path, "one")
 
 
@@ -416,7 +417,7 @@ def test_a_salt_that_was_cut_short_is_none(tmp_path):
     kept_salt(tmp_path, "one")
     (tmp_path / ".salts/one").write_bytes(b"short")
 
-    with pytest.raises(InputError, match=r"is no salt: it has 5 bytes, not 32\.$"):
+    with pytest.raises(InputError, match=r"is not a salt: 5 bytes, not 32\.$"):
         read_salt(tmp_path, "one")
 
 
@@ -443,7 +444,7 @@ def test_a_request_edited_together_with_its_digest_in_the_ledger_is_told_from_it
     entries[-1] |= {"records": 3, "file": hashlib.sha256(text.encode()).hexdigest()}
     ledger.write_text(json.dumps(entries))
 
-    with pytest.raises(InputError, match=r"17\.digests is missing, or not what was written"):
+    with pytest.raises(InputError, match=r"17\.digests is missing or was changed"):
         read_request(project, "17")
 
 
@@ -456,7 +457,7 @@ def test_a_request_that_is_none_is_one_line(project, text):
     entries[-1]["file"] = hashlib.sha256(text.encode()).hexdigest()
     ledger.write_text(json.dumps(entries))
 
-    with pytest.raises(InputError, match=r"17\.json is no request"):
+    with pytest.raises(InputError, match=r"17\.json is not a valid request"):
         read_request(project, "17")
 
 
@@ -470,7 +471,7 @@ def test_a_request_with_a_bound_that_is_no_share_is_none(project, bound):
     entries[-1]["file"] = hashlib.sha256(text.encode()).hexdigest()
     ledger.write_text(json.dumps(entries))
 
-    with pytest.raises(InputError, match=r"17\.json is no request"):
+    with pytest.raises(InputError, match=r"17\.json is not a valid request"):
         read_request(project, "17")
 
 
@@ -488,7 +489,7 @@ def test_a_record_taken_out_of_all_three_files_is_told_by_the_salt(project):
     entries[-1] |= {"records": 1, "file": sha256}
     ledger.write_text(json.dumps(entries))
 
-    with pytest.raises(InputError, match="The salt is not that of request 17"):
+    with pytest.raises(InputError, match="is not the salt of request 17"):
         reported_request(project, "17")
     (project / ".salts/17").unlink()
     assert reported_request(project, "17")["records"] == 1

@@ -21,25 +21,25 @@ SHOWN = 12  # characters of a digest
 
 
 class Words(click.ParamType):
-    """A text that says something."""
+    """A text that is not blank."""
 
     name = "text"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Return the text without the space around it."""
+        """Return the text without surrounding space."""
         if not value.strip():
             self.fail("it is empty: say why in a few words", param, ctx)
         return str(value.strip())
 
 
 class Share(click.FloatRange):
-    """A number from 0 to 1; click takes what is none (`nan`) for within any range."""
+    """A number from 0 to 1; click itself finds `nan` in any range."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         """Return the number."""
         number = float(super().convert(value, param, ctx))
         if math.isnan(number):
-            self.fail(f"{value!r} is no number", param, ctx)
+            self.fail(f"{value!r} is not a number", param, ctx)
         return number
 
 
@@ -50,25 +50,25 @@ SHARE = Share(0, 1)
 def request() -> None:
     """Keep requests to forget, and which model serves each.
 
-    The texts are never kept, but salted digests of them.
+    Of the texts only salted digests are kept.
     """
     from seuf.audit.requests import finish_openings
 
-    enter_project()
+    project = enter_project()
     with exit_on_input_error():
-        for line in finish_openings(Path.cwd()):
-            click.echo(f"note: {line}", err=True)
+        for sentence in finish_openings(project):
+            click.echo(f"note: {sentence}", err=True)
 
 
 @request.command(name="open")
 @click.argument("name", metavar="ID")
 @click.option(
-    "--reason", type=Words(), required=True, help="Is committed and reported: name nobody in it."
+    "--reason", type=Words(), required=True, help="Committed and reported: name nobody in it."
 )
 @ENV
-@click.option("--method", help="The method that is meant to serve it.")
-@click.option("--forget-at-most", type=SHARE, help="Score on it that counts as forgotten.")
-@click.option("--utility-at-least", type=SHARE, help="Score on all else that must be kept.")
+@click.option("--method", help="The method meant to serve it.")
+@click.option("--forget-at-most", type=SHARE, help="Highest score that counts as forgotten.")
+@click.option("--utility-at-least", type=SHARE, help="Lowest score to keep on all else.")
 @click.option("--texts", type=FILE, help='JSON lines with "text"; else the study\'s forget set.')
 def open_(
     name: str,
@@ -78,21 +78,21 @@ def open_(
     texts: Path | None,
     **thresholds: float | None,
 ) -> None:
-    """Open a request, with salted digests of what is to be forgotten.
+    """Open a request with salted digests of the texts to forget.
 
     Example: kedro request open 17 --reason "letter of 20 November" --method seuf_ga
     """
     from seuf.audit.requests import SALTS, open_request
 
     with exit_on_input_error():
-        served_by = _without_pipelines(env, method or "")
+        audited = _without_pipelines(env, method or "")
         if method:
-            _ = served_by.settings  # refuses a method that the study has not
-        records = _texts(texts or Path(served_by.path("forget_set")))
+            _ = audited.settings  # raises if the study has no such method
+        records = _texts(texts or Path(audited.path("forget_set")))
         purpose: dict[str, Any] = {"reason": reason, "study": env, "method": method}
-        purpose |= {name: bound for name, bound in thresholds.items() if bound is not None}
-        made = open_request(Path.cwd(), name, records, date=now(), **purpose)
-    click.echo(f"opened {name}: {made['records']} records, digest {made['digest'][:SHOWN]}")
+        purpose |= {key: bound for key, bound in thresholds.items() if bound is not None}
+        opened = open_request(Path.cwd(), name, records, date=now(), **purpose)
+    click.echo(f"opened {name}: {opened['records']} records, digest {opened['digest'][:SHOWN]}")
     click.echo(f"its salt is {SALTS}/{name}: keep it apart, and in no commit")
 
 
@@ -100,7 +100,9 @@ def open_(
 @click.argument("name", metavar="ID")
 @click.argument("method")
 @ENV
-@click.option("--new-chain", is_flag=True, help="The study's base model is a new one.")
+@click.option(
+    "--new-chain", is_flag=True, help="Start from a base model that is new to the ledger."
+)
 def served(name: str, method: str, env: str, new_chain: bool) -> None:
     """Enter in the ledger that a method's model serves a request.
 
@@ -112,14 +114,14 @@ def served(name: str, method: str, env: str, new_chain: bool) -> None:
     from seuf.moe.deltas import Delta
 
     with exit_on_input_error():
-        served_by, before = _without_pipelines(env, method), state(read_ledger(Path.cwd()))
-        covered = _is_covered(served_by, name)
-        _ = served_by.settings  # refuses a method that the study has not
-        path = Path(served_by.path("delta"))
+        audited, before = _without_pipelines(env, method), state(read_ledger(Path.cwd()))
+        covered = _is_covered(audited, name)
+        _ = audited.settings  # raises if the study has no such method
+        path = Path(audited.path("delta"))
         if not path.is_file():
             raise InputError(f"{path} is missing: `kedro dvc run --env {env}` makes it.")
         delta = Delta.load(path)
-        model = unlearned_digest(served_by.base[1], delta)
+        model = unlearned_digest(audited.base[1], delta)
         entry = {
             "what": "served",
             "request": name,
@@ -134,15 +136,15 @@ def served(name: str, method: str, env: str, new_chain: bool) -> None:
         }
         after = write_entry(Path.cwd(), entry)
     if not covered:
-        click.echo("note: forget set or salt is gone; whether it held the records was not checked")
+        click.echo("note: forget set or salt is gone: whether it has the records was not checked")
     click.echo(f"model {model[:SHOWN]} serves {', '.join(after.models[model])}")
 
 
 @request.command()
 @click.argument("name", metavar="ID")
-@click.option("--reason", type=Words(), required=True, help="Is committed: name nobody in it.")
+@click.option("--reason", type=Words(), required=True, help="Committed: name nobody in it.")
 def revoke(name: str, reason: str) -> None:
-    """Revoke a request: the model before it serves again.
+    """Revoke a request: the model before it becomes current again.
 
     Example: kedro request revoke 17 --reason "withdrawn on 25 November"
     """
@@ -167,9 +169,9 @@ def revoke(name: str, reason: str) -> None:
 @click.argument("folder", type=FILE)
 @click.option("--how", default="export", show_default=True, help="Such as: 4 bits, bitsandbytes.")
 def derived(name: str, folder: Path, how: str) -> None:
-    """Enter in the ledger what was made of a serving model.
+    """Enter a model derived from a serving one in the ledger.
 
-    FOLDER was made of the model that serves the request, such as an export of it. The certificate
+    FOLDER was made from the model that serves the request, such as an export of it. The certificate
     lists it by its folder's name and digest.
 
     Example: kedro request derived 17 models/without-17
@@ -178,17 +180,17 @@ def derived(name: str, folder: Path, how: str) -> None:
 
     with exit_on_input_error():
         if not folder.is_dir():
-            raise InputError(f"{folder} is no folder.")
+            raise InputError(f"{folder} is not a folder.")
         serving = serving_entry(Path.cwd(), name)
         if serving is None:
             raise InputError(f"No model serves request {name}: `kedro request list` lists them.")
         entry = enter_derived(Path.cwd(), serving, folder, how)
-    click.echo(f"{folder.name} ({entry['sha256'][:SHOWN]}) is derived from what serves {name}")
+    click.echo(f"{folder.name} ({entry['sha256'][:SHOWN]}) is derived from the model of {name}")
 
 
 @request.command(name="list")
 def list_() -> None:
-    """Print all requests, what became of them, and what serves each."""
+    """Print all requests, their states and the models serving them."""
     from tabulate import tabulate
 
     from seuf.audit.ledger import read_ledger, state
@@ -198,19 +200,19 @@ def list_() -> None:
         ledger = read_ledger(Path.cwd())
         current = state(ledger)
         for name in current.status:
-            read_request(Path.cwd(), name)  # refuses what differs from the ledger
+            read_request(Path.cwd(), name)  # raises if it differs from the ledger
         for name in without_entry(Path.cwd()):
-            click.echo(f"note: {REQUESTS}/{name}.json is of no request in the ledger", err=True)
+            click.echo(f"note: the ledger has no request for {REQUESTS}/{name}.json", err=True)
     rows = [
         (
             name,
-            one["date"],
-            one["records"],
+            entry["date"],
+            entry["records"],
             current.status[name],
             (current.model_of(name) or "")[:SHOWN],
         )
-        for one in ledger
-        if one["what"] == "opened" and (name := one["request"])
+        for entry in ledger
+        if entry["what"] == "opened" and (name := entry["request"])
     ]
     heads = ("id", "date", "records", "state", "model")
     click.echo(tabulate(rows, heads, tablefmt="github", disable_numparse=True) if rows else "none")
@@ -221,7 +223,7 @@ def list_() -> None:
 @click.option("--text", help="A text; it stays in your shell's history.")
 @click.option("--texts", type=FILE, help='JSON lines with "text".')
 def holds(name: str, text: str | None, texts: Path | None) -> None:
-    """Print whether texts were among a request's, to the letter.
+    """Print whether texts, to the letter, were among a request's.
 
     Exit code 1 if one was not.
 
@@ -231,18 +233,18 @@ def holds(name: str, text: str | None, texts: Path | None) -> None:
 
     with exit_on_input_error():
         if (text is None) == (texts is None):
-            raise InputError("Say either --text or --texts.")
-        asked = [text] if text is not None else _texts(texts or Path())
-        among = are_records(Path.cwd(), name, asked)
-    click.echo(f"{sum(among)} of {len(among)} texts were among the records of request {name}")
-    for number, one in enumerate(among, 1):
-        if not one and texts:
+            raise InputError("Give either --text or --texts.")
+        candidates = _texts(texts) if texts is not None else [str(text)]
+        found = are_records(Path.cwd(), name, candidates)
+    click.echo(f"{sum(found)} of {len(found)} texts were among the records of request {name}")
+    for number, is_record in enumerate(found, 1):
+        if texts and not is_record:
             click.echo(f"not among them: record {number}")
-    sys.exit(not all(among))
+    sys.exit(not all(found))
 
 
 def _without_pipelines(env: str, method: str) -> AuditedMethod:
-    """Return the method without the pipelines of its study, which no request asks for."""
+    """Return the method without its study's pipelines, which no request needs."""
     from kedro_dvc.project import Study, load_config
     from seuf.audit.audited import AuditedMethod
 
@@ -256,24 +258,28 @@ def _texts(path: Path) -> list[Any]:
 
     try:
         texts = [record["text"] for record in RecordsDataset(str(path), fields=["text"]).load()]
-    except DatasetError as error:  # Kedro wraps what the data set says
+    except DatasetError as error:  # Kedro wraps the data set's own error
         raise InputError(str(error.__cause__ or error)) from error
     if wrong := [number for number, text in enumerate(texts, 1) if not isinstance(text, str)]:
-        raise InputError(f'{path}: "text" of record {wrong[0]} is no text.')
+        raise InputError(f'{path}: "text" of record {wrong[0]} is not a string.')
     return texts
 
 
-def _is_covered(served_by: AuditedMethod, name: str) -> bool | None:
-    """Return True if the forget set has all of the request's records, None if that is unknown."""
+def _is_covered(audited: AuditedMethod, name: str) -> bool | None:
+    """Return True if the forget set has all of the request's records; None if that is unknown.
+
+    Raises:
+        InputError: If a record is missing there.
+    """
     from seuf.audit.requests import SALTS, count_missing, read_request
 
-    records = read_request(served_by.project, name)["records"]
-    path = Path(served_by.path("forget_set"))
-    if not path.is_file() or not (served_by.project / SALTS / name).is_file():
+    records = read_request(audited.project, name)["records"]
+    path = Path(audited.path("forget_set"))
+    if not path.is_file() or not (audited.project / SALTS / name).is_file():
         return None
-    if number := count_missing(served_by.project, name, _texts(path)):
+    if number := count_missing(audited.project, name, _texts(path)):
         raise InputError(
             f"{number} of the {records} records of request {name} are not in {path}: the method "
-            "was not asked to forget them."
+            "was not trained to forget them."
         )
     return True

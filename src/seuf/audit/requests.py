@@ -1,8 +1,8 @@
-"""Requests to forget: who asked for what, when and why, and digests of the texts, never a text.
+"""Requests to forget: who asked for what, when and why, with digests of the texts, never a text.
 
-A name or a phone number is soon guessed from its hash, so each record's digest is an HMAC-SHA256
-under the request's own salt. With the salt one can find out whether a text was among the records;
-without it, never. Salts lie in files of their own, apart from all that is committed or shared.
+A name or a phone number is quickly guessed from its plain hash, so a record's digest is an
+HMAC-SHA256 under the request's own salt. With the salt anyone can test whether a text was among the
+records; without it nobody can. Salts are files of their own, never committed or shared.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from seuf.audit.ledger import (
 from seuf.inputs import InputError
 
 SALTS = ".salts"
-SALT_SIZE = 32  # bytes, as SHA-256 has
-OPENING = ".{}.opening"  # a salt's file until the ledger has its request; no id begins with a dot
+SALT_SIZE = 32  # bytes, the length of a SHA-256
+OPENING = ".{}.opening"  # a salt's file until the ledger has its request; no id starts with a dot
 REQUESTS = f"{EVIDENCE}/requests"
 REPORTED = ("id", "date", "reason", "records", "digest")
-BOUNDS = ("forget_at_most", "utility_at_least")  # where they were declared
+BOUNDS = ("forget_at_most", "utility_at_least")  # optional
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Request = dict[str, Any]
 
 
 def new_salt(project: Path, name: str) -> bytes:
-    """Return a new salt, in a file that the owner alone can read and git ignores: `OPENING`.
+    """Return a new salt, written to a file that only the owner can read and git ignores.
 
-    `keep_salt` gives it its name.
+    The file has its temporary name, `OPENING`; `keep_salt` renames it.
 
     Raises:
-        InputError: If there is one of this name: what was salted with it would be lost.
+        InputError: If a salt of this name exists: overwriting it would make its digests useless.
     """
     folder = project / SALTS
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -69,7 +69,7 @@ def new_salt(project: Path, name: str) -> bytes:
 
 
 def keep_salt(project: Path, name: str) -> None:
-    """Give a new salt the name by which it is read from now on."""
+    """Rename a new salt's file to its final name."""
     folder = project / SALTS
     (folder / OPENING.format(name)).replace(folder / name)
 
@@ -78,25 +78,25 @@ def read_salt(project: Path, name: str) -> bytes:
     """Return the salt of this name.
 
     Raises:
-        InputError: If it is gone, or cut short.
+        InputError: If it is missing or truncated.
     """
     path = project / SALTS / name
     if not path.is_file():
         raise InputError(
-            f"{SALTS}/{name} is not here: without its salt nobody can tell what request {name} "
-            "was about."
+            f"{SALTS}/{name} is missing: without its salt nobody can tell what request {name} was "
+            "about."
         )
     salt = path.read_bytes()
     if len(salt) != SALT_SIZE:
-        raise InputError(f"{SALTS}/{name} is no salt: it has {len(salt)} bytes, not {SALT_SIZE}.")
+        raise InputError(f"{SALTS}/{name} is not a salt: {len(salt)} bytes, not {SALT_SIZE}.")
     return salt
 
 
 def check_id(name: str) -> str:
-    """Return the id of a request, which is a file's name too, if it can be one.
+    """Return the id of a request if it is valid, also as a file name.
 
     Raises:
-        InputError: If it cannot.
+        InputError: If it is not.
     """
     if not ID.fullmatch(name) or ".." in name:
         raise InputError(
@@ -113,17 +113,17 @@ def open_request(
 
     Args:
         project: The project's root.
-        name: Its id.
-        texts: What is to be forgotten, record by record.
+        name: The request's id.
+        texts: The records to forget.
         date: ISO, in UTC.
         purpose: `reason`, the `study` and `method` that are meant to serve it, and `BOUNDS`.
 
     Raises:
-        InputError: If the id cannot be one or exists, or there is nothing to forget.
+        InputError: If the id is invalid or taken, or a record is empty, or there is none.
     """
     file = _request_file(project, name)
     if not texts or not all(text.strip() for text in texts):
-        raise InputError(f"Request {name} holds no text, or an empty one.")
+        raise InputError(f"Request {name} has no text, or an empty one.")
     with locked(project):
         _finish_openings(project)
         if name in state(read_ledger(project)).status:
@@ -131,7 +131,7 @@ def open_request(
         if file.exists():
             raise InputError(
                 f"{REQUESTS}/{file.name} exists, though the ledger has no request {name}: remove "
-                f"it, and {SALTS}/{name}, or choose another id."
+                f"it and {SALTS}/{name}, or choose another id."
             )
         salt = new_salt(project, name)
         lines = "".join(f"{one}\n" for one in sorted(record_digests(salt, texts)))
@@ -149,52 +149,53 @@ def open_request(
 
 
 def finish_openings(project: Path) -> list[str]:
-    """Complete or undo each opening that was cut off, and return in words what was done.
+    """Complete or undo each interrupted opening, and return what was done, a sentence each.
 
-    A request is open from its entry in the ledger on. What was written before that for one which
-    never got there is removed, so that its id is free; the salt gets its name if it did.
+    A request is open once the ledger has its entry: then the salt gets its final name. Otherwise
+    the files already written are removed, so that the id is free again.
     """
-    if not _cut_off(project):
+    if not _unfinished_ids(project):
         return []
     with locked(project):
         return _finish_openings(project)
 
 
 def _finish_openings(project: Path) -> list[str]:
-    return [_finish_opening(project, name) for name in _cut_off(project)]
+    return [_finish_opening(project, name) for name in _unfinished_ids(project)]
 
 
-def _cut_off(project: Path) -> list[str]:
-    """Return the ids whose opening is at work, or was cut off."""
-    before, after = OPENING.split("{}")
+def _unfinished_ids(project: Path) -> list[str]:
+    """Return the ids of openings that are in progress or were interrupted."""
+    prefix, suffix = OPENING.split("{}")
     names = [path.name for path in (project / SALTS).glob(OPENING.format("*"))]
-    ids = (name.removeprefix(before).removesuffix(after) for name in names)
+    ids = (name.removeprefix(prefix).removesuffix(suffix) for name in names)
     return sorted(one for one in ids if ID.fullmatch(one))
 
 
 def _finish_opening(project: Path, name: str) -> str:
-    begun, digests = project / SALTS / OPENING.format(name), _digests_file(project, name)
+    salt, digests = project / SALTS / OPENING.format(name), _digests_file(project, name)
     opened = _entries(project, name, "opened")
     if opened:
         lines = digests.read_text(encoding="utf-8") if digests.is_file() else ""
-        if _hmac(begun.read_bytes(), lines) == opened[0]["digest"]:
+        if _hmac(salt.read_bytes(), lines) == opened[0]["digest"]:
             keep_salt(project, name)
             return (
-                f"request {name} was opened before its command was cut off: {opened[0]['records']} "
-                f"records; its salt is {SALTS}/{name}, which stays apart and in no commit"
+                f"request {name} was opened before its command was interrupted: "
+                f"{opened[0]['records']} records; its salt is {SALTS}/{name}, to be kept apart "
+                "and in no commit"
             )
     else:
         for file in (_request_file(project, name), digests):
-            for one in (file, *file.parent.glob(f"{file.name}.*.tmp")):
-                one.unlink(missing_ok=True)
-    begun.unlink()  # last: until then this can be done again
+            for leftover in (file, *file.parent.glob(f"{file.name}.*.tmp")):
+                leftover.unlink(missing_ok=True)
+    salt.unlink()  # last, so that this function can be interrupted and repeated
     if opened:
-        return f"the ledger has another request {name} than the one whose opening was cut off"
-    return f"opening request {name} was cut off, and nothing is left of it: open it again"
+        return f"the ledger has another request {name} than the one whose opening was interrupted"
+    return f"opening request {name} was interrupted, and nothing is left of it: open it again"
 
 
 def record_digests(salt: bytes, texts: Iterable[str]) -> list[str]:
-    """Return the salted digest of each text, to the letter."""
+    """Return the salted digest of each text, unnormalised."""
     return [_hmac(salt, text) for text in texts]
 
 
@@ -202,48 +203,58 @@ def read_request(project: Path, name: str) -> Request:
     """Return a request as it was opened.
 
     Raises:
-        InputError: If there is none, or its files are not those in the ledger. Nothing in the
-            ledger follows the last entry, so what it says itself is compared too.
+        InputError: If there is none, or its files differ from the ledger's entry. No later entry
+            protects the last one, so the entry's own fields are compared too.
     """
     file, opened = _request_file(project, name), _entries(project, name, "opened")
-    if not opened and name in _cut_off(project):
-        raise InputError(f"Opening request {name} was cut off: `kedro request list` mends that.")
+    if not opened and name in _unfinished_ids(project):
+        raise InputError(f"Opening request {name} was interrupted: `kedro request list` mends it.")
     if not opened:
         raise InputError(f"There is no request {name!r}: `kedro request list` lists them all.")
     if not file.is_file():
-        raise InputError(f"{REQUESTS}/{name}.json is missing, which {LEDGER} has.")
+        raise InputError(f"{REQUESTS}/{name}.json is missing, though {LEDGER} names it.")
     data = file.read_bytes()
     if _sha256(data) != opened[0]["file"]:
-        raise InputError(f"{REQUESTS}/{name}.json is not what was opened: the ledger has another.")
-    try:
-        request = strict_json(data)
-        lacking = {*REPORTED, "digests_sha256"} - request.keys()
-        bounds = [request[key] for key in BOUNDS if key in request]
-        shares = all(isinstance(one, int | float) and 0 <= one <= 1 for one in bounds)
-        dated = datetime.fromisoformat(request["date"]).tzinfo is not None
-        if lacking or not shares or not dated:
-            raise ValueError
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(f"{REQUESTS}/{name}.json is no request.") from None
+        raise InputError(f"{REQUESTS}/{name}.json was changed: {LEDGER} has another digest of it.")
+    request = _parsed_request(data, f"{REQUESTS}/{name}.json")
     for key in ("date", "records", "digest"):
         if request[key] != opened[0][key]:
             raise InputError(
-                f"{LEDGER}: {key} of request {name} is {opened[0][key]} there and {request[key]} "
-                f"in {REQUESTS}/{name}.json."
+                f"{key} of request {name} is {opened[0][key]} in {LEDGER} and {request[key]} in "
+                f"{REQUESTS}/{name}.json."
             )
     path = _digests_file(project, name)
     lines = path.read_bytes() if path.is_file() else b""
     if _sha256(lines) != request["digests_sha256"] or len(lines.split()) != request["records"]:
-        raise InputError(f"{REQUESTS}/{path.name} is missing, or not what was written with it.")
+        raise InputError(f"{REQUESTS}/{path.name} is missing or was changed.")
     return request
 
 
-def reported_request(project: Path, name: str) -> Request:
-    """Return what a report contains of a request: id, date, reason, records and salted digest.
+def _parsed_request(data: bytes, name: str) -> Request:
+    """Return a request from its file's content.
 
     Raises:
-        InputError: If there is none, its file was changed, it was revoked, or its salt, if that is
-            here, does not make its digest.
+        InputError: If a field is missing, a bound is not between 0 and 1, or the date has no zone.
+    """
+    try:
+        request: Request = strict_json(data)
+        missing = {*REPORTED, "digests_sha256"} - request.keys()
+        bounds = [request[key] for key in BOUNDS if key in request]
+        are_shares = all(isinstance(one, int | float) and 0 <= one <= 1 for one in bounds)
+        has_zone = datetime.fromisoformat(request["date"]).tzinfo is not None
+        if not missing and are_shares and has_zone:
+            return request
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    raise InputError(f"{name} is not a valid request.")
+
+
+def reported_request(project: Path, name: str) -> Request:
+    """Return a request's fields for a report: id, date, reason, records, salted digest, bounds.
+
+    Raises:
+        InputError: If there is none, its file was changed, it was revoked, or its salt, if present,
+            does not give its digest.
     """
     request = read_request(project, name)
     if state(read_ledger(project)).status[name] == REVOKED:
@@ -254,45 +265,46 @@ def reported_request(project: Path, name: str) -> Request:
 
 
 def without_entry(project: Path) -> list[str]:
-    """Return the requests whose file is there though the ledger does not have them."""
+    """Return the ids of request files that the ledger does not name."""
     known = state(read_ledger(project)).status
-    there = sorted(path.stem for path in (project / REQUESTS).glob("*.json"))
-    return [name for name in there if name not in known]
+    names = sorted(path.stem for path in (project / REQUESTS).glob("*.json"))
+    return [name for name in names if name not in known]
 
 
 def requests_of_study(project: Path, study: str) -> list[str]:
-    """Return the requests of the ledger, but for those revoked, that a study is meant to serve."""
-    found = []
-    for name, status in state(read_ledger(project)).status.items():
-        if status != REVOKED and read_request(project, name).get("study") == study:
-            found.append(name)
-    return found
+    """Return the requests that a study is meant to serve and that were not revoked."""
+    return [
+        name
+        for name, status in state(read_ledger(project)).status.items()
+        if status != REVOKED and read_request(project, name).get("study") == study
+    ]
 
 
 def serving_entry(project: Path, name: str) -> Entry | None:
-    """Return the entry of the ledger with the model that serves a request; None if nothing does."""
+    """Return the ledger's entry of the model that serves a request; None if none does."""
     if state(read_ledger(project)).status.get(name) != SERVED:
         return None
     return _entries(project, name, "served")[-1]
 
 
 def derived_models(project: Path, name: str) -> list[Entry]:
-    """Return the entries of the ledger with what was made of the model that serves a request."""
+    """Return the ledger's entries of models derived from the one that serves a request."""
     serving = serving_entry(project, name)
-    made = _entries(project, name, "derived")
-    return [one for one in made if serving is not None and one["model"] == serving["model"]]
+    if serving is None:
+        return []
+    return [
+        entry for entry in _entries(project, name, "derived") if entry["model"] == serving["model"]
+    ]
 
 
 def enter_derived(project: Path, serving: Entry, folder: Path, how: str) -> Entry:
-    """Enter in the ledger what was made of the model that serves a request; return the entry.
-
-    The same folder is entered once.
+    """Enter a model derived from a serving one in the ledger, once; return the entry.
 
     Args:
         project: The project's root.
-        serving: The entry of the ledger by which the model serves.
-        folder: What was made.
-        how: Such as `export`.
+        serving: The ledger's entry of the serving model.
+        folder: The derived model.
+        how: How it was made, such as `export`.
     """
     entry = {"what": "derived", "request": serving["request"], "model": serving["model"]}
     entry |= {"name": folder.name, "how": how, "sha256": sha256s([folder])[folder]}
@@ -305,10 +317,10 @@ def enter_derived(project: Path, serving: Entry, folder: Path, how: str) -> Entr
 
 
 def are_records(project: Path, name: str, texts: Iterable[str]) -> list[bool]:
-    """Return of each text whether it was among a request's records.
+    """Return for each text whether it was among a request's records.
 
     Raises:
-        InputError: If the salt is gone, or request, digests or salt are not those of then.
+        InputError: If the salt is missing, or request, digests or salt were changed.
     """
     salt, digests = _salt_and_digests(project, name)
     return [digest in digests for digest in record_digests(salt, texts)]
@@ -318,7 +330,7 @@ def count_missing(project: Path, name: str, texts: Iterable[str]) -> int:
     """Return how many of a request's records are not among the texts.
 
     Raises:
-        InputError: If the salt is gone, or request, digests or salt are not those of then.
+        InputError: If the salt is missing, or request, digests or salt were changed.
     """
     salt, digests = _salt_and_digests(project, name)
     present = set(record_digests(salt, texts))
@@ -329,7 +341,7 @@ def _salt_and_digests(project: Path, name: str) -> tuple[bytes, list[str]]:
     request, salt = read_request(project, name), read_salt(project, name)
     lines = _digests_file(project, name).read_text(encoding="utf-8")
     if not hmac.compare_digest(_hmac(salt, lines), request["digest"]):
-        raise InputError(f"The salt is not that of request {name}.")
+        raise InputError(f"{SALTS}/{name} is not the salt of request {name}.")
     return salt, lines.split()
 
 
