@@ -336,9 +336,9 @@ def test_a_payload_that_is_no_statement_is_refused(payload):
 def test_a_wrong_key_file_is_named_and_not_shown(envelope, keys, tmp_path):
     private, public = keys
 
-    with pytest.raises(InputError, match=r"seuf\.pub is no private key") as one:
+    with pytest.raises(InputError, match=r"seuf\.pub is not a private key") as one:
         sign({}, public)
-    with pytest.raises(InputError, match=r"seuf\.key is no public key") as two:
+    with pytest.raises(InputError, match=r"seuf\.key is not a public key") as two:
         open_envelope(envelope, private)
     with pytest.raises(
         InputError, match="missing does not exist: ask the signer for the public key"

@@ -83,7 +83,7 @@ def test_a_key_that_cannot_sign_is_told_in_one_line(signed, keys):
     ended = CliRunner().invoke(audit, ["sign", str(signed[1]), "--key", str(keys[1])])
 
     assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
-    assert "is no private key in PEM" in ended.output
+    assert "is not a private key in PEM" in ended.output
 
 
 def test_a_key_that_is_not_there_is_told_in_one_line(signed):

@@ -1,10 +1,10 @@
 """Make the statement of a passed audit, and sign statements and exported checkpoints.
 
-A statement is in-toto with SLSA provenance (https://in-toto.io/Statement/v1,
-https://slsa.dev/provenance/v1). It is plain JSON, which in-toto's library only validates: its own
+A statement is an in-toto statement with SLSA provenance (https://in-toto.io/Statement/v1,
+https://slsa.dev/provenance/v1). It is plain JSON that in-toto's library only validates: its own
 messages would turn every integer into a float. securesystemslib signs it as a DSSE envelope.
-model-signing signs an exported checkpoint, so that its command `python -m model_signing verify key`
-can verify it. Both use the same ECDSA keys, and no server.
+model-signing signs an exported checkpoint, which its command `python -m model_signing verify key`
+can then verify. Both use the same ECDSA keys, and no server.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ Report = Mapping[str, Any]
 
 
 def statement(report: Report, documents: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the statement about the delta of an audited method, and the model that it makes.
+    """Return the statement about an audited method's delta and the resulting model.
 
     Args:
-        report: Of a passed audit.
-        documents: The texts that go with the statement, by file name.
+        report: The report of a passed audit.
+        documents: Texts of the documents that go with the statement, by file name.
 
     Raises:
         InputError: If a value is not allowed in JSON or by the specification.
@@ -57,15 +57,15 @@ def statement(report: Report, documents: Mapping[str, str] | None = None) -> dic
     subjects = {delta["path"]: delta["sha256"], MODEL: report["changes"]["model"]}
     for name, text in (documents or {}).items():
         subjects[name] = hashlib.sha256(text.encode()).hexdigest()
-    inputs = ("study", "method", "settings", "seed", "parameters", "request")
-    made = {
+    parameters = ("study", "method", "settings", "seed", "parameters", "request")
+    content = {
         "_type": STATEMENT,
         "subject": [{"name": name, "digest": {"sha256": one}} for name, one in subjects.items()],
         "predicateType": PROVENANCE,
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {key: report[key] for key in inputs},
+                "externalParameters": {key: report[key] for key in parameters},
                 "internalParameters": {"experts": report["experts"]},
                 "resolvedDependencies": list(_dependencies(report)),
             },
@@ -77,7 +77,7 @@ def statement(report: Report, documents: Mapping[str, str] | None = None) -> dic
         },
     }
     try:
-        return validated(json.loads(json.dumps(made, allow_nan=False)))
+        return validated(json.loads(json.dumps(content, allow_nan=False)))
     except InputError:
         raise
     except (TypeError, ValueError) as error:
@@ -85,8 +85,8 @@ def statement(report: Report, documents: Mapping[str, str] | None = None) -> dic
 
 
 @needs_extra()
-def validated(made: Any) -> dict[str, Any]:
-    """Return a statement if it conforms to the specifications of in-toto and SLSA.
+def validated(content: Any) -> dict[str, Any]:
+    """Return a statement that conforms to the specifications of in-toto and SLSA.
 
     Raises:
         ValueError: If it does not.
@@ -97,18 +97,18 @@ def validated(made: Any) -> dict[str, Any]:
     from in_toto_attestation.v1.statement_pb2 import Statement as Message
 
     try:
-        message = ParseDict(made, Message())
+        message = ParseDict(content, Message())
         Statement.copy_from_pb(message).validate()
         if message.predicate_type != PROVENANCE:
             raise ValueError(f"predicate type is {message.predicate_type!r}, not {PROVENANCE}")
-        ParseDict(made["predicate"], Provenance())
+        ParseDict(content["predicate"], Provenance())
     except (ParseError, AttributeError, OverflowError, SystemError, TypeError) as error:
         raise ValueError(str(error)) from error
-    return made
+    return content
 
 
 def _dependencies(report: Report) -> Iterator[dict[str, Any]]:
-    """Yield base model, commit, evidence and materials; confidential ones without a digest."""
+    """Yield base model, commit, evidence and materials; confidential materials without a digest."""
     base = report["base"]
     notes = {"digestOf": MODEL_DIGEST, "model": base["name"], "files": base.get("files") or {}}
     yield {"name": "base_model", "digest": {"sha256": base["digest"]}, "annotations": notes}
@@ -130,7 +130,7 @@ def _dependencies(report: Report) -> Iterator[dict[str, Any]]:
 
 def _metadata(report: Report) -> dict[str, Any]:
     """Return when the delta was made, in whole seconds; nothing if no run was recorded."""
-    # imported here, as verifying a statement needs no Kedro
+    # imported here: these modules need Kedro, which verifying a statement does not
     from seuf.audit.events import finished_on, run_id, started_on
     from seuf.audit.report import unlearn_run
 
@@ -148,23 +148,23 @@ def _metadata(report: Report) -> dict[str, Any]:
 def _byproducts(report: Report) -> Iterator[dict[str, Any]]:
     """Yield how each stage ran, then what the audit found.
 
-    The outputs of runs are left out: among them are digests of confidential files.
+    The digests of the runs' outputs are left out: some are of confidential files.
     """
     kept = ("started", "seconds", "commit", "clean", "environment")
     for run in report["runs"]:
         yield {"name": f"run {run['stage']}", "annotations": {key: run[key] for key in kept}}
-    told = ("verdict", "audited", "checks", "forgetting", "scores", "repository", "issued")
-    notes = {key: report[key] for key in told if key in report}
+    findings = ("verdict", "audited", "checks", "forgetting", "scores", "repository", "issued")
+    notes = {key: report[key] for key in findings if key in report}
     yield {"name": "audit", "annotations": notes}
 
 
 @needs_extra()
 def make_keys(folder: Path) -> tuple[Path, Path]:
-    """Return the files of a new ECDSA P-256 key pair, private and public, in PEM.
+    """Write a new ECDSA P-256 key pair in PEM; return the files of the private and public key.
 
     Raises:
-        InputError: If there is a key already, which old signatures may need, or git would commit
-            the private one.
+        InputError: If a key exists, which old signatures may need, or git would commit the private
+            one.
     """
     from securesystemslib.signer import CryptoSigner
 
@@ -189,12 +189,12 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
 
 @needs_extra()
 def fingerprint(private_key: Path) -> str:
-    """Return the id by which a signature names its key: SHA-256 of the public key."""
+    """Return the key id that signatures carry: the SHA-256 of the public key."""
     return str(_signer(private_key).public_key.keyid)
 
 
 def would_be_committed(path: Path) -> bool:
-    """Return whether a file, which need not exist, is in a git repository and not ignored there."""
+    """Return whether a file, existing or not, lies in a git repository that does not ignore it."""
     folder = next(one for one in path.absolute().parents if one.is_dir())
     command = ["git", "check-ignore", "--quiet", os.path.relpath(path.absolute(), folder)]
     try:
@@ -205,7 +205,7 @@ def would_be_committed(path: Path) -> bool:
 
 @needs_extra()
 def sign(statement: dict[str, Any], private_key: Path) -> dict[str, Any]:
-    """Return the DSSE envelope of a statement, as JSON holds it."""
+    """Return a signed DSSE envelope of a statement, as JSON."""
     from securesystemslib.dsse import Envelope
 
     payload = json.dumps(statement, sort_keys=True, allow_nan=False).encode()
@@ -219,7 +219,7 @@ def open_envelope(content: Any, public_key: Path | None) -> dict[str, Any]:
     """Return the statement in an envelope. Without a key it is *not* verified, only read.
 
     Raises:
-        InputError: If it is not the envelope of a statement, or its signature is not of that key.
+        InputError: If this is not a statement's envelope, or that key did not sign it.
     """
     envelope = _parsed(content)
     if envelope.payload_type != PAYLOAD_TYPE:
@@ -240,7 +240,7 @@ def _parsed(content: Any) -> Envelope:
     from securesystemslib.exceptions import Error
 
     try:
-        copy = deepcopy(content)  # from_dict empties what it is given
+        copy = deepcopy(content)  # from_dict empties its argument
         for signature in copy["signatures"]:
             if not isinstance(signature.setdefault("keyid", ""), str):  # optional in DSSE
                 raise TypeError
@@ -252,7 +252,7 @@ def _parsed(content: Any) -> Envelope:
 
 
 def _verify(envelope: Envelope, key: SSlibKey, path: Path) -> None:
-    """Raise unless one of the signatures is of that key; a signature's key id is only a hint."""
+    """Raise unless that key made one of the signatures; a signature's key id is only a hint."""
     from securesystemslib.exceptions import UnverifiedSignatureError
     from securesystemslib.signer import SSlibKey
 
@@ -267,7 +267,7 @@ def _verify(envelope: Envelope, key: SSlibKey, path: Path) -> None:
             pass
     if key.keyid in envelope.signatures:
         raise InputError(f"The statement was changed after it was signed with the key of {path}.")
-    names = ", ".join(name[:12] or "without a name" for name in envelope.signatures)
+    names = ", ".join(name[:12] or "without an id" for name in envelope.signatures)
     raise InputError(
         f"The statement was signed by another key ({names}) than {path} ({key.keyid[:12]})."
     )
@@ -283,7 +283,7 @@ def _signer(path: Path) -> CryptoSigner:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: `kedro audit keys` makes a key.") from None
     except (OSError, TypeError, ValueError, UnsupportedAlgorithm):
-        raise InputError(f"{path} is no private key in PEM, without a password.") from None
+        raise InputError(f"{path} is not a private key in PEM without a password.") from None
 
 
 def _public(path: Path) -> SSlibKey:
@@ -296,20 +296,20 @@ def _public(path: Path) -> SSlibKey:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: ask the signer for the public key.") from None
     except (OSError, ValueError, UnsupportedAlgorithm):
-        raise InputError(f"{path} is no public key in PEM.") from None
+        raise InputError(f"{path} is not a public key in PEM.") from None
 
 
 @needs_extra()
 def sign_folder(folder: Path, private_key: Path, signature: Path) -> None:
-    """Write the signature, a Sigstore bundle, of all files of a folder but those of git."""
+    """Write a signature, a Sigstore bundle, of all files in a folder except git's own."""
     from model_signing.signing import Config
 
-    _signer(private_key)  # says what is wrong with a key
+    _signer(private_key)  # raises a readable error for an unusable key
     with _errors_in_one_line(folder, "be signed"), TemporaryDirectory() as temporary:
-        made = Path(temporary, SIGNATURE)
+        unfinished = Path(temporary, SIGNATURE)
         config = Config().use_elliptic_key_signer(private_key=private_key)
-        config.set_hashing_config(_hashing(folder, signature)).sign(folder, made)
-        write_text(signature, made.read_text(encoding="utf-8"))
+        config.set_hashing_config(_hashing(folder, signature)).sign(folder, unfinished)
+        write_text(signature, unfinished.read_text(encoding="utf-8"))
 
 
 @needs_extra()
@@ -317,7 +317,7 @@ def verify_folder(folder: Path, signature: Path, public_key: Path) -> None:
     """Check that a folder holds exactly the files that were signed with that key.
 
     Raises:
-        InputError: If a file is missing, new or changed, or the signature is not of that key.
+        InputError: If a file is missing, new or changed, or that key did not make the signature.
     """
     from model_signing.verifying import Config
 
@@ -328,7 +328,7 @@ def verify_folder(folder: Path, signature: Path, public_key: Path) -> None:
 
 
 def _hashing(folder: Path, signature: Path) -> Hashing:
-    """Return how files are hashed: each by SHA-256; links are refused, the signature left out."""
+    """Return how to hash: each file by SHA-256, refusing links and ignoring the signature."""
     from model_signing.hashing import Config
 
     root, own = folder.resolve(), signature.resolve()

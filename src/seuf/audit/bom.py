@@ -1,6 +1,6 @@
 """Make the bill of materials of an unlearned model: CycloneDX 1.6 with a model card (ML-BOM).
 
-Confidential data sets are named without a digest, as a small set could be guessed from it.
+Confidential data sets are listed without a digest, from which a small set could be guessed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Report = Mapping[str, Any]
 
 @needs_extra()
 def bom(report: Report) -> str:
-    """Return the bill of a passed audit as JSON; the same report gives the same bytes.
+    """Return the bill of materials of a passed audit as JSON; equal reports give equal bytes.
 
     Raises:
         InputError: If the extra is missing.
@@ -47,17 +47,17 @@ def bom(report: Report) -> str:
         components=materials,
     )
     bill.register_dependency(model, materials)
-    made = json.loads(JsonV1Dot6(bill).output_as_string())
+    content = json.loads(JsonV1Dot6(bill).output_as_string())
     # the library has no class for model cards
-    made["metadata"]["component"]["modelCard"] = _model_card(report)
-    return json.dumps(made, indent=2, sort_keys=True) + "\n"
+    content["metadata"]["component"]["modelCard"] = _model_card(report)
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def _model(report: Report) -> Component:
     from cyclonedx.model.component import Component, ComponentType
 
-    told = ("study", "method", "verdict", "seed", "experts", "settings")
-    properties = {key: report[key] for key in told}
+    keys = ("study", "method", "verdict", "seed", "experts", "settings")
+    properties = {key: report[key] for key in keys}
     properties |= {f"parameters_{key}": report["changes"][key] for key in ("changed", "total")}
     return Component(
         name=f"{report['base']['name']}, after unlearning",
@@ -76,7 +76,7 @@ def _base_and_delta(report: Report) -> Iterator[Component]:
         name=base["name"],
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref="base_model",
-        # of tensors, not of a file: no hash in the sense of CycloneDX
+        # a property: CycloneDX's hashes are of files, this digest is of tensors
         properties=_properties({"model_digest": base["digest"]}),
     )
     hashes = _hashes(delta["sha256"])
@@ -98,7 +98,7 @@ def _data(report: Report) -> Iterator[Component]:
 
 
 def _packages(report: Report) -> Iterator[Component]:
-    """Yield the packages that the delta was made with."""
+    """Yield the packages installed when the delta was made."""
     from cyclonedx.model.component import Component
     from packageurl import PackageURL
 
@@ -150,7 +150,7 @@ def _model_card(report: Report) -> dict[str, Any]:
 
 
 def _metrics(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the scores of both sets, before and after, with their intervals."""
+    """Yield the scores before and after with their intervals, then the routing overlaps."""
     for name in ("forget", "retain"):
         score = scores.get(name) or {}
         for moment in ("before", "after"):

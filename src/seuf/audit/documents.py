@@ -1,4 +1,4 @@
-"""Write what an audit hands on: report, certificate, bill of materials and statement."""
+"""Write an audit's documents: report, certificate, bill of materials and statement."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def write_documents(
         from seuf.audit.bom import bom
 
         texts[BOM] = bom(report)
-        made = statement(report, texts)
-        texts[STATEMENT] = _json(made if key is None else sign(made, key))
+        stated = statement(report, texts)
+        texts[STATEMENT] = _json(stated if key is None else sign(stated, key))
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]

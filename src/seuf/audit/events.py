@@ -1,6 +1,6 @@
 """Send the recorded runs behind a model as OpenLineage events.
 
-Events are made afterwards, from the records; the same runs give the same events.
+Events are made from the records after the runs; the same runs give the same events.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from openlineage.client.transport.transport import Transport
 
 PRODUCER = "urn:seuf:kedro-dvc"
-ENDPOINT = "api/v1/lineage"  # where collectors listen if the URL has no path of its own
-TIMEOUT = 5.0  # seconds an event may take
+ENDPOINT = "api/v1/lineage"  # of a collector whose URL has no path
+TIMEOUT = 5.0  # seconds per event
 RETRIES = 2
 SHA256 = 64  # hexadecimal digits
 Run = Mapping[str, Any]
@@ -35,7 +35,7 @@ def recorded_runs(project: Path, study: str) -> list[dict[str, Any]]:
     """Return the records of the stages in a study's dvc.lock, oldest first, each with its inputs.
 
     Raises:
-        InputError: If the study has not run, or a record is not what it should be.
+        InputError: If the study has not run, or a record is not valid.
     """
     runs = []
     for stage in recorded_stages((project / dvc_file(study)).with_suffix(".lock")).values():
@@ -46,7 +46,7 @@ def recorded_runs(project: Path, study: str) -> list[dict[str, Any]]:
         if record is not None:
             inputs = {path: file.md5 for path, file in stage.deps.items() if file is not None}
             runs.append({**record, "stage": stage.name, "inputs": inputs})
-    return sorted(runs, key=lambda record: record["started"])
+    return sorted(runs, key=lambda run: run["started"])
 
 
 @needs_extra()
@@ -57,14 +57,14 @@ def emit(
 
     Args:
         runs: Each with `stage`, `started`, `seconds`; `inputs` and `outputs` map paths to SHA-256
-            or, as DVC has them, MD5.
+            or, from dvc.lock, MD5.
         study: Namespace of the jobs and data sets.
-        to: A file, which the events are appended to, or an http(s) URL. A key for the URL is
-            taken from OPENLINEAGE_API_KEY.
-        confidential: Paths that are sent without their digest: a small set could be guessed.
+        to: A file, to which the events are appended, or an http(s) URL; the environment variable
+            OPENLINEAGE_API_KEY holds its key, if it needs one.
+        confidential: Paths sent without their digest, from which a small set could be guessed.
 
     Raises:
-        InputError: If the events cannot be written or are not taken, or the extra is missing.
+        InputError: If the events cannot be written or are refused, or the extra is missing.
     """
     from openlineage.client import OpenLineageClient
 
@@ -75,7 +75,7 @@ def emit(
     try:
         for event in events:
             client.emit(event)
-    except (OSError, RuntimeError) as error:  # all errors of requests are OSErrors
+    except (OSError, RuntimeError) as error:  # OSError includes all errors of `requests`
         raise InputError(
             f"The events could not be sent to {without_secrets(to)}: {_reason(error)}."
         ) from error
@@ -85,18 +85,18 @@ def emit(
 
 
 def run_id(study: str, run: Run) -> str:
-    """Return the UUID of a run, the same wherever it is asked for."""
+    """Return the UUID of a run, derived from its study, stage and start."""
     return str(uuid5(NAMESPACE_URL, f"urn:seuf:{study}:{run['stage']}:{run['started']}"))
 
 
 def started_on(run: Run) -> datetime:
-    """Return when a run began; a time without a zone is taken as UTC."""
+    """Return when a run began, in UTC; a time without a zone is taken as UTC."""
     started = datetime.fromisoformat(run["started"])
     return (started if started.tzinfo else started.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def finished_on(run: Run) -> datetime:
-    """Return when a run ended."""
+    """Return when a run ended, in UTC."""
     return started_on(run) + timedelta(seconds=run["seconds"])
 
 
@@ -104,10 +104,13 @@ def _events(run: Run, study: str, confidential: Collection[str]) -> list[RunEven
     from openlineage.client import event_v2 as lineage
 
     def datasets(kind: type[Dataset], files: Mapping[str, str | None]) -> list[Any]:
-        known = {path: None if path in confidential else files[path] for path in sorted(files)}
         return [
-            kind(namespace=study, name=path, facets=_version(digest))
-            for path, digest in known.items()
+            kind(
+                namespace=study,
+                name=path,
+                facets=_version(None if path in confidential else files[path]),
+            )
+            for path in sorted(files)
         ]
 
     states = lineage.RunState.START, lineage.RunState.COMPLETE
@@ -135,7 +138,7 @@ def _version(digest: str | None) -> dict[str, Any]:
 
 
 def _transport(to: str) -> Transport:
-    """Return what carries events to a file or URL."""
+    """Return the OpenLineage transport to a file or URL."""
     from openlineage.client.transport.file import FileConfig, FileTransport
     from openlineage.client.transport.http import HttpConfig, HttpTransport
 
@@ -156,7 +159,7 @@ def _transport(to: str) -> Transport:
 
 
 def without_secrets(to: str) -> str:
-    """Return an address without user, password or query, which may be secret."""
+    """Return an address without user, password and query, which may be secret."""
     if "://" not in to:
         return to
     url = urlsplit(to)
@@ -164,7 +167,7 @@ def without_secrets(to: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason in few words; an error's own text may contain the whole address."""
+    """Return the reason in a few words; the error's own text may contain the whole address."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"it answered {response.status_code}"
