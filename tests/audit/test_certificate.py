@@ -197,7 +197,7 @@ def test_intervals_are_two_standard_errors_wide_on_each_side_and_end_at_one():
         (0.8, 0.1, "do not show that anything was forgotten"),
         (0.33, None, "33.0% (no interval)"),
         (0.33, float("nan"), "Without both intervals a change may be chance."),
-        (0.0, 0.0, "all answers scored alike, not that it is certain"),
+        (0.0, 0.0, "all answers scored alike, not certainty"),
     ],
 )
 def test_scores_claim_no_more_than_their_errors_allow(after, error, said):
@@ -224,7 +224,7 @@ def test_what_was_not_tested_stands_there_whatever_the_scores_are(scores):
 
     assert "Attacks that bring knowledge back" in page
     assert "in another language" in page
-    assert "one that was trained again without the data" in page
+    assert "one trained again without the data" in page
 
 
 def test_a_comparison_with_a_model_without_the_data_is_no_longer_missing():
@@ -282,7 +282,7 @@ def test_missing_parts_are_said_to_be_missing():
     )
 
     assert "No request is attached" in page
-    assert "how well it was forgotten is not known" in page
+    assert "how well it was forgotten is unknown" in page
     assert "The weights were not compared" in page
     assert "No record of the run is attached." in page
     assert "commit not recorded" in page
@@ -300,7 +300,7 @@ def test_a_report_without_one_of_its_parts_still_renders(key):
 def test_inputs_that_are_gone_are_named_and_hashes_of_confidential_files_are_not_shown():
     page = page_of(REPORT)
 
-    gone = page.split("Inputs that can no longer be read again")[1].split("Where and when")[0]
+    gone = page.split("Inputs that can no longer be read")[1].split("Where and when")[0]
     assert "forget.json" in gone
     assert "retain.json" not in gone
     assert "4" * 64 not in page
@@ -344,7 +344,7 @@ def test_a_run_is_told_with_its_machine_in_universal_time():
     assert "2026-11-24 08:00 UTC" in page
     assert "CPU: x86_64" in page
     assert "A GPU" in page
-    assert "commit cccccccccc with changes that are not in it" in page
+    assert "commit cccccccccc with uncommitted changes" in page
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_a_run_is_told_with_its_machine_in_universal_time():
         ({"scope": "experts", "selection": "random_3", "objective": "ga"}, "by lot (rule random_3"),
         (
             {"scope": "experts", "selection": "layer_affinity_2", "objective": "ga"},
-            "order of that use (rule layer_affinity_2; number 2 of that order)",
+            "order of that use (rule layer_affinity_2; number 2 in that order)",
         ),
         (
             {"scope": "experts", "selection": "random_in:contrast", "objective": "ga"},
@@ -370,15 +370,18 @@ def test_a_run_is_told_with_its_machine_in_universal_time():
             {"scope": "experts", "selection": "pilot", "objective": "ga"},
             "left most of the other knowledge (rule pilot)",
         ),
-        ({"scope": "experts", "router": "none", "selection": "a"}, "the routers were held"),
+        (
+            {"scope": "experts", "router": "none", "selection": "a"},
+            "the routers stayed as they were",
+        ),
         ({"scope": "deletion", "selection": "reap"}, "the outputs of the experts named below"),
         (
             {"scope": "experts", "router_null_space": 0.1, "selection": "a"},
-            "only in directions that the texts to keep hardly have",
+            "only in directions that the texts to keep hardly use",
         ),
         (
             {"scope": "everything", "objective": "wga", "retain_loss": "kl"},
-            "(weighted gradient ascent). Of the texts to keep its predictions were held",
+            "(weighted gradient ascent). Instead, its predictions on the texts to keep",
         ),
         (
             {"scope": "everything", "objective": "gdiff", "retain_loss": "nll"},
@@ -530,7 +533,7 @@ def test_models_derived_from_the_resulting_one_are_listed_or_said_to_be_unknown(
 
     assert "derived model, 4 bits" in page
     assert "e" * 64 in page
-    assert "The ledger knows no model that was derived" in page_of(REPORT)
+    assert "The ledger knows no model derived" in page_of(REPORT)
 
 
 def test_a_rule_of_the_studys_own_package_is_no_choice_by_hand(monkeypatch):

@@ -1,8 +1,8 @@
-"""The certificate: one page for people who do not read code, made of an audit's report alone.
+"""The certificate: one page for people who do not read code, made from an audit's report alone.
 
-`certificate.html` is the page; here is what it prints: numbers, times, names and what may be said
-of the scores. It claims nothing beyond the report, and of a failed audit it is no certificate. What
-comes from data cannot become markup, and no character of it can hide.
+`certificate.html` is the template; this module formats its numbers, times and names and words what
+the scores show. The page claims nothing beyond the report, and says so where an audit failed. Text
+from data cannot become markup, and invisible characters are replaced.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ TITLE = "Unlearning certificate"
 NO_CERTIFICATE = "Audit failed: no certificate"
 UNKNOWN = "not recorded"
 RESULTS = {PASS: ("passed", "good"), FAIL: ("failed", "bad"), NOTE: ("remark", "open")}
-# what is said of a forgetting, and its colour
+# by verdict: the wording, and the class of its colour
 FORGETTING = {
     REACHED: ("as declared", "good"),
     NOT_SHOWN: ("not shown to be as declared", "open"),
     NOT_REACHED: ("not as declared", "bad"),
     NOT_JUDGED: ("not judged", "open"),
 }
-SHOWN = 8  # tensors, experts or files that are named; the rest is counted
-BASE_STUDY = "sandbox"  # conf/base: it needs no --env
+SHOWN = 8  # tensors, experts or files listed by name; the rest is counted
+BASE_STUDY = "sandbox"  # of conf/base, the default of --env
 COMPARISONS = ("forget_quality", "privleak", "reference", "retrained")  # need a retrained model
-PLAIN = re.compile(r"\w[\w./-]*", re.ASCII)  # a shell takes it as it stands
+PLAIN = re.compile(r"\w[\w./-]*", re.ASCII)  # needs no quotes in a shell
 DIGEST = re.compile("[0-9a-f]{32,128}")
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, surrogates, line separators
 
@@ -57,9 +57,9 @@ SCOPES = {
 ROUTERS = {
     "layer": " and the router of their layer, which decides what goes to them.",
     "row": " and their own rows of the router, which decide what goes to them.",
-    "none": "; the routers were held.",
+    "none": "; the routers stayed as they were.",
 }
-HELD = " Routers changed only in directions that the texts to keep hardly have."
+NULL_SPACE = " Routers changed only in directions that the texts to keep hardly use."
 PARTS = {
     "experts": "Only the experts",
     "routers": "Only the routers",
@@ -75,7 +75,7 @@ SELECTIONS = {
     "all other texts do",
     "gradient": "those that learning the texts to be forgotten would change more than learning all "
     "other texts would",
-    "reap": "those whose answers to the texts to be forgotten weigh most in their layer",
+    "reap": "those whose outputs for the texts to be forgotten weigh most in their layer",
     "random": "by lot",
     "pilot": "by trial: of each layer's expert that the texts to be forgotten use more than all "
     "other texts do, the one whose change left most of the other knowledge",
@@ -85,12 +85,12 @@ SELECTIONS = {
 }
 OBJECTIVES = {
     "ga": "Training made the texts to be forgotten less likely (gradient ascent).",
-    "gdiff": "Training made the texts to be forgotten less likely and, beside them, the texts to "
-    "keep likelier (gradient difference).",
-    "npo": "Training made the texts to be forgotten less likely than the base model has them, and "
-    "the texts to keep likelier (negative preference optimisation).",
-    "rmu": "Training led what the model computes inside for the texts to be forgotten in a random "
-    "direction, and held it where it was for the texts to keep (RMU).",
+    "gdiff": "Training made the texts to be forgotten less likely and at the same time the texts "
+    "to keep likelier (gradient difference).",
+    "npo": "Training made the texts to be forgotten less likely than they are to the base model, "
+    "and the texts to keep likelier (negative preference optimisation).",
+    "rmu": "Training steered the model's inner activations for the texts to be forgotten in a "
+    "random direction, and kept those for the texts to keep where they were (RMU).",
     "simnpo": "Training made the texts to be forgotten less likely, each until it is unlikely "
     "enough, and the texts to keep likelier (SimNPO).",
     "dpo": "Training made the texts to be forgotten less likely and a refusal in their place "
@@ -105,8 +105,8 @@ OBJECTIVES = {
     "the true words (CE-U).",
 }
 RETAIN_LOSSES = {
-    "kl": " Of the texts to keep its predictions were held to the base model's, instead.",
-    "trace": " Of the texts to keep those words counted most that go to the same experts.",
+    "kl": " Instead, its predictions on the texts to keep were kept close to the base model's.",
+    "trace": " Among the texts to keep, the words routed to the same experts counted most.",
 }
 MEASURES = {
     "accuracy": "share of right answers",
@@ -120,14 +120,14 @@ Score = Mapping[str, Any]
 
 
 def certificate(report: Report) -> str:
-    """Return the page as HTML that needs nothing else and can be printed.
+    """Return the page as self-contained, printable HTML.
 
     Args:
-        report: What `kedro audit --json` prints.
+        report: As `kedro audit --json` prints it.
     """
     environment = Environment(
         autoescape=True,
-        undefined=ChainableUndefined,  # what is missing is said to be, see `shown`
+        undefined=ChainableUndefined,  # `shown` prints a missing value as not recorded
         finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -135,43 +135,45 @@ def certificate(report: Report) -> str:
     environment.tests["digest"] = lambda value: bool(DIGEST.fullmatch(str(value)))
     environment.globals |= {function.__name__: function for function in PRINTED}
     results = [check["result"] for check in report["checks"]]
-    judged = report.get("forgetting") or {"verdict": NOT_JUDGED, "text": UNKNOWN}
-    cause, materials, scores = first_cause(report), report.get("materials"), report.get("scores")
-    of_data = [one for one in materials or [] if one["role"] != "code"]  # the commit names the code
+    forgetting = report.get("forgetting") or {"verdict": NOT_JUDGED, "text": UNKNOWN}
+    words, colour = FORGETTING.get(forgetting["verdict"], (UNKNOWN, "open"))
+    cause, scores = why_no_certificate(report), report.get("scores") or {}
+    materials = report.get("materials") or []
+    data = [one for one in materials if one["role"] != "code"]  # the commit identifies the code
     return environment.from_string(
         files("seuf.audit").joinpath("certificate.html").read_text(encoding="utf-8")
     ).render(
         report=report,
         title=NO_CERTIFICATE if cause else TITLE,
         cause=cause,
-        forgetting=judged,
-        forgetting_words=FORGETTING.get(judged["verdict"], (UNKNOWN, "open"))[0],
-        forgetting_class=FORGETTING.get(judged["verdict"], (UNKNOWN, "open"))[1],
+        forgetting=forgetting,
+        forgetting_words=words,
+        forgetting_class=colour,
         passed=results.count(PASS),
         noted=results.count(NOTE),
         results=RESULTS,
         shown_items=SHOWN,
         base_study=BASE_STUDY,
-        compared=any((scores or {}).get(name) is not None for name in COMPARISONS),
-        erased=[one for one in materials or [] if not one["here"]],
-        files=of_data,
-        unlisted=len(materials or []) - len(of_data[:SHOWN]),
+        compared=any(scores.get(name) is not None for name in COMPARISONS),
+        erased=[one for one in materials if not one["here"]],
+        files=data,
+        unlisted=len(materials) - len(data[:SHOWN]),
     )
 
 
-def first_cause(report: Report) -> str | None:
-    """Return why there is no certificate, None if there is one."""
+def why_no_certificate(report: Report) -> str | None:
+    """Return why a report gets no certificate; None if it gets one."""
     bad = [check for check in report["checks"] if check["result"] not in (PASS, NOTE)]
     if bad:
         return f"{bad[0]['name']}: {bad[0]['text']}"
     if not any(check["result"] == PASS for check in report["checks"]):
         return "no check was passed."
-    return None if report["verdict"] == PASS else "the report names none."
+    return None if report["verdict"] == PASS else "the report does not say."
 
 
 def shown(value: Any) -> Any:
-    """Return what the page prints of a value: one line, with no character that hides."""
-    if hasattr(value, "__html__"):  # of a macro, whose values were printed so
+    """Return what the page prints for a value: one line without invisible characters."""
+    if hasattr(value, "__html__"):  # the output of a macro, which has passed through here
         return value
     if value is None or value == "" or isinstance(value, Undefined):
         return UNKNOWN
@@ -189,30 +191,30 @@ def when(time: str | None) -> str | None:
 
 
 def share(part: int, whole: int) -> str:
-    """Return a share in per cent with three digits, so that a small one is not none."""
+    """Return a share in per cent with three digits, so that a small one does not print as 0."""
     return f"{100 * part / whole:.3g}%"
 
 
 def number(value: float | None, digits: int = 0) -> str | None:
-    """Return a number with its thousands apart."""
+    """Return a number with separated thousands; None if it is not a number."""
     return f"{value:,.{digits}f}" if isinstance(value, int | float) else None
 
 
 def commit(record: Mapping[str, Any], length: int) -> str:
-    """Return the commit of a report or run, and whether something was changed since."""
+    """Return the commit of a report or run, and whether there were uncommitted changes."""
     if not record.get("commit"):
         return "commit not recorded"
-    clean = "" if record.get("clean", True) else " with changes that are not in it"
+    clean = "" if record.get("clean", True) else " with uncommitted changes"
     return f"commit {str(record['commit'])[:length]}{clean}"
 
 
 def sentence(text: str) -> str:
-    """Return a text as a sentence."""
+    """Return a text with a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
 def declared(request: Mapping[str, Any]) -> str:
-    """Return what a request declares to be enough."""
+    """Return the scores that a request declares to be enough."""
     bounds = [
         f"{words} {request[name]}"
         for name, words in (
@@ -225,13 +227,13 @@ def declared(request: Mapping[str, Any]) -> str:
 
 
 def signature(issued: Mapping[str, Any] | None) -> str:
-    """Return whether the statement that goes with the page is signed, and with which key."""
+    """Return whether the statement beside the page is signed, and with which key."""
     key = (issued or {}).get("key")
     return f"the statement is signed with the key {key}" if key else "the statement is not signed"
 
 
 def typed(name: Any, otherwise: str) -> str:
-    """Return a name that can be typed into a shell, a placeholder for any other."""
+    """Return a name if a shell takes it without quotes, else the placeholder."""
     return name if isinstance(name, str) and PLAIN.fullmatch(name) else otherwise
 
 
@@ -243,7 +245,7 @@ def hash_of(material: Mapping[str, Any]) -> str:
 
 
 def scope(settings: Any) -> str | None:
-    """Return what could change in training; a name that is not known here as it is."""
+    """Return what training could change; an unknown scope is returned as it is."""
     row = settings or {}
     name = row.get("scope", "")
     if name == "everything" and (row.get("only") or row.get("layers")):
@@ -251,12 +253,12 @@ def scope(settings: Any) -> str | None:
         layers = ", ".join(map(str, row.get("layers") or []))
         return part + (f" of the layers {layers}." if layers else " of all layers.")
     router = ROUTERS.get(row.get("router", "layer"), ".") if name == "experts" else ""
-    held = HELD if row.get("router_null_space") else ""
-    return SCOPES.get(name, name) + router + held
+    limit = NULL_SPACE if row.get("router_null_space") else ""
+    return SCOPES.get(name, name) + router + limit
 
 
 def selection(rule: str) -> str:
-    """Return by which rule the experts were chosen."""
+    """Return the rule by which the experts were chosen, in words."""
     if rule.startswith(RANDOM_IN):
         return f"by lot, in the layers that {rule.removeprefix(RANDOM_IN)} chooses (rule {rule})"
     name, rank = (rule, 1) if rule in (ESFT, *PILOTS) else ranking_and_rank(rule) or ("", 1)
@@ -264,12 +266,12 @@ def selection(rule: str) -> str:
         return f"by a rule of this study's own (rule {rule})"
     if not name:
         return f"by hand, as {rule} in the settings"
-    ranked = f"; number {rank} of that order" if rule != name and name != "random" else ""
+    ranked = f"; number {rank} in that order" if rule != name and name != "random" else ""
     return f"{SELECTIONS[name]} (rule {rule}{ranked})"
 
 
 def objective(settings: Any) -> str | None:
-    """Return what training did."""
+    """Return what training did; an unknown objective is returned as it is."""
     row = settings or {}
     name = row.get("objective")
     if name not in OBJECTIVES:
@@ -278,12 +280,12 @@ def objective(settings: Any) -> str | None:
 
 
 def score(scores: Score, moment: str) -> str:
-    """Return what was scored `before` or `after`."""
+    """Return the score `before` or `after`."""
     return _as_score(scores.get(moment), scores["measure"])
 
 
 def with_interval(scores: Score, moment: str) -> str:
-    """Return what was scored `before` or `after`, with its interval."""
+    """Return the score `before` or `after`, with its interval."""
     bounds = interval(scores, moment)
     if bounds is None:
         return f"{score(scores, moment)} (no interval)"
@@ -292,17 +294,17 @@ def with_interval(scores: Score, moment: str) -> str:
 
 
 def change(scores: Score) -> str:
-    """Return how far a score went, with its sign; shares in points of a hundred."""
+    """Return a score's signed change; for shares in percentage points."""
     before, after = scores.get("before"), scores.get("after")
     if not (known(before) and known(after)):
         return UNKNOWN
-    share = scores["measure"] in MEASURES
-    text = f"{100 * (after - before):+.1f} points" if share else f"{after - before:+.3f}"
+    is_share = scores["measure"] in MEASURES
+    text = f"{100 * (after - before):+.1f} points" if is_share else f"{after - before:+.3f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
 def measured(scores: Mapping[str, Any]) -> str:
-    """Return how was measured, and what the intervals are."""
+    """Return what the scores measure, and what the intervals mean."""
     parts = [scores[name] for name in ("forget", "retain") if scores.get(name)]
     measures = dict.fromkeys(MEASURES.get(part["measure"], ROUGE) for part in parts)
     text = (
@@ -311,12 +313,12 @@ def measured(scores: Mapping[str, Any]) -> str:
     )
     if 0 not in [part.get(f"{moment}_error") for part in parts for moment in ("before", "after")]:
         return text
-    alike = "An interval without width means that all answers scored alike, not that it is certain."
-    return f"{text} {alike}"
+    zero_width = "An interval of zero width means that all answers scored alike, not certainty."
+    return f"{text} {zero_width}"
 
 
 def found(scores: Mapping[str, Any]) -> str:
-    """Return what the scores show: no more than the questions and their errors do."""
+    """Return what the scores show, within their standard errors."""
     sentences = []
     if forget := scores.get("forget"):
         sentences += [_drop(forget), _guessing(forget, scores.get("chance"))]
@@ -327,7 +329,7 @@ def found(scores: Mapping[str, Any]) -> str:
     if any(known(value) for value in overlap.values()):
         alike = (_as_score(overlap.get(name), "accuracy") for name in ("forget", "retain"))
         sentences.append(
-            "Of the experts that the model calls on, {} are the same as before on what was to be "
+            "Of the experts that the model uses, {} are the same as before on what was to be "
             "forgotten, {} on everything else.".format(*alike)  # no sign of forgetting
         )
     return " ".join(sentences)
@@ -357,7 +359,7 @@ def _guessing(forget: Score, chance: float | None) -> str:
     if bounds[0] > chance:
         return f"{guessing}: some of what was to be forgotten is still answered."
     if bounds[1] < chance:
-        return f"{guessing}: less than that means that right answers are avoided."
+        return f"{guessing}: a lower score means that right answers are avoided."
     return f"{guessing}, which lies in the interval after."
 
 
@@ -368,7 +370,7 @@ def _as_score(value: float | None, measure: str) -> str:
     return f"{value:.1%}" if measure in MEASURES else f"{value:.3f}"
 
 
-# what the page calls by name
+# functions that the template calls by name
 PRINTED: tuple[Callable[..., Any], ...] = (
     *(when, share, number, commit, typed, hash_of, sentence, declared, signature),
     *(scope, selection, objective),
