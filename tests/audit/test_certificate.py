@@ -388,6 +388,8 @@ def test_a_run_is_told_with_its_machine_in_universal_time():
             "(gradient difference).",
         ),
         ({"scope": "nothing"}, "the base model as it was"),
+        # Eq. 3 draws the gates to the selected experts, not to what they were
+        ({"scope": "experts", "anchor_weight": 1.0}, "it sending the texts to be forgotten to"),
     ],
 )
 def test_a_method_is_told_in_plain_words(settings, said):
