@@ -1,8 +1,8 @@
 """Prove what a method changed, from which model, and that nothing else changed.
 
-Begin at `report.CHECKS`, the list of all checks; each yields lines, `Check`. The documents of a
-passed audit (in-toto, CycloneDX, OpenLineage, Sigstore) need the packages of the extra `audit`,
-which are imported where they are used: an audit alone needs none.
+Begin at `report.CHECKS`, the list of all checks; each yields `Check`s, one line each. The documents
+of a passed audit (in-toto, CycloneDX, OpenLineage, Sigstore) need the packages of the extra
+`audit`, imported where they are used: an audit alone needs none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PACKAGES = {
 
 
 def now() -> str:
-    """Return the time, UTC, as reports and the ledger write it."""
+    """Return the present time in UTC, ISO, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -39,7 +39,7 @@ class Check(NamedTuple):
 
     Attributes:
         name: What was checked, one or two words.
-        result: `PASS`, `FAIL`, or `NOTE` for what could not be checked but is not wrong either.
+        result: `PASS`, `FAIL`, or `NOTE` for a remark or a check that could not be made.
         text: What was found; for a failure its cause, with the file or tensor.
     """
 
@@ -59,12 +59,12 @@ def failed(name: str, text: str) -> Check:
 
 
 def noted(name: str, text: str) -> Check:
-    """Return a check that could not be made, or a remark; neither fails an audit."""
+    """Return a remark, or a check that could not be made; neither fails an audit."""
     return Check(name, NOTE, text)
 
 
 def printable(check: Check) -> Check:
-    """Return a check with its text as one printable line: file names may hold any character."""
+    """Return a check whose text has control characters escaped: file names may contain any."""
     shown = (char if char.isprintable() else repr(char)[1:-1] for char in check.text)
     return check._replace(text="".join(shown))
 
@@ -75,7 +75,7 @@ class MissingExtraError(InputError):
 
 @contextmanager
 def needs_extra() -> Iterator[None]:
-    """Name the extra to install, in an error, if one of its packages is missing."""
+    """Turn a missing package of the extra into an error that names the extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:

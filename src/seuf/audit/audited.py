@@ -1,6 +1,6 @@
-"""The method that is audited, and the stages behind its delta, read from dvc.lock.
+"""The audited method and the stages behind its delta, read from dvc.lock.
 
-DVC's own memory of what is in the workspace is not trusted.
+DVC's own cache of the workspace's state is not trusted.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Stage(NamedTuple):
     Attributes:
         name: As `dvc repro` takes it, `unlearn@seuf_ga`.
         cmd: The command.
-        deps: What it read, by path from the project's root.
-        outs: What it wrote.
-        params: Values by key, by file; of dvc.yaml None for each value.
+        deps: What it reads, by path from the project's root.
+        outs: What it writes, likewise.
+        params: By file, values by key; in a declared stage every value is None.
     """
 
     name: str
@@ -59,7 +59,7 @@ def recorded_stages(lock: Path) -> dict[str, Stage]:
     """Return the stages in a dvc.lock by name.
 
     Raises:
-        InputError: If there is no such file, or it is no lock file.
+        InputError: If there is no such file, or it is not a valid lock file.
     """
     name = os.path.relpath(lock)
     if not lock.is_file():
@@ -92,7 +92,7 @@ def producers(stages: Mapping[str, Stage]) -> dict[str, Stage]:
 
 
 def upstream(paths: Iterable[str], stages: Mapping[str, Stage]) -> list[Stage]:
-    """Return the stages that the paths come from, each after those that it depends on.
+    """Return the stages that produce the paths, each after the stages that it depends on.
 
     Raises:
         InputError: If no stage writes one of the paths.
@@ -100,9 +100,9 @@ def upstream(paths: Iterable[str], stages: Mapping[str, Stage]) -> list[Stage]:
     producer_of, ordered, seen = producers(stages), dict[str, Stage](), set[str]()
 
     def visit(path: str) -> None:
-        parents = (path, *map(str, PurePosixPath(path).parents))  # it may lie in an output
-        stage = next((producer_of[one] for one in parents if one in producer_of), None)
-        if stage is None or stage.name in seen:  # a forged lock can lead in a circle
+        candidates = (path, *map(str, PurePosixPath(path).parents))  # the output may be a folder
+        stage = next((producer_of[one] for one in candidates if one in producer_of), None)
+        if stage is None or stage.name in seen:  # a forged lock can have a cycle
             return
         seen.add(stage.name)
         for dependency in stage.deps:
@@ -118,12 +118,12 @@ def upstream(paths: Iterable[str], stages: Mapping[str, Stage]) -> list[Stage]:
 
 @dataclass(frozen=True)
 class AuditedMethod:
-    """A method of a study that has run; each fact is read when it is first needed.
+    """A method of a study that has run; each fact is read on first use.
 
     Attributes:
         study: The study.
         method: A name from its table of methods.
-        checkpoint: Folder of an exported checkpoint that is compared with base and delta too.
+        checkpoint: Folder of an exported checkpoint to compare with base and delta.
     """
 
     study: Study
@@ -155,7 +155,7 @@ class AuditedMethod:
         nodes = self.study.pipelines["__default__"].nodes
         if not any(f"{self.method}.delta" in node.outputs for node in nodes):
             raise InputError(
-                f"The study {self.study.name!r} keeps no deltas, it only measures how scores "
+                f"The study {self.study.name!r} keeps no deltas, as it only measures how scores "
                 "spread: there is nothing to audit."
             )
 
@@ -167,9 +167,9 @@ class AuditedMethod:
     @cached_property
     def recorded(self) -> dict[str, Stage]:
         """All stages in the study's dvc.lock but the guard, which `check_lock` replaces."""
-        stages, mark = recorded_stages(self.lock), guard_file(self.study.name)
+        stages, guard = recorded_stages(self.lock), guard_file(self.study.name)
         for stage in stages.values():
-            stage.deps.pop(mark, None)
+            stage.deps.pop(guard, None)
         return {name: stage for name, stage in stages.items() if name != GUARD}
 
     @cached_property
@@ -186,12 +186,12 @@ class AuditedMethod:
 
     @property
     def experts(self) -> Experts:
-        """The (layer, expert) pairs that the delta says it was made of."""
+        """The (layer, expert) pairs that the delta names as its own."""
         return [(layer, expert) for layer, expert in self.delta.about.get("experts", [])]
 
     @cached_property
     def weights(self) -> WeightsChecked:
-        """The weights of base, delta and exported checkpoint, compared."""
+        """The comparison of base, delta and exported checkpoint."""
         from seuf.audit.weights import check_weights
         from seuf.unlearning.settings import Method
 
@@ -204,23 +204,23 @@ class AuditedMethod:
         scored = upstream([self.path("scores")], self.recorded)
         producer_of = producers(self.recorded)
         reporting = [producer_of[p] for p in map(self.path, REPORTS) if p in producer_of]
-        every = [*self.lineage, *scored, *reporting]
-        return list({stage.name: stage for stage in every}.values())
+        stages = [*self.lineage, *scored, *reporting]
+        return list({stage.name: stage for stage in stages}.values())
 
     def path(self, name: str) -> str:
-        """Return where a data set lies, from the project's root; `delta` is this method's."""
+        """Return a data set's path from the project's root; those of `OF_METHOD` are its own."""
         own = f"{self.method}.{name}" if name in OF_METHOD else name
         return str(self.study.dataset(own)["filepath"])
 
     def read(self, name: str) -> Any:
-        """Return the content of a data set that is JSON, or JSON lines."""
+        """Return the content of a JSON or JSON lines data set."""
         text = (self.project / self.path(name)).read_text(encoding="utf-8")
         if self.path(name).endswith(".jsonl"):
             return [json.loads(line) for line in text.split("\n") if line]
         return json.loads(text)
 
     def load(self, name: str) -> Any:
-        """Return a data set as its pipelines load it; one of a method by its full name."""
+        """Return a data set as the pipelines load it; a method's own by its full name."""
         from kedro.io import AbstractDataset
 
         return AbstractDataset.from_config(name, self.study.dataset(name)).load()
@@ -231,33 +231,33 @@ class AuditedMethod:
 
     @cached_property
     def digests(self) -> dict[str, Digests]:
-        """Digests of all files that the stages read and wrote and that are here, by path."""
+        """Digests of all present files and folders that the stages read or wrote, by path."""
         paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
         read = digests(self.project / path for path in sorted(paths))
         return {path: read[self.project / path] for path in paths if self.project / path in read}
 
     def stamps(self) -> dict[str, tuple[int, ...]]:
-        """Return what changes when an audited file is written: inode, size, times, links.
+        """Return (inode, size, mtime, links, ctime) of each audited file, which writing changes.
 
-        Another link to a file changes the number of links and the last time, but no content.
+        A new hard link to a file changes only the number of links and ctime.
         """
         paths = {path for stage in self.stages for path in (*stage.deps, *stage.outs)}
         paths |= {os.path.relpath(self.lock, self.project), f"{EVIDENCE}/{self.study.name}"}
         files = (file for path in paths for file in files_of(self.project / path))
-        facts = {os.path.relpath(file, self.project): file.stat() for file in files}
+        stats = {os.path.relpath(file, self.project): file.stat() for file in files}
         return {
-            name: (one.st_ino, one.st_size, one.st_mtime_ns, one.st_nlink, one.st_ctime_ns)
-            for name, one in facts.items()
+            name: (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_nlink, stat.st_ctime_ns)
+            for name, stat in stats.items()
         }
 
     @cached_property
     def confidential(self) -> set[str]:
-        """Paths of the data sets that hold what is to be forgotten: these may be erased."""
+        """Paths of the data sets with texts to forget: these may be erased."""
         return confidential_paths(self.study)
 
     @cached_property
     def erased(self) -> dict[str, str]:
-        """When and for which request an output was erased, in words, by path.
+        """For each erased output, by path, when and for which request it was erased, in words.
 
         Raises:
             InputError: If the record cannot be read.
@@ -270,32 +270,32 @@ class AuditedMethod:
         except WorkflowError as error:
             raise InputError(str(error)) from error
         known = state(read_ledger(self.project)).status if erasures else {}
-        words = dict[str, str]()
-        for one in erasures:
-            if one.purpose in known:
-                by = f"for request {one.purpose}"
-            elif one.purpose is not None:
-                by = f"for {one.purpose!r}, which is no request of the ledger"
+        texts = dict[str, str]()
+        for erasure in erasures:
+            if erasure.purpose in known:
+                purpose = f"for request {erasure.purpose}"
+            elif erasure.purpose is not None:
+                purpose = f"for {erasure.purpose!r}, which is not a request in the ledger"
             else:
                 of_study = ", ".join(requests_of_study(self.project, self.study.name))
-                named = f"that was named; the study's are: {of_study}"
-                by = f"for no request {named}" if of_study else "for no request"
-            words |= dict.fromkeys(one.paths, f"erased on {one.date} {by}")
-        return words
+                purpose = "for no request"
+                purpose += f" that was named; the study's are: {of_study}" if of_study else ""
+            texts |= dict.fromkeys(erasure.paths, f"erased on {erasure.date} {purpose}")
+        return texts
 
     def why_missing(self, path: str) -> str:
-        """Return in words why a file is missing, after its name."""
+        """Return why a file is missing, as the end of a sentence that begins with its name."""
         if path in self.erased:
             return f"was {self.erased[path]}"
         if path in self.confidential:
-            return "is missing, and no erasure is recorded: `dvc pull` brings what is left"
-        return "is missing: `dvc pull` brings what was shared"
+            return "is missing, and no erasure is recorded: `dvc pull` restores what a remote has"
+        return "is missing: `dvc pull` restores what a remote has"
 
     @cached_property
     def base(self) -> tuple[str, Path]:
         """The base model's name, and the folder of its checkpoint.
 
-        A model outside the project is named by its folder alone: a path may name a person.
+        The name of a model outside the project is its folder's: a full path may name a person.
 
         Raises:
             InputError: If it is missing.
@@ -304,7 +304,7 @@ class AuditedMethod:
         if not (path / REFERENCE).is_file():
             if not path.is_dir():
                 raise InputError(
-                    f"{self.path('base_model')} is missing: `dvc pull` brings it if a remote has "
+                    f"{self.path('base_model')} is missing: `dvc pull` restores it if a remote has "
                     f"it, `kedro dvc run --env {self.study.name}` makes it."
                 )
             return path.name, Path(os.path.relpath(path))
@@ -316,14 +316,14 @@ class AuditedMethod:
 
 
 def confidential_paths(study: Study) -> set[str]:
-    """Return the paths of the data sets of a study that hold what is to be forgotten.
+    """Return the paths of a study's data sets that contain texts to forget.
 
-    These are the prepared sets, and what the catalog keeps in a remote of its own.
+    These are the prepared sets, and every data set that the catalog keeps in a remote of its own.
     """
-    whole = study.pipelines["__default__"]
-    written = {name for node in whole.nodes for name in node.outputs}
-    read = [name for name in whole.inputs() if not name.startswith("param")]
+    pipeline = study.pipelines["__default__"]
+    written = {name for node in pipeline.nodes for name in node.outputs}
+    read = [name for name in pipeline.inputs() if not name.startswith("param")]
     entries = {name: study.catalog.resolve_pattern(name) for name in (*written, *read)}
     kept_apart = {name for name, entry in entries.items() if "remote" in for_dvc(entry)}
-    named = kept_apart | written.intersection(CONFIDENTIAL)
-    return {entries[name]["filepath"] for name in named if "filepath" in entries[name]}
+    confidential = kept_apart | written.intersection(CONFIDENTIAL)
+    return {entries[name]["filepath"] for name in confidential if "filepath" in entries[name]}

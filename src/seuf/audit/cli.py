@@ -1,4 +1,4 @@
-"""`kedro audit`: audit a method, verify a statement elsewhere, make keys, sign, send events.
+"""`kedro audit`: audit a method, verify a statement, make keys, sign an export, send events.
 
 The checks of an audit are listed in `report.CHECKS`.
 """
@@ -34,7 +34,7 @@ COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "red"}
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """Print an `InputError`, or that a disk is full or shut, as one line on stderr; exit with 1."""
+    """Print an `InputError` or a disk that cannot be written as one line on stderr; exit with 1."""
     try:
         yield
     except Exception as error:
@@ -46,10 +46,10 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 class MethodOrCommand(click.Group):
-    """A group whose first argument is one of its commands, or else a method to audit."""
+    """A group whose first argument is one of its commands or else a method to audit."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take a first argument that names no command as a method."""
+        """Insert `method` before a first argument that is not a command."""
         if args and args[0] not in {*self.commands, *self.get_help_option_names(ctx)}:
             args = ["method", *args]
         return super().parse_args(ctx, args)
@@ -62,7 +62,7 @@ class MethodOrCommand(click.Group):
     epilog="\b\n" + "\n".join(EXAMPLES),
 )
 def audit() -> None:
-    """Prove what a method changed, and that nothing else was.
+    """Prove what a method changed, and that nothing else changed.
 
     METHOD is a name from the study's table of methods, such as seuf_ga; `kedro show --env STUDY`
     lists them. Its options: `kedro audit method --help`.
@@ -114,7 +114,7 @@ def method(
         if issuer and not out:
             raise InputError("--issuer needs --out, the folder for the certificate.")
         if (since is None) != (public is None):
-            raise InputError("--since and --key need each other: a statement and its signer's key.")
+            raise InputError("--since, a signed statement, and --key, its signer's, go together.")
         for option, path in (("--sign", key), ("--since", since), ("--key", public)):
             if path is not None and not path.is_file():
                 raise InputError(f"{option} {path}: there is no such file.")
@@ -124,7 +124,7 @@ def method(
         if request is not None:
             from seuf.audit.requests import reported_request
 
-            reported_request(project, request)  # refuses an unknown one before the audit
+            reported_request(project, request)  # raises for an unknown request before the audit
         audited = AuditedMethod(load_study(project, env), name, checkpoint)
         report = audit(audited)
         if replay:
@@ -156,7 +156,7 @@ def method(
 
 @audit.command()
 @click.argument("file", type=FILE)
-@click.option("--certificate", type=FILE, help="The page; by default the one beside the statement.")
+@click.option("--certificate", type=FILE, help="By default the one beside the statement.")
 @click.option("--key", type=FILE, help="Public key of the trusted signer.")
 @click.option("--delta", type=FILE, help="The delta that the statement is about.")
 @click.option("--base", type=FILE, help="Folder of the base model.")
@@ -164,9 +164,9 @@ def method(
 def verify(file: Path, **given: Path | None) -> None:
     """Check a statement against delta and base model.
 
-    Neither project nor data are needed. PASS, exit code 0, if the statement is signed with --key
-    and everything in it was compared. Exit code 1 if a check fails, 2 if none fails but something
-    was left out.
+    Needs neither project nor data. PASS, exit code 0, if the statement is signed with --key and
+    everything in it was compared. Exit code 1 if a check fails, 2 if none fails but something was
+    left out.
 
     Example: seuf-verify statement.json --key seuf.pub --delta delta.safetensors --base BASE
     """
@@ -232,8 +232,8 @@ def events(to: str, env: str) -> None:
         study = load_study(Path.cwd(), env)
         runs = recorded_runs(Path.cwd(), env)
         target = to if "://" in to else str(FILE.convert(to, None, None))
-        number = emit(runs, env, target, confidential_paths(study))
-    click.echo(f"{number} events to {without_secrets(to)}")
+        count = emit(runs, env, target, confidential_paths(study))
+    click.echo(f"{count} events to {without_secrets(to)}")
 
 
 def _print(checks: Iterable[Check]) -> None:
