@@ -155,7 +155,7 @@ def test_another_method_or_study_in_the_ledger_is_remarked(project, monkeypatch)
 
         texts = [one["text"] for one in with_request(given, project, "1")["checks"]]
 
-        remark = f"the ledger names {given['method']!r} of 'other', which made this delta"
+        remark = f"the ledger says that {given['method']!r} of 'other' made this delta"
         assert (remark in texts) == remarked
 
 

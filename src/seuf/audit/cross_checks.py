@@ -1,7 +1,7 @@
-"""Compare an audit with what was written down elsewhere: the ledger, and an earlier statement.
+"""Compare an audit with two sources beyond the study: the ledger and an earlier statement.
 
-Whoever can rewrite the commits of a repository can rewrite data, lock, records and scores so that
-they agree. They cannot make an earlier signature fit.
+Whoever can rewrite a repository's commits can rewrite data, lock, records and scores so that they
+agree. They cannot make an earlier signature match.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from seuf.audit.requests import REQUESTS, derived_models, reported_request, serv
 from seuf.audit.verify import MODEL
 from seuf.inputs import InputError
 
-DERIVED = ("name", "how", "sha256", "date")  # what a report says of a derived model
+DERIVED = ("name", "how", "sha256", "date")  # a derived model's fields in a report
 
 
 def with_request(report: Report, project: Path, name: str) -> Report:
-    """Return the report with the request that the delta serves, and the checks of that.
+    """Return the report with the request that the delta serves and the checks of the request.
 
     Raises:
         InputError: If there is no such request, or it is revoked.
     """
-    derived = [{key: one[key] for key in DERIVED} for one in derived_models(project, name)]
+    derived = [{key: entry[key] for key in DERIVED} for entry in derived_models(project, name)]
     report = {**report, "request": reported_request(project, name), "derived": derived}
     report["forgetting"] = forgetting(report)
     return with_checks(report, _check_request(report, project, name))
@@ -40,16 +40,16 @@ def with_request(report: Report, project: Path, name: str) -> Report:
 def _check_request(report: Report, project: Path, name: str) -> Iterator[Check]:
     """Check that the ledger says that this delta serves the request.
 
-    Catches a delta, base or model other than that in the ledger, and an uncommitted ledger.
+    Catches another delta, base or model than the ledger's, and an uncommitted ledger.
     """
     entry, delta = serving_entry(project, name), report["delta"] or {}
     if entry is None or entry["delta"] != delta.get("sha256"):
         yield failed("request", f"the ledger does not say that this delta serves {name}")
     else:
-        known = {"base": report["base"]["digest"], "model": report["changes"].get("model")}
-        other = [what for what, digest in known.items() if digest and entry[what] != digest]
-        if other:
-            text = f"the ledger names another {', '.join(other)} than this delta's for {name}"
+        digests = {"base": report["base"]["digest"], "model": report["changes"].get("model")}
+        wrong = [key for key, digest in digests.items() if digest and entry[key] != digest]
+        if wrong:
+            text = f"the ledger names another {', '.join(wrong)} than this delta's for {name}"
             yield failed("request", text)
         else:
             yield passed("request", f"the ledger says that this delta serves {name}")
@@ -57,7 +57,7 @@ def _check_request(report: Report, project: Path, name: str) -> Iterator[Check]:
     try:
         changed = git(project, "status", "--porcelain", "--untracked-files=all", "-z", *paths)
         ignored = git(project, "ls-files", "--others", "--ignored", "--exclude-standard", *paths)
-    except WorkflowError:  # the check of the commit has failed for it
+    except WorkflowError:  # then the check `commit` has failed too
         changed = ignored = ""
     if changed or ignored:
         yield failed("request", f"{LEDGER} and {REQUESTS} are not as committed: commit them")
@@ -65,18 +65,17 @@ def _check_request(report: Report, project: Path, name: str) -> Iterator[Check]:
     if run is not None and datetime.fromisoformat(opened) > started_on(run):
         yield noted("request", f"opened on {opened}, after the model was trained for it")
     if entry and (entry["method"], entry["study"]) != (report["method"], report["env"]):
-        made_by = f"{entry['method']!r} of {entry['study']!r}"  # as after a study was renamed
-        yield noted("request", f"the ledger names {made_by}, which made this delta")
+        made_by = f"{entry['method']!r} of {entry['study']!r}"  # the study may have been renamed
+        yield noted("request", f"the ledger says that {made_by} made this delta")
 
 
 def check_since(report: Mapping[str, Any], project: Path, file: Path, key: Path) -> Check:
     """Check that delta, model, lock, records, scores and ledger are as they were signed.
 
-    The ledger may have grown. A statement that cannot be read, or is not signed with that key,
-    fails.
+    The ledger may have grown. A statement that cannot be read or that the key did not sign fails.
 
     Args:
-        report: Of `audit`.
+        report: The result of `audit`.
         project: The project's root.
         file: The earlier statement, signed.
         key: Public key of its signer.
@@ -97,9 +96,10 @@ def check_since(report: Mapping[str, Any], project: Path, file: Path, key: Path)
 def _differences(
     stated: Mapping[str, Any], report: Mapping[str, Any], project: Path
 ) -> Iterator[str]:
-    """Yield what is no longer as it was signed, is gone, or was not signed."""
-    now = {one["path"]: one["sha256"] for one in report["evidence"]}
-    now |= {report["delta"]["path"]: report["delta"]["sha256"], MODEL: report["changes"]["model"]}
+    """Yield the name of everything that differs from the statement, is gone, or was not signed."""
+    present = {one["path"]: one["sha256"] for one in report["evidence"]}
+    present[report["delta"]["path"]] = report["delta"]["sha256"]
+    present[MODEL] = report["changes"]["model"]
     dependencies = stated["predicate"]["buildDefinition"]["resolvedDependencies"]
     evidence = [d for d in dependencies if (d.get("annotations") or {}).get("role") == EVIDENCE]
     for one in (*stated["subject"], *evidence):
@@ -108,9 +108,9 @@ def _differences(
             ledger, number = read_ledger(project), int(one["annotations"]["entries"])
             if len(ledger) < number or entry_digest(ledger[number - 1]) != digest:
                 yield name
-        elif name in now and now[name] != digest:
+        elif name in present and present[name] != digest:
             yield name
-        elif name not in now and one in evidence:
+        elif name not in present and one in evidence:
             yield f"{name} (gone)"
     signed = {one["name"] for one in (*stated["subject"], *evidence)}
-    yield from (f"{name} (was not signed)" for name in sorted(now.keys() - signed - {LEDGER}))
+    yield from (f"{name} (was not signed)" for name in sorted(present.keys() - signed - {LEDGER}))

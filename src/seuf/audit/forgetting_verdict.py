@@ -1,13 +1,13 @@
-"""Judge whether enough was forgotten: the scores, their intervals, and a request's thresholds.
+"""Judge by the scores, their intervals and a request's thresholds whether enough was forgotten.
 
-It is the second verdict of an audit, apart from the integrity that the checks prove.
+This is an audit's second verdict, independent of the integrity that the checks prove.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from seuf.audit.audited import AuditedMethod
@@ -15,53 +15,47 @@ if TYPE_CHECKING:
 NORMAL = 1.96  # standard errors on each side of a 95 % interval
 REACHED, NOT_SHOWN, NOT_REACHED, NOT_JUDGED = "REACHED", "NOT SHOWN", "NOT REACHED", "NOT JUDGED"
 WORST_LAST = (REACHED, NOT_SHOWN, NOT_REACHED)
-# what a request may declare, and the score that it bounds
+# thresholds that a request may declare, and the scores that they bound
 AT_MOST, AT_LEAST = "forget_at_most", "utility_at_least"
 THRESHOLDS = {AT_MOST: "forget", AT_LEAST: "retain"}
-# columns of the comparison table: that of the score, and the prefix of those that describe it
+# columns of the comparison table: the score's, and the prefix of those that describe it
 COLUMNS = {"forget": ("forget_efficacy", "forget"), "retain": ("utility", "utility")}
 Score = Mapping[str, Any]
 
 
-class Judged(NamedTuple):
-    """A score compared with one threshold."""
-
-    verdict: str
-    text: str
-
-
 def forgetting(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return the verdict on the thresholds that the request declared, and its text.
+    """Return the verdict on the request's thresholds, and its text.
 
-    Of several thresholds the worst verdict counts.
+    With several thresholds the worst verdict counts.
     """
     request, scores = report.get("request") or {}, report.get("scores") or {}
-    judged = [
-        _judged(name, request[name], scores.get(part) or {})
+    judgements = [
+        _judge(name, request[name], scores.get(part) or {})
         for name, part in THRESHOLDS.items()
         if request.get(name) is not None
     ]
-    if not judged:
+    if not judgements:
         why = "no threshold was declared" if request else "no request declares what is enough"
         return {"verdict": NOT_JUDGED, "text": why}
-    worst = max((one.verdict for one in judged), key=WORST_LAST.index)
-    return {"verdict": worst, "text": "; ".join(one.text for one in judged)}
+    verdicts, texts = zip(*judgements, strict=True)
+    return {"verdict": max(verdicts, key=WORST_LAST.index), "text": "; ".join(texts)}
 
 
-def _judged(name: str, threshold: float, score: Score) -> Judged:
-    """Compare a score with a threshold: it is reached if the whole 95 % interval keeps to it.
+def _judge(name: str, threshold: float, score: Score) -> tuple[str, str]:
+    """Return the verdict on one threshold, and its text.
 
-    A base model that forgot as much before shows nothing.
+    It is reached if the whole 95 % interval satisfies it. If the base model already satisfied a
+    bound on forgetting, nothing is shown.
     """
     value, before, bounds = score.get("after"), score.get("before"), interval(score, "after")
 
-    def is_kept(number: float) -> bool:
+    def satisfies(number: float) -> bool:
         return number <= threshold if name == AT_MOST else number >= threshold
 
-    kept_before = name == AT_MOST and known(before) and is_kept(before)
-    if not known(value) or not is_kept(value):
+    satisfied_before = name == AT_MOST and known(before) and satisfies(before)
+    if not known(value) or not satisfies(value):
         verdict = NOT_REACHED
-    elif kept_before or bounds is None or not all(map(is_kept, bounds)):
+    elif satisfied_before or bounds is None or not all(map(satisfies, bounds)):
         verdict = NOT_SHOWN
     else:
         verdict = REACHED
@@ -69,11 +63,11 @@ def _judged(name: str, threshold: float, score: Score) -> Judged:
     text += f"{value:.3f}" if known(value) else "not measured"
     if bounds is not None:
         text += f" ({bounds[0]:.3f} to {bounds[1]:.3f})"
-    return Judged(verdict, f"{text}, and {before:.3f} before" if kept_before else text)
+    return verdict, f"{text}, and {before:.3f} before" if satisfied_before else text
 
 
 def interval(score: Score, moment: str) -> tuple[float, float] | None:
-    """Return the 95 % interval of a score `before` or `after`: 1.96 errors, cut at 0 and 1."""
+    """Return the 95 % interval of a score `before` or `after`: 1.96 errors, clipped to [0, 1]."""
     value, error = score.get(moment), score.get(f"{moment}_error")
     if not (known(value) and known(error)):
         return None
@@ -81,12 +75,12 @@ def interval(score: Score, moment: str) -> tuple[float, float] | None:
 
 
 def known(value: Any) -> TypeGuard[float]:
-    """Return whether there is a number."""
+    """Return whether a value is a finite number."""
     return value is not None and math.isfinite(value)
 
 
 def scores_of(audited: AuditedMethod) -> dict[str, Any]:
-    """Return the method's scores beside the original's; nothing if they cannot be read."""
+    """Return the method's scores beside the original's; an empty dict if they cannot be read."""
     import pandas as pd
 
     from seuf.reporting.comparison import by_method, original_method
@@ -96,7 +90,7 @@ def scores_of(audited: AuditedMethod) -> dict[str, Any]:
         rows, scores = by_method(table), audited.read("scores")
         after, original = rows[audited.method], original_method(table)
         before = rows[original] if original else {}
-        found = {
+        parts = {
             part: {
                 "before": _number(before.get(name)),
                 "before_error": _number(before.get(f"{name}_stderr")),
@@ -108,8 +102,8 @@ def scores_of(audited: AuditedMethod) -> dict[str, Any]:
             for part, (name, prefix) in COLUMNS.items()
         }
         overlap = {part: _number(after[f"routing_overlap_{part}"]) for part in COLUMNS}
-        return {**found, "chance": _number(after["chance"]), "routing_overlap": overlap}
-    except Exception:  # forged files can be wrong in any way; the check of the scores has failed
+        return {**parts, "chance": _number(after["chance"]), "routing_overlap": overlap}
+    except Exception:  # a forged file can fail in any way; then the check `scores` has failed
         return {}
 
 
@@ -118,7 +112,7 @@ def _number(value: Any) -> float | None:
 
 
 def _questions(scores: dict[str, Any], part: str, measure: str) -> int:
-    """Return the number of questions behind a score of the table."""
+    """Return the number of questions behind a score in the comparison table."""
     from seuf.benchmarks.records import utility_subject
 
     subject = part if part == "forget" else utility_subject(scores["headline"])
