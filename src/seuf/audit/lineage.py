@@ -1,6 +1,6 @@
 """Check where a delta comes from: commit, dvc.yaml and dvc.lock, every input, byte and run.
 
-Each function is one check of `report.CHECKS`, which says what it proves.
+`report.CHECKS` says what each check proves.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from kedro_dvc.sync import changes
 from seuf.audit import Check, failed, noted, passed
 from seuf.audit.audited import REPORTS, AuditedMethod, Stage, producers
 
-CLOCKS = timedelta(minutes=5)  # by which clocks of machines may differ
-SHA1 = 40  # hexadecimal digits of an object's name in git; repositories may have SHA-256
+CLOCKS = timedelta(minutes=5)  # clocks of two machines may differ by this much
+SHA1 = 40  # hexadecimal digits; a git repository may use SHA-256 instead
 LINK = "120000"  # git's mode of a symbolic link
-# suffixes of files that decide a result, even where git ignores them
+# suffixes of files that can change a result, even where git ignores them
 DECISIVE = {".json", ".lock", ".py", ".so", ".toml", ".yaml", ".yml"}
-CREDENTIALS = "credentials"  # in the name of a file that is in no commit on purpose
+CREDENTIALS = "credentials"  # part of the names of files left uncommitted on purpose
 
 
 def check_commit(audited: AuditedMethod) -> Iterator[Check]:
@@ -47,9 +47,9 @@ def check_commit(audited: AuditedMethod) -> Iterator[Check]:
         yield failed("commit", f"the commit cannot be read: {error}")
         return
     # `git update-index --assume-unchanged` or `--skip-worktree`
-    unwatched = [line[2:] for line in flagged.split("\0") if line[:1] not in ("", "H")]
-    if unwatched:
-        yield failed("commit", f"git is set to ignore changes of {listed(unwatched)}")
+    ignored = [line[2:] for line in flagged.split("\0") if line[:1] not in ("", "H")]
+    if ignored:
+        yield failed("commit", f"git is set to ignore changes of {listed(ignored)}")
     changed = [line[3:] for line in status.split("\0") if line]
     changed = changed or unlike_commit(project, head, patterns)
     if changed:
@@ -64,7 +64,7 @@ def unlike_commit(project: Path, commit: str, patterns: Sequence[str]) -> list[s
     """Return the files that differ from those of a commit, without asking `git status`.
 
     A filter, a file monitor or an exclude list in git's own configuration can hide a change from
-    `git status`. A link counts as committed if the file that it leads to is committed too.
+    `git status`. A link counts as committed only if its target is committed too.
 
     Args:
         project: The project's root.
@@ -84,29 +84,29 @@ def unlike_commit(project: Path, commit: str, patterns: Sequence[str]) -> list[s
         for file in (path, *path.rglob("*"))
         if file.is_symlink() or (file.is_file() and file.suffix in DECISIVE)
     }
-    here = {str(file.relative_to(project)) for file in files}
-    ours = {name for name in here if CREDENTIALS not in name and IGNORED not in Path(name).parts}
-    ours |= {name for name in blobs if any(Path(name).is_relative_to(one) for one in patterns)}
-    return sorted(name for name in ours if not _is_committed(project, name, blobs))
+    present = {str(file.relative_to(project)) for file in files}
+    names = {one for one in present if CREDENTIALS not in one and IGNORED not in Path(one).parts}
+    names |= {name for name in blobs if any(Path(name).is_relative_to(one) for one in patterns)}
+    return sorted(name for name in names if not _is_committed(project, name, blobs))
 
 
 def _is_committed(project: Path, name: str, blobs: Mapping[str, tuple[str, str]]) -> bool:
-    """Return whether a file is as in a commit, and if it is a link, its target too.
+    """Return whether a file, and the target of a link, is as in a commit.
 
     Args:
         project: The project's root.
-        name: Path of the file from there.
+        name: The file's path from the root.
         blobs: Mode and digest of each file in the commit.
     """
     path, root, (mode, digest) = project / name, project.resolve(), blobs.get(name, ("", ""))
-    linked = path.is_symlink()
-    if linked != (mode == LINK) or not path.is_file():
+    is_link = path.is_symlink()
+    if is_link != (mode == LINK) or not path.is_file():
         return False
-    content = os.fsencode(path.readlink()) if linked else path.read_bytes()
-    named = hashlib.sha1 if len(digest) == SHA1 else hashlib.sha256
-    if named(b"blob %d\0" % len(content) + content).hexdigest() != digest:
+    content = os.fsencode(path.readlink()) if is_link else path.read_bytes()
+    algorithm = hashlib.sha1 if len(digest) == SHA1 else hashlib.sha256
+    if algorithm(b"blob %d\0" % len(content) + content).hexdigest() != digest:
         return False
-    if not linked:
+    if not is_link:
         return True
     target = path.resolve()
     return target.is_relative_to(root) and _is_committed(
@@ -125,11 +125,11 @@ def check_lock(audited: AuditedMethod) -> Iterator[Check]:
     for stage in declared.values():
         stage.deps.pop(guard_file(audited.study.name), None)
     differences = [text for one in audited.stages if (text := difference(one, declared))]
-    writer, recorded = producers(declared), producers(audited.recorded)
+    writers, recorded = producers(declared), producers(audited.recorded)
     differences += [
-        f"it has no stage that writes {path}; dvc.yaml has {writer[path].name}"
+        f"it has no stage that writes {path}; dvc.yaml has {writers[path].name}"
         for path in sorted({*map(audited.path, REPORTS)}.union(*(s.deps for s in audited.stages)))
-        if path in writer and path not in recorded
+        if path in writers and path not in recorded
     ]
     differences += [
         f"{stage.name} writes {path}"
@@ -147,28 +147,28 @@ def check_lock(audited: AuditedMethod) -> Iterator[Check]:
 
 
 def check_edges(audited: AuditedMethod) -> Iterator[Check]:
-    """Check that each stage read what the stage before it had written."""
-    producer_of, number, broken = producers(audited.recorded), 0, list[str]()
+    """Check that each stage read what an earlier stage had written."""
+    producer_of, count, broken = producers(audited.recorded), 0, list[str]()
     for stage in audited.stages:
         for path, file in stage.deps.items():
             producer = producer_of.get(path)
             if producer is None:
                 continue
-            number += 1
+            count += 1
             if producer.outs[path] != file:
                 broken.append(f"{stage.name} read another {path} than {producer.name} wrote")
     if broken:
         yield failed("lineage", listed(broken))
     else:
         behind = counted(len(audited.lineage), "stage")
-        text = f"{behind} behind the delta; {number} inputs are as their stages wrote them"
+        text = f"{behind} behind the delta; {count} inputs are as their stages wrote them"
         yield passed("lineage", text)
 
 
 def check_bytes(audited: AuditedMethod) -> Iterator[Check]:
-    """Check that all files that the stages read and wrote have their MD5 and size in dvc.lock.
+    """Check that all files that the stages read and wrote have the MD5 and size in dvc.lock.
 
-    Files that may be erased, as they hold what is to be forgotten, are noted if they are gone.
+    A missing file with texts to forget, which may be erased, is only noted.
     """
     recorded = {
         path: file
@@ -186,13 +186,13 @@ def check_bytes(audited: AuditedMethod) -> Iterator[Check]:
     missing = [path for path in recorded if path not in audited.digests]
     lost = [path for path in missing if path not in audited.confidential]
     if lost:
-        yield failed("bytes", f"{listed(lost)} missing: `dvc pull` brings what was shared")
-    gone = dict[str, list[str]]()
+        yield failed("bytes", f"{listed(lost)} missing: `dvc pull` restores what a remote has")
+    paths_by_reason = dict[str, list[str]]()
     for path in missing:
         if path in audited.confidential:
             why = audited.erased.get(path, "missing, and no erasure is recorded")
-            gone.setdefault(why, []).append(path)
-    for why, paths in gone.items():
+            paths_by_reason.setdefault(why, []).append(path)
+    for why, paths in paths_by_reason.items():
         yield noted(
             "erased", f"{listed(paths)} can no longer be read, only the hash is known: {why}"
         )
@@ -201,7 +201,7 @@ def check_bytes(audited: AuditedMethod) -> Iterator[Check]:
 
 
 def check_cache(audited: AuditedMethod) -> Iterator[Check]:
-    """Check that the objects of the outputs in DVC's cache have the MD5 that names them."""
+    """Check that the outputs' objects in DVC's cache have the MD5 that is their name."""
     from dvc.repo import Repo
 
     from kedro_dvc.disk import object_path, objects_of
@@ -213,8 +213,8 @@ def check_cache(audited: AuditedMethod) -> Iterator[Check]:
     names = dict.fromkeys(name for file in outs for name in objects_of(folder, file.md5))
     read = file_digests((object_path(folder, name) for name in names), tolerant=True)
     for name in names:
-        found = read.get(object_path(folder, name))
-        if found is not None and found.md5 != name.removesuffix(DIRECTORY):
+        digests = read.get(object_path(folder, name))
+        if digests is not None and digests.md5 != name.removesuffix(DIRECTORY):
             yield failed("cache", f"object {name} in DVC's cache is not what its name says")
     yield passed("cache", f"{counted(len(read), 'object')} in DVC's cache match their names")
 
@@ -222,11 +222,11 @@ def check_cache(audited: AuditedMethod) -> Iterator[Check]:
 def check_runs(audited: AuditedMethod) -> Iterator[Check]:
     """Check that the outputs have the SHA-256 that was recorded when they were made.
 
-    Outputs that hold seconds are in no record: a repeated run would change them.
+    Outputs with durations are in no record: a repeated run would change them.
     """
-    left_out = audited.study.not_reproducible()
+    unrecorded = audited.study.not_reproducible()
     for stage in audited.stages:
-        repeat = _repeat(audited, stage)
+        repeat = _repeat_command(audited, stage)
         try:
             record = read_record(audited.project, audited.study.name, stage.node)
         except (ValueError, KeyError, TypeError) as error:
@@ -237,27 +237,27 @@ def check_runs(audited: AuditedMethod) -> Iterator[Check]:
             continue
         if record["node"] != stage.node:
             yield failed("runs", f"the record of {stage.name} is of {record['node']!r}")
-        started, lasted = datetime.fromisoformat(record["started"]), record["seconds"]
-        if started > datetime.now(UTC) + CLOCKS - timedelta(seconds=lasted):
+        started, duration = datetime.fromisoformat(record["started"]), record["seconds"]
+        if started > datetime.now(UTC) + CLOCKS - timedelta(seconds=duration):
             yield failed("runs", f"the record of {stage.name} ends in the future")
         if not record["clean"]:
-            what = f"{stage.name} ran with uncommitted changes"
-            yield failed("runs", f"{what}: commit them, then {repeat}")
+            text = f"{stage.name} ran with uncommitted changes: commit them, then {repeat}"
+            yield failed("runs", text)
         if not _is_valid_torch(record["environment"].get("torch")):
             yield failed("runs", f"the record of {stage.name} has an invalid number of threads")
         if other := record["outputs"].keys() - stage.outs.keys():
             yield failed("runs", f"the record of {stage.name} has {listed(other)}, not its output")
         for path in stage.outs:
-            read = audited.digests.get(path) if path not in left_out else None
+            read = audited.digests.get(path) if path not in unrecorded else None
             if read and record["outputs"].get(path) != read.sha256:
-                what = f"{path} is not what the run of {stage.name} recorded"
-                yield failed("runs", f"{what}: {repeat}")
+                text = f"{path} is not what the run of {stage.name} recorded: {repeat}"
+                yield failed("runs", text)
     number = counted(len(audited.stages), "stage")
     yield passed("runs", f"outputs of {number} have the SHA-256 that their runs recorded")
 
 
 def check_origin(audited: AuditedMethod) -> Iterator[Check]:
-    """Check that the recorded commits hold the code and parameters that the stages have now.
+    """Check that the recorded commits have the code and parameters that the stages have now.
 
     A missing commit is only noted: the clone may be shallow, or its history squashed.
     """
@@ -267,11 +267,11 @@ def check_origin(audited: AuditedMethod) -> Iterator[Check]:
         watched = watched_by(audited.project, audited.study.name, stage.node)
         if not COMMIT.fullmatch(commit):
             yield failed("origin", f"the record of {stage.name} names no commit, but {commit!r}")
-        elif not _is_here(audited.project, commit):
+        elif not _has_commit(audited.project, commit):
             unknown.setdefault(commit[:12], []).append(stage.name)
         elif watched is not None and watched.edited_since(commit, audited.project):
             text = f"{stage.name} has other code or parameters than commit {commit[:12]}"
-            text += f", which its record names: {_repeat(audited, stage)}"
+            text += f", which its record names: {_repeat_command(audited, stage)}"
             yield failed("origin", text)
         else:
             compared += 1
@@ -286,48 +286,48 @@ def check_origin(audited: AuditedMethod) -> Iterator[Check]:
 
 def _doubts_about_commit(audited: AuditedMethod, stage: Stage, record: Record) -> Iterator[Check]:
     """Note a run that began before its commit was made, and a study that had another name then."""
-    project, at, name = audited.project, record["commit"], audited.study.name
-    shown = git(project, "show", "--no-show-signature", "--no-patch", "--format=%cI", at)
+    project, commit = audited.project, record["commit"]
+    shown = git(project, "show", "--no-show-signature", "--no-patch", "--format=%cI", commit)
     committed = datetime.fromisoformat(shown.strip())
     if datetime.fromisoformat(record["started"]) < committed - CLOCKS:
-        text = f"the record of {stage.name} begins on {record['started']}, before commit {at[:12]}"
-        yield noted("origin", f"{text} was made, on {committed.isoformat()}")
+        text = f"the record of {stage.name} begins on {record['started']}, before commit"
+        yield noted("origin", f"{text} {commit[:12]} was made, on {committed.isoformat()}")
     if stage.name != audited.lineage[-1].name:
         return
-    called, now = BASE, audited.study.config["globals"].get("study")
-    for study in (BASE, name):
+    then, now = BASE, audited.study.config["globals"].get("study")
+    for folder in (BASE, audited.study.name):
         try:
-            text = git(project, "show", f"{at}:./conf/{study}/globals.yml")
-            called = (yaml.load(text, yaml.CSafeLoader) or {}).get("study", called)
+            text = git(project, "show", f"{commit}:./conf/{folder}/globals.yml")
+            then = (yaml.load(text, yaml.CSafeLoader) or {}).get("study", then)
         except (WorkflowError, yaml.YAMLError, AttributeError):
             continue
-    if called != now:
-        yield noted("origin", f"the study was called {called!r} when {stage.name} ran, not {now!r}")
+    if then != now:
+        yield noted("origin", f"the study was called {then!r} when {stage.name} ran, not {now!r}")
 
 
 def note_machines(audited: AuditedMethod) -> Iterator[Check]:
     """Note runs with other threads than their settings ask for, or on several kinds of machine."""
-    places = dict[str, list[str]]()
+    machines = dict[str, list[str]]()
     behind = {stage.name for stage in audited.lineage}
     for stage, record in _readable_records(audited):
         environment = record["environment"]
         facts = environment.get("torch")
-        ran_with = facts.get("threads") if isinstance(facts, dict) else None
-        asked = list(_threads(stage))
-        if ran_with is not None and asked and ran_with not in asked:
-            text = f"{stage.name} ran with {ran_with} threads, by its record; its settings ask for"
-            yield noted("threads", f"{text} {' or '.join(map(str, sorted({*asked})))}")
+        threads = facts.get("threads") if isinstance(facts, dict) else None
+        configured = list(_configured_threads(stage))
+        if threads is not None and configured and threads not in configured:
+            text = f"{stage.name} ran with {threads} threads, by its record; its settings ask for"
+            yield noted("threads", f"{text} {' or '.join(map(str, sorted({*configured})))}")
         if stage.name in behind:
             torch = environment["packages"].get("torch", "none")
-            place = f"Python {environment['python']}, torch {torch}, {environment['processor']}"
-            places.setdefault(place, []).append(stage.name)
-    if len(places) > 1:
-        text = "; ".join(f"{listed(names)} on {place}" for place, names in places.items())
+            machine = f"Python {environment['python']}, torch {torch}, {environment['processor']}"
+            machines.setdefault(machine, []).append(stage.name)
+    if len(machines) > 1:
+        text = "; ".join(f"{listed(names)} on {machine}" for machine, names in machines.items())
         yield noted("machines", f"the stages behind the delta ran on several: {text}")
 
 
 def record_of(audited: AuditedMethod, stage: Stage) -> Record | None:
-    """Return the record of a stage's run; None if it is missing or not valid: `runs` has failed."""
+    """Return the record of a stage's run; None if missing or invalid, for which `runs` fails."""
     try:
         return read_record(audited.project, audited.study.name, stage.node)
     except (ValueError, KeyError, TypeError):
@@ -335,21 +335,23 @@ def record_of(audited: AuditedMethod, stage: Stage) -> Record | None:
 
 
 def _readable_records(audited: AuditedMethod) -> Iterator[tuple[Stage, Record]]:
-    """Yield the stages that have a valid record, with it."""
+    """Yield each stage that has a valid record, and the record."""
     for stage in audited.stages:
         if (record := record_of(audited, stage)) is not None:
             yield stage, record
 
 
 def _is_valid_torch(facts: Any) -> bool:
-    """Return whether a record's facts about torch are missing, or have a valid thread count."""
+    """Return whether a record's facts about torch are missing or have a valid thread count."""
+    if facts is None:
+        return True
     threads = facts.get("threads") if isinstance(facts, dict) else 0
-    whole = isinstance(threads, int) and not isinstance(threads, bool) and threads > 0
-    return facts is None or threads is None or whole
+    is_count = isinstance(threads, int) and not isinstance(threads, bool) and threads > 0
+    return threads is None or is_count
 
 
-def _threads(stage: Stage) -> Iterator[int]:
-    """Yield the thread counts in the settings that a stage ran with."""
+def _configured_threads(stage: Stage) -> Iterator[int]:
+    """Yield the thread counts in a stage's recorded settings."""
     for values in stage.params.values():
         for key, value in values.items():
             if isinstance(value, dict) and isinstance(value.get("threads"), int):
@@ -358,7 +360,7 @@ def _threads(stage: Stage) -> Iterator[int]:
                 yield value
 
 
-def _is_here(project: Path, commit: str) -> bool:
+def _has_commit(project: Path, commit: str) -> bool:
     try:
         git(project, "cat-file", "-e", f"{commit}^{{commit}}")
     except WorkflowError:
@@ -366,16 +368,13 @@ def _is_here(project: Path, commit: str) -> bool:
     return True
 
 
-def _repeat(audited: AuditedMethod, stage: Stage) -> str:
-    """Return the command that runs a stage again, whatever DVC remembers of it."""
+def _repeat_command(audited: AuditedMethod, stage: Stage) -> str:
+    """Return the command that runs a stage again even if DVC finds nothing changed."""
     return f"`dvc repro --force --single-item {dvc_file(audited.study.name)}:{stage.name}`"
 
 
 def declared_stages(file: Path) -> dict[str, Stage]:
-    """Return the stages that a dvc.yaml declares, by name, each item of a matrix by itself.
-
-    A missing file declares none.
-    """
+    """Return the stages that a dvc.yaml declares by name, a matrix expanded; none without a file."""
     declared = {}
     content = load_yaml(file) if file.is_file() else {"stages": {}}
     for name, stage in expanded(content["stages"]):
@@ -400,12 +399,12 @@ def difference(stage: Stage, declared: Mapping[str, Stage]) -> str | None:
         files = {"inputs": set(one.deps), "outputs": set(one.outs)}
         return {"command": one.cmd, **files, "parameters": params}
 
-    recorded, asked = compared(stage), compared(declared[stage.name])
-    return next((f"{key} of {stage.name}" for key in recorded if recorded[key] != asked[key]), None)
+    run, wanted = compared(stage), compared(declared[stage.name])
+    return next((f"{key} of {stage.name}" for key in run if run[key] != wanted[key]), None)
 
 
 def changed_values(stage: Stage, project: Path) -> Iterator[str]:
-    """Yield each parameter whose value in its file is no longer the recorded one, in words."""
+    """Yield a sentence for each parameter whose recorded value differs from its file's."""
     for file, values in stage.params.items():
         if not (project / file).is_file():
             yield f"{file}, with which {stage.name} ran, is missing"
