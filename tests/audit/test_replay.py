@@ -159,7 +159,7 @@ def test_a_recorded_tensor_that_changes_nothing_is_infinitely_far():
     ("change", "message"),
     [
         (lambda delta: delta.tensors.pop(KEY), f"only one of them changes {KEY}"),
-        (lambda delta: delta.about.update(seed=7), "its header says another 'about'"),
+        (lambda delta: delta.about.update(seed=7), "its header has another 'about'"),
         (
             lambda delta: delta.tensors.update({KEY: delta.tensors[KEY].half()}),
             f"{KEY} has another shape or type",

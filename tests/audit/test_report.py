@@ -179,5 +179,5 @@ def test_a_file_that_was_erased_is_told_by_its_path(tmp_path, monkeypatch):
 
     done = guarded("answers", checks(), SimpleNamespace(why_missing=lambda path: "was erased"))
 
-    missing = "data/forget_set.jsonl was erased: it cannot be worked out again"
+    missing = "data/forget_set.jsonl was erased: it cannot be computed again"
     assert done == [passed("answers", "one"), failed("answers", missing)]

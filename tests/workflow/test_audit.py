@@ -506,7 +506,7 @@ def test_after_an_erasure_of_all_that_is_kept_apart_no_sentence_is_left_anywhere
     assert uncommitted.startswith("evidence/smoke/erased.json not as in commit")
     assert failures(report).keys() == {"scores"}
     why = failures(report)["scores"][0]
-    assert re.fullmatch(rf"{SCORES} was {erased}: it cannot be worked out again", why)
+    assert re.fullmatch(rf"{SCORES} was {erased}: it cannot be computed again", why)
     noted = next(one["text"] for one in report["checks"] if one["name"] == "erased")
     assert re.search(rf"can no longer be read, only the hash is known: {erased}$", noted)
     with chdir(root):

@@ -50,4 +50,4 @@ def test_under_other_parameters_it_is_another_delta(project, tmp_path, monkeypat
     with chdir(project.root):
         check, _ = replay(load_study(project.root, "smoke"), METHOD, tmp_path)
 
-    assert (check.result, check.text.endswith("its header says another 'about'")) == (FAIL, True)
+    assert (check.result, check.text.endswith("its header has another 'about'")) == (FAIL, True)

@@ -374,7 +374,7 @@ def _repeat_command(audited: AuditedMethod, stage: Stage) -> str:
 
 
 def declared_stages(file: Path) -> dict[str, Stage]:
-    """Return the stages that a dvc.yaml declares by name, a matrix expanded; none without a file."""
+    """Return the stages that a dvc.yaml declares by name, matrices expanded; none without it."""
     declared = {}
     content = load_yaml(file) if file.is_file() else {"stages": {}}
     for name, stage in expanded(content["stages"]):

@@ -1,8 +1,8 @@
 """Unlearn again from the recorded inputs, and compare the new delta with the recorded one.
 
-In one CPU thread two runs are equal to the byte, and so they are on one GPU as `kedro run` sets it
-(`seuf.determinism`). With several threads, another kind of processor or another version of torch,
-sums are made in another order and two runs differ.
+Two runs are equal to the byte in one CPU thread, and on one GPU with the settings of `kedro run`
+(`seuf.determinism`). Several threads, another kind of processor or another version of torch sum in
+another order, and two runs differ.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from seuf.inputs import InputError
 from seuf.moe.deltas import Delta
 from seuf.moe.names import paths_of_keys, tensor_at, to_checkpoint
 
-# Share of the change, not of the weights: these are so near the base's that a delta of nothing
-# would pass. Where the order of sums is free, two runs of 100 steps in bfloat16 differ by up to
-# 0.064, and runs with two seeds by at least 0.59 (`python -m bench.replays --no-deterministic`).
+# Relative to the change, not to the weights: these are so close to the base's that an empty delta
+# would pass. If the order of sums is free, two runs of 100 steps in bfloat16 differ by up to 0.064,
+# and runs with two seeds by at least 0.59 (`python -m bench.replays --no-deterministic`).
 TOLERANCE = 0.15
 NAME = "replay"
 
 
 def check_replay(audited: AuditedMethod) -> Check:
-    """Check that the delta can be made again; a replay that cannot be made fails.
+    """Check that unlearning again gives the same delta; fail if that cannot be done.
 
     Catches a delta that was forged together with lock, record and commit.
     """
@@ -49,14 +49,14 @@ def check_replay(audited: AuditedMethod) -> Check:
 
 
 def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
-    """Make a method's delta again, and return how it compares with the recorded one, and its file.
+    """Make a method's delta again; return its comparison with the recorded one, and its file.
 
     Nothing in the project is written.
 
     Args:
-        study: Has run; its project is the working directory.
+        study: A study that has run; its project is the working directory.
         method: A name from its table of methods.
-        folder: Where the new delta is written.
+        folder: Where to write the new delta.
 
     Raises:
         InputError: If there is no such method, it has not run, or an input is missing.
@@ -70,9 +70,8 @@ def replay(study: Study, method: str, folder: Path) -> tuple[Check, Path]:
         raise InputError(f"{recorded} is missing: there is nothing to compare a replay with.")
     inputs = _inputs(study, node)
     set_deterministic(True)
-    made = node.run(inputs)[output]
     path = folder / recorded.name
-    made.save(path)
+    node.run(inputs)[output].save(path)
     base, threads = inputs["base_model"].model, inputs["params:unlearning"].threads
     exact = base.device.type == "cpu" and threads == 1 and same_arithmetic(study, node)
     return compare_deltas(path, recorded, base, exact), path
@@ -82,21 +81,21 @@ def compare_deltas(path: Path, recorded: Path, base: nn.Module, exact: bool) -> 
     """Check that a delta is the recorded one: to the byte, or else within `TOLERANCE`.
 
     Args:
-        path: The delta that was made again.
-        recorded: The one that the study keeps.
-        base: The model that both belong to.
-        exact: Whether bytes must be equal, as both were made in one thread of one kind of CPU.
+        path: The new delta.
+        recorded: The study's delta.
+        base: The base model of both.
+        exact: Whether the bytes must be equal: both were made in one thread of one kind of CPU.
     """
     if path.read_bytes() == recorded.read_bytes():
         return passed(NAME, f"made again, {recorded} is equal to the byte")
     try:
-        made, kept = Delta.load(path), Delta.load(recorded)
+        again, kept = Delta.load(path), Delta.load(recorded)
     except (InputError, TypeError, ValueError) as error:
         return failed(NAME, f"{recorded} cannot be read: {error}")
-    if why := _unlike(made, kept):
+    if why := _difference(again, kept):
         return failed(NAME, f"made again, {recorded} is another one: {why}")
-    differences = relative_differences(made, kept, base_tensors(base, kept))
-    key = max(differences, key=lambda one: differences[one], default="")
+    differences = relative_differences(again, kept, base_tensors(base, kept))
+    key = max(differences, key=differences.__getitem__, default="")
     if not differences or differences[key] == 0:
         return failed(NAME, f"made again, {recorded} has equal tensors, but other bytes")
     largest = f"{key} by {differences[key]:.2g} of its change"
@@ -106,20 +105,22 @@ def compare_deltas(path: Path, recorded: Path, base: nn.Module, exact: bool) -> 
     return failed(NAME, f"made again, {recorded} is another one: it differs in {largest}{allowed}")
 
 
-def relative_differences(made: Delta, recorded: Delta, base: dict[str, Tensor]) -> dict[str, float]:
-    """Return how far two deltas differ in each tensor, as a share of the recorded change.
+def relative_differences(
+    again: Delta, recorded: Delta, base: dict[str, Tensor]
+) -> dict[str, float]:
+    """Return ||again - recorded|| / ||recorded - base|| of each tensor, by key.
 
     Args:
-        made: Has the same keys as the recorded one.
+        again: The new delta, with the keys of the recorded one.
         recorded: The recorded delta.
         base: The base's tensors, by key.
     """
     shares = {}
     for key, tensor in recorded.tensors.items():
-        difference = (made.tensors[key].double() - tensor.double()).norm()
+        difference = (again.tensors[key].double() - tensor.double()).norm()
         change = (tensor.double() - base[key].to(tensor.device).double()).norm()
         share = (difference / change).item() if difference else 0.0
-        shares[key] = share if share == share else float("inf")  # not a number: no share at all
+        shares[key] = share if share == share else float("inf")  # NaN must not pass
     return shares
 
 
@@ -136,7 +137,7 @@ def same_arithmetic(study: Study, node: Node) -> bool:
     """Return whether a node's recorded run had this processor and torch; True without a record."""
     try:
         record = read_record(study.project, study.name, node.name)
-    except ValueError:  # the check of the runs has failed for it
+    except ValueError:  # then the check `runs` has failed
         record = None
     if record is None:
         return True
@@ -147,22 +148,22 @@ def same_arithmetic(study: Study, node: Node) -> bool:
     return now == then
 
 
-def _unlike(made: Delta, recorded: Delta) -> str | None:
-    """Return what differs between two deltas other than numbers; None if nothing does."""
-    if odd := sorted(made.tensors.keys() ^ recorded.tensors.keys()):
-        return f"only one of them changes {odd[0]}"
-    for key, tensor in made.tensors.items():
+def _difference(again: Delta, recorded: Delta) -> str | None:
+    """Return what differs between two deltas besides their numbers; None if nothing does."""
+    if unshared := sorted(again.tensors.keys() ^ recorded.tensors.keys()):
+        return f"only one of them changes {unshared[0]}"
+    for key, tensor in again.tensors.items():
         other = recorded.tensors[key]
         if (tensor.shape, tensor.dtype) != (other.shape, other.dtype):
             return f"{key} has another shape or type"
-    for what in ("base", "dtypes", "about"):
-        if getattr(made, what) != getattr(recorded, what):
-            return f"its header says another {what!r}"
+    for field in ("base", "dtypes", "about"):
+        if getattr(again, field) != getattr(recorded, field):
+            return f"its header has another {field!r}"
     return None
 
 
 def _inputs(study: Study, node: Node) -> dict[str, Any]:
-    """Return what a node reads.
+    """Return a node's inputs, loaded.
 
     Raises:
         InputError: If an input is missing or cannot be read.

@@ -1,8 +1,8 @@
-"""Audit a method: make all checks in order, and report what was found.
+"""Audit a method: make all checks in order and report the findings.
 
-`CHECKS` lists the checks. `audit` makes them and returns the report, plain JSON, from which the
-documents are made (`documents`). Three more checks are made if asked for: `--replay` (`replay`),
-`--request` and `--since` (`cross_checks`).
+`CHECKS` lists the checks. `audit` makes them and returns the report, plain JSON, from which
+`documents` makes the documents. Three checks are optional: `--replay` (`replay`), `--request` and
+`--since` (`cross_checks`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from seuf.audit.forgetting_verdict import forgetting, scores_of
 from seuf.audit.ledger import LEDGER, entry_digest, read_ledger
 from seuf.inputs import InputError
 
-# All checks of an audit, in the order in which they are made. The key is the name under which one
-# fails that cannot be made. docs/auditing.md has more forgeries, and those that no check catches.
+# All checks of an audit, in order. A check that ends in an error fails under its key.
+# docs/auditing.md lists more forgeries, and those that no check catches.
 CHECKS: dict[str, Callable[[AuditedMethod], Iterator[Check]]] = {
     # Proves that code, configuration, lock and records are as committed, to the byte.
     # Catches an uncommitted edit, also one that git was configured not to see.
@@ -36,28 +36,29 @@ CHECKS: dict[str, Callable[[AuditedMethod], Iterator[Check]]] = {
     # Proves that dvc.yaml is what the project makes, and dvc.lock a run of this dvc.yaml.
     # Catches a command, path or parameter edited in dvc.lock, and a stage removed from it.
     "lock": lineage.check_lock,
-    # Proves that each stage read what the one before it had written, from the data to the delta.
+    # Proves that each stage read what an earlier one had written, from the data to the delta.
     # Catches an input replaced between two stages.
     "lineage": lineage.check_edges,
     # Proves that every file that the stages read or wrote has the MD5 and size in dvc.lock.
-    # Catches any other byte, also where DVC trusts a file by its time and size.
+    # Catches any changed byte, also where DVC trusts a file by its time and size.
     "bytes": lineage.check_bytes,
-    # Proves that the objects in DVC's cache have the content that their names say.
+    # Proves that the objects in DVC's cache have the digests that are their names.
     # Catches an object replaced there, which `dvc checkout` would bring into the workspace.
     "cache": lineage.check_cache,
     # Proves that every output has the SHA-256 that its run recorded.
-    # Catches an output forged together with its MD5 in dvc.lock, and a record that cannot be true.
+    # Catches an output forged together with its MD5 in dvc.lock, and an impossible record.
     "runs": lineage.check_runs,
-    # Proves that each run's commit holds the code and parameters that its stage has now.
+    # Proves that each run's commit has the code and parameters that its stage has now.
     # Catches code edited together with dvc.lock, and a record with another commit.
     "origin": lineage.check_origin,
     # Proves nothing, but notes runs with other threads than configured, or on several machines.
     "machines": lineage.note_machines,
-    # Proves that the delta was made with the study's settings and seed, of the experts that the
-    # recorded routing leads to. Catches a delta of another method, seed or expert.
+    # Proves that the delta was made with the study's settings and seed, from the experts that the
+    # recorded routing selects. Catches a delta of another method, seed or expert.
     "method": results.check_method,
     # Proves that the base is the delta's, that only what the method may change differs from it, and
-    # that an exported checkpoint is both to the bit. Catches a swapped base, and any other weight.
+    # that an exported checkpoint equals base and delta to the bit.
+    # Catches a swapped base, and any other changed weight.
     "weights": weights.check_model,
     # Proves that scores, tables and report are those of the recorded answers.
     # Catches an edited score, standard error, table row or headline.
@@ -118,20 +119,20 @@ def audit(audited: AuditedMethod) -> Report:
 
 
 def guarded(name: str, checks: Iterator[Check], audited: AuditedMethod) -> list[Check]:
-    """Return the checks; one that cannot be made is a failure of the given name."""
-    done: list[Check] = []
+    """Return the checks; an error among them becomes a failure of the given name."""
+    finished: list[Check] = []
     try:
-        done.extend(checks)
-    except Exception as error:  # a forged file can be wrong in any way
-        done.append(_broken(name, error, audited))
-    return done
+        finished.extend(checks)
+    except Exception as error:  # a forged file can fail in any way
+        finished.append(_broken(name, error, audited))
+    return finished
 
 
 def _broken(name: str, error: Exception, audited: AuditedMethod) -> Check:
     """Return the failure of a check that ended in an error."""
     if isinstance(error, FileNotFoundError):
         path = os.path.relpath(error.filename or ".")
-        return failed(name, f"{path} {audited.why_missing(path)}: it cannot be worked out again")
+        return failed(name, f"{path} {audited.why_missing(path)}: it cannot be computed again")
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return failed(name, text)
@@ -143,21 +144,24 @@ def _written_meanwhile(
 ) -> Iterator[Check]:
     """Yield a failure if files were written between the checks, each of which reads them anew."""
 
-    def same(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-        linked = one[:3] == other[:3] and one[3] != other[3]  # DVC, or a backup, made a link
-        return one == other or linked
+    def is_same(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+        was_linked = old[:3] == new[:3] and old[3] != new[3]  # by DVC, or by a backup
+        return old == new or was_linked
 
-    gone = before.keys() ^ after.keys()
-    files = gone | {name for name in before.keys() - gone if not same(before[name], after[name])}
+    moved = before.keys() ^ after.keys()
+    files = moved | {one for one in before.keys() - moved if not is_same(before[one], after[one])}
     if files:
         yield failed("bytes", f"{listed(files)} written during the audit: audit again")
 
 
 def with_checks(report: Report, checks: Iterable[Check]) -> Report:
-    """Return the report with further checks and the verdict; what failed once passes nowhere."""
-    every = [*(Check(**check) for check in report.get("checks", [])), *map(printable, checks)]
-    failures = {check.name for check in every if check.result == FAIL}
-    kept = [one for one in every if one.result != PASS or one.name not in failures]
+    """Return the report with further checks and the verdict.
+
+    A check that failed anywhere drops its passes of the same name.
+    """
+    combined = [*(Check(**check) for check in report.get("checks", [])), *map(printable, checks)]
+    failures = {check.name for check in combined if check.result == FAIL}
+    kept = [check for check in combined if check.result != PASS or check.name not in failures]
     return {
         **report,
         "checks": [check._asdict() for check in dict.fromkeys(kept)],
@@ -172,7 +176,7 @@ def first_cause(report: Report) -> str | None:
 
 def unlearn_run(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the run that made the delta: the last of its stage; None if none was recorded."""
-    # numbered where the methods of a study do not all read the same
+    # the stage is numbered if the study's methods read different inputs
     stage = rf"unlearn(-\d+)?@{re.escape(report['method'])}"
     runs = reversed(report["runs"])
     return next((run for run in runs if re.fullmatch(stage, run["stage"])), None)
@@ -191,7 +195,7 @@ def repository_of(project: Path) -> str | None:
 
 
 def _model_facts(audited: AuditedMethod) -> Report:
-    """Return what the report says of delta, base model and what changed."""
+    """Return the report's fields on delta, base model, experts and changes."""
     path, delta = audited.path("delta"), audited.delta
     facts = {**audited.digests[path]._asdict(), "base": delta.base, "tensors": len(delta.tensors)}
     name, folder = audited.base
@@ -206,8 +210,8 @@ def _model_facts(audited: AuditedMethod) -> Report:
 def _evidence(audited: AuditedMethod) -> Iterator[dict[str, Any]]:
     """Yield the digests of the stages in the lock, their records, the scores and the ledger.
 
-    Of the lock only the method's own stages count, of the ledger the last entry: both may grow.
-    A file that is missing is left out: a check has failed for it.
+    Lock and ledger may grow, so only the method's stages and the ledger's last entry are hashed. A
+    missing file is left out: a check has failed for it.
     """
     lock = os.path.relpath(audited.lock, audited.project)
     scored = upstream([audited.path("scores")], audited.recorded)
@@ -225,9 +229,9 @@ def _evidence(audited: AuditedMethod) -> Iterator[dict[str, Any]]:
 
 
 def _materials(audited: AuditedMethod) -> Iterator[dict[str, Any]]:
-    """Yield all that the delta was made from, by path, with the digests of what is here.
+    """Yield every input of the delta's lineage, by path, with its digests.
 
-    For a file that is no longer here the SHA-256 is the one that the run of its stage recorded.
+    The SHA-256 of a missing file is the one that the run of its stage recorded.
     """
     inputs = {path: file for stage in audited.lineage for path, file in stage.deps.items() if file}
     producers = {path: stage for stage in audited.lineage for path in stage.outs}
