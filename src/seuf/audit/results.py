@@ -1,4 +1,4 @@
-"""Compute the claimed results again: the experts from the routing, the scores from the answers."""
+"""Recompute the recorded results: the experts from the routing, the scores from the answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from seuf.benchmarks.records import Question
 
 log = logging.getLogger(__name__)
-CLOSE = 1e-9  # two sums of the same numbers
+CLOSE = 1e-9  # tolerance for two sums of the same numbers
 
 
 def check_method(audited: AuditedMethod) -> Iterator[Check]:
@@ -57,7 +57,7 @@ def check_method(audited: AuditedMethod) -> Iterator[Check]:
 
 
 def _experts_of_routing(audited: AuditedMethod, rule: str) -> Experts:
-    """Return the experts that a rule selects by the recorded routing."""
+    """Return the experts that a rule selects from the recorded routing."""
     import pandas as pd
 
     from seuf.pipelines.expert_selection.nodes import routing_table
@@ -69,13 +69,13 @@ def _experts_of_routing(audited: AuditedMethod, rule: str) -> Experts:
     settings = SelectionSettings.model_validate(parameters["expert_selection"])
     seed = seed_of_draw(parameters["base_seed"], parameters["seed"])
     selected = select_experts(forget, retain, settings, seed)[rule]
-    for sentence in selected.warnings:  # those of other rules do not concern this method
+    for sentence in selected.warnings:  # other rules' warnings do not concern this method
         warn_once(log, f"Rule {rule}: {sentence}.")
     return selected.experts
 
 
 def _experts_of_trials(audited: AuditedMethod, rule: str) -> Experts:
-    """Return the experts that the recorded trials lead to, or a random control beside them."""
+    """Return the experts that the recorded trials select, or the random control beside them."""
     import pandas as pd
 
     from seuf.pipelines.expert_selection.nodes import routing_table
@@ -90,11 +90,11 @@ def _experts_of_trials(audited: AuditedMethod, rule: str) -> Experts:
         for name in ("routing_forget", "routing_retain", "trials")
     )
     routing, top = routing_table(forget), parameters["expert_selection"].get("top", 1)
-    tried = best_of_layers(
+    candidates = best_of_layers(
         routing, routing_table(retain), str(pilot_rule(rule)), top, settings.every
     )
     rows: Any = trials.astype(object).where(trials.notna(), None).to_dict("records")
-    best = tried[judge_layers(tried, rows, settings.target)[1]]
+    best = candidates[judge_layers(candidates, rows, settings.target)[1]]
     if rule not in CONTROLS:
         return best
     seed = seed_of_draw(parameters["base_seed"], parameters["seed"])
@@ -102,7 +102,7 @@ def _experts_of_trials(audited: AuditedMethod, rule: str) -> Experts:
 
 
 def check_scores(audited: AuditedMethod) -> Iterator[Check]:
-    """Compute the scores again from the answers, and compare all tables with them."""
+    """Check the scores against the answers, and all tables against the scores."""
     from seuf.benchmarks.headline import headline
     from seuf.benchmarks.records import Question
 
@@ -113,29 +113,31 @@ def check_scores(audited: AuditedMethod) -> Iterator[Check]:
         named = f"{recorded['changed_tensors']} changed tensors"
         yield failed("scores", f"they name {named}; the delta has {len(delta.tensors)}")
     if audited.exists("questions"):
-        asked = [Question(**one) for one in audited.read("questions") if one["part"] == "test"]
+        questions = [Question(**one) for one in audited.read("questions") if one["part"] == "test"]
         generate = audited.study.config["parameters"]["evaluation"].get("generate", False)
-        answered = [question for question in asked if question.is_free_answer(generate)]
         wrong = [
-            *_wrong_choices(recorded, asked),
-            *_wrong_answers(recorded, answered),
-            *_wrong_produced(recorded, asked),
+            *_wrong_choices(recorded, questions),
+            *_wrong_answers(recorded, [one for one in questions if one.is_free_answer(generate)]),
+            *_wrong_produced(recorded, questions),
         ]
         yield from (failed("answers", text) for text in wrong)
         kinds = [k for kinds in recorded.get("generation", {}).values() for k in kinds.values()]
         produced = recorded.get("produced", {}).values()
         parts = [*recorded.get("questions", {}).values(), *kinds, *produced]
-        number = sum(part["questions"] for part in parts)
-        yield passed("answers", f"accuracies computed again from {number} answers")
+        count = sum(part["questions"] for part in parts)
+        yield passed("answers", f"accuracies computed again from {count} answers")
     else:
         yield noted("answers", "the questions are missing: answers cannot be compared with them")
     by = audited.study.config["parameters"]["evaluation"].get("headline", "choices")
     if not _same(headline(recorded, by), recorded["headline"]):
-        yield failed("scores", f"the headline of {audited.path('scores')} is not of its scores")
+        yield failed(
+            "scores", f"the headline of {audited.path('scores')} is not that of its scores"
+        )
     yield from _check_report(audited, recorded)
 
 
 def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
+    """Yield a sentence for each multiple-choice score that its answers do not give."""
     from seuf.benchmarks.choices import macro_accuracy
 
     for name, scored in recorded.get("questions", {}).items():
@@ -152,6 +154,7 @@ def _wrong_choices(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
 
 
 def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
+    """Yield a sentence for each free-answer score that its answers do not give."""
     from seuf.benchmarks.answers import MEASURES
     from seuf.benchmarks.records import ANSWER_KINDS
 
@@ -171,6 +174,7 @@ def _wrong_answers(recorded: dict[str, Any], asked: list[Question]) -> Iterator[
 
 
 def _wrong_produced(recorded: dict[str, Any], asked: list[Question]) -> Iterator[str]:
+    """Yield a sentence for each score of produced answers that the answers do not give."""
     from seuf.benchmarks.produced import right_or_wrong
 
     for subject, scored in recorded.get("produced", {}).items():
@@ -185,24 +189,24 @@ def _wrong_produced(recorded: dict[str, Any], asked: list[Question]) -> Iterator
 def _wrong_mean(
     name: str, values: Sequence[float], what: str, stated: float, scored: dict[str, Any]
 ) -> Iterator[str]:
-    """Yield what is wrong with a mean over answers, and with its standard error.
+    """Yield a sentence if a mean over answers is wrong, and one if its standard error is.
 
     A single answer has no standard error.
 
     Args:
-        name: Of the group of questions.
-        values: Of the answers.
-        what: Precedes the mean in the text.
+        name: The group of questions.
+        values: The score of each answer.
+        what: What the mean is, such as "an accuracy of ".
         stated: The recorded mean.
-        scored: Has the recorded standard error.
+        scored: The record with the standard error.
     """
     from seuf.benchmarks.answers import mean_with_error
 
-    made, stated_error = mean_with_error(values), scored["standard_error"]
-    if not _same(made["value"], stated):
-        yield f"{name}: the answers make {what}{made['value']}, not {stated}"
-    if len(values) > 1 and not _same(made["standard_error"], stated_error):
-        error = made["standard_error"]
+    computed, stated_error = mean_with_error(values), scored["standard_error"]
+    if not _same(computed["value"], stated):
+        yield f"{name}: the answers make {what}{computed['value']}, not {stated}"
+    if len(values) > 1 and not _same(computed["standard_error"], stated_error):
+        error = computed["standard_error"]
         yield f"{name}: the answers make a standard error of {error}, not {stated_error}"
 
 
@@ -236,10 +240,10 @@ def _check_report(audited: AuditedMethod, recorded: dict[str, Any]) -> Iterator[
 
 
 def _check_tables(audited: AuditedMethod) -> Iterator[Check]:
-    """Make the tables of all methods again from the recorded results, and compare every row.
+    """Compare every row of all methods' tables with tables made again from the recorded results.
 
-    The original's row, which has the scores before, is among them. If a result was erased, nothing
-    can be compared; a result that is missing otherwise has failed in the check of the bytes.
+    That includes the original's row, the scores before. If a result is missing, nothing is
+    compared: it was erased, or the check `bytes` has failed.
     """
     from seuf.pipelines.headline.nodes import write_headline
     from seuf.pipelines.reporting.nodes import compare_methods
@@ -250,18 +254,20 @@ def _check_tables(audited: AuditedMethod) -> Iterator[Check]:
     if not all(map(audited.exists, (*results, *node.outputs))):
         return
     parameters = audited.study.config["parameters"]
-    again = compare_methods(
+    outputs = compare_methods(
         parameters["base_seed"], parameters["seed"], **{one: audited.load(one) for one in results}
     )
-    headline = {"headline": write_headline(again[0])} if audited.exists("headline") else {}
-    for name, made in (*zip(node.outputs, again, strict=True), *headline.items()):
-        if not _same(_plain(made), _plain(audited.load(name))):
+    again = dict(zip(node.outputs, outputs, strict=True))
+    if audited.exists("headline"):
+        again["headline"] = write_headline(outputs[0])
+    for name, content in again.items():
+        if not _same(_plain(content), _plain(audited.load(name))):
             text = f"{audited.path(name)} is not what the results of all methods make"
             yield failed("report", text)
 
 
 def _plain(content: Any) -> Any:
-    """Return a table as a list of rows, as it reads after saving; anything else unchanged."""
+    """Return a table as a list of rows, as a saved file reads; anything else unchanged."""
     import pandas as pd
 
     if not isinstance(content, pd.DataFrame):
@@ -271,14 +277,14 @@ def _plain(content: Any) -> Any:
 
 
 def _table_rows(page: str) -> set[str]:
-    """Return the rows of the tables in a page as plain text, without the methods' colour marks."""
+    """Return the table rows of a page as plain text, without the methods' colour marks."""
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
     texts = (re.sub(r"<i\b[^>]*>.*?</i>", "", row).replace("</td>", " ") for row in rows)
     return {" ".join(unescape(re.sub(r"<[^>]+>", "", text)).split()) for text in texts}
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Return whether two results of the same arithmetic agree, NaN with NaN."""
+    """Return whether two results agree up to rounding, NaN with NaN."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):

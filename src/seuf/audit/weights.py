@@ -1,6 +1,7 @@
-"""Compare base and unlearned weights, expert by expert: only what a method may change may differ.
+"""Compare base and unlearned weights bit by bit: only what the method may change may differ.
 
-The delta is laid over the base as it is read, or an exported checkpoint is compared; bits decide.
+The unlearned weights are the base overlaid with the delta while it is read, or an exported
+checkpoint.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from seuf.unlearning.settings import Experts, Method
 if TYPE_CHECKING:
     from seuf.audit.audited import AuditedMethod
 
-SHORT = 12  # characters of a digest that are shown
+SHORT = 12  # characters of a digest that a text shows
 
 
 class WeightsChecked(NamedTuple):
-    """The checks of a delta's weights, and what it changes.
+    """The checks of a delta's weights, and its changes.
 
     Attributes:
         checks: The checks.
-        changes: What a report says of the changes; `tensors` is empty if nothing was compared.
+        changes: The report's field; `tensors` is empty if nothing was compared.
     """
 
     checks: list[Check]
@@ -41,14 +42,14 @@ class WeightsChecked(NamedTuple):
 
 
 class _Models(NamedTuple):
-    """A base and what was made of it, and how they compare.
+    """A base model, the models made from it, and their comparison.
 
     Attributes:
         base: The base model's checkpoint.
         overlaid: The base with the delta.
-        exported: What was exported of the two, if it is compared.
+        exported: An exported checkpoint, if there is one to compare.
         empty: The base model without weights, for the names of its parts.
-        comparison: Of the base with the exported checkpoint, or else with the overlaid one.
+        comparison: The base compared with the exported checkpoint, else with the overlaid one.
     """
 
     base: Checkpoint
@@ -78,10 +79,10 @@ def check_weights(
 
     Args:
         base_folder: The base model's checkpoint.
-        delta: Of the method.
-        method: Its settings say what it may change.
-        experts: (layer, expert) pairs that it was given.
-        exported_folder: An exported checkpoint, to be the base with the delta, to the bit.
+        delta: The method's delta.
+        method: The method's settings, which say what it may change.
+        experts: The method's (layer, expert) pairs.
+        exported_folder: An exported checkpoint that must equal base and delta to the bit.
     """
     checks, changes = [_check_finite(delta)], dict[str, Any](tensors=[])
     try:
@@ -103,7 +104,7 @@ def check_weights(
             "model": found.model_digest,
         }
     except (ValueError, OSError, SafetensorError) as error:
-        digest = _digest_of(base_folder, delta)  # another base explains any other error
+        digest = _digest_of(base_folder, delta)  # a wrong base explains any other error
         if digest not in (None, delta.base):
             checks.append(_check_base(base_folder, str(digest), delta))
         checks.append(failed("weights", str(error)))
@@ -134,18 +135,18 @@ def _check_finite(delta: Delta) -> Check:
 
 
 def _check_base(folder: Path, digest: str, delta: Delta) -> Check:
-    """Check that a base model of this digest is the one that the delta was made from."""
+    """Check that a base model with this digest is the delta's."""
     if digest == delta.base:
         return passed("base", f"{folder} is {delta.base[:SHORT]}, the delta's base")
     return failed(
         "base",
-        f"{folder} is {digest[:SHORT]}, not {delta.base[:SHORT]}, the base that the delta belongs "
-        "to: a swapped base, or one that has changed",
+        f"{folder} is {digest[:SHORT]}, not {delta.base[:SHORT]}, the delta's base: a swapped "
+        "base, or one that has changed",
     )
 
 
 def _digest_of(folder: Path, delta: Delta) -> str | None:
-    """Return the digest of a base model, None if it cannot be read."""
+    """Return the digest of a base model; None if it cannot be read."""
     try:
         open_checkpoint(folder)
         return folder_digest(folder, delta.dtypes)
@@ -154,9 +155,9 @@ def _digest_of(folder: Path, delta: Delta) -> str | None:
 
 
 def _check_changes(models: _Models, delta: Delta, allowed: set[str]) -> Check:
-    """Check that nothing differs from the base but what the method may change."""
+    """Check that only what the method may change differs from the base."""
     split = (split_row(key) for key in allowed)
-    by_rows = {name for name, row in split if row is not None}  # some rows of these may change
+    by_rows = {name for name, row in split if row is not None}  # only some rows may change
     after, found, changed = models.exported or models.overlaid, models.comparison, list[str]()
     for key in (change.key for change in found.changes):
         if key in allowed or split_row(key)[0] != key or key not in by_rows:
@@ -181,7 +182,7 @@ def _check_changes(models: _Models, delta: Delta, allowed: set[str]) -> Check:
 
 
 def _check_exported(models: _Models, delta: Delta) -> Iterator[Check]:
-    """Check that the exported checkpoint, if any, is the base with the delta, to the bit."""
+    """Check that the exported checkpoint, if any, equals base and delta to the bit."""
     overlaid, exported = models.overlaid, models.exported
     if exported is None:
         return
