@@ -56,7 +56,7 @@ def test_without_a_table_one_line_says_what_to_do(study: Path):
     result = CliRunner().invoke(cli, ["show", "--env", "mine"])
 
     assert result.exit_code == 1
-    line = "error: mine_data/08_reporting holds no table: `kedro dvc run --env mine` makes it.\n"
+    line = "error: mine_data/08_reporting has no table: `kedro dvc run --env mine` makes it.\n"
     assert result.output == line
 
 
@@ -64,7 +64,7 @@ def test_a_picture_that_is_no_svg_is_refused():
     result = CliRunner().invoke(cli, ["show", "--picture", "paths.png"])
 
     assert result.exit_code == 1
-    assert "--picture paths.png: it is drawn as SVG, so name it .svg." in result.output
+    assert "--picture paths.png: the format is SVG, so name it .svg." in result.output
     assert not Path("paths.png").exists()
 
 
@@ -121,9 +121,9 @@ def test_what_each_recorded_stage_took_is_printed(study: Path, tmp_path: Path):
         *"| 1.5 | - | - |".split(),
     ]
     assert lines[3].split()[-6:] == ["1.5", "|", "2.00", "|", "0.50", "|"]
-    assert lines[5] == "2 stages, 3.0 s. Memory is the most at once while it ran."
+    assert lines[5] == "2 stages, 3.0 s. Memory is each stage's peak."
     assert lines[6] == "1 cannot be read: `kedro audit` says why."
-    assert lines[7] == "1 were recorded before records had memory: it is not known."
+    assert lines[7] == "1 are older than the recording of memory."
 
 
 def test_below_the_project_the_stages_are_those_of_the_project(study: Path, tmp_path, monkeypatch):
@@ -133,14 +133,14 @@ def test_below_the_project_the_stages_are_those_of_the_project(study: Path, tmp_
 
     result = CliRunner().invoke(cli, ["show", "--env", "mine", "--stages"])
 
-    assert result.output.startswith("error: evidence/mine/runs holds no record")
+    assert result.output.startswith("error: evidence/mine/runs has no record")
 
 
 def test_without_a_record_one_line_says_what_to_do(study: Path):
     result = CliRunner().invoke(cli, ["show", "--env", "mine", "--stages"])
 
     assert result.exit_code == 1
-    assert result.output.startswith("error: evidence/mine/runs holds no record")
+    assert result.output.startswith("error: evidence/mine/runs has no record")
 
 
 def test_repro_ends_with_the_table():

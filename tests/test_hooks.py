@@ -13,8 +13,8 @@ from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
 from seuf.hooks import (
-    TOLD_ELSEWHERE,
-    _is_not_told_elsewhere,
+    REPEATED_MESSAGES,
+    _is_not_repeated,
     _one_line_for_input_errors,
     folders,
 )
@@ -58,8 +58,8 @@ def test_what_kedro_logs_of_an_error_beside_it_is_left_out(caplog, monkeypatch):
     pipeline = Pipeline([Node(fail, inputs="seed", outputs="out", name="first")])
     caplog.set_level(logging.INFO)
     caplog.set_level(logging.INFO, "kedro")  # a run in this process makes it quiet
-    for name in TOLD_ELSEWHERE:
-        monkeypatch.setattr(logging.getLogger(name), "filters", [_is_not_told_elsewhere])
+    for name in REPEATED_MESSAGES:
+        monkeypatch.setattr(logging.getLogger(name), "filters", [_is_not_repeated])
 
     with pytest.raises(InputError):
         SequentialRunner().run(pipeline, DataCatalog({"seed": MemoryDataset(0)}))

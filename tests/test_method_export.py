@@ -348,4 +348,4 @@ def test_nothing_is_exported_where_it_could_not_be_pushed(study, tmp_path, monke
 def test_options_of_a_push_without_one_are_refused(study, tmp_path, monkeypatch, option):
     ended = exporting(study, monkeypatch, str(tmp_path / "exported"), *option)
 
-    assert ended.output == "error: --public, --revision and --exist-ok are of --push.\n"
+    assert ended.output == "error: --public, --revision and --exist-ok need --push.\n"

@@ -1,6 +1,6 @@
-"""The project's own commands, beside those of Kedro: `show`, `plan`, `export`, `audit`, `dvc`.
+"""The project's commands in `kedro`: `show`, `plan`, `export`, `audit`, `request` and `dvc`.
 
-Every `kedro` command imports this file, so what a command needs is imported when it runs.
+Every `kedro` command imports this file, so each command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def cli() -> None:
 
 @cli.command()
 @ENV
-@click.option("--stages", is_flag=True, help="Print what each recorded stage took instead.")
+@click.option("--stages", is_flag=True, help="Print the recorded stages' time and memory instead.")
 @click.option(
     "--picture", type=UserPath(), help="Draw forgetting and utility to this .svg instead."
 )
-@click.option("--objective", help="With --picture: of these methods alone, as ga.")
+@click.option("--objective", help="With --picture: draw only its methods, such as ga.")
 def show(env: str, stages: bool, picture: Path | None, objective: str | None) -> None:
     """Print the table of a study that has run.
 
@@ -41,16 +41,16 @@ def show(env: str, stages: bool, picture: Path | None, objective: str | None) ->
 
     with exit_on_input_error():
         if objective is not None and picture is None:
-            raise InputError("--objective is of --picture FILE.svg.")
+            raise InputError("--objective needs --picture FILE.svg.")
         if stages and picture is not None:
-            raise InputError("Say either --stages or --picture.")
+            raise InputError("Give either --stages or --picture.")
         project = enter_project()
         if stages:
             _show_stages(project, env)
             return
         root = Path(load_config(project, env)["globals"]["data_root"])
         if picture is not None and picture.suffix != ".svg":
-            raise InputError(f"--picture {picture}: it is drawn as SVG, so name it .svg.")
+            raise InputError(f"--picture {picture}: the format is SVG, so name it .svg.")
         if picture is not None:
             _draw(root / "08_reporting", picture, objective)
             click.echo(f"wrote {picture}")
@@ -61,17 +61,15 @@ def show(env: str, stages: bool, picture: Path | None, objective: str | None) ->
                 if (report := root / "08_reporting/report.html").is_file():
                     click.echo(f"The report: {report}")
                 return
-        raise InputError(
-            f"{root}/08_reporting holds no table: `kedro dvc run --env {env}` makes it."
-        )
+        raise InputError(f"{root}/08_reporting has no table: `kedro dvc run --env {env}` makes it.")
 
 
-def _draw(reported: Path, picture: Path, objective: str | None) -> None:
-    """Write the figure of all methods' paths, or of one objective's, as a picture.
+def _draw(reporting: Path, picture: Path, objective: str | None) -> None:
+    """Draw the forgetting paths of all methods, or of one objective's, into a file.
 
     Args:
-        reported: The folder of the study's tables.
-        picture: Where to.
+        reporting: The folder of the study's tables.
+        picture: The file.
         objective: As in the table of methods; None for all.
     """
     import pandas as pd
@@ -81,7 +79,7 @@ def _draw(reported: Path, picture: Path, objective: str | None) -> None:
     from seuf.reporting.figures import forgetting_paths
     from seuf.reporting.svg import svg
 
-    if not (table := reported / "paths.csv").is_file():
+    if not (table := reporting / "paths.csv").is_file():
         raise InputError(f"{table} is missing: run the study first.")
     paths = pd.read_csv(table, low_memory=False)
     known = list(paths["objective"].dropna().unique())
@@ -89,14 +87,15 @@ def _draw(reported: Path, picture: Path, objective: str | None) -> None:
         raise InputError(
             f"No method has the objective {objective!r}; there are {', '.join(known)}."
         )
-    drawn = paths if objective is None else paths[paths["objective"] == objective]
-    compared = reported / "comparison.csv"  # a study of spread has none
-    beside = not_unlearned(pd.read_csv(compared)) if compared.is_file() else None
-    write_text(picture, svg(forgetting_paths(drawn, beside=beside)))
+    if objective is not None:
+        paths = paths[paths["objective"] == objective]
+    comparison = reporting / "comparison.csv"  # a study of spread has none
+    beside = not_unlearned(pd.read_csv(comparison)) if comparison.is_file() else None
+    write_text(picture, svg(forgetting_paths(paths, beside=beside)))
 
 
 def _show_stages(project: Path, env: str) -> None:
-    """Print seconds and peak memory of the stages that `evidence/` has records of."""
+    """Print seconds and peak memory of the stages with a record in `evidence/`."""
     from tabulate import tabulate
 
     from kedro_dvc.evidence import record_path, stage_records
@@ -104,11 +103,11 @@ def _show_stages(project: Path, env: str) -> None:
 
     records = stage_records(project, check_study(project, env))
     if not records:
-        raise InputError(f"evidence/{env}/runs holds no record: `kedro dvc run` writes them.")
-    rows, places = [], {"GB": "resident", "GB on the GPU": "on_device"}
+        raise InputError(f"evidence/{env}/runs has no record: `kedro dvc run` writes them.")
+    rows, columns = [], {"GB": "resident", "GB on the GPU": "on_device"}
     for record in records:
-        held = record.get("memory") or {}
-        memory = {name: held.get(place) for name, place in places.items()}
+        peaks = record.get("memory") or {}
+        memory = {name: peaks.get(key) for name, key in columns.items()}
         rows.append(
             {
                 "stage": record["node"],
@@ -120,12 +119,12 @@ def _show_stages(project: Path, env: str) -> None:
     aligned = ["left", "left", "right", "right", "right"]
     click.echo(tabulate(rows, "keys", "github", disable_numparse=True, colalign=aligned))
     total = sum(record["seconds"] for record in records)
-    click.echo(f"\n{len(rows)} stages, {total:.1f} s. Memory is the most at once while it ran.")
+    click.echo(f"\n{len(rows)} stages, {total:.1f} s. Memory is each stage's peak.")
     files = record_path(project, env, "any").parent.glob("*.json")
     if unread := len([*files]) - len(rows):
         click.echo(f"{unread} cannot be read: `kedro audit` says why.")
     if without := sum("memory" not in record for record in records):
-        click.echo(f"{without} were recorded before records had memory: it is not known.")
+        click.echo(f"{without} are older than the recording of memory.")
 
 
 @cli.command()
@@ -136,11 +135,11 @@ def _show_stages(project: Path, env: str) -> None:
     help="Decoder layer of the selected experts; by default the first MoE layer, the worst case.",
 )
 def plan(env: str, layer: int | None) -> None:
-    """Tell how much memory each method of a study needs.
+    """Estimate how much memory each method of a study needs.
 
-    The model's configuration is enough, its weights are not read. Device memory is that of a
-    training step: the weights, what the optimizer keeps of what is trained, snapshots of it, and
-    the activations of a batch.
+    Reads the model's configuration, not its weights. Device memory is that of a training step: the
+    weights, the optimizer's state and the snapshots of what is trained, and the activations of a
+    batch.
 
     Example: kedro plan --env qwen_wmdp --layer 5
     """
@@ -164,7 +163,7 @@ def plan(env: str, layer: int | None) -> None:
 @ENV
 @click.option("--push", "repository", metavar="OWNER/NAME", help="Upload it to the hub, too.")
 @click.option("--private/--public", default=True, help="Who may read it there; private by default.")
-@click.option("--revision", help="The branch that it goes to, made if it is not there.")
+@click.option("--revision", help="The branch to upload to, made if missing.")
 @click.option("--exist-ok", is_flag=True, help="The repository may exist already.")
 def export(
     method: str,
@@ -177,8 +176,8 @@ def export(
 ) -> None:
     """Write a method's model as a checkpoint, with a model card.
 
-    Plain transformers loads it. FOLDER must not exist yet, except with --push: then it is uploaded
-    once it was found to be that method's model, so that its card can be read and completed first.
+    Plain transformers loads it. FOLDER must not exist yet, except with --push: an existing export
+    of the method is checked and uploaded, so that you can complete its card first.
 
     Example: kedro export seuf_ga exported/seuf_ga --push me/model-without
     """
@@ -191,7 +190,7 @@ def export(
         if to:
             check_destination(to)
         elif revision or exist_ok or not private:
-            raise InputError("--public, --revision and --exist-ok are of --push.")
+            raise InputError("--public, --revision and --exist-ok need --push.")
         study = load_study(enter_project(), env)
         if to is None or not folder.exists():
             request_id = export_method(study, method, folder)

@@ -1,4 +1,4 @@
-"""What the project adds to every Kedro run."""
+"""Hooks into every Kedro run: check the study, set determinism, shorten errors."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ from seuf.inputs import InputError
 
 log = logging.getLogger(__name__)
 
-# What Kedro logs of an error that is printed at the end anyway, by logger
-TOLD_ELSEWHERE = {
+# by logger, Kedro's messages about an error that is printed at the end anyway
+REPEATED_MESSAGES = {
     "kedro.pipeline.node": "failed with error",
     "kedro.runner.sequential_runner": "No nodes ran",
 }
 
 
 class StudyHooks:
-    """Checks the study before anything runs, and says in one line what is wrong with it."""
+    """Check the study before anything runs, and report what is wrong with it in one line."""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Make the study known to the registry and check its parameters, from the root."""
+        """Change to the root, tell the pipeline registry the study, and check its parameters."""
         from kedro_dvc.configuration import StudyConfigLoader, naming
         from kedro_dvc.project import check_study
         from seuf.parameters import check_parameters
 
-        loader = cast(StudyConfigLoader, context.config_loader)  # as settings.py says
+        loader = cast(StudyConfigLoader, context.config_loader)  # set in settings.py
         project = context.project_path
         sys.excepthook = partial(
             _one_line_for_input_errors, naming=partial(naming, project, loader)
         )
-        for name in TOLD_ELSEWHERE:
-            logging.getLogger(name).addFilter(_is_not_told_elsewhere)
-        os.chdir(context.project_path)  # `kedro run` may be called from below it
+        for name in REPEATED_MESSAGES:
+            logging.getLogger(name).addFilter(_is_not_repeated)
+        os.chdir(context.project_path)  # `kedro run` may be called from a subfolder
         os.environ["KEDRO_ENV"] = check_study(context.project_path, context.env or "base")
         check_parameters(context.config_loader["parameters"])
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
-        """Let training be deterministic."""
+        """Make the node's computation deterministic if the catalog asks for it."""
         set_deterministic(asked_for(catalog, node.outputs))
 
     @hook_impl
     def after_pipeline_run(self) -> None:
-        """Give back what torch keeps of a GPU's memory: a process may go on to another stage."""
+        """Free the GPU memory that torch caches: this process may run another stage next."""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             gc.collect()
@@ -67,20 +67,20 @@ class StudyHooks:
 
     @hook_impl
     def on_node_error(self, error: Exception) -> None:
-        """Say what to do if a model needs what torch cannot compute deterministically."""
+        """Say what to do if torch has no deterministic implementation of an operation."""
         if NO_SUCH_IMPLEMENTATION in str(error):
             log.error("Set %s=0 to let sums be made in any order.", SWITCH)
 
 
-def _is_not_told_elsewhere(record: logging.LogRecord) -> bool:
-    told = TOLD_ELSEWHERE.get(record.name)
-    return told is None or told not in record.getMessage()
+def _is_not_repeated(record: logging.LogRecord) -> bool:
+    message = REPEATED_MESSAGES.get(record.name)
+    return message is None or message not in record.getMessage()
 
 
 def folders(*paths: str) -> list[str]:
-    """Return those of the paths that are folders, and no ids of the Hugging Face hub.
+    """Return the paths that name folders, not ids on the Hugging Face hub.
 
-    An id has at most one slash, and there is no folder here that has the name of its first part.
+    An id has at most one slash, and its first part is not the name of a folder here.
     """
     return [str(Path(path).expanduser()) for path in paths if path and _is_folder(path)]
 
@@ -96,19 +96,19 @@ def _one_line_for_input_errors(
     trace: TracebackType | None,
     naming: Callable[[str], str] | None = None,
 ) -> None:
-    """Print the message alone if something given is wrong or missing, else the traceback.
+    """Print only the message if an input is wrong or missing, else the traceback.
 
     Args:
-        kind: As Python gives it to `sys.excepthook`; the next two too.
+        kind: The first argument of `sys.excepthook`, as the next two.
         error: The error.
         trace: Its traceback.
-        naming: What says which key names a file that is missing.
+        naming: Returns which configuration key names a missing file, in words.
     """
     cause: Any = error
-    seen: set[int] = set()  # causes can go round in a circle
+    seen: set[int] = set()  # the causes can form a cycle
     while cause is not None and id(cause) not in seen:
-        known = isinstance(cause, (InputError, FileNotFoundError))
-        if problem := cause if known else problem_of_disk(cause):
+        is_known = isinstance(cause, (InputError, FileNotFoundError))
+        if problem := cause if is_known else problem_of_disk(cause):
             missing = getattr(cause, "filename", None) or getattr(cause.__cause__, "filename", None)
             if naming and missing and (key := naming(str(missing))):
                 problem = f"{str(problem).rstrip('.')}{key}."
@@ -116,16 +116,16 @@ def _one_line_for_input_errors(
             return
         seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
-    if wrong := _named_by_no_pipeline(error, trace):
-        sys.stderr.write(f"error: {wrong}\n")
+    if problem := _unknown_name(error, trace):
+        sys.stderr.write(f"error: {problem}\n")
         return
     sys.__excepthook__(kind, error, trace)
 
 
-def _named_by_no_pipeline(error: BaseException, trace: TracebackType | None) -> str | None:
-    """Return what options of `kedro run` ask for in vain; None if the error is another.
+def _unknown_name(error: BaseException, trace: TracebackType | None) -> str | None:
+    """Return which name in the options of `kedro run` is unknown; None for any other error.
 
-    Kedro raises plain errors for it, so they are known by the function that raised them.
+    Kedro raises plain errors for these, so they are recognised by the function that raised them.
     """
     calls = [(frame.f_globals.get("__name__"), frame.f_code.co_name) for frame, _ in walk_tb(trace)]
     if isinstance(error, ValueError) and ("kedro.pipeline.pipeline", "filter") in calls:
