@@ -1,4 +1,4 @@
-"""`kedro export`: a method's model as a checkpoint of its own, with a page that tells of it."""
+"""`kedro export`: write a method's model as a checkpoint of its own, with a model card."""
 
 from __future__ import annotations
 
@@ -28,31 +28,33 @@ CARD = "README.md"
 
 
 def export_method(study: Study, method: str, folder: Path) -> str | None:
-    """Write the checkpoint of a method's model, in the layout of the hub, and its model card.
+    """Write the checkpoint of a method's model, in the hub's layout, with its model card.
 
-    If the model serves a request, the ledger is told of the export, and the request's id returned.
-
-    Files that the method has not changed are linked to those of the base model where they are on
-    one file system. All is written into a new folder beside it, then moved.
+    If the model serves a request, the export is entered in the ledger. Files that the method has
+    not changed are hard links to the base model's where one file system has both. Everything is
+    written into a temporary folder, which is then moved.
 
     Args:
-        study: Has run.
-        method: Of its table of methods.
-        folder: Does not exist yet.
+        study: A study that has run.
+        method: A name from its table of methods.
+        folder: The new folder; it must not exist.
+
+    Returns:
+        The id of the request that the model serves; None if it serves none.
 
     Raises:
         InputError: If there is no such method, it has not run, the folder exists, or the base model
-            is not the one that it was made from.
+            is not the delta's.
     """
     settings = _row(study, method)
     if folder.exists():
         raise InputError(f"{folder} exists: name a folder that does not.")
-    about, base = _base(_output(study, "base_model"), study.config["parameters"]["base_model"])
+    described, base = _base(_output(study, "base_model"), study.config["parameters"]["base_model"])
     path = _output(study, f"{method}.delta")
     delta, digest = Delta.load(path), sha256s([path])[path]
     ledger = read_ledger(study.project)
     exported = Exported(
-        base=about,
+        base=described,
         digest=delta.base,
         delta=digest,
         study=study.config["globals"]["study"],
@@ -67,27 +69,27 @@ def export_method(study: Study, method: str, folder: Path) -> str | None:
     )
     card = model_card(exported, pd.read_csv(_output(study, "comparison")))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
-        made = Path(unfinished, folder.name)  # within, as the folder itself is its maker's alone
-        export(base, delta, made)
-        (made / CARD).write_text(card, encoding="utf-8")
-        made.rename(folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        unfinished = Path(temporary, folder.name)  # the temporary folder's mode is 0700
+        export(base, delta, unfinished)
+        (unfinished / CARD).write_text(card, encoding="utf-8")
+        unfinished.rename(folder)
     serving = entry_of_delta(ledger, digest)
-    return (
-        str(enter_derived(study.project, serving, folder, "export")["request"]) if serving else None
-    )
+    if serving is None:
+        return None
+    return str(enter_derived(study.project, serving, folder, "export")["request"])
 
 
 def check_exported(study: Study, method: str, folder: Path) -> None:
-    """Check that a folder is a method's model and nothing else, and that its card has scores.
+    """Check that a folder has a method's model and nothing else, and that its card has scores.
 
     Args:
-        study: Has run.
-        method: Of its table of methods.
-        folder: As `export_method` made it; its card may have been edited.
+        study: A study that has run.
+        method: A name from its table of methods.
+        folder: The result of `export_method`; its card may have been edited.
 
     Raises:
-        InputError: If not.
+        InputError: If it has not.
     """
     from seuf.audit.exported import check_files
     from seuf.audit.weights import check_weights
@@ -97,8 +99,8 @@ def check_exported(study: Study, method: str, folder: Path) -> None:
     card = folder / CARD
     if not card.is_file() or not has_scores(card.read_text(encoding="utf-8"), method):
         raise InputError(
-            f"{card} lacks the scores of {method}, with which its model is published: "
-            "`kedro export` writes them once the study has run whole."
+            f"{card} lacks the scores of {method}, without which its model is not published: "
+            "`kedro export` writes them once the whole study has run."
         )
     base = _base(_output(study, "base_model"), study.config["parameters"]["base_model"])[1]
     delta = Delta.load(_output(study, f"{method}.delta"))
@@ -109,10 +111,10 @@ def check_exported(study: Study, method: str, folder: Path) -> None:
 
 
 def _row(study: Study, method: str) -> dict[str, Any]:
-    """Return a row of the table of methods.
+    """Return a method's row in the table of methods.
 
     Raises:
-        InputError: If there is none of this name.
+        InputError: If the study has no such method.
     """
     methods = study.config["parameters"]["methods"]
     if method not in methods:
@@ -123,10 +125,10 @@ def _row(study: Study, method: str) -> dict[str, Any]:
 
 
 def _output(study: Study, name: str) -> Path:
-    """Return where an output lies.
+    """Return the path of an existing output.
 
     Raises:
-        InputError: If it is not there.
+        InputError: If it does not exist.
     """
     path = Path(study.dataset(name)["filepath"])
     if not path.exists():
@@ -135,36 +137,38 @@ def _output(study: Study, name: str) -> Path:
 
 
 def _base(path: Path, settings: dict[str, Any]) -> tuple[BaseModel, Path]:
-    """Return what a card says of the base model, and the folder in which its checkpoint lies.
+    """Return the card's description of the base model, and the folder of its checkpoint.
 
     Args:
-        path: Of the base model, or of the reference to it.
+        path: The study's base model, or its reference to one elsewhere.
         settings: `base_model` of the study's parameters.
     """
     if (path / REFERENCE).is_file():
         source = source_of(json.loads((path / REFERENCE).read_text(encoding="utf-8")))
         return _described(source, "external"), checkpoint_of(source)
-    made = settings.get("source", "pretrain")
+    origin = settings.get("source", "pretrain")
     if "path" not in settings:
-        return BaseModel(path.name, made), path
-    keys = {key: settings[key] for key in ("path", "revision") if key in settings}
-    return _described(ExternalModelSettings(**keys), made), path
+        return BaseModel(path.name, origin), path
+    source = ExternalModelSettings(
+        **{key: settings[key] for key in ("path", "revision") if key in settings}
+    )
+    return _described(source, origin), path
 
 
-def _described(source: ExternalModelSettings, made: str) -> BaseModel:
-    """Return what a card says of a model that exists: never a path on this machine."""
+def _described(source: ExternalModelSettings, origin: str) -> BaseModel:
+    """Return the card's description of an existing model, without any path on this machine."""
     reference = HubReference(source.path, source.revision)
     try:
         on_hub = not is_folder(reference)
-    except InputError:  # a folder that is gone since
+    except InputError:  # the folder has been removed
         on_hub = False
     try:
         metadata = _metadata(fetch_files(reference, (CARD,)) / CARD)
-    except InputError:  # the hub is out of reach, or the folder gone
+    except InputError:  # the hub cannot be reached, or the folder has been removed
         metadata = {}
     return BaseModel(
         name=source.path if on_hub else Path(source.path).name,
-        source=made,
+        source=origin,
         on_hub=on_hub,
         commit=source.revision if on_hub else None,
         licence={key: metadata[key] for key in LICENCE if key in metadata},
@@ -172,14 +176,14 @@ def _described(source: ExternalModelSettings, made: str) -> BaseModel:
 
 
 def _metadata(card: Path) -> dict[str, Any]:
-    """Return the front matter of a card; none if there is no card, or none in it."""
+    """Return a card's front matter; an empty dict if there is no card or no front matter."""
     from huggingface_hub import metadata_load
 
     return (metadata_load(card) or {}) if card.is_file() else {}
 
 
 def _commit_of_run(study: Study, output: str, digest: str) -> str | None:
-    """Return the commit that an output of this digest was made at; None if that is not recorded."""
+    """Return the commit whose run made an output with this digest; None if not recorded."""
     node = next(node for node in study.pipelines["__default__"].nodes if output in node.outputs)
     try:
         record = read_record(study.project, study.name, node.name)
@@ -191,7 +195,7 @@ def _commit_of_run(study: Study, output: str, digest: str) -> str | None:
 
 
 def _lines(study: Study, name: str) -> int | None:
-    """Return how many texts a set has; None if it is no longer here: it may be erased."""
+    """Return the number of texts in a set; None if it is missing: it may have been erased."""
     path = Path(study.dataset(name)["filepath"])
     if not path.is_file():
         return None
