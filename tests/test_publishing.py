@@ -113,7 +113,7 @@ def test_where_the_hub_is_switched_off_nothing_is_asked(hub, monkeypatch):
 
 @pytest.mark.parametrize("name", ["without", "me/my/model", "me/what is this"])
 def test_a_name_that_the_hub_cannot_have_is_told(hub, name):
-    assert refusal(Destination(name)) == f"{name!r} is no repository of the hub: owner/name."
+    assert refusal(Destination(name)) == f"{name!r} is not a repository on the hub: owner/name."
 
 
 def test_a_hub_that_cannot_be_reached_is_told_with_its_address(hub, monkeypatch):
@@ -122,13 +122,13 @@ def test_a_hub_that_cannot_be_reached_is_told_with_its_address(hub, monkeypatch)
     line = refusal()
 
     assert line.startswith("The hub cannot be reached at http://127.0.0.1:9 (")
-    assert line.endswith(": give the same command once it can.")
+    assert line.endswith(": repeat the command once it can.")
 
 
 @pytest.mark.parametrize(
     ("status", "begins"),
     [
-        (403, "The hub refuses your token for me/without (403): it must allow to write there; "),
+        (403, "The hub refuses your token for me/without (403): it needs write access; "),
         (418, "The hub answers 418 about me/without: "),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_file_that_names_a_folder_of_this_machine_is_not_pushed(hub, exported,
     if name == "README.md":
         (exported / name).write_text(f"Made in {Path.home()}/models/mine.")
 
-    with pytest.raises(InputError, match=f"{name} names .*, a folder of this machine: edit {what}"):
+    with pytest.raises(InputError, match=f"{name} names .*, a folder on this machine: edit {what}"):
         push(exported, TO, "a message")
 
     assert hub.private == {}

@@ -1,8 +1,8 @@
-"""`kedro plan`: the memory that each method of a study needs, before anything runs.
+"""`kedro plan`: estimate the memory that each method of a study needs, before anything runs.
 
-Counted on a model without weights, from the configuration alone: what a method trains, what AdamW
-and the snapshots keep of that, and what a training step keeps of its tokens. A model spread over
-devices by a `device_map` needs as much in all.
+The estimate needs a model's configuration, not its weights. It counts what a method trains, AdamW's
+state and the snapshots of that, and the activations of a training step. A model spread over devices
+by a `device_map` needs the same in total.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from seuf.unlearning.scopes import part_of
 from seuf.unlearning.selection import ESFT, SelectionSettings, most_to_reach
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, samples_at_once
 
-SNAPSHOTS = 2  # of what is trained: the original's, and the best checkpoint's
-FLOAT32 = 4
-ANSWER_SECONDS = 10.0  # that the hub has to say that a model is there
+SNAPSHOTS = 2  # of the trained tensors: the original's, and the best checkpoint's
+FLOAT32 = 4  # bytes
+ANSWER_SECONDS = 10.0  # for the hub to say whether a model exists
 
 
 Existing = TypeVar("Existing", bound=ExistingModelSettings)
 
 
 class Trained(NamedTuple):
-    """How many parameters a method trains, and where; all of a router that is trained by rows.
+    """How many parameters a method trains, by kind; a router trained by rows counts whole.
 
     Attributes:
-        whole: In tensors that are trained as a whole, in the model's type.
-        slices: In experts, whose gradients go to float32 tensors of their own.
+        whole: In tensors trained as a whole, in the model's dtype.
+        slices: In experts, trained as float32 slices with gradients of their own.
         adapters: In LoRA's adapters, float32 tensors beside the model.
         first_layer: First decoder layer that changes.
     """
@@ -55,9 +55,9 @@ class Trained(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What one method needs: parameters in training, then bytes.
+    """What one method needs: the number of trained parameters, then bytes.
 
-    `device` is all that is there at once in a training step, the first four together.
+    `device` is what a training step needs at once: the sum of the four fields before it.
     """
 
     trained: int
@@ -73,12 +73,12 @@ def study_memory(parameters: StudyParameters, layer: int | None = None) -> dict[
     """Return what each method of a study needs, by name.
 
     Args:
-        parameters: Of the study.
-        layer: Decoder layer that a rule's experts are assumed to be in; by default the first MoE
-            layer, where a step keeps most.
+        parameters: The study's parameters.
+        layer: Decoder layer assumed for the experts of a selection rule; by default the first MoE
+            layer, where a step keeps the most activations.
 
     Raises:
-        InputError: If there is no such model, or no such layer in it.
+        InputError: If the model cannot be found, or has no such MoE layer.
     """
     model = _empty_model(parameters.base_model)
     return {
@@ -93,7 +93,7 @@ def study_memory(parameters: StudyParameters, layer: int | None = None) -> dict[
 
 
 def table(needs: dict[str, Memory]) -> list[dict[str, str]]:
-    """Return a row a method, with what each number is called."""
+    """Return one row per method, by column name."""
     return [
         {
             "method": name,
@@ -112,16 +112,16 @@ def table(needs: dict[str, Memory]) -> list[dict[str, str]]:
 def method_memory(
     model: Any, method: Method, settings: UnlearningSettings, experts: Experts
 ) -> Memory:
-    """Return what one method needs on a model, which may be empty; `experts` as it was given."""
+    """Return what one method needs to train these experts of a model, which may be empty."""
     whole, slices, adapters, first = trained_parameters(model, method, experts)
     itemsize, trained = model.dtype.itemsize, whole + slices + adapters
     # AdamW's two moments and the gradient
     optimizer = 3 * FLOAT32 * trained if method.objective else 0
-    optimizer += FLOAT32 * adapters  # which are beside the model's weights themselves
-    if itemsize < FLOAT32 and method.objective:  # masters
+    optimizer += FLOAT32 * adapters  # the adapters themselves, beside the model's weights
+    if itemsize < FLOAT32 and method.objective:  # float32 master copies
         optimizer += FLOAT32 * (whole + slices)
         if samples_at_once(method, settings) < (method.batch_size or settings.batch_size):
-            optimizer += itemsize * whole  # a micro-batch's gradient beside the sum of those before
+            optimizer += itemsize * whole  # a micro-batch's gradient beside the accumulated one
     weights, activations = footprint.weight_bytes(model), 0
     snapshots = SNAPSHOTS * (itemsize * (whole + slices) + FLOAT32 * adapters)
     if method.objective is not None:
@@ -138,7 +138,7 @@ def method_memory(
 
 
 def trained_parameters(model: Any, method: Method, experts: Experts) -> Trained:
-    """Return how many parameters a method trains of a model, which may be empty."""
+    """Return how many parameters a method trains in a model, which may be empty."""
     if method.scope == "nothing":
         return Trained()
     if method.scope == "lora":
@@ -163,19 +163,19 @@ def trained_parameters(model: Any, method: Method, experts: Experts) -> Trained:
 def assumed_experts(
     model: nn.Module, method: Method, settings: SelectionSettings, layer: int | None
 ) -> Experts:
-    """Return the experts that a method's selection is assumed to choose, (layer, expert) pairs.
+    """Return the (layer, expert) pairs that a method's selection is assumed to choose.
 
-    A ranking's lie in one layer, also where trials choose it or a random control draws in it; of
-    ESFT these are the most that it can take: by token those of
-    tokens that are spread evenly, by gate all.
+    A ranking's experts lie in one layer, also if trials choose the layer or a random control draws
+    from it. ESFT takes at most as many as reach its share of evenly spread tokens, or, counted by
+    gate, all.
     """
     if method.selection is None:
         return []
     layers = {one.index: one.num_experts for one in moe_layers(model)}
     selection = method.selection.removeprefix(RANDOM_IN)
     if selection == ESFT:
-        most = {i: most_to_reach(number, settings) for i, number in layers.items()}
-        return [(index, expert) for index, count in most.items() for expert in range(count)]
+        counts = {i: most_to_reach(number, settings) for i, number in layers.items()}
+        return [(index, expert) for index, count in counts.items() for expert in range(count)]
     fixed = settings.fixed.get(selection)
     chosen = fixed.layer if fixed else min(layers) if layer is None else layer
     if chosen not in layers:
@@ -187,32 +187,32 @@ def assumed_experts(
 def _activations(
     model: Any, method: Method, settings: UnlearningSettings, experts: Experts, first: int
 ) -> int:
-    """Return what a step keeps of its tokens, and what the loss makes of them."""
+    """Return the bytes of a step's activations and of its loss."""
     inputs, _ = arguments_of(str(method.objective))
-    kinds = {name.split("_")[0] for name in inputs} & {"retain", "refusal"}
-    sets = 1 + len(kinds)
-    tokens = sets * samples_at_once(method, settings) * settings.max_length
-    last, kept = len(decoder(model).layers) - 1, 0
-    if is_steered(str(method.objective)):  # nothing above the steered layer runs
+    further_sets = {name.split("_")[0] for name in inputs} & {"retain", "refusal"}
+    samples = (1 + len(further_sets)) * samples_at_once(method, settings)
+    tokens = samples * settings.max_length
+    last, size = len(decoder(model).layers) - 1, 0
+    if is_steered(str(method.objective)):  # the layers above the steered one do not run
         last = max((index for index, _ in experts), default=settings.objectives.rmu_layer)
     else:
-        kept += footprint.loss_bytes(model, tokens)
-    kept += footprint.activation_bytes(model, tokens, first, last)
+        size += footprint.loss_bytes(model, tokens)
+    size += footprint.activation_bytes(model, tokens, first, last)
     if method.scope == "lora":
-        kept += footprint.adapter_activation_bytes(model, tokens, last)
+        size += footprint.adapter_activation_bytes(model, tokens, last)
     layers = {layer.index: layer for layer in moe_layers(model)}
-    return kept + sum(
+    return size + sum(
         footprint.slice_activation_bytes(model, tokens, layers[index]) for index, _ in experts
     )
 
 
 def cached_or_reachable(settings: Existing) -> Existing:
-    """Return the settings of a model whose configuration can be had, in the cache if it is there.
+    """Return the settings with the model's cached folder as its path, or check that the hub has it.
 
-    The hub's client would try five times to list a model's files, half a minute and twelve lines.
+    The hub's client itself would retry five times, for half a minute and with twelve lines of log.
 
     Raises:
-        InputError: If it is on the hub, not in the cache, and the hub does not answer.
+        InputError: If the model is not in the cache, and the hub does not answer or lacks it.
     """
     reference = HubReference(settings.path, settings.revision)
     if is_folder(reference):
@@ -222,11 +222,11 @@ def cached_or_reachable(settings: Existing) -> Existing:
     with clear_errors(reference):
         cached = try_to_load_from_cache(settings.path, "config.json", revision=settings.revision)
         if isinstance(cached, str):
-            more = getattr(settings, "gguf_file", None) or getattr(
+            needs_more_files = getattr(settings, "gguf_file", None) or getattr(
                 settings, "trust_remote_code", False
             )
             folder = {"path": str(Path(cached).parent), "revision": None}
-            return settings if more else settings.model_copy(update=folder)
+            return settings if needs_more_files else settings.model_copy(update=folder)
         HfApi().model_info(settings.path, revision=settings.revision, timeout=ANSWER_SECONDS)
     return settings
 

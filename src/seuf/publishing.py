@@ -1,6 +1,6 @@
-"""Put an exported model on the hub: one commit of a repository that is private by default.
+"""Upload an exported model to the hub: one commit to a repository, private by default.
 
-`check_destination` finds out beforehand what would stop it, `push` does it.
+`check_destination` finds beforehand what would stop the upload, `push` uploads.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PUSHED = (*SMALL_FILES, "*.safetensors", "README.md", "LICENSE*", "NOTICE*", "*.sig")
-NO_REPOSITORY = "no repository of the hub: owner/name"
+NO_REPOSITORY = "not a repository on the hub: owner/name"
 READ_FOR_PATHS = ("*.json", "*.jinja", "*.md")
 
 
 class Destination(NamedTuple):
-    """Where a model goes.
+    """Where to upload a model.
 
     Attributes:
         repository: `owner/name` on the hub.
-        public: Everyone may read it; else its owner and those whom the owner lets.
-        revision: A branch, made if it is not there; None for the main one.
-        exist_ok: The repository may exist; files of the same name are replaced there.
+        public: Whether everyone may read it; otherwise only whom its owner admits.
+        revision: A branch, created if missing; None for the main one.
+        exist_ok: Whether the repository may exist; files of the same name are replaced there.
     """
 
     repository: str
@@ -38,10 +38,10 @@ class Destination(NamedTuple):
 
 
 def check_destination(to: Destination) -> None:
-    """Check that there is a token, and that the repository is what the destination says.
+    """Check that there is a token, and that the repository is as the destination says.
 
     Raises:
-        InputError: If not, or the hub cannot be asked.
+        InputError: If not, or the hub cannot be reached.
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -58,29 +58,30 @@ def check_destination(to: Destination) -> None:
             f"{to.repository} exists on the hub: say --exist-ok to replace files of the same name."
         )
     if private == to.public:
-        is_, other = ("private", "--private") if private else ("public", "--public")
+        present = "private" if private else "public"
         raise InputError(
-            f"{to.repository} is {is_} on the hub: say {other}, or change that on its page first."
+            f"{to.repository} is {present} on the hub: say --{present}, or change that on its page "
+            "first."
         )
 
 
 def push(folder: Path, to: Destination, message: str) -> tuple[str, list[str]]:
-    """Upload a folder as one commit; return its address, and the files that were left out.
+    """Upload a folder as one commit; return the commit's URL and the files left out.
 
-    What transformers does not load without running code, and files in folders, are left out: a base
-    model's folder may have held anything.
+    Only `PUSHED` files are uploaded, which transformers loads without running code, and none from
+    subfolders: a base model's folder may contain anything.
 
     Args:
         folder: A checkpoint with its card.
-        to: Where it goes.
-        message: Of the commit.
+        to: The destination.
+        message: The commit's message.
 
     Raises:
-        InputError: If a file names a folder of this machine, or the hub does not take it.
+        InputError: If a file names a folder on this machine, or the hub refuses the upload.
     """
     from huggingface_hub import CommitOperationAdd
 
-    names = sorted({path.name for one in PUSHED for path in folder.glob(one) if path.is_file()})
+    names = sorted({p.name for pattern in PUSHED for p in folder.glob(pattern) if p.is_file()})
     _check_for_paths(folder, names)
     left_out = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {*names}
     with _clear_errors(to):
@@ -88,7 +89,7 @@ def push(folder: Path, to: Destination, message: str) -> tuple[str, list[str]]:
         api.create_repo(to.repository, private=not to.public, exist_ok=to.exist_ok)
         if to.revision is not None:
             api.create_branch(to.repository, branch=to.revision, exist_ok=True)
-        # not upload_folder: of a large one that makes several commits, so half of one could stay
+        # upload_folder splits a large folder into several commits, so half a model could remain
         commit = api.create_commit(
             to.repository,
             [
@@ -105,7 +106,7 @@ def _api(to: Destination) -> HfApi:
     """Return the hub's client.
 
     Raises:
-        InputError: If it has no token, or may not ask.
+        InputError: If there is no token, or offline mode is set.
     """
     from huggingface_hub import HfApi, constants, get_token
 
@@ -117,7 +118,7 @@ def _api(to: Destination) -> HfApi:
 
 
 def _check_for_paths(folder: Path, names: list[str]) -> None:
-    """Check that no small file names a folder of this machine.
+    """Check that no small file names a folder on this machine.
 
     Raises:
         InputError: If one does.
@@ -128,18 +129,15 @@ def _check_for_paths(folder: Path, names: list[str]) -> None:
             continue
         text = (folder / name).read_text(encoding="utf-8", errors="replace")
         if found := next((path for path in sorted(local) if f"{path}/" in text), None):
-            where = "it" if name == "README.md" else "the base model's, and export again"
-            line = f"{folder / name} names {found}, a folder of this machine: edit {where}."
-            raise InputError(line)
+            what = "it" if name == "README.md" else "the base model's, and export again"
+            raise InputError(
+                f"{folder / name} names {found}, a folder on this machine: edit {what}."
+            )
 
 
 @contextmanager
 def _clear_errors(to: Destination) -> Iterator[None]:
-    """Turn whatever the hub or the network answers into one line.
-
-    Raises:
-        InputError: That line.
-    """
+    """Turn any error of the hub or the network into an `InputError` of one line."""
     from huggingface_hub import constants, errors
 
     try:
@@ -149,14 +147,14 @@ def _clear_errors(to: Destination) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
-            line = f"The hub refuses your token for {to.repository} ({status}): it must allow to "
-            raise InputError(f"{line}write there; {LOG_IN}.") from error
+            line = f"The hub refuses your token for {to.repository} ({status}): it needs write"
+            raise InputError(f"{line} access; {LOG_IN}.") from error
         line = f"The hub answers {status} about {to.repository}: {first_line(error)}"
         raise InputError(line) from error
     except (errors.HTTPError, OSError) as error:
         line = f"The hub cannot be reached at {constants.ENDPOINT} ({first_line(error)})"
-        raise InputError(f"{line}: give the same command once it can.") from error
-    except ValueError as error:  # of the card's front matter
+        raise InputError(f"{line}: repeat the command once it can.") from error
+    except ValueError as error:  # the hub's client checks the card's front matter
         if isinstance(error, InputError):
             raise
         raise InputError(f"The hub refuses the card: {' '.join(str(error).split())}") from error

@@ -1,7 +1,7 @@
-"""Unlearning without questions: the texts themselves judge the model.
+"""Unlearn without questions: judge the model by the texts themselves.
 
-`seuf.unlearn` is the `unlearn` of this module. Without a judge it asks how much of the texts the
-model would still produce; the workflow's stages always bring a judge of their own.
+`seuf.unlearn` is this module's `unlearn`. Its default judge measures how much of the texts the
+model still produces; the workflow's stages always pass a judge of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from seuf.unlearning.algorithm import Experts, Unlearned
 from seuf.unlearning.evaluations import Evaluation, Judge
 from seuf.unlearning.settings import Method, UnlearningSettings
 
-JUDGED = 64  # samples of each set, evenly taken
+JUDGED = 64  # samples of each set at most, evenly spaced
 
 
 def unlearn(
@@ -31,9 +31,9 @@ def unlearn(
     settings: UnlearningSettings | None = None,
     seed: int = 0,
 ) -> Unlearned:
-    """Return what a method changes in the base model, which is left as it was.
+    """Return what a method changes in the base model, which itself stays unchanged.
 
-    See `seuf.unlearning.algorithm.unlearn` for what it does and raises.
+    See `seuf.unlearning.algorithm.unlearn` for the steps and the errors.
 
     Args:
         base: The original model.
@@ -41,8 +41,8 @@ def unlearn(
         retain: Token ids of the samples to keep.
         method: Scope, objective, anchor, learning rates.
         experts: The selected experts, (layer, expert); other scopes do not use them.
-        judge: Scores a model; by default `text_judge`, which has seen what is trained on: it tells
-            of these texts and not of what was learned from others.
+        judge: Scores a model; by default `text_judge`, which measures these training texts, not
+            knowledge from other texts.
         settings: The budget.
         seed: Decides the order of the samples and RMU's direction.
     """
@@ -51,13 +51,14 @@ def unlearn(
 
 
 def text_judge(forget: Sequence[Sequence[int]], retain: Sequence[Sequence[int]]) -> Judge:
-    """Return a judge by what a model would produce of the texts, and by its NLL of those to keep.
+    """Return a judge by how much of the texts a model produces, and its NLL on the retain texts.
 
-    Forget efficacy and utility are the share of the tokens of each text's second half that are the
-    model's first choice after the text before. Chance is what the commonest of these tokens gives.
-    `general_loss` is the NLL of the retain texts' second halves, in nats a token.
+    Forget efficacy and utility are the share of tokens in the texts' second halves that are the
+    model's first choice given the preceding tokens. Chance is the score of always choosing the
+    forget texts' most frequent such token. `general_loss` is the NLL of the retain texts' second
+    halves, in nats per token.
     """
-    forget, retain = _evenly(forget), _evenly(retain)
+    forget, retain = _sampled(forget), _sampled(retain)
     counts = Counter(token for ids in forget for token in ids[len(ids) // 2 :])
     chance = max(counts.values(), default=0) / max(counts.total(), 1)
 
@@ -70,18 +71,19 @@ def text_judge(forget: Sequence[Sequence[int]], retain: Sequence[Sequence[int]])
 
 @torch.no_grad()
 def produced(model: nn.Module, samples: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """Return the share of second halves' tokens that are the first choice, and their mean NLL."""
+    """Return the share of the second halves' tokens that are the first choice, and their NLL."""
     device, right, nll, tokens = next(model.parameters()).device, 0.0, 0.0, 0
     for ids in samples:
         half = max(1, len(ids) // 2)
-        wanted = torch.tensor(ids[half:], device=device)
+        targets = torch.tensor(ids[half:], device=device)
         logits = model(input_ids=torch.tensor([ids], device=device)).logits[0, half - 1 : -1]
-        right += (logits.argmax(-1) == wanted).sum().item()
-        nll += nn.functional.cross_entropy(logits.float(), wanted, reduction="sum").item()
-        tokens += len(wanted)
+        right += (logits.argmax(-1) == targets).sum().item()
+        nll += nn.functional.cross_entropy(logits.float(), targets, reduction="sum").item()
+        tokens += len(targets)
     return right / max(tokens, 1), nll / max(tokens, 1)
 
 
-def _evenly(samples: Sequence[Sequence[int]]) -> list[list[int]]:
+def _sampled(samples: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return at most `JUDGED` samples of two tokens or more, evenly spaced."""
     usable = [list(ids) for ids in samples if len(ids) > 1]
     return usable[:: -(-len(usable) // JUDGED) or 1]
