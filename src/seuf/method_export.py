@@ -46,7 +46,9 @@ def export_method(study: Study, method: str, folder: Path) -> str | None:
         InputError: If there is no such method, it has not run, the folder exists, or the base model
             is not the delta's.
     """
-    settings = _row(study, method)
+    from seuf.audit.audited import AuditedMethod
+
+    settings = AuditedMethod(study, method).settings
     if folder.exists():
         raise InputError(f"{folder} exists: name a folder that does not.")
     described, base = _base(_output(study, "base_model"), study.config["parameters"]["base_model"])
@@ -91,37 +93,22 @@ def check_exported(study: Study, method: str, folder: Path) -> None:
     Raises:
         InputError: If it has not.
     """
+    from seuf.audit.audited import AuditedMethod
     from seuf.audit.exported import check_files
-    from seuf.audit.weights import check_weights
-    from seuf.unlearning.settings import Method
 
-    settings = Method.model_validate(_row(study, method))
+    audited = AuditedMethod(study, method, folder)
+    _ = audited.settings  # raises if the study has no such method
     card = folder / CARD
     if not card.is_file() or not has_scores(card.read_text(encoding="utf-8"), method):
         raise InputError(
             f"{card} lacks the scores of {method}, without which its model is not published: "
             "`kedro export` writes them once the whole study has run."
         )
-    base = _base(_output(study, "base_model"), study.config["parameters"]["base_model"])[1]
-    delta = Delta.load(_output(study, f"{method}.delta"))
-    experts = [(layer, expert) for layer, expert in delta.about.get("experts", [])]
-    checks = [*check_files(base, folder), *check_weights(base, delta, settings, experts, folder)[0]]
+    for name in ("base_model", f"{method}.delta"):
+        _output(study, name)  # raises if it is missing
+    checks = [*check_files(audited.base[1], folder), *audited.weights.checks]
     if wrong := next((check for check in checks if check.result == FAIL), None):
         raise InputError(f"{folder} is not the model of {method}: {wrong.text}.")
-
-
-def _row(study: Study, method: str) -> dict[str, Any]:
-    """Return a method's row in the table of methods.
-
-    Raises:
-        InputError: If the study has no such method.
-    """
-    methods = study.config["parameters"]["methods"]
-    if method not in methods:
-        raise InputError(
-            f"The study {study.name!r} has no method {method!r}; it has {', '.join(methods)}."
-        )
-    return dict(methods[method])
 
 
 def _output(study: Study, name: str) -> Path:
