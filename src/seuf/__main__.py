@@ -1,8 +1,8 @@
-"""Say what to do: `python -m seuf` is not how SEUF is run."""
+"""Print the commands that run SEUF: `python -m seuf` itself runs nothing."""
 
 import sys
 
-WHAT_TO_DO = """\
+COMMANDS = """\
 SEUF is run by Kedro and DVC, in a clone of its repository:
 
     make repro                    run the sandbox study and print its table
@@ -16,4 +16,4 @@ From Python: import seuf; seuf.load, seuf.capture, seuf.select, seuf.unlearn (do
 """
 
 if __name__ == "__main__":
-    sys.exit(sys.stdout.write(WHAT_TO_DO) and 0)
+    sys.exit(sys.stdout.write(COMMANDS) and 0)

@@ -223,7 +223,7 @@ def list_() -> None:
 @click.option("--text", help="A text; it stays in your shell's history.")
 @click.option("--texts", type=FILE, help='JSON lines with "text".')
 def holds(name: str, text: str | None, texts: Path | None) -> None:
-    """Print whether texts, to the letter, were among a request's.
+    """Print whether exactly these texts were among a request's.
 
     Exit code 1 if one was not.
 
