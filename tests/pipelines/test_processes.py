@@ -205,6 +205,9 @@ def test_a_stage_starts_as_many_processes_as_its_study_says(language_model, monk
     assert made(language_model, 2, 3) == (unlearn, 2, "unlearning.sharded")
     one_expert = {"scope": "experts", "selection": "by_hand"}
     assert made(language_model, 2, 3, **one_expert) == (unlearn, 3, DEVICES)
+    routing = RoutingSettings(devices=3)
+    started = (capture_routing, 3, "routing_capture.devices")
+    assert capture_routing(language_model, [], [], routing, 0) == started
 
 
 def test_a_model_on_several_devices_is_not_copied(language_model):

@@ -1,12 +1,13 @@
-"""A node in several processes, each with a GPU of its own: they share the model, or what is scored.
+"""Run a node in several processes, each with a GPU of its own.
 
-`in_processes` starts them by torch's own `torchrun`; each runs `main` here, and from there the node
-itself. The first of them writes what comes out. What differs between them is in
-`seuf.moe.sharding`.
+They share the model or the samples to score. `in_processes` starts them with `torchrun`; each runs
+`main`, which calls the node. The first process writes the result. What differs between processes is
+in `seuf.moe.sharding`.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import subprocess
@@ -14,37 +15,78 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel, load_model
 from seuf.moe.settings import ExternalModelSettings
 
-GIVEN, MADE, PROBLEM = "given.pt", "made.pt", "problem.txt"
-PATIENCE = timedelta(days=1)  # for each other; of a process that has died torchrun tells
+TASK, RESULT, PROBLEM = "task.pt", "result.pt", "problem.txt"
+PATIENCE = timedelta(days=1)  # replicas wait for each other; torchrun notices one that died
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def may_use_processes(
+    wanted: Callable[..., tuple[str, int]],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that runs a node in several processes where a setting asks for them.
+
+    The node is a function of a module, and its first argument is the model. In each of the
+    processes it runs as it is.
+
+    Args:
+        wanted: Given the other arguments by name, returns the setting that asks for processes and
+            how many it asks for.
+    """
+
+    def decorate(node: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(node)
+
+        @wraps(node)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            model, *names = bound.arguments
+            given = {name: bound.arguments[name] for name in names}
+            setting, number = wanted(**given)
+            if number > 1:
+                from seuf.moe.sharding import processes
+
+                if processes() == 1:
+                    base: Any = bound.arguments[model]
+                    result: R = in_processes(run, base, given, number, setting)
+                    return result
+            return node(*args, **kwargs)
+
+        return run
+
+    return decorate
 
 
 def in_processes(
     node: Callable[..., Any], base: LanguageModel, given: dict[str, Any], number: int, asked_by: str
 ) -> Any:
-    """Return what a node makes in several processes.
+    """Return the result of a node that runs in several processes.
 
-    They load the model themselves; until they have ended this process's own leaves the GPUs.
+    They load the model themselves; this process's own stays off the GPUs until they have ended.
 
     Args:
         node: A function of a module; the model is its first argument.
         base: The model.
-        given: What else it takes, by name.
-        number: Of processes.
-        asked_by: The setting that asks for them: of `unlearning.sharded` each holds a part of the
-            model, of others each holds all of it.
+        given: The other arguments, by name.
+        number: Number of processes.
+        asked_by: The setting that asks for them. With `unlearning.sharded` each process holds a
+            part of the model, with any other the whole model.
 
     Raises:
-        InputError: If there are fewer GPUs, though some, the model lies on several devices, or a
-            process raises this error.
-        RuntimeError: If a process ends otherwise.
+        InputError: If there are GPUs, but fewer than processes, the model lies on several devices,
+            or a process raises this error.
+        RuntimeError: If a process fails otherwise.
     """
     import torch
 
@@ -67,7 +109,7 @@ def in_processes(
         deterministic = torch.are_deterministic_algorithms_enabled()
         source = _source_of(base, folder / "base_model", is_divided)
         task = node, source, base.commit, given, deterministic, torch.get_num_threads(), is_divided
-        torch.save(task, folder / GIVEN)
+        torch.save(task, folder / TASK)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={number}", "-m", __name__, name]
         environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -75,20 +117,20 @@ def in_processes(
             code = subprocess.run(command, env=environment, check=False).returncode
         if (folder / PROBLEM).is_file():
             raise InputError((folder / PROBLEM).read_text(encoding="utf-8"))
-        if code or not (folder / MADE).is_file():
+        if code or not (folder / RESULT).is_file():
             raise RuntimeError(f"One of {number} processes ended (exit code {code}): {asked_by}.")
-        return torch.load(folder / MADE, weights_only=False)
+        return torch.load(folder / RESULT, weights_only=False)
 
 
 def main(folder: Path) -> None:
-    """Be one of the processes: run the node, and write what comes out if it is the first."""
+    """Run the node as one of the processes; the first of them writes the result."""
     import torch
     import torch.distributed as dist
 
     from seuf.moe.sharding import be_replica, rank
 
     node, source, commit, given, deterministic, threads, is_divided = torch.load(
-        folder / GIVEN, weights_only=False
+        folder / TASK, weights_only=False
     )
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -102,17 +144,17 @@ def main(folder: Path) -> None:
     else:
         dist.init_process_group("gloo", timeout=PATIENCE)
         be_replica()
-    if rank():  # the first tells
+    if rank():  # the first alone logs and shows bars
         logging.disable(logging.WARNING)
         sys.stderr.isatty = lambda: False  # type: ignore[method-assign] # so tqdm shows none
     try:
-        made = node(_model_of(source, commit, device, is_divided), **given)
+        result = node(_model_of(source, commit, device, is_divided), **given)
     except InputError as error:
         (folder / PROBLEM).write_text(str(error), encoding="utf-8")
         raise
     if rank() == 0:
-        torch.save(made, folder / f"{MADE}.tmp")
-        (folder / f"{MADE}.tmp").rename(folder / MADE)
+        torch.save(result, folder / f"{RESULT}.tmp")
+        (folder / f"{RESULT}.tmp").rename(folder / RESULT)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -120,7 +162,7 @@ def main(folder: Path) -> None:
 def _model_of(
     source: ExternalModelSettings, commit: str | None, device: Any, is_divided: bool
 ) -> LanguageModel:
-    """Return the model of this process: all of it, or the part that it holds."""
+    """Return this process's model: the whole, or its part of one that is divided."""
     from seuf.moe.sharding import agreed, rank, shard
 
     if not is_divided:
@@ -133,7 +175,7 @@ def _model_of(
 
 
 def _source_of(base: LanguageModel, folder: Path, is_divided: bool) -> ExternalModelSettings:
-    """Return from where a process loads the model; what it divides it takes to CPU memory first."""
+    """Return where the processes load the model from; one to be divided goes to CPU memory."""
     if base.source is None:
         base.save(folder)
         return ExternalModelSettings(path=str(folder), device="cpu")
@@ -144,7 +186,7 @@ def _source_of(base: LanguageModel, folder: Path, is_divided: bool) -> ExternalM
 
 @contextmanager
 def _off_the_gpus(model: Any) -> Iterator[None]:
-    """Keep a model in CPU memory inside the context; after it it is where it was."""
+    """Keep a model in CPU memory inside the context, and put it back after it."""
     import torch
 
     tensors = [*model.parameters(), *model.buffers()]

@@ -8,10 +8,16 @@ from seuf.benchmarks.records import texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.inputs import InputError
 from seuf.moe.loading import LanguageModel
+from seuf.pipelines.processes import may_use_processes
 
 Records = list[dict[str, Any]]
 
 
+def _processes(evaluation: ScoringSettings, **_: Any) -> tuple[str, int]:
+    return "evaluation.devices", evaluation.devices
+
+
+@may_use_processes(_processes)
 def evaluate(
     base_model: LanguageModel,
     delta: Any,
@@ -22,18 +28,12 @@ def evaluate(
     passages: Records | None = None,
 ) -> dict[str, Any]:
     """Score one unlearned model: test questions, routing beside the original, what changed."""
-    given = {name: one for name, one in locals().items() if name != "base_model"}
     from seuf.benchmarks.answers import example_answers, example_questions
     from seuf.benchmarks.records import Question
     from seuf.moe.activations import SharedPrefix
     from seuf.moe.deltas import changed_share
-    from seuf.moe.sharding import processes
     from seuf.moe.stability import probe_of
 
-    if evaluation.devices > 1 and processes() == 1:
-        from seuf.pipelines.processes import in_processes
-
-        return in_processes(evaluate, base_model, given, evaluation.devices, "evaluation.devices")
     forget, retain = texts_of(forget_set), texts_of(retain_set)
     lowest = delta.lowest_layer(base_model.model)
     length, tokens = evaluation.max_length, evaluation.probe_tokens
@@ -50,10 +50,10 @@ def evaluate(
             "subject": question.subject,
             "question": question.question,
             "reference": question.reference,
-            "before": one,
-            "after": other,
+            "before": answer_before,
+            "after": answer_after,
         }
-        for question, one, other in zip(shown, before, after, strict=True)
+        for question, answer_before, answer_after in zip(shown, before, after, strict=True)
     ]
     return {
         **scores,
@@ -67,6 +67,7 @@ def evaluate(
     }
 
 
+@may_use_processes(_processes)
 def score_reference(
     reference_model: LanguageModel,
     questions: Records,
@@ -74,15 +75,6 @@ def score_reference(
     passages: Records | None = None,
 ) -> dict[str, Any]:
     """Score the model that never saw what is to be forgotten: what unlearning is compared with."""
-    from seuf.moe.sharding import processes
-
-    if evaluation.devices > 1 and processes() == 1:
-        from seuf.pipelines.processes import in_processes
-
-        given = {"questions": questions, "evaluation": evaluation, "passages": passages}
-        return in_processes(
-            score_reference, reference_model, given, evaluation.devices, "evaluation.devices"
-        )
     return score(reference_model, questions, evaluation, passages)
 
 
@@ -92,7 +84,7 @@ def score(
     evaluation: ScoringSettings,
     passages: Records | None = None,
 ) -> dict[str, Any]:
-    """Return every score of a model's answers and likelihoods, with the headline."""
+    """Return all scores of a model's answers and likelihoods, the headline first."""
     from seuf.benchmarks.headline import check_all_produced, headline
     from seuf.benchmarks.measures import measures
     from seuf.benchmarks.records import Passage, Question

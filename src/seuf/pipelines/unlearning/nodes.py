@@ -12,6 +12,7 @@ import pandas as pd
 from seuf.benchmarks.records import prompts_of, texts_of
 from seuf.benchmarks.settings import ScoringSettings
 from seuf.moe.loading import LanguageModel
+from seuf.pipelines.processes import may_use_processes
 from seuf.unlearning.settings import Method, UnlearningSettings, sharing
 
 if TYPE_CHECKING:
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 Records = list[dict[str, Any]]
 
 
+def _processes(
+    method: Method, unlearning: UnlearningSettings, evaluation: ScoringSettings, **_: Any
+) -> tuple[str, int]:
+    """Return which setting asks for several processes to unlearn in, and for how many."""
+    sharded = sharing(method, unlearning)
+    if sharded == 1 and method.scope != "nothing":
+        return "evaluation.devices", evaluation.devices
+    return "unlearning.sharded", sharded
+
+
+@may_use_processes(_processes)
 def unlearn(
     base_model: LanguageModel,
     selected_experts: dict[str, Any],
@@ -35,21 +47,11 @@ def unlearn(
 ) -> tuple[Any, pd.DataFrame, dict[str, float]]:
     """Unlearn the forget set by one method; keep the changed tensors of its best checkpoint.
 
-    A study with a preflight waits for it: `preflight_passed` says no more.
+    `preflight_passed` makes the stage wait for the preflight where the study has one.
     """
-    given = {name: one for name, one in locals().items() if name != "base_model"}
-    from seuf.moe.sharding import processes
     from seuf.unlearning import algorithm
     from seuf.unlearning.evaluations import LOG_COLUMNS
 
-    wanted = {"unlearning.sharded": sharing(method, unlearning)}
-    if method.scope != "nothing" and wanted["unlearning.sharded"] == 1:
-        wanted["evaluation.devices"] = evaluation.devices
-    for setting, number in wanted.items():
-        if number > 1 and processes() == 1:
-            from seuf.pipelines.processes import in_processes
-
-            return in_processes(unlearn, base_model, given, number, setting)
     start = time.perf_counter()
     forget, retain = (
         algorithm.samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
@@ -57,16 +59,18 @@ def unlearn(
     )
     experts = experts_of(selected_experts, method)
     judge = judge_of(base_model, questions, general_texts, evaluation)
-    done = algorithm.unlearn(base_model, forget, retain, method, experts, judge, unlearning, seed)
+    unlearned = algorithm.unlearn(
+        base_model, forget, retain, method, experts, judge, unlearning, seed
+    )
     about = {
         "experts": experts,
         "method": method.model_dump(),
         "seed": seed,
-        "trained_share": done.trained_share,
+        "trained_share": unlearned.trained_share,
     }
     return (
-        replace(done.delta, about=about),
-        pd.DataFrame(done.log, columns=LOG_COLUMNS),
+        replace(unlearned.delta, about=about),
+        pd.DataFrame(unlearned.log, columns=LOG_COLUMNS),
         {"seconds": round(time.perf_counter() - start, 2)},
     )
 
@@ -74,7 +78,7 @@ def unlearn(
 def judge_of(
     base: LanguageModel, questions: Records, general_texts: Records, settings: ScoringSettings
 ) -> Judge:
-    """Return what judges a model by the selection questions and tells of the test questions."""
+    """Return a judge by the selection questions that also reports the test questions."""
     from seuf.benchmarks.choices import check_questions
     from seuf.benchmarks.headline import HeadlineScorer, asked_at_a_look
     from seuf.benchmarks.records import Question, utility_subject
@@ -86,8 +90,8 @@ def judge_of(
     check_questions(base.tokenizer, asked, settings)
     scorer = HeadlineScorer(base, asked_at_a_look(asked, settings.path_questions), settings)
     utility = utility_subject(question.subject for question in asked)
-    every = -(-len(general_texts) // settings.path_texts)
-    general = texts_of(general_texts)[:: every or 1]
+    every = -(-len(general_texts) // settings.path_texts) or 1  # rounded up; 1 of no texts
+    general = texts_of(general_texts)[::every]
     length, size = settings.max_length, settings.batch_size
     general_loss = MeanNLL(base, general, length, size) if general else None
     chance, test_chance = scorer.chance("selection"), scorer.chance("test")
@@ -116,7 +120,7 @@ def experts_of(selected: dict[str, Any], method: Method) -> list[tuple[int, int]
     """Return the experts that the method's rule selected; none where it has no rule.
 
     Args:
-        selected: What every rule chose, by its name; or what trials of this method chose.
+        selected: What each rule chose, by its name; or what this method's trials chose.
         method: The method.
     """
     if method.selection is None:
