@@ -36,8 +36,8 @@ from seuf.unlearning.settings import (
     ReplicationSettings,
     UnlearningSettings,
     check_steered_layer,
-    pilot_of_control,
     pilot_rule,
+    pilots_of_controls,
     samples_at_once,
 )
 
@@ -47,7 +47,7 @@ BaseModelSettings = Annotated[
 ]
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-NO_TEXTS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # to YAML, unquoted
+YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # no texts, unquoted
 
 
 def _settings_of_benchmark(parameters: Any) -> BenchmarkSettings:
@@ -74,14 +74,14 @@ class StudyParameters(BaseModel):
     preflight: PreflightSettings | None = None
     methods: Annotated[dict[str, Method], Field(min_length=1)]
     replication: ReplicationSettings | None = None
-    resources: dict[str, dict[str, float]] = {}  # of the stages, for `kedro dvc run -j`
+    resources: dict[str, dict[str, float]] = {}  # what stages need, for `kedro dvc run -j`
 
     @model_validator(mode="after")
-    def _methods_have_names_for_all(self) -> Self:
-        """A name stands in commands, paths, Kedro's namespaces and YAML."""
+    def _method_names_are_usable(self) -> Self:
+        """A method's name stands in commands, paths, Kedro's namespaces and YAML."""
         seen: dict[str, str] = {}
         for name in self.methods:
-            if not NAME.fullmatch(name) or name.lower() in NO_TEXTS:
+            if not NAME.fullmatch(name) or name.lower() in YAML_WORDS:
                 raise ValueError(
                     f"methods: {name!r} cannot be a name: begin with a letter and use letters of "
                     "a-z, digits, _ and - alone, and no word such as null or yes"
@@ -99,16 +99,12 @@ class StudyParameters(BaseModel):
             if pilot_rule(method.selection):
                 if method.scope != "experts":
                     raise ValueError(f"methods.{name}: a pilot needs scope 'experts'")
-                try:
-                    pilot_of_control(method, self.methods)
-                except InputError as error:
-                    raise ValueError(f"methods.{name}: {error}") from None
-                continue
-            if method.selection is not None and method.selection not in known:
+            elif method.selection is not None and method.selection not in known:
                 raise ValueError(
                     f"methods.{name}.selection {method.selection!r} is unknown; "
                     f"expert_selection knows {', '.join(known)}"
                 )
+        pilots_of_controls(self.methods)
         for rule in self.expert_selection.rules:
             if missing := columns_of(rule) - {*self.routing_capture.columns}:
                 raise ValueError(
@@ -131,12 +127,14 @@ class StudyParameters(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _methods_are_replicated_alike(self) -> Self:
-        """In a study of spread all take as many updates; those of a pilot's trials count too."""
+    def _replicated_methods_take_as_many_updates(self) -> Self:
+        """In a study of spread all methods have the same budget; a pilot's trials count too."""
         if self.replication is None:
             return self
         updates = {
-            name: number for name, row in self.methods.items() if (number := self._updates(row))
+            name: number
+            for name, method in self.methods.items()
+            if (number := self._updates(method))
         }
         usual = Counter(updates.values()).most_common(1)[0][0] if updates else 0
         if others := [f"{name} ({number})" for name, number in updates.items() if number != usual]:
@@ -151,19 +149,22 @@ class StudyParameters(BaseModel):
                 )
         return self
 
-    def _updates(self, row: Method) -> int | None:
-        """Return how many updates a method takes; None of none, or of a pilot of unknown layers."""
-        if row.objective is None:
+    def _updates(self, method: Method) -> int | None:
+        """Return how many updates a method takes.
+
+        None for one that does not train, and for a pilot in a model of unknown depth.
+        """
+        if method.objective is None:
             return None
-        own = len(row.learning_rates) * self.unlearning.steps
-        if pilot_rule(row.selection) is None:
-            return own
+        run = len(method.learning_rates) * self.unlearning.steps
+        if pilot_rule(method.selection) is None:
+            return run
         layers = getattr(self.base_model, "layers", None)
         if layers is None:
             return None
         rates = len(self.pilot.learning_rates or ["the middle one"])
-        at_each = rates * (self.pilot.steps or self.unlearning.steps)
-        return own + len(every_nth(layers, self.pilot.every)) * at_each
+        trial = rates * (self.pilot.steps or self.unlearning.steps)
+        return run + len(every_nth(layers, self.pilot.every)) * trial
 
     @model_validator(mode="after")
     def _reference_can_be_made(self) -> Self:
@@ -201,10 +202,10 @@ class StudyParameters(BaseModel):
 
 
 def check_parameters(parameters: dict[str, Any]) -> None:
-    """Raise one clear line for each parameter that is wrong.
+    """Check the parameters of a study.
 
     Raises:
-        InputError: Naming each key, what is wrong with it, and what came.
+        InputError: Naming each wrong key, what is wrong with it, and its value.
     """
     try:
         StudyParameters.model_validate(parameters)

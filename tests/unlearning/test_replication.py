@@ -309,7 +309,7 @@ def test_the_control_of_a_pilot_shares_its_trials_and_trains_another_expert():
     )
 
     one, other = runs.to_dict("records")
-    assert pilot.identity == control.identity
+    assert pilot.key == control.key
     assert other["experts"] == beside[one["experts"]]
     assert other["trial_seconds"] == one["trial_seconds"]
 

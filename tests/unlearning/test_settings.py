@@ -10,8 +10,8 @@ from seuf.unlearning.settings import (
     Method,
     ObjectiveSettings,
     UnlearningSettings,
-    pilot_of_control,
     pilot_rule,
+    pilots_of_controls,
 )
 
 
@@ -38,7 +38,7 @@ def test_every_objective_asks_for_what_there_is(objective):
         ({"scope": "everything", "objective": "ga", "rank": 4}, "only scope 'lora'"),
         ({"scope": "lora", "objective": "ga", "rank": 0}, "greater than 0"),
         ({"scope": "lora", "objective": "ga", "selection": "affinity"}, "needs a selection"),
-        ({"scope": "lora", "objective": "ga", "only": "experts"}, "parts of scope 'everything'"),
+        ({"scope": "lora", "objective": "ga", "only": "experts"}, "only scope 'everything' takes"),
         (
             {"scope": "everything", "objective": "sga"},
             "no objective 'sga'; objectives are ga, gdiff, npo, rmu",
@@ -53,7 +53,7 @@ def test_every_objective_asks_for_what_there_is(objective):
         ),
         (
             {"scope": "everything", "only": "experts", "objective": "ga", "router_null_space": 0.1},
-            "that train a router",
+            "that train routers",
         ),
         (
             {
@@ -168,12 +168,10 @@ def test_a_control_trains_beside_the_first_pilot_with_its_settings_but_for_the_r
         "g": Method(scope="everything", objective="gdiff"),
     }
 
-    controlled = {name: pilot_of_control(method, methods) for name, method in methods.items()}
-
-    assert controlled.pop("e") == "d"
-    assert set(controlled.values()) == {None}
-    with pytest.raises(InputError, match="'pilot' found, and none has the same settings"):
-        pilot_of_control(piloted("random_in:pilot", "gdiff", anchor_weight=2.0), methods)
+    assert pilots_of_controls(methods) == {"e": "d"}
+    methods["h"] = piloted("random_in:pilot", "gdiff", anchor_weight=2.0)
+    with pytest.raises(InputError, match=r"methods\.h: .* 'pilot' found, and none has the same"):
+        pilots_of_controls(methods)
 
 
 @pytest.mark.parametrize(

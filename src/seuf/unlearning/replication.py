@@ -1,18 +1,18 @@
-"""The same methods again and again: one learning rate a method, then spread over seeds.
+"""Replicate methods: choose a learning rate for each, then measure the spread over seeds.
 
 1. With the first seed, every method tries each learning rate of its row on every base model, or
    on the first ones (`replication.grid_bases`).
 2. A method's learning rate is chosen on the selection questions, by the same rule for all: the one
-   with which most base models forget `forget_target`, and of those the one of most utility there.
-   The test questions have no say.
+   with which most base models forget `forget_target`, and among equals the one of most utility
+   there. The test questions play no part.
 3. With the other seeds, and on the other base models, every method runs with that learning rate.
-4. A pilot (`seuf.unlearning.pilot`) tries its layers for each base model and seed anew, with the
-   middle learning rate of its row unless the study names others, and each run's seconds count those
-   of its trials.
+4. A pilot (`seuf.unlearning.pilot`) tries its layers anew for each base model and seed, with the
+   middle learning rate of its row unless the study names others. A run's seconds include its
+   trials.
 
-Two methods whose rules choose the same expert are one run where all else is the same too: it is
-computed once. Several processes may share the runs, each with a base model of its own; a run does
-not depend on them (`workers`).
+Two methods that differ only in their selection rule are computed once where both rules choose the
+same experts. Several processes may share the runs, each with its own copy of the base model; their
+number changes no result (`workers`).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from seuf.unlearning.settings import (
     Method,
     PilotSettings,
     UnlearningSettings,
-    pilot_of_control,
     pilot_rule,
+    pilots_of_controls,
 )
 from seuf.unlearning.workers import shared, visible_gpus, workers
 
@@ -62,13 +62,14 @@ KEPT = {
 
 
 class Trial(NamedTuple):
-    """How a pilot finds its experts: the method is tried with the best experts of each layer.
+    """The trials by which a pilot finds its experts, one with the best experts of each layer.
 
     Attributes:
-        method: With the learning rate that its layers are tried with.
-        seed: As of the run that follows.
+        method: The method, with the learning rate of its trials.
+        seed: Seed of the trials and of the run that follows.
         candidates: Experts of each layer, see `selection.best_of_layers`.
-        trained: What is trained if a candidate wins: the same, or a control in its layer.
+        trained: For each candidate, the experts to train if it wins: the candidate itself, or a
+            random control in its layer.
         pilot: The budget of a trial.
     """
 
@@ -79,31 +80,31 @@ class Trial(NamedTuple):
     pilot: PilotSettings
 
     @property
-    def identity(self) -> Hashable:
-        """What makes the trial: a control has the same as the method that it controls."""
+    def key(self) -> Hashable:
+        """Equal for trials that are computed once, such as those of a pilot and its control."""
         pilot = self.pilot.model_dump_json()
-        return _by_any_rule(self.method), self.seed, str(self.candidates), pilot
+        return _without_selection(self.method), self.seed, str(self.candidates), pilot
 
 
-class Tried(NamedTuple):
-    """What a trial came to.
+class TrialResult(NamedTuple):
+    """The result of a `Trial`.
 
     Attributes:
-        place: Of the candidate that won.
-        utility: Of each layer where it forgets enough, as `0:0.61 1:-`.
-        steps: Updates that the trials took together.
-        seconds: The same.
-        paths: Of a sweep, the paths of all its trials, see `pilot.LayerChoice`; else empty.
+        winner: Index of the candidate that won.
+        utility: Utility of each layer where it forgets enough, as `0:0.61 1:-`.
+        steps: Updates of all candidates together.
+        seconds: Seconds of all candidates together.
+        paths: The paths of all candidates if it is a sweep, see `pilot.LayerChoice`; else empty.
     """
 
-    place: int
+    winner: int
     utility: str | None
     steps: int
     seconds: float
     paths: Sequence[dict[str, Any]] = ()
 
 
-NOT_TRIED = Tried(0, None, 0, 0.0)
+NO_TRIAL = TrialResult(0, None, 0, 0.0)
 
 
 class Run(NamedTuple):
@@ -116,13 +117,13 @@ class Run(NamedTuple):
     trial: Trial | None = None
 
     @property
-    def identity(self) -> Hashable:
-        """What makes the run: of two runs with the same, one is the other."""
-        return _by_any_rule(self.method), tuple(self.experts), self.seed
+    def key(self) -> Hashable:
+        """Equal for runs that are computed once."""
+        return _without_selection(self.method), tuple(self.experts), self.seed
 
 
-class Done(NamedTuple):
-    """What a run came to."""
+class RunResult(NamedTuple):
+    """The result of a `Run`."""
 
     log: Log
     trained_share: float
@@ -130,15 +131,15 @@ class Done(NamedTuple):
 
 
 class BaseStudy(NamedTuple):
-    """What all runs on one base model share; it can be sent to another process.
+    """What all runs on one base model share. It can be pickled.
 
     Attributes:
         base: The base model.
         forget: Token ids of the samples to forget, see `algorithm.samples_of`.
         retain: Token ids of the samples to keep.
         settings: The budget.
-        make_judge: Returns what judges by the selection questions and tells of the test questions.
-        make_trial_judge: Returns what judges by the selection questions and tells of no others.
+        make_judge: Returns a judge by the selection questions that also reports the test questions.
+        make_trial_judge: Returns a judge by the selection questions alone.
     """
 
     base: LanguageModel
@@ -156,63 +157,63 @@ def runs_of(
     chosen: Mapping[str, float] | None = None,
     untrained: bool = True,
 ) -> list[Run]:
-    """Return the runs of all methods with each seed: of their grids, or with chosen rates.
+    """Return the runs of all methods with each seed: all their learning rates, or chosen ones.
 
     Args:
         methods: The table.
-        seeds: Of these runs.
-        experts_of: Returns the experts that a method trains, given a seed, or how to find them.
-            It is given the method with its middle learning rate alone; the random control of a
-            pilot with that of the pilot, so that their trials are the same.
-        chosen: A learning rate for each method that trains.
+        seeds: Seeds of these runs.
+        experts_of: Returns the experts that a method trains with a seed, or the trial that finds
+            them. It gets the method with its middle learning rate alone, and the random control of
+            a pilot with the pilot's middle rate, so that both have the same trials.
+        chosen: A learning rate for each method that trains; by default all of each row are tried.
         untrained: Whether methods that train nothing run too, once.
     """
-    runs = []
+    runs, pilots = [], pilots_of_controls(methods)
     for seed in seeds:
         for name, method in methods.items():
             if method.objective is None and not (untrained and seed == seeds[0]):
                 continue
-            rates = sorted(method.learning_rates)
-            pilot = pilot_of_control(method, methods) or name
-            tried_at = sorted(methods[pilot].learning_rates)
-            found = experts_of(_at(method, tried_at[(len(tried_at) - 1) // 2]), seed)
+            of_trials = sorted(methods[pilots.get(name, name)].learning_rates)
+            found = experts_of(_at(method, of_trials[(len(of_trials) - 1) // 2]), seed)
             trial = found if isinstance(found, Trial) else None
             experts = [] if isinstance(found, Trial) else found
-            tried = method.learning_rates if chosen is None else [chosen.get(name, rates[0])]
-            runs += [Run(name, _at(method, rate), experts, seed, trial) for rate in tried]
+            rates = method.learning_rates
+            if chosen is not None:
+                rates = [chosen.get(name, min(rates))]
+            runs += [Run(name, _at(method, rate), experts, seed, trial) for rate in rates]
     return runs
 
 
 def replicate(
     study: BaseStudy, runs: Sequence[Run], processes: int = 1
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Return one row a run, one row an evaluation of a run, and one of a trial of a sweep.
+    """Return three tables: a row a run, a row an evaluation, and a row an evaluation of a sweep.
 
-    The last have the columns `LAYER_COLUMNS`; trials that several methods share are those of the
+    The last has the columns `LAYER_COLUMNS`; trials that several methods share stand under the
     first of them.
 
     Args:
         study: What the runs share.
         runs: See `runs_of`.
-        processes: That share them.
+        processes: How many processes share the runs.
     """
     with computing(study, processes) as compute:
-        trials = {run.trial.identity: run.trial for run in runs if run.trial is not None}
-        tried = dict(zip(trials, compute(list(trials.values()), "trials"), strict=True))
+        trials = {run.trial.key: run.trial for run in runs if run.trial is not None}
+        trial_results = dict(zip(trials, compute(list(trials.values()), "trials"), strict=True))
         runs = [
             run
             if (trial := run.trial) is None
-            else run._replace(experts=trial.trained[tried[trial.identity].place])
+            else run._replace(experts=trial.trained[trial_results[trial.key].winner])
             for run in runs
         ]
         first: dict[Hashable, Run] = {}
         for run in runs:
-            first.setdefault(run.identity, run)
-        done = dict(zip(first, compute(list(first.values()), "runs"), strict=True))
+            first.setdefault(run.key, run)
+        results = dict(zip(first, compute(list(first.values()), "runs"), strict=True))
     rows, paths, of_layers = [], [], dict[Hashable, Log]()
     for run in runs:
-        twin, (log, share, seconds) = first[run.identity], done[run.identity]
-        by_trial = tried[run.trial.identity] if run.trial is not None else NOT_TRIED
+        computed, (log, share, seconds) = first[run.key], results[run.key]
+        by_trial = trial_results[run.trial.key] if run.trial is not None else NO_TRIAL
         about = _about(run)
         rows.append(
             {
@@ -223,23 +224,23 @@ def replicate(
                 "trial_seconds": round(by_trial.seconds, 2),
                 "trial_steps": by_trial.steps,
                 "trial_utility": by_trial.utility,
-                "same_as": twin.name if twin is not run else None,
+                "same_as": computed.name if computed is not run else None,
             }
         )
         paths += [about | entry | {"learning_rate": about["learning_rate"]} for entry in log]
         if run.trial is not None:
             trial_of = {**about, "rule": pilot_rule(run.method.selection)}
-            key = run.trial.identity, trial_of["rule"]  # rules may agree in every layer
+            key = run.trial.key, trial_of["rule"]  # rules may agree in every layer
             of_layers.setdefault(key, [trial_of | entry for entry in by_trial.paths])
     swept = [entry for entries in of_layers.values() for entry in entries]
     return pd.DataFrame(rows), pd.DataFrame(paths), pd.DataFrame(swept, columns=LAYER_COLUMNS)
 
 
 def numbers_of(log: Log, forget_target: float) -> dict[str, Any]:
-    """Return a run's numbers: on the test questions along its path and where it was kept.
+    """Return a run's numbers on the test questions: along its path, and of its kept checkpoint.
 
     Args:
-        log: Of one learning rate, the original first.
+        log: The evaluations of one learning rate, the original first.
         forget_target: Share forgotten at which learning rates are compared, on the selection
             questions.
     """
@@ -260,12 +261,12 @@ def numbers_of(log: Log, forget_target: float) -> dict[str, Any]:
 
 
 def choose_learning_rates(grid_runs: pd.DataFrame) -> dict[str, float]:
-    """Return each method's learning rate, see the top of this file; of equals the smallest.
+    """Return each method's learning rate, chosen as point 2 above says; of equals the smallest.
 
-    Where no base model forgets enough with any of them, the one that forgets most on average.
+    Where no base model forgets enough with any rate, the one that forgets most on average.
 
     Args:
-        grid_runs: What `replicate` returned for the grid, of all base models.
+        grid_runs: The first table of `replicate` for the grid, of all base models together.
     """
 
     def rank(runs: pd.DataFrame) -> tuple[int, float]:
@@ -276,9 +277,9 @@ def choose_learning_rates(grid_runs: pd.DataFrame) -> dict[str, float]:
     chosen: dict[str, float] = {}
     trained = grid_runs[grid_runs["learning_rate"].notna()]
     for method in sorted(trained["method"].unique()):
-        of_method = trained[trained["method"] == method]
-        rates = sorted(map(float, of_method["learning_rate"].unique()))
-        ranks = [rank(of_method[of_method["learning_rate"] == rate]) for rate in rates]
+        runs = trained[trained["method"] == method]
+        rates = sorted(map(float, runs["learning_rate"].unique()))
+        ranks = [rank(runs[runs["learning_rate"] == rate]) for rate in rates]
         chosen[method] = rates[ranks.index(max(ranks))]
     return chosen
 
@@ -287,7 +288,7 @@ class Worker:
     """Computes trials and runs on one base model, one after the other.
 
     Args:
-        study: What they share.
+        study: What all of them share.
     """
 
     def __init__(self, study: BaseStudy) -> None:
@@ -304,31 +305,31 @@ class Worker:
         return self._remembering(self.study.make_trial_judge())
 
     def _remembering(self, judge: Judge) -> Judge:
-        """Return a judge that evaluates the original but once.
+        """Return the judge, evaluating the original only once.
 
-        Every run begins with it, and a short run's time is mostly that of its evaluations.
+        Every run begins with the original, and evaluations take most of a short run's time.
         """
         model = self.study.base.model
         with threads(self.study.settings.threads):
-            evaluation, original = judge(model), sums_of_bits(model)
-        return lambda now: evaluation if sums_of_bits(now) == original else judge(now)
+            of_original, original = judge(model), sums_of_bits(model)
+        return lambda now: of_original if sums_of_bits(now) == original else judge(now)
 
-    def compute(self, task: Run | Trial) -> Done | Tried:
-        """Return what a run or a trial comes to."""
-        return self.run(task) if isinstance(task, Run) else self.choose(task)
+    def compute(self, task: Run | Trial) -> RunResult | TrialResult:
+        """Return the result of a run or a trial."""
+        return self.run(task) if isinstance(task, Run) else self.try_layers(task)
 
-    def run(self, run: Run) -> Done:
-        """Return what a run comes to."""
+    def run(self, run: Run) -> RunResult:
+        """Return the result of a run."""
         base, forget, retain, settings, *_ = self.study
         judge, start = self.judge, time.perf_counter()
         if run.method.scope == "nothing":
             path = EvaluationPath(judge(base.model), settings.forget_target)
             path.add({"step": 0}, path.original, UNMOVED)
-            return Done(path.log, 0.0, time.perf_counter() - start)
-        done = unlearn(base, forget, retain, run.method, run.experts, judge, settings, run.seed)
-        return Done(done.log, done.trained_share, time.perf_counter() - start)
+            return RunResult(path.log, 0.0, time.perf_counter() - start)
+        result = unlearn(base, forget, retain, run.method, run.experts, judge, settings, run.seed)
+        return RunResult(result.log, result.trained_share, time.perf_counter() - start)
 
-    def choose(self, trial: Trial) -> Tried:
+    def try_layers(self, trial: Trial) -> TrialResult:
         """Return which candidate of a trial wins."""
         base, forget, retain, settings, *_ = self.study
         method, seed, candidates, _, pilot = trial
@@ -341,9 +342,9 @@ class Worker:
             f"{layer['layer']}:{'-' if (value := layer['utility']) is None else f'{value:.3f}'}"
             for layer in sorted(choice.layers, key=lambda layer: layer["layer"])
         )
-        place, seconds = candidates.index(choice.experts), time.perf_counter() - start
+        winner, seconds = candidates.index(choice.experts), time.perf_counter() - start
         paths = choice.trials if pilot.sweep else ()
-        return Tried(place, " ".join(utilities), choice.steps, seconds, paths)
+        return TrialResult(winner, " ".join(utilities), choice.steps, seconds, paths)
 
 
 Compute = Callable[[Sequence[Run | Trial], str], Iterable[Any]]
@@ -351,12 +352,13 @@ Compute = Callable[[Sequence[Run | Trial], str], Iterable[Any]]
 
 @contextmanager
 def computing(study: BaseStudy, number: int) -> Iterator[Compute]:
-    """Yield what computes tasks, in their order, here or in several processes.
+    """Yield a function that computes tasks in their order, here or in several processes.
 
-    Several processes have a base model each, on the GPUs in turn if it is on one, see `workers`.
+    Each of several processes has a copy of the base model; if that is on a GPU, the processes take
+    the GPUs in turn, see `workers`.
 
     Raises:
-        InputError: If the model is on several devices, where several processes are asked for.
+        InputError: If several processes are asked for and the model is on several devices.
     """
     if number == 1:
         worker = Worker(study)
@@ -376,14 +378,14 @@ def computing(study: BaseStudy, number: int) -> Iterator[Compute]:
     try:
         # as bytes: tensors sent as such would be shared, and each process writes to them
         sent = pickle.dumps((study, on_gpu))
-        with workers(_begin, sent, number, visible_gpus() if on_gpu else ()) as among:
-            yield lambda tasks, what: shared(among, tasks, what, _name)
+        with workers(_begin, sent, number, visible_gpus() if on_gpu else ()) as processes:
+            yield lambda tasks, what: shared(processes, tasks, what, _name)
     finally:
         model.to(device)
 
 
-def _begin(sent: bytes) -> Callable[[Run | Trial], Done | Tried]:
-    """Return what computes tasks in a process with a base model of its own."""
+def _begin(sent: bytes) -> Callable[[Run | Trial], RunResult | TrialResult]:
+    """Return the function that computes tasks in a process with its own base model."""
     study, on_gpu = pickle.loads(sent)
     if on_gpu:
         study.base.model.to("cuda")
@@ -391,7 +393,7 @@ def _begin(sent: bytes) -> Callable[[Run | Trial], Done | Tried]:
 
 
 def _name(task: Run | Trial) -> str:
-    """Name a task in an error."""
+    """Return the name of a task, for errors."""
     method = task.method
     name = task.name if isinstance(task, Run) else f"the trial of {method.selection}"
     return f"{name} (seed {task.seed}, learning rates {method.learning_rates})"
@@ -401,7 +403,8 @@ def _at(method: Method, learning_rate: float) -> Method:
     return method.model_copy(update={"learning_rates": [learning_rate]})
 
 
-def _by_any_rule(method: Method) -> str:
+def _without_selection(method: Method) -> str:
+    """Return a method's settings but its selection, as JSON."""
     return method.model_copy(update={"selection": None}).model_dump_json()
 
 

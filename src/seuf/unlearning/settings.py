@@ -1,4 +1,4 @@
-"""A row of the methods table, and what all rows of a study share."""
+"""Settings of unlearning: a row of the methods table, and what all rows of a study share."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ class Method(Settings):
     Attributes:
         scope: What may change: nothing, everything, everything by LoRA, the selected experts, or
             their outputs, which are set to zero without training.
-        selection: Rule (or name of a fixed expert) that says which experts; scopes `experts` and
+        selection: Rule (or name of a fixed expert) that chooses the experts; scopes `experts` and
             `deletion` only.
         objective: What is minimised, a row of `seuf.unlearning.objectives.OBJECTIVES`.
-        retain_loss: l_r of Eq. 4, a key of `RETAIN_LOSSES` there, if the objective has one: the NLL
-            of the retain set, how far what is predicted there is from the original (KL), or the
-            NLL with tokens weighed as TRACE does.
+        retain_loss: l_r of Eq. 4 where the objective has one, a key of `RETAIN_LOSSES` there: the
+            NLL of the retain set, the KL divergence from the original's predictions on it, or the
+            NLL with TRACE's token weights.
         anchor_weight: alpha of Eq. 4; scope `experts` only.
         anchor_on: Anchor the full softmax, or g of Eq. 1, which is zero outside the top-k.
-        anchor_target: With several experts in a layer a of Eq. 3 is 1 on each, or they share it.
-        router: Train the router's whole matrix, only the expert's row, or nothing of it.
-        router_null_space: Routers change only in directions in which the inputs that the retain set
-            gives them have at most this share of their largest singular value, .01 in GRIP.
-        only: Of everything, the experts, the routers, or both and nothing else.
-        layers: Of everything, these decoder layers and nothing else.
+        anchor_target: With several experts in a layer, a of Eq. 3 is 1 on each, or they share it.
+        router: Train the router's whole matrix, only the experts' rows, or nothing of it.
+        router_null_space: Change routers only in directions where their inputs on the retain set
+            have at most this share of the largest singular value; .01 in GRIP.
+        only: Train only the experts, the routers, or both; scope `everything` only.
+        layers: Train only these decoder layers; scope `everything` only.
         rank: r of the adapters; scope `lora` only.
-        batch_size: Overrides the study's own, see `UnlearningSettings`.
-        micro_batch_size: The same.
+        batch_size: Overrides the study's, see `UnlearningSettings`.
+        micro_batch_size: Overrides the study's, likewise.
         learning_rates: Each is tried with the full step budget; the best result is kept.
-        steering_coefficient: Overrides the objective's own, for RMU.
-        steering_norms: RMU's target is so many times as long as the original's activations on the
-            forget set are on the average, whatever the layer. Around 3 it turns them; a target that
-            is shorter than they are does little.
+        steering_coefficient: Overrides `objectives.rmu_steering_coefficient`, for RMU.
+        steering_norms: Length of RMU's target as a multiple of the mean norm of the original's
+            activations on the forget set, in whatever layer. Around 3 it turns them; a target
+            shorter than the activations does little.
     """
 
     scope: Literal["nothing", "everything", "lora", "experts", "deletion"]
@@ -106,11 +106,11 @@ class Method(Settings):
         if self.anchor_weight and self.scope != "experts":
             raise ValueError("only scope 'experts' has a router to anchor")
         if self.router_null_space is not None and not self._trains_routers():
-            raise ValueError("router_null_space is of scopes and parts that train a router")
+            raise ValueError("router_null_space needs a scope, or parts, that train routers")
         if self.steering_coefficient and self.steering_norms:
             raise ValueError("give one of steering_coefficient and steering_norms")
         if (self.only or self.layers) and self.scope != "everything":
-            raise ValueError("`only` and `layers` are parts of scope 'everything'")
+            raise ValueError("only scope 'everything' takes `only` and `layers`")
         if self.rank != LORA_RANK and self.scope != "lora":
             raise ValueError("only scope 'lora' has adapters with a `rank`")
         return self
@@ -124,15 +124,14 @@ class Method(Settings):
 class ObjectiveSettings(Settings):
     """Numbers of the objectives; each objective takes those that its keyword-only parameters name.
 
-    A number of an objective from elsewhere needs no attribute here: its default is the function's.
+    Other objectives may add numbers: one that is not an attribute here has the function's default.
 
     Attributes:
         retain_weight: lambda of Eq. 4, for all objectives with a retain loss but RMU.
         npo_beta: Inverse temperature of NPO, for log-likelihoods summed over a text.
         rmu_retain_weight: Weight of RMU's retain term.
         rmu_steering_coefficient: Length of RMU's target for forget activations.
-        rmu_layer: Layer RMU steers where everything is trained; with selected experts it is
-            theirs.
+        rmu_layer: Layer that RMU steers in scopes other than `experts`, where it is the experts'.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -172,31 +171,31 @@ class ObjectiveSettings(Settings):
 
 
 class UnlearningSettings(Settings):
-    """What all methods of a study share: their budget and how they are watched.
+    """What all methods of a study share: their budget, and how they are evaluated meanwhile.
 
     Attributes:
-        steps: Updates tried with each learning rate.
+        steps: Updates with each learning rate.
         batch_size: Samples of the forget set, and as many of the retain set, in a step.
-        micro_batch_size: How many of them pass at once where not all fit in memory: the step's loss
-            and gradient are those of the whole batch, to rounding. Null passes all at once.
+        micro_batch_size: How many of them pass at once where not all fit in memory; loss and
+            gradient are still those of the whole batch, to rounding. Null passes all at once.
         max_length: Tokens in a sample.
         long_texts: Split texts of more tokens into several samples, or cut them there.
         pack: Join short texts into samples of up to `max_length` tokens; none is split, and losses
-            tell them apart.
+            are still taken text by text.
         evaluate_every: Steps between two evaluations on the selection questions.
         forget_target: Share forgotten, see `seuf.forgetting`, that a checkpoint must reach on the
             selection questions to be chosen by its utility.
         stop_at: Share forgotten at which training stops, once two evaluations in a row reach it.
         gradient_clip: Largest norm of the gradient over the trained tensors.
-        probe_tokens: Tokens of each set on which routing overlap is watched.
-        prefix_cache: Compute what lies below the trained layer once for each sample and keep it;
-            the result is the same, the memory is not.
-        cuda_graph: On a GPU, record a step and play it back: the same kernels without the waiting.
-        refusals: Sentences that DPO prefers to what is to be forgotten, paired with the texts by
-            the seed; TOFU has a hundred of its own, `idontknow.jsonl` of locuslab/tofu.
+        probe_tokens: Tokens of each set on which routing overlap is measured.
+        prefix_cache: Compute the layers below the trained one once for each sample and keep their
+            output: the same result for more memory.
+        cuda_graph: On a GPU, record a step and replay it: the same kernels, no waiting for Python.
+        refusals: Sentences that DPO prefers to the texts to forget, paired with them by the seed;
+            TOFU has a hundred of its own, `idontknow.jsonl` of locuslab/tofu.
         threads: CPU threads; the number decides the last bits of every sum.
-        sharded: Processes, each with a GPU of its own if there are any, that share the model where
-            all of it is trained: scopes `everything` and `lora`. See docs/scaling.md.
+        sharded: Processes, each with its own GPU if there are any, that share the model in scopes
+            `everything` and `lora`. See docs/scaling.md.
         objectives: Numbers of the objectives.
     """
 
@@ -222,69 +221,70 @@ class UnlearningSettings(Settings):
     def _stops_beyond_the_target(self) -> Self:
         if self.stop_at < self.forget_target:
             raise ValueError(
-                f"stop_at is {self.stop_at}: no checkpoint would reach forget_target, "
+                f"stop_at is {self.stop_at}: training would stop before forget_target, "
                 f"{self.forget_target}; set it to that or more"
             )
         return self
 
 
-# The layer chosen by trial: of each the rule that says which expert of a layer is tried.
+# Selections that choose the layer by trial, and the rule that ranks the experts of each layer.
 PILOTS = {"pilot": "contrast", "pilot_affinity": "affinity"}
 CONTROLS = {f"{RANDOM_IN}{pilot}": pilot for pilot in PILOTS}
 
 
 def pilot_rule(selection: str | None) -> str | None:
-    """Return by which rule experts are tried, where the layer of a selection is chosen by trial.
+    """Return the rule that ranks the experts to try, if a selection chooses its layer by trial.
 
-    That is so of `PILOTS`, and of a random control of one, see `CONTROLS`.
+    `PILOTS` do, and their random controls, `CONTROLS`; None for any other selection.
     """
     return PILOTS.get(CONTROLS.get(selection or "", selection or ""))
 
 
-def pilot_of_control(method: Method, methods: Mapping[str, Method]) -> str | None:
-    """Return the name of the pilot whose layer a random control of pilots trains in.
+def pilots_of_controls(methods: Mapping[str, Method]) -> dict[str, str]:
+    """Return, for each random control of a pilot, the name of the pilot whose layer it trains in.
+
+    That is the first method with the selection that `random_in:` names and the control's settings,
+    whatever its learning rates.
 
     Args:
-        method: A row of the table of methods.
         methods: The table.
 
-    Returns:
-        The first row of the selection that `random_in:` names with the settings of the control, but
-        for the learning rates; None if the method is no such control.
-
     Raises:
-        InputError: If there is none.
+        InputError: If a control has no such pilot.
     """
-    pilot = CONTROLS.get(method.selection or "")
-    if pilot is None:
-        return None
-    alike = method.model_copy(update={"selection": pilot})
-    for name, other in methods.items():
-        if other.model_copy(update={"learning_rates": method.learning_rates}) == alike:
-            return name
-    raise InputError(
-        f"selection {method.selection!r} trains beside the expert that a method of selection "
-        f"{pilot!r} found, and none has the same settings but for learning_rates"
-    )
+    pilots: dict[str, str] = {}
+    for name, method in methods.items():
+        selection = CONTROLS.get(method.selection or "")
+        if selection is None:
+            continue
+        alike = method.model_copy(update={"selection": selection})
+        rates = {"learning_rates": method.learning_rates}
+        found = [other for other, row in methods.items() if row.model_copy(update=rates) == alike]
+        if not found:
+            raise InputError(
+                f"methods.{name}: selection {method.selection!r} trains beside the expert that a "
+                f"method of selection {selection!r} found, and none has the same settings but for "
+                "learning_rates"
+            )
+        pilots[name] = found[0]
+    return pilots
 
 
 class PilotSettings(Settings):
     """How layers are tried, see `seuf.unlearning.pilot`.
 
     Attributes:
-        target: Share forgotten at which their utility is compared.
+        target: Share forgotten at which the layers' utility is compared.
         steps: Updates of a trial; null for as many as a run has.
         evaluate_every: Steps between two evaluations; null for as many as in a run.
         learning_rates: Tried in each layer; null for the method's own.
-        margin: Utility by which a trial must be below the best one before it is given up: what so
-            few questions cannot tell.
-        every: Try every n-th MoE layer only, beginning in the middle of the first n.
-        sweep: Follow every trial to where both the selection and the test questions have forgotten
-            the target, give none up as dominated, and tell of the test questions and the general
-            loss beside, so that what one expert of each layer keeps can be compared
-            (`seuf.reporting.layers`). The choice is still by the selection questions. A list names
-            the objectives with which it is so. In a study of spread so with the first seed; the
-            pilots of the others need no such record.
+        margin: A trial is given up once its utility is more than this below the best one's: a
+            smaller difference may be chance, on so few questions.
+        every: Try only every n-th MoE layer, beginning in the middle of the first n.
+        sweep: Follow every trial until both the selection and the test questions reach the target,
+            give none up, and record the test questions and the general loss, so that layers can be
+            compared (`seuf.reporting.layers`). The selection questions still decide. A list names
+            the objectives that are swept. A study of spread sweeps with its first seed only.
     """
 
     target: Annotated[float, Field(gt=0, le=1)] = 0.75
@@ -296,7 +296,7 @@ class PilotSettings(Settings):
     sweep: bool | list[str] = False
 
     def sweeps(self, objective: str | None) -> bool:
-        """Return whether the trials of a method with this objective are a sweep."""
+        """Return whether a method with this objective sweeps all layers."""
         return objective in self.sweep if isinstance(self.sweep, list) else self.sweep
 
     @model_validator(mode="after")
@@ -307,7 +307,7 @@ class PilotSettings(Settings):
         if self.sweep and self.target < LAYERS_AT:
             raise ValueError(
                 f"a sweep compares layers where {LAYERS_AT} is forgotten: its trials must not end "
-                f"before, at a target of {self.target}"
+                f"earlier, at a target of {self.target}"
             )
         return self
 
@@ -316,12 +316,12 @@ class ReplicationSettings(Settings):
     """A study of spread: every method on several base models, each with several seeds.
 
     Attributes:
-        bases: Seed of the world and of the base model, by a name for it.
-        seeds: Seeds of what comes after; the first of them tries each method's learning rates.
-        grid_bases: On so many base models, the first ones; null tries them on all. The others run
-            with the learning rates that were chosen there.
-        comparisons: Pairs of methods, the one that may win first, that are stated before the study.
-        compare_at: Share forgotten at which they are decided.
+        bases: Base models by name: the seed of each one's training and of its benchmark's data.
+        seeds: Seeds of the runs; with the first, each method tries its learning rates.
+        grid_bases: How many base models, the first ones, learning rates are tried on; null for all.
+            The others run with the rates chosen there.
+        comparisons: Pairs of methods stated before the study, the expected winner first.
+        compare_at: Share forgotten at which pairs are compared.
     """
 
     bases: Annotated[dict[str, int], Field(min_length=1)]
@@ -344,7 +344,7 @@ class ReplicationSettings(Settings):
 
 
 def sharing(method: Method, settings: UnlearningSettings) -> int:
-    """Return how many processes share the model in a method's training."""
+    """Return how many processes share the model while a method trains."""
     return settings.sharded if method.scope in ("everything", "lora") else 1
 
 
@@ -352,14 +352,14 @@ def samples_at_once(method: Method, settings: UnlearningSettings) -> int:
     """Return how many samples of each set pass the model at once in a method's step.
 
     Raises:
-        InputError: If that is a part of the batch, and the objective has no value on parts; or if
-            processes cannot share the batch.
+        InputError: If that is only a part of the batch and the objective needs the whole, or if the
+            batch cannot be divided among the processes.
     """
     whole, processes = method.batch_size or settings.batch_size, sharing(method, settings)
     if whole % processes:
         raise InputError(
             f"{processes} processes share a step (unlearning.sharded), and its batch_size, "
-            f"{whole}, is no multiple of that: set either."
+            f"{whole}, is no multiple of that: change one of them."
         )
     own = whole // processes
     size = min(own, method.micro_batch_size or settings.micro_batch_size or own)
@@ -373,11 +373,11 @@ def samples_at_once(method: Method, settings: UnlearningSettings) -> int:
 
 
 def check_steered_layer(method: Method, settings: UnlearningSettings, first_trained: int) -> None:
-    """Raise if a method steers a layer that lies below all that it trains, so nothing would learn.
+    """Raise if a method steers a layer below all that it trains, so that no gradient reaches these.
 
     Args:
-        method: Of any scope; with selected experts the steered layer is theirs.
-        settings: Its `objectives.rmu_layer` is steered otherwise.
+        method: The method; in scope `experts` it steers the experts' own layer.
+        settings: Their `objectives.rmu_layer` is steered in other scopes.
         first_trained: First decoder layer that the method trains.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One namespaced node for each method whose layer is chosen by trial, or who is its control."""
+"""One namespaced node for each method whose layer is chosen by trial, and for its control."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from kedro.pipeline import Node, Pipeline
 
 from seuf.pipelines.layer_choice.nodes import choose_layer, draw_beside
 from seuf.pipelines.study import in_one_box, is_sweep, permission, study_parameters
-from seuf.unlearning.settings import Method, pilot_of_control, pilot_rule
+from seuf.unlearning.settings import Method, pilot_rule, pilots_of_controls
 
 SHARED = {
     "base_model",
@@ -17,7 +17,7 @@ SHARED = {
     "retain_set",
     "questions",
 }
-TOLD_BESIDE = {"general_texts"}  # of a sweep
+OF_SWEEP = {"general_texts"}
 PARAMETERS = ["expert_selection", "unlearning", "pilot", "evaluation", "base_seed", "seed"]
 CHOICE = ["chosen_layer", "trials", "trial_timing"]
 
@@ -29,25 +29,23 @@ def create_pipeline(**_: object) -> Pipeline:
 
     def shared(method: str) -> set[str]:
         sweep = is_sweep(parameters, methods[method]["objective"])
-        return {*SHARED, *permission(), *(TOLD_BESIDE if sweep else [])}
+        return {*SHARED, *permission(), *(OF_SWEEP if sweep else [])}
 
-    chosen, controlled = Pipeline([]), _controlled(methods)
+    chosen, pilots = Pipeline([]), _pilots_of_controls(methods)
     for method, row in methods.items():
-        if method in controlled:
-            chosen += _of_control(method, controlled[method])
+        if method in pilots:
+            chosen += _of_control(method, pilots[method])
         elif pilot_rule(row.get("selection")):
             chosen += _of(method, shared(method))
     return in_one_box(chosen)
 
 
-def _controlled(methods: Mapping[str, Any]) -> dict[str, str]:
-    """Return the pilot of each random control of one."""
+def _pilots_of_controls(methods: Mapping[str, Any]) -> dict[str, str]:
+    """Return the pilot of each random control, given the table as it stands in the parameters."""
     try:
-        table = {name: Method.model_validate(row) for name, row in methods.items()}
-        pilots = {name: pilot_of_control(method, table) for name, method in table.items()}
+        return pilots_of_controls({n: Method.model_validate(row) for n, row in methods.items()})
     except ValueError:
-        return {}  # what is wrong is told when the parameters are checked, before anything runs
-    return {name: pilot for name, pilot in pilots.items() if pilot is not None}
+        return {}  # the check of the parameters, before anything runs, says what is wrong
 
 
 def _of(method: str, shared: set[str]) -> Pipeline:
