@@ -32,7 +32,7 @@ from seuf.moe.loading import LanguageModel, load
 from seuf.moe.loss import MeanNLL, output_head
 from seuf.unlearning.algorithm import eq4_step, steered_layer, unlearn
 from seuf.unlearning.anchor import Anchor
-from seuf.unlearning.evaluations import Evaluation, Judge, Looks
+from seuf.unlearning.evaluations import Evaluation, Evaluator, Judge
 from seuf.unlearning.forward_passes import ForwardPasses
 from seuf.unlearning.pilot import choose_layer
 from seuf.unlearning.scopes import open_scope
@@ -223,9 +223,11 @@ class Smol:
         """Give what evaluates a model of which the layers from one on change."""
         experts: Experts = [(layer, EXPERT)]
         method = self._method("ga", experts)
-        looks = Looks(self.base, self.judge, self.forget, self.retain, self.settings, [layer])
+        evaluator = Evaluator(
+            self.base, self.judge, self.forget, self.retain, self.settings, [layer]
+        )
         with open_scope(self.base.model, method, experts, 0) as scope:
-            yield looks.of(scope)
+            yield evaluator.of(scope)
 
     def _method(self, objective: str, experts: Experts) -> Method:
         if not experts:

@@ -6,12 +6,12 @@
     4. activate those experts and their routers      scopes.open_scope
     5. unlearn, with the router anchored             eq4_step and train_at, below (Eq. 4)
 
-Steps 1 to 3 happen once a study. `unlearn` is steps 4 and 5 for one method; baselines go through
-it too and differ only in their scope. Where we depart from the paper:
+Steps 1 to 3 run once a study. `unlearn` does steps 4 and 5 for one method, baselines included:
+they differ only in their scope. Where we depart from the paper:
 
 1. The anchor is on the full softmax by default; with g of Eq. 3 it hardly moves the router.
 2. The checkpoint is chosen by a rule on the selection questions, not by hand: of those that have
-   forgotten enough the one of most utility. The untouched model is no candidate.
+   forgotten enough, the one of most utility. The untouched model is no candidate.
 3. Every learning rate of the method is tried with the same budget.
 """
 
@@ -46,8 +46,8 @@ from seuf.unlearning.evaluations import (
     UNMOVED,
     Evaluation,
     EvaluationPath,
+    Evaluator,
     Judge,
-    Looks,
 )
 from seuf.unlearning.forward_passes import ForwardPasses, StepBatch
 from seuf.unlearning.objectives import OBJECTIVES, is_steered
@@ -63,7 +63,7 @@ from seuf.unlearning.settings import (
 )
 
 log = logging.getLogger(__name__)
-# Not split by itself: how it is split decides the last bits.
+# A step is not split automatically: how it is split decides the last bits of its result.
 SMALLER = (
     "set unlearning.micro_batch_size to fewer samples, which leaves the step what it is, or lower "
     "unlearning.max_length"
@@ -72,7 +72,7 @@ SMALLER = (
 
 @dataclass(frozen=True)
 class Unlearned:
-    """What a method made of the model.
+    """The result of a method.
 
     Attributes:
         delta: The changed tensors.
@@ -95,22 +95,22 @@ def unlearn(
     settings: UnlearningSettings | None = None,
     seed: int = 0,
 ) -> Unlearned:
-    """Return what a method changes in the base model, which is left as it was.
+    """Return what a method changes in the base model, which is the same afterwards as before.
 
     Args:
         base: The original model.
         forget: Token ids of the samples to forget, see `samples_of`.
         retain: Token ids of the samples to keep.
         method: Scope, objective, anchor, learning rates.
-        experts: The selected experts, (layer, expert); other scopes do not use them.
-        judge: Scores a model on the selection questions; must not write to it, which is checked.
+        experts: The selected experts, for scopes `experts` and `deletion`.
+        judge: Scores a model on the selection questions, without writing to it.
         settings: The budget.
         seed: Decides the order of the samples and RMU's direction.
 
     Raises:
-        InputError: If a set has no sample of two tokens, the model is in training mode or lacks
-            what the method names, no expert is given where one is needed, the judge returns no
-            `Evaluation`, or memory is short.
+        InputError: If a set has no sample of two tokens, the model is in training mode or lacks a
+            layer or expert that the method names, experts are needed and missing, the judge returns
+            no `Evaluation`, or memory runs out.
         RuntimeError: If the judge wrote to the model.
     """
     settings, model, digest = settings or UnlearningSettings(), base.model, model_digest(base.model)
@@ -131,15 +131,15 @@ def unlearn(
         original, share = scope.snapshot(), scope.trained_share()
         stack.callback(scope.restore, original)
         steered = steered_layer(model, method, experts, settings, scope)
-        evaluate = Looks(base, judge, forget, retain, settings, [scope.first_layer]).of(scope)
+        evaluate = Evaluator(base, judge, forget, retain, settings, [scope.first_layer]).of(scope)
         path = EvaluationPath(evaluate()[0], settings.forget_target)
         if path.original.forget_efficacy <= path.original.chance:
             log.warning("The model answers forget questions no better than by guessing.")
         if isinstance(scope, Deletion):
-            at = {"learning_rate": method.learning_rates[0]}  # which has no meaning here
-            path.add({**at, "step": 0}, path.original, UNMOVED)
+            rate = {"learning_rate": method.learning_rates[0]}  # the log wants one; it is not used
+            path.add({**rate, "step": 0}, path.original, UNMOVED)
             scope.delete()
-            path.add({**at, "step": 1}, *evaluate(), scope)
+            path.add({**rate, "step": 1}, *evaluate(), scope)
         else:
             passes = ForwardPasses(
                 base, forget, retain, method, settings, scope.first_layer, steered, seed, experts
@@ -149,8 +149,8 @@ def unlearn(
             log.warning("No checkpoint: training broke before the first evaluation.")
         if path.is_constant():
             log.warning(
-                "The judge said the same of all %d checkpoints, so none was chosen for what it "
-                "forgot: does it ask the model that it is given?",
+                "The judge scored all %d checkpoints alike, so the choice among them means "
+                "nothing: does it ask the model that it is given?",
                 len(path.log),
             )
         scope.restore(path.tensors or original)
@@ -171,7 +171,7 @@ def train(
     settings: UnlearningSettings,
     path: EvaluationPath,
 ) -> None:
-    """Train with one learning rate after the other, each from the original, which is put back."""
+    """Train with each learning rate in turn, always from the original, and restore that."""
     if method.router_null_space is not None:
         hold_routers(scope, base, retain, method.router_null_space)
     anchored = experts if method.scope == "experts" and method.anchor_weight else []
@@ -192,14 +192,13 @@ def eq4_step(
     settings: UnlearningSettings,
     learning_rate: float,
 ) -> Callable[[StepBatch], Tensor]:
-    """Return what one step does: min l_f(D_f) + lambda l_r(D_r) + alpha L_anchor, Eq. 4, by AdamW.
+    """Return the training step: AdamW on l_f(D_f) + lambda l_r(D_r) + alpha L_anchor, Eq. 4.
 
-    The batch passes in micro-batches where it does not fit in memory: each adds its part to means
-    over the whole batch, so that losses and gradients are the whole batch's, to rounding. So do
-    processes that share the model (`seuf.moe.sharding`).
+    Micro-batches, and processes that share the model (`seuf.moe.sharding`), each add their part to
+    means over the whole batch, so that loss and gradient are the whole batch's, to rounding.
 
     The step returns `STEP_NUMBERS`, (3,): the objective, the weighted anchor loss, and the norm of
-    the gradient before it is clipped.
+    the gradient before clipping.
     """
     objective = OBJECTIVES[str(method.objective)]
     numbers = settings.objectives.numbers_for(str(method.objective))
@@ -245,9 +244,9 @@ def train_at(
 ) -> None:
     """Train with one learning rate, and add its evaluations to the path.
 
-    Between two evaluations nothing is asked of the device, so that a GPU need not wait. A step
-    whose loss or gradient is not finite is noticed at the next evaluation, which is then not made:
-    training ends, and the log says why. It ends too once the path says that it is over.
+    Between two evaluations nothing is read from the device, so that a GPU need not wait. So a loss
+    or gradient that is not finite is noticed only when the next evaluation is due; training then
+    ends without it, and the log says why. It also ends once the path is over.
     """
     pending: list[Tensor] = []  # numbers of the steps since the last evaluation
     path.add({"learning_rate": learning_rate, "step": 0}, path.original, UNMOVED)
@@ -283,13 +282,13 @@ def samples_of(
     settings: UnlearningSettings | None = None,
     prompts: Sequence[str] = (),
 ) -> list[Sample]:
-    """Return samples of texts, packed into full ones where the settings say so.
+    """Return the samples of texts, several texts packed into one if the settings say so.
 
     Args:
-        base: Its tokenizer is used.
+        base: The model and its tokenizer.
         texts: The texts.
         settings: Length, and whether to pack.
-        prompts: How each text begins, of which no loss is taken; see `text_samples`.
+        prompts: The beginning of each text, which no loss counts; see `samples_by_text`.
 
     Raises:
         InputError: If a sample is longer than the model allows, or texts and prompts differ in
@@ -298,12 +297,12 @@ def samples_of(
     settings = settings or UnlearningSettings()
     length, split = settings.max_length, settings.long_texts == "split"
     by_text = [
-        [sample for sample in of_text if len(sample) > 1]  # a single token predicts nothing
-        for of_text in samples_by_text(base.tokenizer, texts, length, prompts, split)
+        [sample for sample in parts if len(sample) > 1]  # a single token predicts nothing
+        for parts in samples_by_text(base.tokenizer, texts, length, prompts, split)
     ]
-    samples = [sample for of_text in by_text for sample in of_text]
-    if told := tell_long(base.tokenizer, texts, length, split, "unlearning"):
-        warn_once(log, told, logging.INFO if split else logging.WARNING)  # of all methods
+    samples = [sample for parts in by_text for sample in parts]
+    if message := tell_long(base.tokenizer, texts, length, split, "unlearning"):
+        warn_once(log, message, logging.INFO if split else logging.WARNING)  # not a method each
     if left_out := sum(map(bool, texts)) - sum(map(bool, by_text)):
         log.warning(
             "%d of %d texts are left out: nothing of them counts within %d tokens "
@@ -320,7 +319,7 @@ def samples_of(
 
 
 def check_samples(forget: Sequence[Sequence[int]], retain: Sequence[Sequence[int]]) -> None:
-    """Raise if there is nothing to train on.
+    """Check that there are samples to train on.
 
     Raises:
         InputError: If a set has no sample, or one of fewer than two tokens.
@@ -331,26 +330,26 @@ def check_samples(forget: Sequence[Sequence[int]], retain: Sequence[Sequence[int
 
 
 def check_shared(method: Method, settings: UnlearningSettings) -> None:
-    """Raise if not as many processes share the model as the settings say.
+    """Check that as many processes share the model as the settings say.
 
     Raises:
         InputError: With both numbers.
     """
-    if (wanted := sharing(method, settings)) != ranks():
+    if (processes := sharing(method, settings)) != ranks():
         raise InputError(
-            f"unlearning.sharded wants {wanted} processes to share the model of a method of scope "
-            f"{method.scope!r}, and {ranks()} do: a study's stages start them, a study of spread "
-            "and Python code do not; set it to 1 there."
+            f"unlearning.sharded wants {processes} processes to share the model of a method of "
+            f"scope {method.scope!r}, and {ranks()} do: a study's stages start them, a study of "
+            "spread and Python code do not; set it to 1 there."
         )
 
 
 def steered_layer(
     model: nn.Module, method: Method, experts: Experts, settings: UnlearningSettings, scope: Scope
 ) -> int:
-    """Return the layer whose output RMU steers: the highest of the selected experts, or as set."""
+    """Return the layer whose output RMU steers: that of the highest expert, or `rmu_layer`."""
     if method.scope == "experts":
         return max(layer for layer, _ in experts)
     if is_steered(method.objective):
-        decoder_layer(model, settings.objectives.rmu_layer)  # refuses one that is not there
+        decoder_layer(model, settings.objectives.rmu_layer)  # raises if there is no such layer
         check_steered_layer(method, settings, scope.first_layer)
     return settings.objectives.rmu_layer

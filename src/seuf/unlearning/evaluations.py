@@ -1,8 +1,8 @@
-"""How a method's model is judged while it trains: the looks at it, and the path they make.
+"""How a method's model is evaluated while it trains, and the path that its evaluations make.
 
-A judge scores the selection questions, which choose the checkpoint, and may tell more beside. Every
-look is a row of the path, with the share forgotten (`seuf.forgetting`) and how far routing is from
-the original's.
+A judge scores the selection questions, which choose the checkpoint, and may report more. Each
+evaluation is a row of the path, with the share forgotten (`seuf.forgetting`) and the overlap of
+routing with the original's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from seuf.moe.stability import RoutingProbe, first_tokens
 from seuf.unlearning.scopes import Scope
 from seuf.unlearning.settings import UnlearningSettings
 
-# What an evaluation may tell beside; it is logged and chooses nothing.
+# What an evaluation may report beside the selection questions: it is logged and decides nothing.
 BESIDE = [
     "test_forget_efficacy",
     "test_utility",
@@ -33,9 +33,9 @@ BESIDE = [
     "test_forget_right",
     "test_utility_right",
 ]
-UNMOVED = {"forget": 1.0, "retain": 1.0}  # routing of the original beside itself
+UNMOVED = {"forget": 1.0, "retain": 1.0}  # overlap of the original's routing with itself
 STEP_COLUMNS = ["learning_rate", "step", "loss", "anchor", "gradient_norm"]
-STEP_NUMBERS = STEP_COLUMNS[2:]  # l_f + lambda l_r; alpha L_anchor; before it is clipped
+STEP_NUMBERS = STEP_COLUMNS[2:]  # l_f + lambda l_r; alpha L_anchor; norm before clipping
 LOG_COLUMNS = [
     *STEP_COLUMNS,
     "forget_efficacy",
@@ -52,17 +52,16 @@ LOG_COLUMNS = [
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model answers the selection questions, and what is told beside.
+    """How a model answers the selection questions, and what else a judge reports.
 
     Attributes:
         forget_efficacy: Share of right answers about what is to be forgotten, or how well free
             answers agree with their references; lower is better.
-        utility: The same of the others; higher is better.
-        chance: What guessing gives on the forget questions, 0 without choices: the ideal of
-            forget efficacy.
-        beside: By names of `BESIDE`: the same of the test questions, the general loss (nats a
-            token), the utility on what is kept, and which test questions were answered rightly,
-            see `seuf.forgetting.pack_right`. It is logged and chooses nothing.
+        utility: The same on the other questions; higher is better.
+        chance: Forget efficacy of guessing, the best that unlearning can reach; 0 without choices.
+        beside: By names of `BESIDE`: the same on the test questions, utility on the retain set's
+            topics, the general loss (nats a token), and which test questions were answered rightly,
+            see `seuf.forgetting.pack_right`.
     """
 
     forget_efficacy: float
@@ -82,7 +81,7 @@ class EvaluationPath:
         target: Share forgotten that a checkpoint must reach to be chosen by its utility.
 
     Attributes:
-        tensors: Of the best checkpoint; None while nothing was evaluated.
+        tensors: Trained tensors of the best checkpoint; None before the first evaluation.
         log: One row an evaluation, with the keys `LOG_COLUMNS`.
     """
 
@@ -103,9 +102,9 @@ class EvaluationPath:
 
         Args:
             step_numbers: By names of `STEP_COLUMNS`.
-            evaluation: Of the model as it is.
-            overlap: Of routing with the original's, on `forget` and on `retain`.
-            scope: What is trained; None for the original.
+            evaluation: The evaluation of the model as it is now.
+            overlap: Overlap of routing with the original's, on `forget` and on `retain`.
+            scope: The tensors in training; None for the original.
         """
         beside, original = dict[str, Any](evaluation.beside), self.original
         forgotten = share_forgotten(
@@ -135,38 +134,38 @@ class EvaluationPath:
         return forgotten
 
     def is_constant(self) -> bool:
-        """Tell if three evaluations or more, that of the original among them, are all alike."""
-        said = [
+        """Tell if there are three evaluations or more, with the original's, and all are alike."""
+        judged = [
             (row["forget_efficacy"], row["utility"], row["general_loss"])
             for row in self.log
             if row["forget_efficacy"] is not None
         ]
-        return len(said) > 2 and len(set(said)) == 1
+        return len(judged) > 2 and len(set(judged)) == 1
 
     def is_over(self, stop_at: float) -> str | None:
-        """Return why training ends: two evaluations in a row have forgotten what is to be."""
+        """Return why training ends, if two evaluations in a row have forgotten `stop_at`."""
         shares = [row["forgotten"] for row in self.log[-2:]]  # a rate's first row is the original
         reached = all(share is not None and share >= stop_at - ROUNDING for share in shares)
         return "forgotten" if reached else None
 
     def stop(self, why: str, step_numbers: Mapping[str, float] | None = None) -> None:
-        """Log why training ended: in the last row, or in one of a step that was not evaluated."""
+        """Log why training ended: in the last row, or in one for a step not evaluated."""
         if step_numbers is not None:
             self.log.append(dict.fromkeys(LOG_COLUMNS) | {**step_numbers, "kept": False})
         self.log[-1]["stopped"] = why
 
 
-class Looks:
-    """Judges the model as it is, and compares its routing with the original's.
+class Evaluator:
+    """Judges the model as it is now, and compares its routing with the original's.
 
     Args:
         base: The model, in its original state.
-        judge: Scores it.
+        judge: Scores the model.
         forget: Token ids of the samples to forget.
-        retain: The same of those to keep.
+        retain: Token ids of the samples to keep.
         settings: Tokens on which routing is compared, and whether prefixes are kept.
-        first_layers: First decoder layer that changes; of trials in several layers that of each:
-            what lies below passes once for all of them.
+        first_layers: First decoder layer that each scope changes: one, or of trials in several
+            layers one each. The layers below run once for all of them.
     """
 
     def __init__(
@@ -182,12 +181,15 @@ class Looks:
         lowest, highest = min(first_layers), max(first_layers) if self.cached else 0
         others = [layer for layer in first_layers if layer < highest]
         self.shared = SharedPrefix(base.model, highest, others=others)
-        probed = [first_tokens(of_set, settings.probe_tokens) for of_set in (forget, retain)]
+        probed = [first_tokens(samples, settings.probe_tokens) for samples in (forget, retain)]
         with self.shared:
             self.probe = RoutingProbe(base.model, probed[0], probed[1], base.padding, lowest)
 
     def of(self, scope: Scope) -> Callable[[], tuple[Evaluation, dict[str, float]]]:
-        """Return what evaluates the model while a scope is trained, until the next is asked for."""
+        """Return a function that evaluates the model while a scope is trained.
+
+        It is valid until the next call of this method.
+        """
         self.shared.layer_index = scope.first_layer if self.cached else 0
         probe = self.probe.beginning_at(scope.first_layer)
 
@@ -208,17 +210,17 @@ class Looks:
 
         return evaluate
 
-    def at_the_original(self) -> Evaluation:
-        """Return what the judge says of the model while nothing has changed."""
+    def original(self) -> Evaluation:
+        """Return the evaluation of the original; call it before anything is trained."""
         with self.shared:
             return check_evaluation(self.judge(self.model))
 
 
 def check_evaluation(evaluation: Any) -> Evaluation:
-    """Return what a judge returned, if it is an `Evaluation`.
+    """Return what a judge returned.
 
     Raises:
-        InputError: If it is not.
+        InputError: If it is not an `Evaluation`.
     """
     if not isinstance(evaluation, Evaluation):
         raise InputError(f"The judge returned {evaluation!r}; it must return an Evaluation.")
