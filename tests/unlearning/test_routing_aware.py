@@ -9,9 +9,9 @@ from seuf.moe.loading import LanguageModel
 from seuf.moe.routing import Routing, capture_routing
 from seuf.unlearning.forward_passes import ForwardPasses
 from seuf.unlearning.routing_aware import (
-    MOST,
+    LARGEST_WEIGHT,
+    constrain_routers,
     critical_experts,
-    hold_routers,
     matching_weights,
     null_space,
     retain_token_weights,
@@ -56,13 +56,15 @@ def test_what_is_chosen_often_enough_or_never_is_left_alone(share):
 
 
 def test_a_weight_is_bounded():
-    """One token of 1,000 is to stand for .9 of them: 900 without a bound, MOST before the mean."""
+    """One token of 1,000 stands for .9 of them: 900 unbounded, 10 before normalising."""
     chosen = torch.zeros(1000, 1).bool()
     chosen[0] = True
 
     weights = matching_weights(chosen, torch.tensor([0.9]))
 
-    assert (weights.max() / weights.min()).item() == pytest.approx(MOST / 0.1001, rel=1e-3)
+    assert (weights.max() / weights.min()).item() == pytest.approx(
+        LARGEST_WEIGHT / 0.1001, rel=1e-3
+    )
 
 
 def test_of_each_layer_the_expert_is_critical_that_the_forget_set_uses_beyond_the_retain_set():
@@ -178,7 +180,7 @@ def test_a_held_router_gives_the_retain_set_the_scores_that_it_gave(model, langu
 
     scope, before = selected_experts(model, [(layer.index, 2)]), scores()
     started = {name: p.detach().clone() for name, p in scope.whole.items()}
-    hold_routers(scope, base, [sample], 1e-3)
+    constrain_routers(scope, base, [sample], 1e-3)
 
     train(scope)
 
@@ -192,7 +194,7 @@ def test_a_held_router_of_a_bfloat16_model_is_held_in_its_master(language_model)
     scope = selected_experts(language_model.model, [(1, 2)])
     (name,) = scope.whole
     start = scope.masters[name].detach().clone()
-    hold_routers(scope, language_model, RETAIN[:1], 1e-2)
+    constrain_routers(scope, language_model, RETAIN[:1], 1e-2)
 
     train(scope)
 
@@ -208,11 +210,11 @@ def test_where_the_retain_set_fills_its_inputs_a_router_is_held_whole(language_m
     names = [name for name in dict(model.named_parameters()) if ".gate.weight" in name]
     before = [model.get_parameter(name).detach().clone() for name in names]
     scope = everything(model, "routers")
-    hold_routers(scope, language_model, tiny_samples(200), 1e-9)
+    constrain_routers(scope, language_model, tiny_samples(200), 1e-9)
 
     train(scope)
 
-    assert "The router of layer 0 is held" in caplog.text
+    assert "The router of layer 0 is frozen" in caplog.text
     assert all(torch.equal(model.get_parameter(n), b) for n, b in zip(names, before, strict=True))
 
 

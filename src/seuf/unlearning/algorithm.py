@@ -52,7 +52,7 @@ from seuf.unlearning.evaluations import (
 from seuf.unlearning.forward_passes import ForwardPasses, StepBatch
 from seuf.unlearning.objectives import OBJECTIVES, is_steered
 from seuf.unlearning.recording import RecordedStep
-from seuf.unlearning.routing_aware import hold_routers
+from seuf.unlearning.routing_aware import constrain_routers
 from seuf.unlearning.scopes import Deletion, Scope, open_scope
 from seuf.unlearning.settings import (
     Experts,
@@ -173,7 +173,7 @@ def train(
 ) -> None:
     """Train with each learning rate in turn, always from the original, and restore that."""
     if method.router_null_space is not None:
-        hold_routers(scope, base, retain, method.router_null_space)
+        constrain_routers(scope, base, retain, method.router_null_space)
     anchored = experts if method.scope == "experts" and method.anchor_weight else []
     anchor = Anchor(scope.model, anchored, method.anchor_on, method.anchor_target)
     with scope:

@@ -1,15 +1,15 @@
-"""What two other papers on unlearning a MoE do about its routing: GRIP and TRACE.
+"""How two other papers handle routing while a MoE model unlearns: GRIP and TRACE.
 
-Neither has published code, and of both we know the abstract and what others report:
+Neither has published code; we know the abstracts and what others report of them:
 
-1. GRIP (Zhu et al. 2026, https://arxiv.org/abs/2601.16905) projects the router's updates to the
-   null space of what it is given on the retain set, so that what is kept is routed as before. Ours
-   has one null space for all rows of a router, with GRIP's tolerance 1e-2 taken as relative to the
-   largest singular value. Its null space of each expert, and the margins that it keeps by
-   Kaczmarz steps or corrects after training, are not defined in what we have.
-2. TRACE (Xie et al. 2026, https://arxiv.org/abs/2606.10338) weighs the tokens of the retain loss so
-   that the experts that matter for forgetting are chosen there as often as on the forget set. How
-   many experts it takes, and its formula, are not known to us: see `critical_experts` and
+1. GRIP (Zhu et al. 2026, https://arxiv.org/abs/2601.16905) projects a router's updates to the null
+   space of its inputs on the retain set, so that retained text is routed as before. Ours has one
+   null space for all rows of a router, and takes GRIP's tolerance 1e-2 as relative to the largest
+   singular value. GRIP has a null space for each expert, and margins that it keeps by Kaczmarz
+   steps or corrects after training; our sources do not define these.
+2. TRACE (Xie et al. 2026, https://arxiv.org/abs/2606.10338) weights the tokens of the retain loss
+   so that the experts that matter for forgetting are chosen as often as on the forget set. Our
+   sources give neither the number of experts nor the formula: see `critical_experts` and
    `matching_weights`.
 """
 
@@ -31,51 +31,52 @@ from seuf.unlearning.scopes import Scope
 from seuf.unlearning.settings import Experts
 
 BATCH_SIZE = 16
-TOKENS = 100_000  # of the retain set on which a router's inputs are measured
-ROUNDS = 50  # of matching one expert after the other; a single one is matched in the first
-MOST = 10.0  # a token weighs at most so many times, and at least so little, of the mean
+TOKENS = 100_000  # tokens of the retain set on which a router's inputs are measured
+ROUNDS = 50  # rounds of matching all experts in turn; one expert alone needs one round
+LARGEST_WEIGHT = 10.0  # of a token, in means; the smallest is its inverse
 log = logging.getLogger(__name__)
 
 
-def hold_routers(
+def constrain_routers(
     scope: Scope, base: LanguageModel, retain: Sequence[Sequence[int]], tolerance: float
 ) -> None:
-    """Let a scope change its routers only where the retain set's inputs hardly reach (GRIP).
+    """Let a scope change its routers only in the null space of the retain set's inputs (GRIP).
 
-    A router's bias is held: it acts on all inputs.
+    A router's bias stays as it is: it acts on all inputs.
 
     Args:
-        scope: Its context is not open yet.
+        scope: The scope; its context is not open yet.
         base: The model in its original state.
-        retain: Token ids of the samples to keep; their first `TOKENS` tokens are passed.
+        retain: Token ids of the samples to keep; the first `TOKENS` tokens are used.
         tolerance: See `null_space`.
     """
-    layers = {layer.index: layer for layer in moe_layers(base.model)}
-    inside = {id(p): index for index, la in layers.items() for p in la.router.parameters()}
-    held = {name: inside[id(p)] for name, p in scope.whole.items() if id(p) in inside}
+    layer_of = {
+        id(p): layer.index for layer in moe_layers(base.model) for p in layer.router.parameters()
+    }
+    routers = {name: layer_of[id(p)] for name, p in scope.whole.items() if id(p) in layer_of}
     batches = by_length(first_tokens(retain, TOKENS), BATCH_SIZE, base.padding)
-    moments = router_inputs(base.model, sorted({*held.values()}), batches)
-    for name, index in held.items():
+    moments = router_inputs(base.model, sorted({*routers.values()}), batches)
+    for name, index in routers.items():
         projection = null_space(moments[index], tolerance)
         free = round(projection.trace().item())
         log.info("layer %d: the router may change in %d directions", index, free)
         if not free:
-            log.warning("The router of layer %d is held: the retain set fills its inputs.", index)
+            log.warning("The router of layer %d is frozen: the retain set fills its inputs.", index)
         if scope.whole[name].dim() != 2:
             projection = torch.zeros(())
-        scope.hold(name, projection)
+        scope.constrain(name, projection)
 
 
 @torch.no_grad()
 def router_inputs(
     model: nn.Module, layers: Sequence[int], batches: Iterable[Batch]
 ) -> dict[int, Tensor]:
-    """Return for each layer the sum over tokens of x x^T, x what its router is given, (d, d)."""
-    chosen = [layer for layer in moe_layers(model) if layer.index in layers]
+    """Return, for each layer, the sum of x x^T over its router's inputs x, (d, d) of float64."""
+    observed = [layer for layer in moe_layers(model) if layer.index in layers]
     sums: dict[int, Tensor] = {}
-    for batch in batches if chosen else ():
+    for batch in batches if observed else ():
         mask, handles = batch.attention_mask.flatten().bool(), []
-        for layer in chosen:
+        for layer in observed:
 
             def add(
                 module: nn.Module, args: tuple, at: int = layer.index, mask: Tensor = mask
@@ -86,7 +87,7 @@ def router_inputs(
 
             handles.append(layer.router.register_forward_pre_hook(add))
         try:
-            with stop_at(chosen[-1].router), skip_packed_sequence_check():
+            with stop_at(observed[-1].router), skip_packed_sequence_check():
                 decoder(model)(**batch.inputs(input_device(model)), use_cache=False)
         finally:
             for handle in handles:
@@ -95,11 +96,13 @@ def router_inputs(
 
 
 def null_space(moments: Tensor, tolerance: float) -> Tensor:
-    """Return the projection (d, d) to the directions that inputs hardly have.
+    """Return the projection (d, d) to the null space of inputs, up to a tolerance.
 
     Args:
-        moments: Sum of x x^T over inputs x, (d, d), whose eigenvalues are squares of singular ones.
-        tolerance: Directions whose singular value is at most so much of the largest are free.
+        moments: Sum of x x^T over inputs x, (d, d); its eigenvalues are their singular values
+            squared.
+        tolerance: A direction counts as null if its singular value is at most this share of the
+            largest.
     """
     values, vectors = torch.linalg.eigh(moments)
     free = vectors[:, values.clamp(min=0).sqrt() <= tolerance * values.max().sqrt()]
@@ -107,7 +110,7 @@ def null_space(moments: Tensor, tolerance: float) -> Tensor:
 
 
 def critical_experts(forget: Routing, retain: Routing) -> Experts:
-    """Return of each layer the expert that the forget set uses most beyond the retain set."""
+    """Return each layer's expert of the largest token share on forget minus that on retain."""
     margin = forget.token_share - retain.token_share
     chosen = margin.argmax(1).tolist()
     return list(zip(forget.layers, chosen, strict=True))
@@ -120,13 +123,13 @@ def retain_token_weights(
     experts: Experts,
     first_layer: int,
 ) -> list[Tensor]:
-    """Return how much each token of each retain sample weighs, (T_i,); 1 on the average (TRACE).
+    """Return the weights of the tokens of each retain sample, (T_i,), with mean 1 (TRACE).
 
     Args:
         base: The model in its original state.
         forget: Token ids of the samples to forget.
         retain: Token ids of the samples to keep.
-        experts: Those that are to be matched; where there are none, `critical_experts`.
+        experts: Experts to match; without any, `critical_experts`.
         first_layer: First decoder layer that will be trained.
     """
     of_forget, of_retain = (
@@ -147,29 +150,29 @@ def retain_token_weights(
         positions = batch.positions or range(len(lengths))
         chosen |= zip(positions, sets.split(lengths), strict=True)
     in_order = [chosen[position] for position in range(len(retain))]
-    wanted = of_forget.token_share[rows, columns].cpu()
-    weights = matching_weights(torch.cat(in_order), wanted)
-    return list(weights.split([len(one) for one in in_order]))
+    target = of_forget.token_share[rows, columns].cpu()
+    weights = matching_weights(torch.cat(in_order), target)
+    return list(weights.split([len(choices) for choices in in_order]))
 
 
-def matching_weights(chosen: Tensor, wanted: Tensor) -> Tensor:
-    """Return weights of tokens under which experts are chosen as often as wanted, (N,).
+def matching_weights(chosen: Tensor, target: Tensor) -> Tensor:
+    """Return token weights (N,) under which experts are chosen as often as in a target.
 
-    One expert after the other, and again, tokens that chose it are weighed against the others until
-    all shares are right (iterative proportional fitting). An expert that is chosen often enough
-    without weights, or never, is left alone. A weight is kept within `MOST` times the mean and the
-    same part of it.
+    Iterative proportional fitting: for one expert after the other, in rounds, the weights of the
+    tokens that chose it are scaled against the others', until all shares are right. An expert that
+    unweighted tokens choose often enough, or never, is left alone. Weights are clamped to
+    `LARGEST_WEIGHT` means and its inverse.
 
     Args:
         chosen: Which experts each token chose, (N, C), bool.
-        wanted: Share of tokens that is to choose each, (C,).
+        target: Share of the tokens that should choose each expert, (C,).
 
     Returns:
-        In float32, 1 on the average.
+        In float32, with mean 1.
     """
     weights = torch.ones(len(chosen), dtype=torch.float64)
-    shares = zip(chosen.double().mean(0).tolist(), wanted.tolist(), strict=True)
-    # of a share of 1 the other tokens would weigh nothing
+    shares = zip(chosen.double().mean(0).tolist(), target.tolist(), strict=True)
+    # at most .99: with a share of 1 the other tokens would weigh nothing
     raised = [
         (e, min(share, 0.99)) for e, (at_first, share) in enumerate(shares) if 0 < at_first < share
     ]
@@ -179,5 +182,5 @@ def matching_weights(chosen: Tensor, wanted: Tensor) -> Tensor:
             now = weights[own].sum() / weights.sum()
             weights[own] *= share / now
             weights[~own] *= (1 - share) / (1 - now)
-    weights = (weights / weights.mean()).clamp(1 / MOST, MOST)
+    weights = (weights / weights.mean()).clamp(1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
     return (weights / weights.mean()).float()

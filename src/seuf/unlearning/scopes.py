@@ -1,13 +1,13 @@
-"""What may change: one expert and its router (Algorithm 1, step 4), or what baselines train.
+"""What a method may change: one expert and its router (Algorithm 1, step 4), or a baseline's part.
 
-A scope names the tensors in training, holds the float32 copies the optimizer works on, and can say
-what has changed. `open_scope` gives the one of a method:
+A scope names the tensors in training, has the float32 copies that the optimizer works on, and
+returns what has changed. `open_scope` makes a method's scope:
 
 - `experts`: the selected experts and their routers (Zhuang et al. 2025);
 - `everything`: all parameters, or the experts, the routers or both of some layers (the paper's
   baselines, Table 1; its RMU trains layers 5 to 7);
 - `lora`: adapters on all linear layers and fused experts of the decoder;
-- `deletion`: nothing is trained: the selected experts' outputs are set to zero.
+- `deletion`: the selected experts' outputs are set to zero, and nothing is trained.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Scope:
     """The tensors in training, by parameter path, and the float32 copies the optimizer works on.
 
     Inside the context only these tensors get gradients. Small updates vanish in bfloat16, so a
-    tensor of a coarser type than float32 has a float32 master; `write_back` copies it. Of a model
-    that several processes share each updates its own part of every tensor.
+    tensor of a coarser type than float32 has a float32 master, which `write_back` copies into the
+    model. Processes that share a model each update their own part of every tensor.
 
     Args:
         model: The model.
         whole: Parameters that are trained as a whole, by name.
-        slices: Experts that are trained, by the name of their module.
-        row_masks: Of some whole parameters, 1 on the rows that may change.
+        slices: Experts that are trained, each with the name of its module.
+        row_masks: For some of `whole`, 1 on the rows that may change.
         first_layer: First decoder layer that may change.
     """
 
@@ -62,7 +62,7 @@ class Scope:
         first_layer: int = 0,
     ) -> None:
         self.model, self.whole, self.row_masks = model, whole, row_masks or {}
-        self.projections: dict[str, tuple[Tensor, Tensor]] = {}  # where each began; (d, d) or 0
+        self.projections: dict[str, tuple[Tensor, Tensor]] = {}  # its start; (d, d) or 0
         self.first_layer, self.slices = first_layer, [part for _, part in slices]
         self.shards = {name: Shard(p) for name, p in whole.items()} if ranks() > 1 else {}
         views = {name: shard.view for name, shard in self.shards.items()}
@@ -91,41 +91,41 @@ class Scope:
         self._stack.close()
         self.clear_gradients()
 
-    def hold(self, name: str, projection: Tensor) -> None:
-        """Keep what a parameter (E, d) has changed by within a subspace of its rows.
+    def constrain(self, name: str, projection: Tensor) -> None:
+        """Keep the change of a parameter (E, d) within a subspace of its rows.
 
         Args:
             name: One of `whole`.
-            projection: To the subspace, (d, d), or 0 to let nothing change.
+            projection: Projection to the subspace, (d, d), or 0 to let nothing change.
         """
         master = self.masters[name].detach()
         self.projections[name] = master.clone(), projection.to(master)
 
     def gradients_to_masters(self) -> list[Tensor]:
-        """Hand each tensor's gradient to its master, which adds it up; return the masters."""
+        """Add each tensor's gradient to its master's, and return the masters."""
         for name, parameter in self.whole.items():
             shard, master = self.shards.get(name), self.masters[name]
             gradient = parameter.grad if shard is None else shard.gradient()
             if gradient is not None and name in self.row_masks:
                 gradient.mul_(self.row_masks[name])
             if gradient is not None and master is not parameter:
-                so_far = master.grad
-                master.grad = gradient.float() if so_far is None else so_far.add_(gradient)
-                parameter.grad = None  # not both at once
+                before = master.grad
+                master.grad = gradient.float() if before is None else before.add_(gradient)
+                parameter.grad = None  # saves memory
             if name in self.projections and master.grad is not None:
                 master.grad = _projected(master.grad, self.projections[name][1])
         return list(self.masters.values())
 
     def clip_gradients(self, largest: float) -> Tensor:
-        """Scale the masters' gradients to a norm of at most `largest`; return what it was."""
+        """Scale the masters' gradients to a norm of at most `largest`; return the norm before."""
         return clip_gradients(list(self.masters.values()), largest)
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Copy the masters, rounded, into the model, after what they have changed by is held."""
+        """Copy the masters to the model, after projecting changes that are constrained."""
         settle()
         for name, (start, projection) in self.projections.items():
-            # AdamW scales each element, so that its step leaves the gradient's subspace
+            # AdamW scales each element, so its step leaves the gradient's subspace
             master = self.masters[name]
             master.copy_(start + _projected(master - start, projection))
         for name in self.whole:
@@ -136,7 +136,7 @@ class Scope:
             part.write_back()
 
     def note_changes(self) -> None:
-        """Let autograd know of writes that neither a fused optimizer nor a CUDA graph reports."""
+        """Tell autograd of writes that neither a fused optimizer nor a CUDA graph reports."""
         torch.autograd.graph.increment_version([*self.trained.values(), *self.masters.values()])
 
     def clear_gradients(self) -> None:
@@ -164,23 +164,26 @@ class Scope:
         self._send()
 
     def follow(self) -> None:
-        """Take over what the first process has trained, where another one's is not the same."""
+        """Copy the first process's trained tensors where a replica's differ."""
         if replicas() == 1:
             return
         sums = gathered(self.sums_of_bits())
-        differ = [path for path in self.trained if len({one[path] for one in sums}) > 1]
-        for path in differ:  # one at a time
+        differ = [path for path in self.trained if len({of_rank[path] for of_rank in sums}) > 1]
+        for path in differ:  # one tensor at a time, for memory
             value = agreed(self.trained[path].cpu() if rank() == 0 else None)
             if value is not None and rank():
                 self.restore({path: value})
 
     def _send(self) -> None:
-        """Let other processes have what was written to tensors that they hold too."""
+        """Send what was written to tensors that other processes hold too."""
         for shard in self.shards.values():
             shard.send()
 
     def changed(self, original: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return copies of what differs bit by bit from a snapshot, fused experts one by one."""
+        """Return copies of the tensors that differ from a snapshot in any bit.
+
+        Of fused experts each is compared by itself.
+        """
         rows, changed = rows_of_experts(self.model), dict[str, Tensor]()
         for path, before in original.items():
             if shard := self.shards.get(path):  # one tensor at a time, kept by the first process
@@ -193,7 +196,7 @@ class Scope:
             if path in rows:
                 pairs = {row_path(path, e): (now[e], before[e]) for e in range(rows[path])}
             changed |= {
-                p: one.clone() for p, (one, two) in pairs.items() if not same_bits(one, two)
+                p: new.clone() for p, (new, old) in pairs.items() if not same_bits(new, old)
             }
         return changed
 
@@ -201,20 +204,20 @@ class Scope:
         """Return the share of the model's parameters that are in training."""
         total = sum(parameter.numel() for parameter in self.model.parameters())
         rows = {name: mask.float().mean().item() for name, mask in self.row_masks.items()}
-        trained = {**self.trained, **self.whole}  # whole, where this process has a part
+        trained = {**self.trained, **self.whole}  # whole tensors for this process's parts
         return sum(t.numel() * rows.get(name, 1.0) for name, t in trained.items()) / total
 
 
 class LoraScope(Scope):
-    """The adapters in training, and what the model would be with them merged.
+    """LoRA adapters in training.
 
-    In training and at every evaluation the adapters stand beside the weights; what has changed, and
-    is stored, is the weights with them merged: in a bfloat16 model rounded once more, so that small
-    changes of a weight are lost there.
+    While training and evaluating, the adapters stand beside the weights. What is stored is the
+    weights with the adapters merged: a bfloat16 model rounds once more there, and loses small
+    changes of a weight.
 
     Args:
-        model: The model, adapted.
-        adapters: Its adapters.
+        model: The model with its adapters.
+        adapters: The adapters.
     """
 
     def __init__(self, model: nn.Module, adapters: list[Adapter]) -> None:
@@ -222,16 +225,15 @@ class LoraScope(Scope):
         self.adapters = adapters
 
     def changed(self, original: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the adapters change when merged, by parameter path, in CPU memory."""
-        parts = merged(self.adapters)
+        """Return the weights that the adapters change when merged, by path, in CPU memory."""
         return {
-            one.path: one.tensor.cpu()
-            for one in parts
-            if rank() == 0 and not same_bits(one.tensor, one.base)
+            weight.path: weight.tensor.cpu()
+            for weight in merged(self.adapters)
+            if rank() == 0 and not same_bits(weight.tensor, weight.base)
         }
 
     def trained_share(self) -> float:
-        """Return how many parameters the adapters have, as a share of the model's own."""
+        """Return the adapters' number of parameters as a share of the model's own."""
         own = sum(tensor.numel() for tensor in self.whole.values())
         return own / (sum(parameter.numel() for parameter in self.model.parameters()) - own)
 
@@ -239,8 +241,7 @@ class LoraScope(Scope):
 class Deletion(Scope):
     """The output projections of some experts, to be set to zero: they then add nothing to a token.
 
-    Their routers still choose them, and with a router that renormalises the others keep the weights
-    that they had beside them.
+    Routers still choose the deleted experts, so the other experts' weights stay as they were.
 
     Args:
         model: A causal language model of a known MoE architecture.
@@ -255,18 +256,18 @@ class Deletion(Scope):
 
     @torch.no_grad()
     def delete(self) -> None:
-        """Set them to zero."""
+        """Set the output projections to zero."""
         for tensor in self.trained.values():
             tensor.zero_()
 
 
 @contextmanager
 def open_scope(model: nn.Module, method: Method, experts: Experts, seed: int) -> Iterator[Scope]:
-    """Give the scope of a method inside the context; what it put into the model is then gone.
+    """Yield the scope of a method; after the context the model has no adapters any more.
 
     Raises:
-        InputError: If the model has no such expert, layer or part, or is offloaded where it may
-            not be.
+        InputError: If the model has no such expert, layer or part, or is offloaded where the scope
+            needs all of it.
     """
     if method.scope == "lora":
         with adapted(model, method.rank, seed) as adapters:
@@ -289,7 +290,7 @@ def selected_experts(model: nn.Module, experts: Experts, router: str = "layer") 
             it, `none` leaves it alone.
 
     Raises:
-        InputError: If there is no expert among them, or the model has no such expert.
+        InputError: If no expert is given, one is given twice, or the model has no such expert.
     """
     layers = {layer.index: layer for layer in moe_layers(model)}
     names = {module: name for name, module in model.named_modules()}
@@ -306,10 +307,10 @@ def selected_experts(model: nn.Module, experts: Experts, router: str = "layer") 
     whole, masks = dict[str, nn.Parameter](), dict[str, Tensor]()
     for index in sorted({index for index, _ in experts}) if router != "none" else ():
         layer = layers[index]
-        for own, parameter in layer.router.named_parameters():
-            if len(parameter) != layer.num_experts:  # a bias that steers the choice alone
+        for own_name, parameter in layer.router.named_parameters():
+            if len(parameter) != layer.num_experts:  # a bias that only decides which are chosen
                 continue
-            name = f"{names[layer.router]}.{own}"
+            name = f"{names[layer.router]}.{own_name}"
             whole[name] = parameter
             if router == "row":
                 mask = torch.zeros(len(parameter), *[1] * (parameter.dim() - 1)).to(parameter)
@@ -324,7 +325,7 @@ def everything(
     """Return the scope of all parameters, or of a part of them, see `part_of`.
 
     Raises:
-        InputError: If some are not on their device, or there is no such part.
+        InputError: If the model is offloaded, or has no such part.
     """
     if is_offloaded(model):
         raise InputError(
@@ -365,8 +366,8 @@ def part_of(
     if only is not None:
         moe = [layer for layer in moe_layers(model) if layer.index in chosen]
         routers = [layer.router for layer in moe if only in ("routers", "experts_and_routers")]
-        experts = [layer.experts for layer in moe if only in ("experts", "experts_and_routers")]
-        modules, indices = [*routers, *experts], [layer.index for layer in moe]
+        of_experts = [layer.experts for layer in moe if only in ("experts", "experts_and_routers")]
+        modules, indices = [*routers, *of_experts], [layer.index for layer in moe]
     inside = {id(parameter) for module in modules for parameter in module.parameters()}
     if not inside:
         raise InputError(

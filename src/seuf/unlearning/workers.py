@@ -1,7 +1,7 @@
-"""Processes that share tasks, each with what it computes on, on a GPU of its own or several a GPU.
+"""Worker processes that share tasks, each with its own state, one or several on a GPU.
 
-Worker i sees GPU i mod n of the n that this process sees, and no other: it is `cuda:0` there, as it
-would be of a machine with that GPU alone. What a task gives does not depend on its worker.
+Worker i sees only GPU i mod n of the n that this process sees, as `cuda:0`, as if the machine had
+no other. The result of a task does not depend on its worker.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ FEWER = "let fewer processes share the work (SEUF_WORKERS)"
 
 
 class Worker(NamedTuple):
-    """A process, and the end of the pipe to it."""
+    """A process, and this end of the pipe to it."""
 
     process: BaseProcess
     pipe: Connection
 
 
 class Failure(NamedTuple):
-    """What a worker says of a task that failed: one line that is enough, or a whole traceback."""
+    """A worker's report of a task that failed: one clear line, or else a traceback."""
 
     text: str
     is_clear: bool
@@ -58,34 +58,35 @@ def workers(
     number: int,
     gpus: Sequence[str] = (),
 ) -> Iterator[list[Worker]]:
-    """Give processes inside the context; after it they have ended.
+    """Start worker processes, and end them with the context.
 
-    Torch's switch for deterministic implementations is set there as it is here, and each process
-    has one thread and shows no bars.
+    Each has torch's switch for deterministic implementations as it is here, one thread, and no
+    progress bars.
 
     Args:
-        begin: Called first in each process, with what is sent to it; returns what computes tasks.
-            It is found by its name.
-        sent: The same for all. Tensors of a GPU may not be among it: it is not seen there.
-        number: Of processes.
-        gpus: What they see in turn, see `visible_gpus`; none changes nothing.
+        begin: Called in each process before its first task, with `sent`; returns the function that
+            computes tasks. It is pickled by name, so it must be at the top level of its module.
+        sent: The same bytes for all processes. They may hold no tensor of a GPU, which another
+            process may not see.
+        number: Number of processes.
+        gpus: GPUs that the processes take in turn, see `visible_gpus`; empty to leave them all.
     """
     context, deterministic = get_context("spawn"), torch.are_deterministic_algorithms_enabled()
     started: list[Worker] = []
     with ExitStack() as stack:
-        # in a file, which all read side by side: through pipes gigabytes would go one by one
+        # a file, which all read at once: gigabytes through pipes would go one process at a time
         file = Path(stack.enter_context(tempfile.TemporaryDirectory()), "sent")
         file.write_bytes(sent)
         for index in range(number):
             here, there = context.Pipe()
             process = context.Process(target=_work, args=(there, begin, deterministic))
-            # before CUDA, or anything that asks for it, is imported there
+            # set before the process imports CUDA or anything that asks for it
             with _environment(VISIBLE, gpus[index % len(gpus)] if gpus else None):
                 process.start()
-            there.close()  # or its end would not be noticed
+            there.close()  # or this process would not notice that the worker ended
             started.append(Worker(process, here))
             stack.callback(_end, started[-1])
-        for worker in started:  # they begin side by side
+        for worker in started:  # only now, so that they start at the same time
             try:
                 worker.pipe.send(file)
             except OSError:
@@ -99,13 +100,13 @@ def shared(
     what: str,
     name_of: Callable[[Any], str] = str,
 ) -> list[Any]:
-    """Return what workers make of tasks, in their order; each takes the next when it is idle.
+    """Return the results of tasks in their order; an idle worker takes the next task.
 
     Args:
-        among: See `workers`.
-        tasks: To be pickled.
-        what: They are, for a bar.
-        name_of: Names a task that fails.
+        among: The workers, see `workers`.
+        tasks: The tasks; they are pickled.
+        what: What the tasks are, for the progress bar.
+        name_of: Returns the name of a task, for errors.
 
     Raises:
         InputError: If a worker dies, memory runs out, or a task raises this error: with its name.
@@ -116,33 +117,33 @@ def shared(
     with tqdm(total=len(tasks), desc=what, disable=None) as bar:
         while waiting or running:
             while idle and waiting:
-                worker, place = idle.popleft(), waiting.popleft()
-                running[worker.pipe] = worker, place
+                worker, index = idle.popleft(), waiting.popleft()
+                running[worker.pipe] = worker, index
                 try:
-                    worker.pipe.send(tasks[place])
-                except OSError:  # it has ended: `recv` below tells
+                    worker.pipe.send(tasks[index])
+                except OSError:  # it has ended, and `recv` below raises
                     continue
             ready = wait(list(running))
             for pipe in [pipe for pipe in running if pipe in ready]:
-                worker, place = running.pop(pipe)
+                worker, index = running.pop(pipe)
                 try:
                     result = pipe.recv()
                 except (EOFError, OSError):
                     raise InputError(
-                        f"{name_of(tasks[place])}: {_death(worker)}; if memory ran out, {FEWER}."
+                        f"{name_of(tasks[index])}: {_death(worker)}; if memory ran out, {FEWER}."
                     ) from None
                 if isinstance(result, Failure):
                     error = InputError if result.is_clear else RuntimeError
-                    raise error(f"{name_of(tasks[place])}: {result.text}")
-                results[place] = result
+                    raise error(f"{name_of(tasks[index])}: {result.text}")
+                results[index] = result
                 idle.append(worker)
                 bar.update()
-    return [results[place] for place in range(len(tasks))]
+    return [results[index] for index in range(len(tasks))]
 
 
 def _work(pipe: Connection, begin: Callable[[bytes], Any], deterministic: bool) -> None:
     """Compute the tasks that come through a pipe, until its other end is closed."""
-    sys.stderr.isatty = lambda: False  # type: ignore[method-assign] # so tqdm shows none
+    sys.stderr.isatty = lambda: False  # type: ignore[method-assign] # for tqdm
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -160,18 +161,19 @@ def _work(pipe: Connection, begin: Callable[[bytes], Any], deterministic: bool) 
         except InputError as error:
             pipe.send(Failure(str(error), is_clear=True))
         except Exception as error:
-            short = isinstance(error, RuntimeError) and is_out_of_memory(error)
+            is_memory = isinstance(error, RuntimeError) and is_out_of_memory(error)
             line = f"memory ran out ({str(error).splitlines()[0]}): {FEWER}"
-            pipe.send(Failure(line if short else traceback.format_exc(), is_clear=short))
+            pipe.send(Failure(line if is_memory else traceback.format_exc(), is_clear=is_memory))
 
 
 def _death(worker: Worker) -> str:
+    """Return what is known of a worker that died."""
     worker.process.join(5)
     return f"its process died (exit code {worker.process.exitcode})"
 
 
 def _end(worker: Worker) -> None:
-    """End a worker: it stops by itself when it is idle."""
+    """End a worker. An idle one ends by itself once its pipe is closed."""
     worker.pipe.close()
     worker.process.join(1)
     if worker.process.is_alive():
@@ -181,7 +183,7 @@ def _end(worker: Worker) -> None:
 
 @contextmanager
 def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable inside the context; with None leave it as it is."""
+    """Set an environment variable inside the context, unless the value is None."""
     before = os.environ.get(name)
     if value is not None:
         os.environ[name] = value
