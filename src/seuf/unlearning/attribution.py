@@ -1,6 +1,6 @@
-"""Steps 1 and 2 of Algorithm 1: how a random part of a set is routed, by layer and expert.
+"""Steps 1 and 2 of Algorithm 1: capture the routing of a random part of a set.
 
-The routing of the forget set says which experts hold the knowledge, that of the retain set which
+The routing of the forget set shows which experts hold the knowledge, that of the retain set which
 of them serve everything else too.
 """
 
@@ -33,12 +33,12 @@ class RoutingSettings(Settings):
         max_length: Tokens in a sample.
         long_texts: Split texts of more tokens into several samples, or cut them there.
         batch_size: Samples that pass the model at once.
-        subset_tokens: Tokens in each of two random subsets whose affinities are told apart, to see
-            how stable these are (Table 8); a set with less than twice as many has halves alone.
-        columns: What is measured beside affinity and token share, for the rules that read it:
-            `gradient` and `reap`, each a pass of its own (see `seuf.moe.importance`).
+        subset_tokens: Tokens in each of two random subsets, whose affinities show how stable the
+            whole set's are (Table 8); a set with less than twice as many has only halves.
+        columns: Measured besides affinity and token share, for the rules that read it: `gradient`
+            and `reap`, each in a pass of its own (see `seuf.moe.importance`).
         devices: GPUs that share the batches (not those of `columns`), each with the whole model in
-            a process of its own; the numbers are those of one.
+            its own process; results are the same as with one.
     """
 
     max_tokens: Annotated[int, Field(gt=0)] | None = None
@@ -57,18 +57,18 @@ def capture(
     seed: int = 0,
     what: str = "given",
 ) -> Routing:
-    """Return how a random part of the texts is routed: steps 1 and 2 of Algorithm 1.
+    """Return the routing of a random part of the texts: steps 1 and 2 of Algorithm 1.
 
     Args:
         base: A Mixture-of-Experts model and its tokenizer.
-        texts: Of one set.
-        settings: Which part, and how many samples pass at once; by default all.
+        texts: The texts of one set.
+        settings: How large a part, and how many samples pass at once; by default all texts.
         seed: Decides the part.
-        what: Which set it is, for messages.
+        what: Name of the set, for messages.
 
     Raises:
         InputError: If there are too few tokens, a sample is longer than the model allows, or the
-            model is in training mode, in which some routers draw at random.
+            model is in training mode, in which some routers are random.
     """
     from seuf.moe.architectures import check_positions
     from seuf.moe.batches import by_length, tell_long, tokenize
@@ -78,12 +78,12 @@ def capture(
     if base.model.training:
         raise InputError("The model is in training mode: call model.eval().")
     settings = settings or RoutingSettings()
-    of_samples = base.tokenizer, texts, settings.max_length, settings.long_texts == "split"
-    tokens = tokenize(*of_samples)
-    if told := tell_long(*of_samples, "routing_capture"):
-        log.log(logging.INFO if of_samples[-1] else logging.WARNING, "The %s set: %s", what, told)
-    check_positions(base.model, tokens, "set routing_capture.max_length to {} or less")
-    samples = calibration_samples(tokens, settings.max_tokens, seed, what)
+    length, split = settings.max_length, settings.long_texts == "split"
+    samples = tokenize(base.tokenizer, texts, length, split)
+    if message := tell_long(base.tokenizer, texts, length, split, "routing_capture"):
+        log.log(logging.INFO if split else logging.WARNING, "The %s set: %s", what, message)
+    check_positions(base.model, samples, "set routing_capture.max_length to {} or less")
+    samples = calibration_samples(samples, settings.max_tokens, seed, what)
     batches = list(by_length(samples, settings.batch_size, base.padding))
     subsets = two_subsets(samples, settings.subset_tokens, seed)
     return replace(
@@ -96,10 +96,11 @@ def capture(
 
 
 def two_subsets(samples: list[list[int]], tokens: int, seed: int) -> list[list[int]]:
-    """Return the positions of two random subsets of at least so many tokens, which share no sample.
+    """Return the positions of two random, disjoint subsets of at least `tokens` tokens each.
 
-    Zhuang et al. 2025, Table 8: subsets of 100,000 tokens beside the full set and each other. A set
-    with less than twice as many has none: they would be most of it, and alike for that reason.
+    Zhuang et al. 2025, Table 8, compares subsets of 100,000 tokens with the full set and with each
+    other. A set with less than twice as many has none: they would be most of it, and alike for that
+    reason.
     """
     order = reversed(_shuffled(samples, seed))
     subsets = [_next_of(order, samples, tokens) for _ in range(2)]
@@ -142,7 +143,7 @@ def _shuffled(samples: list[list[int]], seed: int) -> list[int]:
 
 
 def _next_of(order: Iterator[int], samples: list[list[int]], tokens: int) -> list[int]:
-    """Return the next positions of an order, until their samples have so many tokens together."""
+    """Return the next positions of an order, until their samples have `tokens` tokens together."""
     taken, total = [], 0
     for position in order:
         taken.append(position)

@@ -1,14 +1,15 @@
-"""How far a choice of experts can be trusted: other samples might have led to another one.
+"""How certain a choice of experts is, given that other samples might have led to another one.
 
-Stability is that of Zhuang et al. 2025, Table 8: the six best experts of a layer by the whole set
-and by a subset of it, or by two subsets. The margin between the last expert chosen and the next is
-held against its standard error, from how much affinities vary between samples; experts are taken as
-independent, which those of one layer are not quite. Nothing imports torch before it is needed.
+Stability is that of Zhuang et al. 2025, Table 8: the overlap of a layer's six best experts by the
+whole set and by a subset of it, or by two subsets. The margin between the last expert chosen and
+the next is compared with its standard error, from how much affinities vary between samples; experts
+are taken as independent, which those of one layer are not quite. Torch is imported only where it is
+needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from seuf.unlearning.selection import RoutingTable
 
 STABILITY_TOP = 6  # experts of a layer that are compared, as in Table 8
-LEAST_STABLE = 0.85  # the least that the paper's Table 8 has; below it a choice is called unstable
+LEAST_STABLE = 0.85  # the lowest in the paper's Table 8; below it a choice is called unstable
 NEAR_TIE = 2.0  # standard errors
 
-Rescored = Callable[["Tensor", "Tensor"], "Tensor"]  # a rule's scores by two affinities
+Rescored = Callable[["Tensor", "Tensor"], "Tensor"]  # affinity on forget and retain to scores
 
 
 def certainty_of(
@@ -35,18 +36,17 @@ def certainty_of(
     end: int,
     following: int | None,
 ) -> dict[str, Any]:
-    """Return how far the choice of some experts can be trusted, as fields of `Selection`.
+    """Return how certain the choice of some experts is, as fields of `Selection`.
 
     Args:
         rescored: Returns the rule's scores (L, E) by the affinities on the two sets.
-        forget: How the forget set is routed.
-        retain: How the retain set is routed.
+        forget: Routing of the forget set.
+        retain: Routing of the retain set.
         begin: Rank of the first expert chosen, from 0.
-        end: Rank behind the last one.
+        end: Rank after the last one.
         following: Rank of the next one, if there is one.
     """
     scores = rescored(forget.affinity, retain.affinity)
-    order, experts = falling_positions(scores), scores.shape[1]
     halves, subsets = (
         scores_by_part(rescored, forget, retain, part) for part in ("halves", "subsets")
     )
@@ -56,32 +56,46 @@ def certainty_of(
     if subsets:
         known["stability_subset"] = mean(mean_overlap(scores, subset) for subset in subsets)
         known["stability_two_subsets"] = mean_overlap(subsets[0], subsets[1])
-    doubts = [unstable(known)]
-    chosen_by = [set(falling_positions(half)[begin:end]) for half in halves]
-    if chosen_by and chosen_by[0] != chosen_by[1]:
-        one, other = (
-            ", ".join(
-                f"layer {forget.layers[p // experts]} expert {p % experts}" for p in sorted(of)
-            )
-            for of in chosen_by
-        )
-        doubts.insert(0, f"the two halves of the samples choose differently: {one}; {other}")
+    warnings = []
     if following is not None:
-        places = order[end - 1], order[following]
-        margin = float(scores.flatten()[places[0]] - scores.flatten()[places[1]])
-        error = margin_error(rescored, forget, retain, *places)
+        order = falling_positions(scores)
+        last, runner_up = order[end - 1], order[following]
+        margin = float(scores.flatten()[last] - scores.flatten()[runner_up])
+        error = margin_error(rescored, forget, retain, last, runner_up)
         known["margin_error"] = error
         if error is not None and margin < NEAR_TIE * error:
-            doubts.insert(
-                0,
+            warnings.append(
                 f"a near-tie: the next expert is {margin:.4f} behind, with a standard error of "
-                f"{error:.4f}",
+                f"{error:.4f}"
             )
-    return known | {"warnings": [sentence for sentence in doubts if sentence]}
+    warnings += [halves_differ(halves, forget.layers, begin, end), unstable(known)]
+    return known | {"warnings": [sentence for sentence in warnings if sentence]}
+
+
+def halves_differ(
+    halves: Sequence[Tensor], layers: Sequence[int], begin: int, end: int
+) -> str | None:
+    """Return a warning if the scores of the two halves choose different experts."""
+    by_half = [set(falling_positions(half)[begin:end]) for half in halves]
+    if not by_half or by_half[0] == by_half[1]:
+        return None
+    num_experts = halves[0].shape[1]
+    first, second = (
+        ", ".join(
+            f"layer {layers[position // num_experts]} expert {position % num_experts}"
+            for position in sorted(chosen)
+        )
+        for chosen in by_half
+    )
+    return f"the two halves of the samples choose differently: {first}; {second}"
 
 
 def unstable(known: Mapping[str, float]) -> str | None:
-    """Return a warning if samples agree less on the best experts than in the paper's Table 8."""
+    """Return a warning if samples agree less on the best experts than in the paper's Table 8.
+
+    Args:
+        known: Stabilities, by names of fields of `Selection`.
+    """
     stability = known.get("stability_subset", known.get("stability_halves"))
     if stability is None or stability >= LEAST_STABLE:
         return None
@@ -90,8 +104,8 @@ def unstable(known: Mapping[str, float]) -> str | None:
 
 
 def falling_positions(scores: Tensor) -> list[int]:
-    """Return the positions of all experts among L E, the best first; of equals the first."""
-    # stable whatever the rank, so no two ranks share an expert
+    """Return the flat positions of all L E experts, the best first; of equals the first."""
+    # a stable sort, so that no two ranks share an expert
     return scores.flatten().sort(descending=True, stable=True).indices.tolist()
 
 
@@ -100,28 +114,30 @@ def scores_by_part(
 ) -> list[Tensor]:
     """Return a rule's scores by each of the `halves` or `subsets`; none where one is unknown.
 
+    A rule that reads one set alone has scores even where the other's parts are unknown.
+
     Args:
         rescored: Returns the rule's scores (L, E) by the affinities on the two sets.
-        forget: How the forget set is routed.
-        retain: How the retain set is routed.
-        part: The attribute that holds the affinities of the parts, (S, L, E).
+        forget: Routing of the forget set.
+        retain: Routing of the retain set.
+        part: `halves` or `subsets`, the field with the parts' affinities, (S, L, E).
     """
     unknown = (forget.affinity.new_full(forget.affinity.shape, float("nan")),) * 2
-    parts = [getattr(table, part) for table in (forget, retain)]
-    known = [unknown if of is None or not len(of) else tuple(of) for of in parts]
-    scores = [rescored(*of_part) for of_part in zip(*known, strict=True)]
-    return [] if any(bool(of.isnan().any()) for of in scores) else scores
+    fields = [getattr(table, part) for table in (forget, retain)]
+    affinities = [unknown if field is None or not len(field) else tuple(field) for field in fields]
+    scores = [rescored(*of_part) for of_part in zip(*affinities, strict=True)]
+    return [] if any(bool(of_part.isnan().any()) for of_part in scores) else scores
 
 
 def mean_overlap(one: Tensor, other: Tensor, count: int = STABILITY_TOP) -> float:
-    """Return the share of a layer's `count` best experts that two rankings agree on, its mean.
+    """Return the share of a layer's `count` best experts that two rankings share; mean of layers.
 
     Zhuang et al. 2025, Table 8. By chance it is count / E.
 
     Args:
         one: Scores (L, E). A layer, or an expert, that a rule never chooses is left out.
-        other: The same by other samples.
-        count: Experts compared in each layer, or as many as either ranks.
+        other: Scores by other samples.
+        count: Experts compared in each layer; fewer where either ranks fewer.
     """
     shares = []
     for rows in zip(one, other, strict=True):
@@ -146,10 +162,10 @@ def margin_error(
 
     Args:
         rescored: Returns the rule's scores (L, E) by the affinities on the two sets.
-        forget: How the forget set is routed.
-        retain: How the retain set is routed.
-        chosen: Position of the last expert chosen among all L E.
-        following: That of the next one.
+        forget: Routing of the forget set.
+        retain: Routing of the retain set.
+        chosen: Flat position of the last expert chosen.
+        following: Flat position of the next one.
     """
     import torch
 

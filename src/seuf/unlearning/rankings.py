@@ -1,8 +1,8 @@
-"""Rules that rank experts: what each makes of how the two sets are routed, as pure functions.
+"""Rules that rank experts by the routing of the two sets, as pure functions.
 
-A rule's parameters name what it is made of, see `RULE_INPUTS`; it returns scores (L, E), `NEVER`
-for an expert that it does not choose. Another rule is one function and one row of `SELECTIONS`,
-here or in a package of your own. Nothing here imports torch before it is needed.
+A rule's parameters name its inputs, see `RULE_INPUTS`; it returns scores (L, E), `NEVER` for an
+expert that it does not choose. To add a rule, write one function and one row of `SELECTIONS`, here
+or in a package of your own. Torch is imported only where it is needed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEVER = -math.inf
-RANDOM_IN = "random_in:"  # before the name of the rule that it is the control of
-# What a rule may ask for, by name; (L, E) unless said otherwise.
+RANDOM_IN = "random_in:"  # before the name of a rule: the random control of that rule
+# The inputs that a rule may take, by name; (L, E) unless said otherwise.
 RULE_INPUTS = (
     "forget",  # gate affinity on the forget set
     "retain",  # the same on the retain set
-    "forget_gradient",  # size of the loss's gradient, where `routing_capture.columns` has it
+    "forget_gradient",  # size of the loss's gradient, if in `routing_capture.columns`
     "retain_gradient",
-    "forget_reap",  # norm of an expert's outputs times their weights, the same
+    "forget_reap",  # norm of an expert's outputs times their weights, if in the same
     "retain_reap",
-    "depth",  # where the middle of each layer lies, from 0 to 1 of the model, (L, 1)
+    "depth",  # of each layer's middle, from 0 to 1 of the model, (L, 1)
     "depths",  # `expert_selection.depths`
     "seed",
 )
-COLUMNS = ("gradient", "reap")  # of the routing tables, on request
+COLUMNS = ("gradient", "reap")  # of the routing tables, only if asked for
 
 
 def affinity(forget: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def contrast(forget: Tensor, retain: Tensor) -> Tensor:
 
 
 def layer_affinity(forget: Tensor) -> Tensor:
-    """Return the affinity of each layer's best expert: the layers in order, the paper's Table 5."""
+    """Return the affinity of each layer's best expert, which ranks layers: the paper's Table 5."""
     return best_of_each_layer(forget)
 
 
@@ -64,19 +64,19 @@ def contrast_within(
     Args:
         forget: Affinity on the forget set (L, E).
         retain: The same on the retain set.
-        depth: Where the middle of each layer lies, 0 to 1, (L, 1).
-        depths: The least and the greatest that count.
+        depth: Depth of each layer's middle, 0 to 1, (L, 1).
+        depths: The range, both ends included.
     """
     outside = (depth < depths[0]) | (depth > depths[1])
     return contrast(forget, retain).masked_fill(outside, NEVER)
 
 
 def gradient(forget_gradient: Tensor, retain_gradient: Tensor) -> Tensor:
-    """Return how much more of the forget loss's gradient an expert has than of the retain loss's.
+    """Return an expert's share of the forget loss's gradient minus that of the retain loss's.
 
-    Of the sizes (L, E) that `seuf.moe.importance.gradient_sizes` measures, as shares of the whole
-    model's. Foster et al. 2024, https://arxiv.org/abs/2308.07707, take the ratio of the same
-    squared gradients for each weight; where nothing uses an expert, a ratio is noise.
+    Shares of the whole model's sum, of sizes (L, E) from `seuf.moe.importance.gradient_sizes`.
+    Foster et al. 2024, https://arxiv.org/abs/2308.07707, take the ratio of the same squared
+    gradients for each weight; for an expert that is hardly used, a ratio is noise.
     """
     return forget_gradient / forget_gradient.sum() - retain_gradient / retain_gradient.sum()
 
@@ -84,8 +84,8 @@ def gradient(forget_gradient: Tensor, retain_gradient: Tensor) -> Tensor:
 def reap(forget_reap: Tensor) -> Tensor:
     """Return REAP's score on the forget set as a share of the layer's (L, E).
 
-    See `seuf.moe.importance.weighted_norms`. REAP compares experts of one layer; outputs grow with
-    the depth, so that of the scores themselves the last layers' are the largest.
+    See `seuf.moe.importance.weighted_norms`. REAP compares experts of one layer; we take shares
+    because outputs grow with depth, so that the last layers have the largest scores.
     """
     return forget_reap / forget_reap.sum(1, keepdim=True)
 
@@ -116,7 +116,7 @@ SELECTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def ranking_and_rank(rule: str) -> tuple[str, int] | None:
-    """Return `affinity`, 2 of `affinity_2` and `affinity`, 1 of `affinity`; None of other names."""
+    """Return ("affinity", 2) for `affinity_2`, ("affinity", 1) for `affinity`; None if no rule."""
     name, rank = rule, 1
     if (ranked := re.fullmatch("(.+)_([1-9][0-9]*)", rule)) and rule not in SELECTIONS:
         name, rank = ranked[1], int(ranked[2])
@@ -124,7 +124,7 @@ def ranking_and_rank(rule: str) -> tuple[str, int] | None:
 
 
 def columns_of(rule: str) -> set[str]:
-    """Return what a rule reads beside affinities: `gradient`, `reap`."""
+    """Return which of `COLUMNS` a rule reads."""
     ranking, _ = ranking_and_rank(rule.removeprefix(RANDOM_IN)) or ("", 0)
     return {name for name in COLUMNS if f"forget_{name}" in inputs_of(ranking)}
 

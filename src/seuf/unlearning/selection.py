@@ -1,19 +1,23 @@
-"""Step 3 of Algorithm 1: rules that choose experts from how the two sets are routed.
+"""Step 3 of Algorithm 1: choose experts by the routing of the two sets.
 
-A rule that ranks experts is a row of `SELECTIONS` in `rankings.py`, and may be asked for a rank, as
-in `affinity_2`. `random_in:<rule>` is the control of any rule: as many experts, of the same layers,
-drawn from the others. `esft` chooses of every layer as many experts as it takes:
-Wang et al. 2024, https://arxiv.org/abs/2407.01906, `scripts/expert/generate_expert_config.py` of
-deepseek-ai/ESFT at 579a771. Where we depart from that script:
+Three kinds of rules:
+
+- A ranking, a row of `SELECTIONS` in `rankings.py`, with or without a rank as in `affinity_2`.
+- `random_in:<rule>`, the control of any rule: as many experts, of the same layers, drawn from the
+  others.
+- `esft`: in every layer as many experts as reach a threshold together. Wang et al. 2024,
+  https://arxiv.org/abs/2407.01906, `scripts/expert/generate_expert_config.py` of deepseek-ai/ESFT
+  at 579a771.
+
+Where `esft` departs from that script:
 
 1. Scores are as published in its `results/expert_scores`: the mean gate of the tokens (`gate`, here
    Eq. 2's affinity) as it is, so that a layer's sum to less than 1, and the share of the layer's
    top-k slots (`token`), which sum to 1. The script divides both by the sums over layers (axis 0),
-   with which its own published scores cannot be made again.
+   which does not reproduce its own published scores.
 2. A sum of floats that misses the threshold by its last bits has reached it.
 
-Settings read the table in stages that never compute, so nothing here imports torch before it is
-needed.
+Settings import this module in stages that never compute, so torch is imported only where needed.
 """
 
 from __future__ import annotations
@@ -51,17 +55,17 @@ ESFT_ROUNDING = 1e-9  # .1 added eight times is less than .8
 
 @dataclass(frozen=True)
 class RoutingTable:
-    """How one set is routed: what rules see of a `seuf.moe.routing.Routing`.
+    """Routing of one set: the fields of a `seuf.moe.routing.Routing` that rules read.
 
     Attributes:
         layers: Decoder index of each MoE layer.
         affinity: Gate affinity of all samples, Eq. 2 (L, E).
-        halves: That of two halves of them (2, L, E); NaN where a half has no sample.
+        halves: Affinity of two halves of them (2, L, E); NaN where a half has no sample.
         token_share: Share of the tokens that went to each expert (L, E); rows sum to k.
         errors: Standard error of the affinity (L, E); None if unknown.
         subsets: Affinity of two subsets (2, L, E); None where a set is too small for them.
         gradient: Size of the loss's gradient on each expert (L, E); None if not captured.
-        reap: Norm of its outputs times their weights (L, E); None if not captured.
+        reap: Norm of each expert's outputs times their weights (L, E); None if not captured.
     """
 
     layers: list[int]
@@ -80,18 +84,18 @@ class Selection:
 
     Attributes:
         experts: (layer, expert) pairs; layer is the index among all decoder layers.
-        scores: What the rule gave each of them, best first; of ESFT best first in each layer.
-        margin: Score of the last one chosen minus that of the next one; None where there is none.
-        runner_up: The next one.
+        scores: The rule's score of each expert, best first; of ESFT best first in each layer.
+        margin: Score of the last expert chosen minus that of the runner-up; None without one.
+        runner_up: The best expert not chosen.
         margin_error: Standard error of the margin, see `certainty.margin_error`.
-        stability_halves: Share of a layer's six best that both halves of the samples agree on, its
-            mean over the layers; of ESFT by gate, of all that a half chooses. None if a half has
-            no sample, or the rule is not made of affinities alone.
-        stability_subset: The same of all samples and of a subset of 100,000 tokens, the mean of two
-            (Table 8); None where the set is less than twice as large.
-        stability_two_subsets: The same of these two subsets.
-        warnings: Why the choice is in doubt: a near-tie, another one by half of the samples, or a
-            stability below the paper's.
+        stability_halves: Share of a layer's six best experts that both halves of the samples agree
+            on, mean of the layers; with ESFT by gate, share of the experts chosen. None if a half
+            has no sample, or the rule reads more than affinities.
+        stability_subset: The same between all samples and a subset of 100,000 tokens, mean of two
+            subsets (Table 8); None where the set is less than twice as large.
+        stability_two_subsets: The same between the two subsets.
+        warnings: Why the choice is uncertain: a near-tie, another choice by half of the samples, or
+            a stability below the paper's.
     """
 
     experts: list[tuple[int, int]]
@@ -106,7 +110,7 @@ class Selection:
 
 
 def is_rule(name: str) -> bool:
-    """Tell a rule from what an expert named by hand may be called."""
+    """Tell if a name is that of a rule, so that no fixed expert may have it."""
     return name == ESFT or name.startswith(RANDOM_IN) or ranking_and_rank(name) is not None
 
 
@@ -133,11 +137,12 @@ class SelectionSettings(Settings):
     """Which rules choose experts, and how many each.
 
     Attributes:
-        rules: Rankings of `SELECTIONS`, `esft`, and `random_in:<rule>`. A ranking may carry a rank:
+        rules: Rankings of `SELECTIONS`, `esft`, and `random_in:<rule>`. A ranking may have a rank:
             `affinity_2` takes the next `top` after the best, `random_3` the third draw.
-        top: Experts each ranking chooses, M; the paper finds 1 best.
-        fixed: Experts named by hand; the name is used like a rule.
-        depths: Where the middle of a layer may lie for `contrast_within`, 0 the first, 1 the last.
+        top: Experts that each ranking chooses, M; the paper finds 1 best.
+        fixed: Experts chosen by hand; a method selects one by its name, like a rule.
+        depths: Range of depths for `contrast_within`: of a layer's middle, 0 the model's beginning,
+            1 its end.
         esft_threshold: Sum of scores that the experts of `esft` reach together in a layer, p.
         esft_score: `token`, share of the layer's top-k slots, or `gate`, affinity.
     """
@@ -150,7 +155,7 @@ class SelectionSettings(Settings):
     esft_score: Literal["token", "gate"] = "token"
 
     @model_validator(mode="after")
-    def _names_are_told_apart(self) -> Self:
+    def _names_are_unambiguous(self) -> Self:
         for name in self.fixed:
             if is_rule(name):
                 raise ValueError(f"fixed.{name} is the name of a rule; call this expert otherwise")
@@ -169,17 +174,17 @@ def select_experts(
     settings: SelectionSettings,
     seed: int,
 ) -> dict[str, Selection]:
-    """Return what each rule chooses, and the experts named by hand, by the rule's name.
+    """Return the choice of each rule, and the fixed experts, by name.
 
     Args:
-        forget: How the forget set is routed.
-        retain: How the retain set is routed.
+        forget: Routing of the forget set.
+        retain: Routing of the retain set.
         settings: The rules.
-        seed: Decides random experts; of a study see `seed_of_draw`.
+        seed: Decides random experts; a study's is from `seed_of_draw`.
 
     Raises:
-        InputError: If an expert named by hand is not in the model, a rank is beyond the experts of
-            its rule, or a rule asks for a column that was not captured.
+        InputError: If a fixed expert is not in the model, a rank is beyond the experts of its rule,
+            or a rule reads a column that was not captured.
     """
     chosen = {name: _fixed(name, settings, forget) for name in settings.fixed}
     for name in sorted(settings.rules, key=lambda name: name.startswith(RANDOM_IN)):
@@ -201,7 +206,7 @@ def select(
     rule: str = "affinity",
     seed: int = 0,
 ) -> Selection:
-    """Return the one expert that a rule chooses, see `SELECTIONS`."""
+    """Return the choice of one rule, of one expert; see `SELECTIONS`."""
     return select_experts(forget, retain, SelectionSettings(rules=[rule]), seed)[rule]
 
 
@@ -215,10 +220,10 @@ def best_of_layers(
     """Return each layer's best experts by a rule, the layer of the best one first.
 
     Args:
-        forget: How the forget set is routed.
-        retain: How the retain set is routed.
+        forget: Routing of the forget set.
+        retain: Routing of the retain set.
         rule: A row of `SELECTIONS`.
-        top: Experts of each layer.
+        top: Number of experts of each layer.
         every: Take every n-th MoE layer, see `every_nth`.
     """
     inputs = rule_inputs(rule, forget, retain, SelectionSettings(), seed=0)
@@ -231,12 +236,12 @@ def best_of_layers(
 
 
 def every_nth(layers: int, every: int) -> range:
-    """Return every n-th of so many MoE layers, beginning in the middle of the first n."""
+    """Return every n-th of a number of MoE layers, beginning in the middle of the first n."""
     return range((every - 1) // 2, layers, every)
 
 
 def seed_of_draw(base_seed: int, seed: int) -> int:
-    """Return the seed of random experts: another for each base model and each seed of a study."""
+    """Return the seed of random experts, a different one for each base model and seed."""
     digest = hashlib.blake2b(f"{base_seed} {seed}".encode(), digest_size=7).digest()
     return int.from_bytes(digest)
 
@@ -244,9 +249,9 @@ def seed_of_draw(base_seed: int, seed: int) -> int:
 def random_beside(
     experts: Sequence[tuple[int, int]], forget: RoutingTable | Routing, seed: int
 ) -> Selection:
-    """Return as many random experts of the same layers, none of which is among those given.
+    """Return as many random experts of the same layers, none of them among those given.
 
-    The control that tells the choice of an expert from the choice of its layer.
+    This control separates the choice of an expert from the choice of its layer.
 
     Raises:
         InputError: If a layer has too few others.
@@ -267,11 +272,11 @@ def random_beside(
 
 
 def _fixed(name: str, settings: SelectionSettings, forget: RoutingTable | Routing) -> Selection:
-    fixed, experts = settings.fixed[name], forget.affinity.shape[1]
-    if fixed.layer not in forget.layers or fixed.expert >= experts:
+    fixed, num_experts = settings.fixed[name], forget.affinity.shape[1]
+    if fixed.layer not in forget.layers or fixed.expert >= num_experts:
         raise InputError(
             f"expert_selection.fixed.{name}: there is no expert {fixed.expert} in layer "
-            f"{fixed.layer}; MoE layers are {forget.layers}, experts 0 to {experts - 1}."
+            f"{fixed.layer}; MoE layers are {forget.layers}, experts 0 to {num_experts - 1}."
         )
     return Selection([(fixed.layer, fixed.expert)])
 
@@ -283,7 +288,7 @@ def _ranked(
     settings: SelectionSettings,
     seed: int,
 ) -> Selection:
-    """Return the rank-th `top` experts of a ranking over all layers."""
+    """Return the `top` experts of a ranking over all layers, or with a rank the next ones."""
     (ranking, rank), top = ranking_and_rank(_check_rule(name)) or ("", 0), settings.top
     inputs = rule_inputs(ranking, forget, retain, settings, seed)
     scores = SELECTIONS[ranking](**inputs)
@@ -312,7 +317,7 @@ def _ranked(
     order = [(forget.layers[p // scores.shape[1]], p % scores.shape[1]) for p in positions]
     values = scores.flatten()[positions].tolist()
     following = end if end < total else None
-    # where a rule is made of more than affinities, parts of the samples tell nothing of it
+    # only affinities are known of parts of the samples
     of_affinities = not columns_of(ranking) and "seed" not in inputs
     return Selection(
         experts=order[begin:end],
@@ -330,10 +335,10 @@ def rule_inputs(
     settings: SelectionSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """Return what a rule takes, by the names of its parameters.
+    """Return a ranking's arguments by name.
 
     Raises:
-        InputError: If there is no such input, or it was not captured.
+        InputError: If one is not among `RULE_INPUTS`, or was not captured.
     """
     import torch
 
@@ -367,24 +372,24 @@ def _esft(forget: RoutingTable | Routing, settings: SelectionSettings) -> Select
     halves = list(forget.halves) if by_gate and not forget.halves.isnan().any() else []
     chosen, *by_half = (fewest_to_reach(s, settings.esft_threshold) for s in (scores, *halves))
     stability = choice_overlap(*by_half) if by_half else None
-    doubt = unstable({} if stability is None else {"stability_halves": stability})
+    warning = unstable({} if stability is None else {"stability_halves": stability})
     values = scores.tolist()
     positions = [(row, expert) for row, experts in enumerate(chosen) for expert in experts]
     return Selection(
         experts=[(forget.layers[row], expert) for row, expert in positions],
         scores=[values[row][expert] for row, expert in positions],
         stability_halves=stability,
-        warnings=[doubt] if doubt else [],
+        warnings=[warning] if warning else [],
     )
 
 
 def slot_shares(token_share: Tensor) -> Tensor:
-    """Return shares of tokens (L, E), which sum to k in a layer, as shares of its top-k slots."""
+    """Return each expert's share of its layer's top-k slots, given its share of tokens (L, E)."""
     return token_share / token_share.sum(1, keepdim=True)
 
 
 def fewest_to_reach(scores: Tensor, threshold: float) -> list[list[int]]:
-    """Return for each layer its experts by falling score, until their sum reaches a threshold.
+    """Return each layer's experts by falling score until their sum reaches a threshold.
 
     An expert is taken while those before it have not reached the threshold: the first one always,
     and all of a layer that sums to less.
@@ -399,18 +404,19 @@ def fewest_to_reach(scores: Tensor, threshold: float) -> list[list[int]]:
     return [order[:count] for order, count in zip(falling.indices.tolist(), counts, strict=True)]
 
 
-def most_to_reach(experts: int, settings: SelectionSettings) -> int:
-    """Return the most experts that `esft` can take of a layer of so many.
+def most_to_reach(num_experts: int, settings: SelectionSettings) -> int:
+    """Return the most experts that `esft` can take of a layer.
 
-    By `token` those of equal shares; by `gate` all, since a layer may sum to less than p.
+    By `token` it takes most where all shares are equal; by `gate` it may take all, since a layer
+    may sum to less than p.
     """
     if settings.esft_score == "gate":
-        return experts
-    return max(1, math.ceil(experts * (settings.esft_threshold - ESFT_ROUNDING)))
+        return num_experts
+    return max(1, math.ceil(num_experts * (settings.esft_threshold - ESFT_ROUNDING)))
 
 
 def choice_overlap(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
-    """Return the share of the experts in either choice, by layer, that are in both."""
+    """Return the number of experts in both choices over that in either; a choice is by layer."""
     first, second = (
         {(layer, expert) for layer, chosen in enumerate(choice) for expert in chosen}
         for choice in (one, other)
