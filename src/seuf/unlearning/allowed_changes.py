@@ -1,4 +1,4 @@
-"""The tensors that a method may change, by checkpoint key: what an audit holds a delta against."""
+"""The tensors that a method may change, by checkpoint key; an audit compares deltas with them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from seuf.unlearning.settings import Experts, Method
 def allowed_changes(model: Any, method: Method, experts: Experts) -> set[str]:
     """Return the checkpoint keys that a method may change.
 
-    Of tensors that are fused in the checkpoint, and of routers of which only the experts' rows are
-    trained, these are `key[e]`.
+    For one expert of a tensor fused in the checkpoint, and for one row of a router of which only
+    the experts' rows are trained, the key is `key[e]`.
 
     Args:
-        model: The base model; without weights will do.
+        model: The base model, with or without weights.
         method: The method.
-        experts: (layer, expert) pairs that it was given.
+        experts: (layer, expert) pairs that the method was given.
 
     Raises:
         InputError: If the model has no such expert, layer or part.
@@ -46,7 +46,7 @@ def allowed_changes(model: Any, method: Method, experts: Experts) -> set[str]:
         keys |= _keys(model, paths)
         if method.router != "none":
             inside = _parameters_inside(model, layers[index].router)
-            # a bias that steers the choice alone has another length, and is not trained
+            # a bias of another length only decides which experts are chosen, and is not trained
             names = [n for n, p in inside.items() if len(p) == layers[index].num_experts]
             rows = [row_path(name, expert) for name in names]
             keys |= _keys(model, rows if method.router == "row" else names)
@@ -54,7 +54,7 @@ def allowed_changes(model: Any, method: Method, experts: Experts) -> set[str]:
 
 
 def owner_of(model: Any, key: str) -> str:
-    """Return in words what a key belongs to: an expert, a router, a layer, or none of these."""
+    """Return in words what a key belongs to: an expert, a router, a layer, or no layer."""
     for layer in moe_layers(model):
         for expert in range(layer.num_experts):
             if key in _keys(model, _expert_paths(model, layer, expert)):
@@ -77,11 +77,11 @@ def _parameters_inside(model: Any, module: Any) -> dict[str, Tensor]:
 
 
 def _keys(model: Any, paths: Iterable[str]) -> set[str]:
-    """Return the checkpoint keys at parameter paths, of fused expert tensors each expert's."""
+    """Return the checkpoint keys at parameter paths; fused expert tensors have one an expert."""
     rows, keys = rows_of_experts(model), set[str]()
     for path in paths:
-        for one in [row_path(path, e) for e in range(rows.get(path, 0))] or [path]:
-            name, row = split_row(one)
+        for part in [row_path(path, e) for e in range(rows.get(path, 0))] or [path]:
+            name, row = split_row(part)
             whole = model.get_parameter(name).detach()
-            keys |= to_checkpoint(model, one, whole if row is None else whole[row]).keys()
+            keys |= to_checkpoint(model, part, whole if row is None else whole[row]).keys()
     return keys

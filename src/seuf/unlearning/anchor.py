@@ -1,4 +1,4 @@
-"""The anchor loss of Eq. 3: the router goes on to send what is forgotten to the expert."""
+"""The anchor loss of Eq. 3: it keeps the router sending forget tokens to the selected experts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def anchor_loss(gates: Tensor, target: Tensor, mask: Tensor, total: Tensor | Non
             router little gradient, or none.
         target: a of Eq. 3 (E,): 1 on each of the selected experts of the layer, 0 elsewhere.
         mask: Which of the N tokens count, bool.
-        total: How many count in the step, where these are a part of it; see `masked_mean`.
+        total: How many tokens count in the whole step if these are a part; see `masked_mean`.
     """
     return masked_mean((gates - target).square().sum(-1), mask, total)
 
@@ -33,9 +33,10 @@ class Anchor:
 
     Args:
         model: The model.
-        experts: (layer, expert) pairs; without any there is no anchor.
+        experts: (layer, expert) pairs; without any the loss is 0.
         on: `softmax` anchors all probabilities, `topk` those of the chosen experts only.
-        target: a of Eq. 3 is `one` on each selected expert of a layer, or they `share` the one.
+        target: `one` sets a of Eq. 3 to 1 on each selected expert of a layer; `share` divides the 1
+            among them.
     """
 
     def __init__(
@@ -43,21 +44,21 @@ class Anchor:
     ) -> None:
         self.on, anchored = on, {index for index, _ in experts}
         self.layers = [layer for layer in moe_layers(model) if layer.index in anchored]
-        self.targets: list[Tensor] = []  # a of Eq. 3, of each layer (E,)
+        self.targets: list[Tensor] = []  # a of Eq. 3 for each layer, (E,)
         for layer in self.layers:
             selected = [expert for index, expert in experts if index == layer.index]
-            gates = torch.zeros(layer.num_experts)
-            gates[selected] = 1 / len(selected) if target == "share" else 1.0
-            self.targets.append(gates.to(next(layer.router.parameters()).device))
+            a = torch.zeros(layer.num_experts)
+            a[selected] = 1 / len(selected) if target == "share" else 1.0
+            self.targets.append(a.to(next(layer.router.parameters()).device))
         self._losses: list[Tensor] = []
 
     @contextmanager
     def watching(self, mask: Tensor, whole: Tensor | None = None) -> Iterator[None]:
-        """Measure what passes inside the context.
+        """Measure the loss in forward passes inside the context.
 
         Args:
             mask: Which tokens count, (B, T), bool.
-            whole: The same of the step's batch, over which the mean is taken; `mask` by default.
+            whole: The mask of the step's whole batch, over which the mean is taken; default `mask`.
         """
         self._losses.clear()
         total = (mask if whole is None else whole).sum()
@@ -76,7 +77,7 @@ class Anchor:
             yield
 
     def loss(self, device: torch.device) -> Tensor:
-        """Return the mean over layers of what was last measured, once, on a device."""
+        """Return the mean over layers of the losses last measured, and forget them."""
         losses, self._losses = self._losses, []
         if not losses:
             return torch.zeros((), device=device)

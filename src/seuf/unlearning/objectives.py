@@ -1,15 +1,15 @@
-"""What is minimised: the objectives of the paper and those of its peers, as pure functions.
+"""What is minimised: the objectives of the paper and of its peers, as pure functions.
 
-An objective's parameters name the inputs that it is made of, see `OBJECTIVE_INPUTS`; its
-keyword-only parameters are numbers that a study sets under `unlearning.objectives`. Another
-objective is one function and one row of `OBJECTIVES`, here or in a package of your own.
+An objective's parameters name its inputs, see `OBJECTIVE_INPUTS`; its keyword-only parameters are
+numbers that a study sets under `unlearning.objectives`. To add an objective, write one function and
+one row of `OBJECTIVES`, here or in a package of your own.
 
 An objective that is a weighted sum of means over tokens and texts (`mean`, `mean_over_texts`,
-`distance`) may be computed in parts: these methods divide by what counts in the whole step. One
-that bends a mean, or divides by something else, is named in `NEEDS_WHOLE_BATCH`.
+`distance`) may be computed in micro-batches: these methods divide by the counts of the whole step.
+Name one that is a nonlinear function of a mean, or divides by something else, in
+`NEEDS_WHOLE_BATCH`.
 
-Settings read the table in stages that never compute, so nothing here imports torch before it is
-needed.
+Settings import this module in stages that never compute, so torch is imported only where needed.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
     from seuf.moe.loss import Logits, SoftTarget
 
-# What an objective may ask for, by name: see `seuf.unlearning.forward_passes`, which computes it.
+# The inputs that an objective may take, by name; `seuf.unlearning.forward_passes` computes them.
 OBJECTIVE_INPUTS = (
     "forget_nll",  # TokenNLL of the forget batch
-    "retain_loss",  # the row's retain loss of the retain batch, TokenNLL: see `RETAIN_LOSSES`
+    "retain_loss",  # the method's retain loss on the retain batch, TokenNLL: see `RETAIN_LOSSES`
     "retain_nll",  # TokenNLL of the retain batch
     "refusal_nll",  # TokenNLL of a refusal after the prompt of each text of the forget batch
     "forget_predictions",  # Predictions of the forget batch
     "retain_predictions",  # the same of the retain batch
     "forget_reference_predictions",  # the original model's Predictions of the forget batch
     "retain_reference_predictions",  # the same of the retain batch
-    "forget_hidden",  # Hidden: what leaves the steered layer on the forget batch
+    "forget_hidden",  # Hidden: output of the steered layer on the forget batch
     "retain_hidden",  # the same on the retain batch
     "forget_reference_nll",  # the original model's `TokenNLL.sums` of the forget batch, (B * S,)
     "refusal_reference_nll",  # the same of the refusals
     "retain_reference_hidden",  # the original model's activations on the retain batch, (B, T, d)
     "steering",  # RMU's target, c * u, (d,)
 )
-# What l_r of Eq. 4 is, the `retain_loss` of a method, and the inputs that each is made of: the
-# token NLL, KL(original || now) of the predictions of each token, or the NLL times a weight of each
-# token, see `seuf.unlearning.routing_aware`.
+# Choices for l_r of Eq. 4, a method's `retain_loss`, and the inputs of each: the token NLL,
+# KL(original || now) of each token's prediction, or the NLL times each token's weight, see
+# `seuf.unlearning.routing_aware`.
 RETAIN_LOSSES = {
     "nll": ("retain_nll",),
     "kl": ("retain_predictions", "retain_reference_predictions"),
@@ -53,7 +53,7 @@ RETAIN_LOSSES = {
 
 
 class Counts(NamedTuple):
-    """How many tokens and texts of a step count in all, (): what means divide by."""
+    """Numbers of tokens and of texts that count in a step, each (): what means divide by."""
 
     tokens: Tensor
     texts: Tensor
@@ -64,10 +64,10 @@ class TokenNLL(NamedTuple):
 
     Attributes:
         values: In nats, (B, T).
-        mask: Which of them count, (B, T), bool.
-        texts: Which of those belong to each of a sample's S texts, (B, S, T), bool; nothing in
-            places that no text fills. None where each sample is one text.
-        whole: Counts of the step that the batch is a part of; None if it is all of it.
+        mask: Which tokens count, (B, T), bool.
+        texts: Which of these belong to each of a sample's texts, (B, S, T), bool, S the most texts
+            in a sample. None where each sample is one text.
+        whole: Counts of the whole step if the batch is a part of it, else None.
     """
 
     values: Tensor
@@ -81,7 +81,7 @@ class TokenNLL(NamedTuple):
         return masked_mean(self.values if values is None else values, self.mask, total)
 
     def sums(self) -> Tensor:
-        """Return the NLL summed over each text, (B * S,); 0 where there is none."""
+        """Return the NLL summed over each text, (B * S,); 0 where there is no text."""
         if self.texts is None:
             return (self.values * self.mask).sum(-1)
         return (self.values[:, None] * self.texts).sum(-1).flatten()
@@ -95,19 +95,19 @@ class TokenNLL(NamedTuple):
         return self.sums() / self.lengths().clamp(min=1)
 
     def mean_over_texts(self, values: Tensor) -> Tensor:
-        """Return the mean over all texts of the step of values (B * S,), such as `sums`."""
+        """Return the mean of values (B * S,), such as `sums`, over all texts of the step."""
         total = self.whole and self.whole.texts
         return masked_mean(values, self._texts().any(-1).flatten(), total)
 
     def after_prompt(self) -> Tensor:
         """Return which tokens are the first after a prompt of two tokens or more, (B, T), bool.
 
-        Before the first that counts of a text without a prompt stands one that does not, its own
-        first; it is predicted from another text, or from nothing.
+        In a text without a prompt only one token does not count, its first, and the token after
+        that is not returned.
         """
         import torch.nn.functional as F
 
-        own = F.pad(self.mask, (1, 0), value=False)  # no sample's own first token counts
+        own = F.pad(self.mask, (1, 0), value=False)  # a sample's first token never counts
         before, two_before = own[:, :-1], F.pad(own, (1, 0), value=True)[:, :-2]
         return self.mask & ~before & ~two_before
 
@@ -116,12 +116,12 @@ class TokenNLL(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What is predicted for each token of a batch.
+    """The predicted distribution of each token of a batch.
 
     Attributes:
         logits: The distributions.
         texts: As in `TokenNLL`.
-        whole: As there.
+        whole: As in `TokenNLL`.
     """
 
     logits: Logits
@@ -129,7 +129,7 @@ class Predictions(NamedTuple):
     whole: Counts | None = None
 
     def rows(self, part: slice) -> Predictions:
-        """Return those of some samples of the batch."""
+        """Return the predictions for some samples of the batch."""
         texts = None if self.texts is None else self.texts[part]
         return Predictions(self.logits.rows(part), texts, self.whole)
 
@@ -141,11 +141,11 @@ class Predictions(NamedTuple):
         """Return the cross-entropy of each token's prediction with a soft target.
 
         Args:
-            target: Makes it of logits (n, V) and the next token (n,).
-            of: The predictions whose logits these are; by default these themselves.
+            target: Returns it for logits (n, V) and the next tokens (n,).
+            of: Predictions that give the target its logits; by default these themselves.
         """
-        made = self.logits.cross_entropy(target, None if of is None else of.logits)
-        return TokenNLL(*made, self.texts, self.whole)
+        losses = self.logits.cross_entropy(target, None if of is None else of.logits)
+        return TokenNLL(*losses, self.texts, self.whole)
 
     def divergence(self, original: Predictions) -> TokenNLL:
         """Return KL(original || these) of each token's prediction."""
@@ -153,22 +153,22 @@ class Predictions(NamedTuple):
 
 
 class Hidden(NamedTuple):
-    """Activations (B, T, d), which of the tokens count (B, T), and of how many in the step."""
+    """Activations (B, T, d), a mask of the tokens that count (B, T), and the step's counts."""
 
     values: Tensor
     mask: Tensor
     whole: Counts | None = None
 
     def distance(self, target: Tensor) -> Tensor:
-        """Return the mean squared distance of all tokens' activations to a target."""
+        """Return the mean squared distance of the tokens' activations to a target."""
         distances = (self.values - target).square().mean(-1)
         return masked_mean(distances, self.mask, self.whole and self.whole.tokens)
 
 
 def masked_mean(values: Tensor, mask: Tensor, total: Tensor | None = None) -> Tensor:
-    """Return the mean of the values that count, without a GPU being asked how many these are.
+    """Return the mean of the values that count, without reading their number from the GPU.
 
-    With a `total`, their part of a mean over so many values: parts of a whole add up to its mean.
+    With a `total`, return their part of a mean over `total` values: the parts add up to the mean.
     """
     return (values * mask).sum() / (mask.sum() if total is None else total)
 
@@ -199,8 +199,8 @@ def npo(
 ) -> Tensor:
     """Return the negative-preference loss, with log-likelihoods summed over each text.
 
-    As open-unlearning d3d7cf9, utils.py (`compute_dpo_loss`) and unlearn/npo.py. Texts that share
-    a sample are texts nevertheless: the loss bends with the likelihood of each.
+    As open-unlearning d3d7cf9, utils.py (`compute_dpo_loss`) and unlearn/npo.py. Texts packed into
+    one sample count as texts of their own, since the loss is not linear in a text's likelihood.
 
     Args:
         forget_nll: Of the model in training.
@@ -223,7 +223,7 @@ def simnpo(
     simnpo_gamma: float = 0.125,
     retain_weight: float,
 ) -> Tensor:
-    """Return NPO without a reference: the mean NLL of each text against a margin.
+    """Return NPO without a reference: each text's mean NLL is compared with a margin.
 
     Fan et al. 2024, https://arxiv.org/abs/2410.07163; as open-unlearning d3d7cf9,
     unlearn/simnpo.py.
@@ -278,9 +278,9 @@ def wga(
     wga_beta: float = 1.0,
     retain_weight: float,
 ) -> Tensor:
-    """Return gradient ascent in which each token counts p^beta, p its probability now.
+    """Return gradient ascent with each token weighted by p^beta, p its probability now.
 
-    What is forgotten already pushes no more. Wang et al. 2025, https://arxiv.org/abs/2502.19301; as
+    Tokens already forgotten hardly count. Wang et al. 2025, https://arxiv.org/abs/2502.19301; as
     open-unlearning d3d7cf9, utils.py (`compute_wga_loss`): no gradient passes through the weight,
     and the sum is over the number of tokens, not over their weights.
     """
@@ -297,11 +297,11 @@ def satimp(
     satimp_gamma: float = 0.1,
     retain_weight: float,
 ) -> Tensor:
-    """Return gradient ascent in which each token counts p^beta1 (1 - p)^beta2.
+    """Return gradient ascent with each token weighted by p^beta1 (1 - p)^beta2.
 
     Yang et al. 2025, https://arxiv.org/abs/2505.11953; as open-unlearning d3d7cf9, utils.py
     (`compute_satimp_loss`), and its weight gamma of the forget term. A token that the model is sure
-    of, p near 1, counts as little as one that is forgotten: with beta 5 and 1 most at p = 5/6.
+    of, p near 1, counts as little as a forgotten one; with betas 5 and 1 the weight peaks at 5/6.
     """
     probability = (-forget_nll.values).exp().detach()
     weight = probability**satimp_beta1 * (1 - probability) ** satimp_beta2
@@ -317,18 +317,18 @@ def undial(
     undial_beta: float = 10.0,
     retain_weight: float,
 ) -> Tensor:
-    """Return the cross-entropy with what the original predicts, less beta at the true token.
+    """Return the cross-entropy with the original's prediction, its true token's logit less beta.
 
     Self-distillation with adjusted logits, Dong et al. 2024, https://arxiv.org/abs/2402.10052. As
-    open-unlearning d3d7cf9, utils.py (`compute_undial_loss`), but of the tokens that are to be
-    forgotten alone: there a token that is not takes part in the mean, and its label -100 lowers
-    entry V - 100 instead. Its alpha, the weight of the retain loss, is 0.
+    open-unlearning d3d7cf9, utils.py (`compute_undial_loss`), but only over tokens to forget: there
+    the other tokens are in the mean too, and their label -100 lowers entry V - 100 instead. Its
+    alpha, the weight of the retain loss, is 0.
 
     Args:
         forget_predictions: Of the model in training.
         forget_reference_predictions: Of the original model, the teacher.
         retain_loss: Of the model in training.
-        undial_beta: What is taken from the teacher's logit of the true token.
+        undial_beta: Subtracted from the teacher's logit of the true token.
         retain_weight: Weight of the retain loss.
     """
 
@@ -345,7 +345,7 @@ def ceu(forget_predictions: Predictions) -> Tensor:
 
     Yang 2025, https://arxiv.org/abs/2503.01224; as open-unlearning d3d7cf9, unlearn/ceu.py: no
     gradient passes through the target, there is no retain term, and the first token after a prompt
-    does not count. Here it is 0 in the mean over all tokens, there it is left out.
+    does not count. Here that token is a 0 in the mean over all tokens; there it is left out.
     """
 
     def without(logits: Tensor, token: Tensor) -> Tensor:
@@ -365,7 +365,7 @@ def rmu(
 ) -> Tensor:
     """Return the representation-misdirection loss.
 
-    Pushes forget activations to `steering` and holds retain activations where they were. As
+    It pushes forget activations to `steering` and keeps retain activations where they were. As
     centerforaisafety/wmdp, rmu/unlearn.py, but padding is not counted.
 
     Args:
@@ -399,7 +399,7 @@ OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "ceu": ceu,
 }
 
-# Objectives whose gradient is not the sum of what parts of a batch give, by name: none of these.
+# Names of objectives whose gradient is not the sum of its micro-batches' gradients; none here.
 NEEDS_WHOLE_BATCH: set[str] = set()
 
 
@@ -407,7 +407,7 @@ def arguments_of(objective: str) -> tuple[set[str], set[str]]:
     """Return the names of the inputs and of the numbers that an objective takes.
 
     Raises:
-        InputError: If there is no such objective, or it asks for an input that nobody computes.
+        InputError: If there is no such objective, or an input is not among `OBJECTIVE_INPUTS`.
     """
     if objective not in OBJECTIVES:
         raise InputError(
@@ -425,7 +425,7 @@ def arguments_of(objective: str) -> tuple[set[str], set[str]]:
 
 
 def inputs_of(objective: str, retain_loss: str) -> set[str]:
-    """Return the names of what is computed for an objective, with a retain loss for its parts."""
+    """Return the names of the inputs to compute for an objective with a retain loss."""
     inputs = arguments_of(objective)[0]
     return inputs - {"retain_loss"} | (
         {*RETAIN_LOSSES[retain_loss]} if "retain_loss" in inputs else set()
@@ -433,5 +433,5 @@ def inputs_of(objective: str, retain_loss: str) -> set[str]:
 
 
 def is_steered(objective: str | None) -> bool:
-    """Tell if an objective is made of one layer's activations, as RMU is; no objective is not."""
+    """Tell if an objective reads one layer's activations, as RMU does; False for None."""
     return objective is not None and any("hidden" in name for name in arguments_of(objective)[0])

@@ -1,8 +1,8 @@
-"""Record a training step on a GPU and play it back.
+"""Record a training step on a GPU as a CUDA graph, and replay it.
 
-A step on one expert is hundreds of small kernels, and a GPU waits for Python to start each. After
-some steps the work is recorded, and from then on played back as one (a CUDA graph): the same
-kernels on the same memory, into which each step's batch is copied.
+A step on one expert is hundreds of small kernels, and the GPU waits for Python to launch each.
+After some steps the kernels are recorded, and from then on replayed all at once, on the same
+memory, into which each step's batch is copied.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 from seuf.moe.sharding import ranks
 from seuf.unlearning.scopes import Scope
 
-WARM_UP = 3  # steps before the recording: libraries set themselves up in the first ones
+WARM_UP = 3  # steps before the recording: libraries initialise in the first ones
 log = logging.getLogger(__name__)
 
 
 class Recording(NamedTuple):
-    """A recorded step: its graph, and the memory that it reads its batch from and writes to."""
+    """A recorded step: its graph, and the tensors that it reads and writes."""
 
     graph: Any
     batch: Any
@@ -31,16 +31,16 @@ class Recording(NamedTuple):
 
 
 class RecordedStep:
-    """A training step that is recorded where it can be: on one GPU that holds the whole model.
+    """A training step that is recorded if one GPU holds the whole model.
 
-    Elsewhere each call runs the step as it is. Leave the context when the last step is done: a
-    recording holds as much memory as a step.
+    Otherwise each call runs the step as it is. Leave the context after the last step: a recording
+    takes as much memory as a step.
 
     Args:
         step: Updates the scope on a batch (nested tuples of tensors) and returns the step's numbers
-            as one tensor. Reads nothing else that differs between steps.
-        scope: What is trained; its context is open.
-        enabled: Record at all.
+            as one tensor. It reads nothing else that differs between steps.
+        scope: The tensors in training; its context is open.
+        enabled: False to record nothing.
     """
 
     def __init__(self, step: Callable[[Any], Tensor], scope: Scope, enabled: bool = True) -> None:
@@ -51,7 +51,7 @@ class RecordedStep:
         self.device = devices.pop() if len(devices) == 1 else None
         on_one_gpu = self.device is not None and self.device.type == "cuda" and ranks() == 1
         self.enabled = enabled and on_one_gpu
-        # One stream throughout: a gradient's node remembers the one that it was made on.
+        # The same stream for all steps: autograd's nodes remember the stream they were made on.
         self.stream: Any = _stream_of(self.device) if self.enabled else None
 
     def __enter__(self) -> RecordedStep:
@@ -62,10 +62,10 @@ class RecordedStep:
         self.recording = None
 
     def __call__(self, batch: Any) -> Tensor:
-        """Take a step; return its numbers without asking the device for them.
+        """Take a step; return its numbers without waiting for them.
 
-        A recorded step runs beside what follows, such as fetching the next batch: call `wait`
-        before reading anything that it makes.
+        A recorded step runs at the same time as what follows, such as fetching the next batch: call
+        `wait` before reading anything that it computes.
         """
         if self.stream is None:
             return self.step(batch)
@@ -78,24 +78,24 @@ class RecordedStep:
                 self.recording = self._record(batch)
             if self.recording is None or _shapes(batch) != _shapes(self.recording.batch):
                 return self.step(batch)
-            for kept, new in zip(_tensors(self.recording.batch), _tensors(batch), strict=True):
-                kept.copy_(new, non_blocking=True)
+            for static, new in zip(_tensors(self.recording.batch), _tensors(batch), strict=True):
+                static.copy_(new, non_blocking=True)
             self.recording.graph.replay()
             self.scope.note_changes()
             return self.recording.numbers.clone()
 
     def wait(self) -> None:
-        """Let what follows on the device come after all steps so far."""
+        """Make the device finish all steps so far before what follows."""
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
     def _record(self, batch: Any) -> Recording | None:
-        """Return the recording of a step, which does not itself happen; None if it cannot be."""
+        """Return the recording of a step, which does not run yet; None if it cannot be recorded."""
         batch, graph = _copied(batch), torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self.stream):
                 numbers = self.step(batch)
-        except RuntimeError as error:  # something in the model asks the GPU, or moves weights
+        except RuntimeError as error:  # something in the model waits for the GPU or moves weights
             cause: BaseException = error
             while cause.__context__ is not None:
                 cause = cause.__context__
@@ -108,7 +108,7 @@ class RecordedStep:
 
 @cache
 def _stream_of(device: torch.device) -> Any:
-    """Return the stream of all steps on a device: memory that one has used serves the next."""
+    """Return the stream of all steps on a device, so that one step's memory serves the next."""
     return torch.cuda.Stream(device)
 
 

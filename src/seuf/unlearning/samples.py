@@ -1,4 +1,4 @@
-"""The samples of a method's steps: which are drawn, what of them counts, and their refusals."""
+"""The samples of a method's steps: which are drawn, which tokens count, and their refusals."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def draw_batches(
     forget: int, retain: int, steps: int, batch_size: int, seed: int
 ) -> list[tuple[list[int], list[int]]]:
-    """Return the samples of each step, of both sets: shuffled anew each time a set is used up.
+    """Return each step's samples of both sets; a set is shuffled anew each time it is used up.
 
-    Positions are those among the samples to forget, followed by those to keep.
+    A position counts the samples to forget first, then those to keep.
     """
 
     def endless(positions: range, rng: random.Random) -> Iterator[int]:
@@ -41,7 +41,7 @@ def draw_batches(
 
 
 def counted_tokens(sample: Sequence[int]) -> Tensor:
-    """Return which of a sample's tokens a loss counts, all but those of prompts, (T,), bool."""
+    """Return which of a sample's tokens a loss counts: all but those of prompts, (T,), bool."""
     counted = torch.zeros(len(sample), dtype=torch.bool)
     for span in spans_of(sample):
         counted[span.counted : span.stop] = True
@@ -49,9 +49,9 @@ def counted_tokens(sample: Sequence[int]) -> Tensor:
 
 
 def text_numbers(sample: Sequence[int]) -> Tensor:
-    """Return for which of a sample's texts each token's NLL counts, -1 if for none, (T,).
+    """Return the number of the text in whose NLL each token counts, -1 if in none, (T,).
 
-    Not for the first of a text: it would be told from another text, or from nothing.
+    A text's first token counts in none: it would be predicted from another text, or from nothing.
     """
     numbers = torch.full((len(sample),), -1)
     for number, span in enumerate(spans_of(sample)):
@@ -65,44 +65,45 @@ def refusals_of(
     refusals: Sequence[str],
     seed: int,
 ) -> list[Sample]:
-    """Return samples in which each text goes on with a refusal after its prompt.
+    """Return the samples with a refusal after the prompt of each text.
 
-    What no loss counts of a text is its prompt; of one without, the first half of its tokens. The
-    refusals are drawn from the list, with replacement, in an order that the seed decides.
+    The first half of a text without a prompt stands for its prompt. Refusals are drawn from the
+    list at random, with replacement.
 
     Args:
         samples: Token ids; a `Sample` says where its texts and their prompts lie.
-        tokenizer: A refusal that follows no blank gets one; each is closed by its end of text.
+        tokenizer: Tokenizes refusals, each with a blank before it if the prompt ends in none, and
+            ends them with its end of text.
         refusals: Sentences.
-        seed: Of the order.
+        seed: Decides the draw.
     """
     rng, end = random.Random(f"refusals {seed}"), tokenizer.eos_token_id
     refused = []
     for sample in samples:
-        made = Sample([], [])
+        refusal = Sample([], [])
         for start, counted, stop in spans_of(sample):
             cut = counted if counted > start else start + (stop - start + 1) // 2
             prompt = list(sample[start:cut])
             blank = "" if str(tokenizer.decode(prompt))[-1:].isspace() else " "
             text = blank + rng.choice(list(refusals))
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            begin = len(made)
-            made += [*prompt, *ids, *([] if end is None else [end])]
-            made.texts.append(Span(begin, begin + len(prompt), len(made)))
-        refused.append(made)
+            begin = len(refusal)
+            refusal += [*prompt, *ids, *([] if end is None else [end])]
+            refusal.texts.append(Span(begin, begin + len(prompt), len(refusal)))
+        refused.append(refusal)
     return refused
 
 
 def common_width(
     samples: Sequence[Sequence[int]], batches: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> int:
-    """Return how wide all batches may be, so that a GPU plays one recording back for each.
+    """Return a width for all batches, so that a GPU replays one recording for each.
 
-    0 if they would be more than half as large again: then they are as wide as they are.
+    0 if they would take more than one and a half times the tokens; then each has its own width.
 
     Args:
         samples: Token ids.
-        batches: Positions of the samples to forget and to keep of each, see `draw_batches`.
+        batches: Positions of each batch's samples to forget and to keep, see `draw_batches`.
     """
     widths = [max(len(samples[at]) for at in (*forget, *retain)) for forget, retain in batches]
     widest = max(widths)
