@@ -1,7 +1,7 @@
-"""Judge methods at equal forgetting: what is left where the same share is forgotten.
+"""Compare methods at equal forgetting: what is left where the same share is forgotten.
 
-While a method trains, its model is evaluated again and again: a *path* from the original to what
-has forgotten most. One point of it compares little, for methods stop at different places. So
+While a method trains, its model is evaluated at intervals; the evaluations, from the original on,
+are its *path*. A single point of it does not compare methods, which stop at different places. So
 numbers are read off the path where the same share is forgotten: `share_forgotten` is 0 for the
 original and 1 where forget questions are answered as by guessing. Nothing is extrapolated: what a
 path does not reach is None.
@@ -13,15 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 TARGETS = (0.5, 0.75, 0.9)  # shares forgotten at which methods are compared
-LAYERS_AT = TARGETS[1]  # and one expert of each layer
+LAYERS_AT = TARGETS[1]  # share forgotten at which layers are compared
 ROUNDING = 1e-9  # a share that misses a target by its last bits has reached it
 
 
 def share_forgotten(forget_efficacy: float, original: float, chance: float) -> float | None:
-    """Return the share of the way from the original's forget efficacy to chance.
+    """Return how far forget efficacy is on the way from the original's (0) to chance (1).
 
-    It is negative where more is known than before, and above 1 below chance; None of an original
-    that answers no better than chance, which has nothing to forget.
+    It is negative if more is known than before, and above 1 below chance. It is None if the
+    original answers no better than chance, and so has nothing to forget.
     """
     if original <= chance:
         return None
@@ -29,11 +29,11 @@ def share_forgotten(forget_efficacy: float, original: float, chance: float) -> f
 
 
 def is_known(value: float, chance: float, asked: int | None) -> bool:
-    """Tell if a share of right answers is more than guessing gives, by two standard errors.
+    """Tell if a share of right answers is above chance by more than two standard errors.
 
     Args:
         value: The share, or the mean of a measure of free answers.
-        chance: What guessing gives; 0 without choices.
+        chance: The share that guessing gives; 0 without choices.
         asked: Number of questions; None if it is not known.
     """
     error = (chance * (1 - chance) / asked) ** 0.5 if asked else 0.0
@@ -45,7 +45,7 @@ def value_at(forgotten: Sequence[float], values: Sequence[float], target: float)
 
     Args:
         forgotten: Share forgotten at each evaluation, in their order, the original first.
-        values: What is read off, such as utility or a loss.
+        values: The values at the same evaluations, such as utility or a loss.
         target: Share forgotten.
 
     Returns:
@@ -67,8 +67,7 @@ def mean_until(
 ) -> float | None:
     """Return the mean of a path's value over all shares from 0 to a target.
 
-    It is the area under the curve of `value_at`, divided by the target: each share counts once,
-    where it is first forgotten.
+    That is the area under `value_at` as a function of the share, divided by the target.
 
     Returns:
         The mean; None if the path never forgets that much.
@@ -92,15 +91,16 @@ def at_targets(
     utility: Sequence[float] | None,
     general_loss: Sequence[float] | None,
 ) -> dict[str, float | None]:
-    """Return what is read off a path: numbers at each of `TARGETS`, and the area under utility.
+    """Return a path's utility and general loss at each of `TARGETS`, and its mean utility.
 
     Args:
         forgotten: Share forgotten at each evaluation, in their order, the original first.
-        utility: The same of utility; None where not all of it was measured.
-        general_loss: The same of the loss on other text.
+        utility: Utility at each evaluation; None if some of it was not measured.
+        general_loss: Loss on general texts at each evaluation, likewise.
 
     Returns:
-        `utility_at_50` and the like of both, and `area`; None where it is not reached.
+        `utility_at_50` and so on, `general_loss_at_50` and so on, and `area`, see `mean_until`;
+        None for what the path does not reach.
     """
     numbers: dict[str, float | None] = {}
     for name, values in (("utility", utility), ("general_loss", general_loss)):
@@ -111,18 +111,20 @@ def at_targets(
 
 
 def outcome(path: Iterable[Mapping[str, Any]], target: float) -> dict[str, float | None]:
-    """Return `utility` where a path first forgets the target, None if nowhere.
-
-    Beside it the most that it forgot, `forgotten`, with the `utility_there`.
+    """Return what a path reaches: utility at a target, and the most that it forgets.
 
     Args:
-        path: `forgotten` and `utility` of each evaluation, the original first; where the first is
-            None, nothing was evaluated.
+        path: `forgotten` and `utility` of each evaluation, the original first; `forgotten` is None
+            in rows without an evaluation.
         target: Share forgotten.
+
+    Returns:
+        `utility` where the target is first forgotten, None if nowhere; `forgotten`, the largest
+        share; `utility_there`, the utility with it.
     """
-    looked = [row for row in path if row["forgotten"] is not None]
-    shares, utilities = ([row[name] for row in looked] for name in ("forgotten", "utility"))
-    most = max(range(len(looked)), key=lambda place: shares[place], default=None)
+    evaluated = [row for row in path if row["forgotten"] is not None]
+    shares, utilities = ([row[name] for row in evaluated] for name in ("forgotten", "utility"))
+    most = max(range(len(evaluated)), key=lambda index: shares[index], default=None)
     return {
         "utility": value_at(shares, utilities, target),
         "forgotten": None if most is None else shares[most],
@@ -130,24 +132,23 @@ def outcome(path: Iterable[Mapping[str, Any]], target: float) -> dict[str, float
     }
 
 
-def rank_of_outcome(of: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return by what an `outcome` is preferred to others: the larger tuple.
+def rank_of_outcome(reached: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the sort key of an `outcome`; the largest is best.
 
-    Of those that forget at least the target the one of most utility there; if there is none, the
-    one that forgets most.
+    Best is the one of most utility at the target; if none reaches that, the one that forgets most.
     """
-    if of["utility"] is not None:
-        return 1.0, of["utility"]
-    if of["forgotten"] is None:
+    if reached["utility"] is not None:
+        return 1.0, reached["utility"]
+    if reached["forgotten"] is None:
         return (0.0,)
-    return 0.0, of["forgotten"], of["utility_there"]
+    return 0.0, reached["forgotten"], reached["utility_there"]
 
 
 def preference(forgotten: float | None, utility: float, target: float) -> tuple[float, ...]:
-    """Return by what an evaluation is preferred to others: the larger tuple.
+    """Return the sort key of an evaluation; the largest is best.
 
-    Of those that forget at least the target the one of most utility; if there is none, the one
-    that comes nearest to it.
+    Best is the one of most utility among those that reach the target; if none does, the one that
+    forgets most.
     """
     if forgotten is not None and forgotten >= target - ROUNDING:
         return 1.0, utility, forgotten
@@ -157,7 +158,7 @@ def preference(forgotten: float | None, utility: float, target: float) -> tuple[
 def pack_right(right: Sequence[float]) -> str:
     """Return which questions were answered rightly as a short text: their number and bits in hex.
 
-    `5:16` are five questions of which the first (10110 in bits), third and fourth were right.
+    `5:16` means five questions; the first, third and fourth were right (10110 in bits).
 
     Args:
         right: 1 or 0 for each question.

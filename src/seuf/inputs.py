@@ -1,16 +1,13 @@
-"""The one exception type whose message alone is shown to the user.
-
-What all settings have in common.
-"""
+"""The base of all settings, and the one exception that the user sees as its message alone."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class InputError(ValueError):
-    """Something the user gave (a file, a setting, a model) cannot be used; the message says why."""
+    """A file, a setting or a model from the user cannot be used; the message says why."""
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values cannot change."""
+    """Base of all settings: unknown keys are refused, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -1,6 +1,6 @@
-"""A warning that is told once, however often what it is about is done again.
+"""Log a warning once, however often its cause recurs.
 
-Apart from `inputs`, which every stage watches.
+This is not in `inputs`, on which every stage depends.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ from logging import WARNING, Logger
 
 @cache
 def warn_once(log: Logger, message: str, level: int = WARNING) -> None:
-    """Log a warning, or what is of another level, the first time that it comes in this process."""
+    """Log a message, by default a warning, the first time it occurs in this process."""
     log.log(level, message)

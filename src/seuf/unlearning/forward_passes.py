@@ -1,12 +1,12 @@
 """Pass the samples of a step through the model, from the first trained layer on.
 
-What lies below that layer is the same in every step: it is computed once for each sample and kept.
-The original model is never held beside the one in training either: what objectives need of it, the
-references, is computed before the first step, while the weights are still its own.
+The layers below that give the same output in every step: it is computed once for each sample and
+kept. There is no second copy of the original model either: what objectives need of it, the
+references, is computed before the first step, while the weights are still the original's.
 
-Both sets pass together where the objective needs both. Padding is on the right, where no token sees
-it: no mask is needed, and nothing is asked of a GPU. Texts that share a sample are told apart by
-losses, not by attention: a later one sees the earlier.
+Both sets pass together if the objective needs both. Padding is on the right, where no token attends
+to it: no attention mask is needed, and no GPU waits for one. Texts packed into one sample have
+losses of their own but share attention: a later text sees the earlier ones.
 """
 
 from __future__ import annotations
@@ -49,26 +49,26 @@ from seuf.unlearning.samples import (
 )
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, samples_at_once
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 class StepBatch(NamedTuple):
-    """What a step takes from outside the model, on its device.
+    """The tensors that a step takes from outside the model, on its device.
 
     Attributes:
-        input_ids: The samples to forget and then, where the objective has a retain term, as many
-            to keep, and where it asks for them the refusals of the first, right-padded, (B, T).
-        mask: Which count for a loss: no padding and no prompt, (B, T), bool.
-        forget_mask: Which are no padding and are to be forgotten, (B, T), bool.
-        texts: Whose NLL counts, by the text of the sample: those of `mask` before which a token of
-            the same text stands, (B, S, T), bool.
-        prefix: What enters the first trained layer, (B, T, d); None if it is not kept.
+        input_ids: The samples to forget, then as many to keep if the objective has a retain term,
+            then the refusals of the first if it has those; right-padded, (B, T).
+        mask: Which tokens a loss counts, no padding and no prompts, (B, T), bool.
+        forget_mask: Which tokens are of samples to forget and no padding, (B, T), bool.
+        texts: For each text of a sample, whose NLL counts: the tokens of `mask` with a token of the
+            same text before them, (B, S, T), bool.
+        prefix: Input of the first trained layer, (B, T, d); None if it is not kept.
         forget_reference_nll: The original model's NLL sum of each text to forget, (B_f, S).
-        refusal_reference_nll: The same of their refusals.
-        retain_reference_hidden: The original model's activations of those to keep, (B_r, T, d).
-        forget_reference_last: What the original's head is given of those to forget, (B_f, T, d).
-        retain_reference_last: The same of those to keep, (B_r, T, d).
-        retain_token_weights: How much each of their tokens weighs, (B_r, T).
+        refusal_reference_nll: The same for the refusals.
+        retain_reference_hidden: The original model's activations on samples to keep, (B_r, T, d).
+        forget_reference_last: Input of the original's head on samples to forget, (B_f, T, d).
+        retain_reference_last: The same on samples to keep, (B_r, T, d).
+        retain_token_weights: Weight of each token of the samples to keep, (B_r, T).
     """
 
     input_ids: Tensor
@@ -84,7 +84,7 @@ class StepBatch(NamedTuple):
     retain_token_weights: Tensor | None = None
 
     def part(self, rows: slice, size: int) -> StepBatch:
-        """Return the same samples of each set, of which the batch has `size`."""
+        """Return some rows of each set; the batch has `size` samples of each."""
 
         def of_sets(tensor: Tensor | None) -> Tensor | None:
             return tensor if tensor is None else torch.cat([s[rows] for s in tensor.split(size)])
@@ -98,16 +98,16 @@ class ForwardPasses:
 
     Args:
         base: The model, in its original state.
-        forget: Token ids of the samples to forget; a `Sample` also says what of it counts.
-        retain: The same of the samples to keep.
-        method: Its objective says what is computed, its batch size how many samples a step takes.
-        settings: Steps, and whether what lies below the trained layers is kept.
+        forget: Token ids of the samples to forget; a `Sample` also says which tokens count.
+        retain: Token ids of the samples to keep, likewise.
+        method: Its objective decides what is computed, its batch size the samples of a step.
+        settings: Steps, and whether prefixes are kept.
         first_layer: First decoder layer that will be trained.
         steered_layer: Decoder layer whose output RMU steers.
         seed: Decides the order of the samples and RMU's direction.
-        experts: Those that are trained, (layer, expert); without any TRACE finds its own.
-        prefixes: What enters the first layer, and those of others that pass the same samples: all
-            are computed in one pass where it is not there yet.
+        experts: The experts in training; without any TRACE finds its own.
+        prefixes: Prefixes by first trained layer, of several trials on the same samples. If this
+            one's is still None, all are computed in one pass and put here.
 
     Raises:
         InputError: If one sample alone does not fit in memory.
@@ -127,9 +127,9 @@ class ForwardPasses:
         prefixes: dict[int, HiddenStates | None] | None = None,
     ) -> None:
         self.model, self.padding = base.model, base.padding
-        self.asked = arguments_of(str(method.objective))[0]
+        self.arguments = arguments_of(str(method.objective))[0]  # what the objective takes
         self.retain_loss = method.retain_loss
-        self.names = inputs_of(str(method.objective), method.retain_loss)
+        self.names = inputs_of(str(method.objective), method.retain_loss)  # what is computed
         refused = "refusal_nll" in self.names
         refusals = refusals_of(forget, base.tokenizer, settings.refusals, seed) if refused else []
         samples = [*forget, *retain, *refusals]
@@ -137,7 +137,7 @@ class ForwardPasses:
         self.counted = [counted_tokens(sample) for sample in samples]
         self.text_numbers = [text_numbers(sample) for sample in samples]
         self.texts = max(len(spans_of(sample)) for sample in samples)
-        # Of packed samples all passes have one shape, so that a step can be recorded.
+        # All batches of packed samples have one width, so that a step can be recorded.
         self.width = max(map(len, samples)) if self.texts > 1 else 0
         self.device, self.head = input_device(self.model), output_head(self.model)
         self.first_layer, self.steered_layer = first_layer, steered_layer
@@ -145,7 +145,7 @@ class ForwardPasses:
         self.at_once = samples_at_once(method, settings)
         self.backoff = Backoff("lower unlearning.max_length")
         self.positions = draw_batches(len(forget), len(retain), settings.steps, size, seed)
-        self.sets = ["forget"]  # in a batch one after the other, with as many samples each
+        self.sets = ["forget"]  # their order in a batch; each has as many samples
         self.sets += ["retain"] if any(name.startswith("retain") for name in self.names) else []
         self.sets += ["refusal"] if refused else []
         if "retain" not in self.sets:
@@ -166,11 +166,16 @@ class ForwardPasses:
         self._keep_references(base, to_forget, to_keep, to_refuse, method, experts or [])
         self.steering: Tensor | None = None
         if "steering" in self.names:
-            length = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
-            if method.steering_norms is not None:
-                length = method.steering_norms * self.mean_norm(to_forget)
-            size = self.model.config.hidden_size
-            self.steering = steering_vector(size, length, seed).to(self.device)
+            self.steering = self._steering_target(method, settings, to_forget, seed)
+
+    def _steering_target(
+        self, method: Method, settings: UnlearningSettings, to_forget: list[int], seed: int
+    ) -> Tensor:
+        """Return RMU's target for the activations of forget tokens, (d,)."""
+        length = method.steering_coefficient or settings.objectives.rmu_steering_coefficient
+        if method.steering_norms is not None:
+            length = method.steering_norms * self.mean_norm(to_forget)
+        return steering_vector(self.model.config.hidden_size, length, seed).to(self.device)
 
     def _keep_references(
         self,
@@ -181,7 +186,7 @@ class ForwardPasses:
         method: Method,
         experts: Experts,
     ) -> None:
-        """Compute what the objective takes of the original model, once for each sample."""
+        """Compute what the objective needs of the original model, once for each sample."""
         self.reference_nll: dict[int, Tensor] = {}
         if "forget_reference_nll" in self.names:
             self.reference_nll = self.nll_sums(to_forget)
@@ -196,15 +201,15 @@ class ForwardPasses:
         self.forget_last = self._last_states(to_forget, "forget_reference_predictions")
         self.retain_last = self._last_states(to_keep, "retain_reference_predictions")
         if self.forget_last or self.retain_last:
-            trained = method.scope == "everything" and not (method.only or method.layers)
-            head = copy.deepcopy(self.head).requires_grad_(False) if trained else self.head
-            self.reference_head = head
+            self.reference_head = self.head
+            if method.scope == "everything" and not (method.only or method.layers):
+                self.reference_head = copy.deepcopy(self.head).requires_grad_(False)
         self.token_weights: HiddenStates | None = None
         if "retain_token_weights" in self.names:
             self.token_weights = self._token_weights(base, to_forget, to_keep, experts)
 
     def batch(self, step: int) -> StepBatch:
-        """Return what a step takes, counted from 0: its samples and their references."""
+        """Return the batch of a step, counted from 0: its samples and their references."""
         forget, retain = self.positions[step]
         refusals = self._refusals_of(forget)
         batch = self.samples_at([*forget, *retain, *refusals], forget=len(forget))
@@ -226,7 +231,7 @@ class ForwardPasses:
         return batch
 
     def _refusals_of(self, forget: Sequence[int]) -> list[int]:
-        """Return where the refusals of samples stand, if there are any."""
+        """Return the positions of the refusals of samples to forget, if there are any."""
         first = self.first_refusal
         return [] if first is None else [first + position for position in forget]
 
@@ -234,9 +239,9 @@ class ForwardPasses:
         return torch.stack([self.reference_nll[position] for position in positions])
 
     def micro_batches(self, batch: StepBatch) -> Iterator[StepBatch]:
-        """Yield a step's batch in parts that pass the model at once; often it is the one part.
+        """Yield a step's batch in parts that pass the model at once; often that is all of it.
 
-        Of a model that several processes share each passes samples of its own.
+        Processes that share a model each yield their own rows.
         """
         size = len(batch.input_ids) // len(self.sets)
         if size <= self.at_once:
@@ -247,26 +252,26 @@ class ForwardPasses:
             yield batch.part(slice(start, min(start + self.at_once, own.stop)), size)
 
     def objective_inputs(self, batch: StepBatch, whole: StepBatch | None = None) -> dict[str, Any]:
-        """Return what the objective is made of, by the names in `objectives.OBJECTIVE_INPUTS`.
+        """Return the objective's arguments, by the names in `objectives.OBJECTIVE_INPUTS`.
 
         Args:
-            batch: Of a step, or a micro-batch of it.
-            whole: The step's, over which means are taken; the same by default.
+            batch: The batch of a step, or a micro-batch of it.
+            whole: The step's batch, over which means are taken; by default `batch`.
         """
         values: dict[str, Any] = {}
         whole, device = whole or batch, self.device
-        of, of_whole = self._rows_of_sets(batch), self._rows_of_sets(whole)
-        if self._asks_for("hidden"):
-            both = self.hidden(batch)
-            device = both.values.device  # of a model on several devices not the input's
-            for name, part in of.items():
-                counts = counts_of(whole.mask[of_whole[name], None], device)
-                values[f"{name}_hidden"] = Hidden(both.values[part], both.mask[part], counts)
-        if self._asks_for("nll", "predictions"):
+        rows, rows_of_whole = self._rows_of_sets(batch), self._rows_of_sets(whole)
+        if self._needs("hidden"):
+            hidden = self.hidden(batch)
+            device = hidden.values.device  # not the input's if the model is on several devices
+            for name, part in rows.items():
+                counts = counts_of(whole.mask[rows_of_whole[name], None], device)
+                values[f"{name}_hidden"] = Hidden(hidden.values[part], hidden.mask[part], counts)
+        if self._needs("nll", "predictions"):
             predictions = self.predictions(batch)
             device = predictions.logits.hidden.device
-            for name, part in of.items():
-                counts = counts_of(whole.texts[of_whole[name]], device)
+            for name, part in rows.items():
+                counts = counts_of(whole.texts[rows_of_whole[name]], device)
                 of_set = predictions.rows(part)._replace(whole=counts)
                 values |= self._losses(name, of_set, batch)
         for name in ("forget_reference_nll", "refusal_reference_nll"):
@@ -276,37 +281,38 @@ class ForwardPasses:
         values["steering"] = self.steering
         return {
             name: values[name].to(device) if isinstance(values[name], Tensor) else values[name]
-            for name in self.asked
+            for name in self.arguments
         }
 
-    def _losses(self, of: str, predictions: Predictions, batch: StepBatch) -> dict[str, Any]:
-        """Return what is made of the predictions of one set: `forget`, `retain` or `refusal`."""
-        values: dict[str, Any] = {f"{of}_predictions": predictions}
-        if f"{of}_nll" in self.names:
-            values[f"{of}_nll"] = values[f"{of}_loss"] = predictions.nll()
-        if of == "retain" and batch.retain_token_weights is not None:
-            nll = values["retain_nll"]  # a token's routing is that with which it predicts the next
+    def _losses(self, name: str, predictions: Predictions, batch: StepBatch) -> dict[str, Any]:
+        """Return the inputs made of the predictions of a set, `forget`, `retain` or `refusal`."""
+        values: dict[str, Any] = {f"{name}_predictions": predictions}
+        if f"{name}_nll" in self.names:
+            values[f"{name}_nll"] = values[f"{name}_loss"] = predictions.nll()
+        if name == "retain" and batch.retain_token_weights is not None:
+            nll = values["retain_nll"]  # a token's weight is for its prediction of the next token
             weights = batch.retain_token_weights[:, :-1].to(nll.values.device)
             values["retain_loss"] = nll._replace(values=nll.values * weights)
-        last = getattr(batch, f"{of}_reference_last", None)
+        last = getattr(batch, f"{name}_reference_last", None)
         if last is not None and self.reference_head is not None:
             now = predictions.logits
             logits = Logits(last.to(now.hidden.device), self.reference_head, now.labels)
-            values[f"{of}_reference_predictions"] = original = Predictions(logits)
-            if of == "retain" and self.retain_loss == "kl":
-                values[f"{of}_loss"] = predictions.divergence(original)
+            values[f"{name}_reference_predictions"] = original = Predictions(logits)
+            if name == "retain" and self.retain_loss == "kl":
+                values["retain_loss"] = predictions.divergence(original)
         return values
 
     def _rows_of_sets(self, batch: StepBatch) -> dict[str, slice]:
+        """Return the rows of each set in a batch."""
         size = len(batch.input_ids) // len(self.sets)
         return {name: slice(n * size, (n + 1) * size) for n, name in enumerate(self.sets)}
 
-    def _asks_for(self, *kinds: str) -> bool:
-        """Tell if a pass of one of these kinds is needed, of either set."""
+    def _needs(self, *kinds: str) -> bool:
+        """Tell if an input of one of these kinds is needed of any set."""
         return any(f"{name}_{kind}" in self.names for name in self.sets for kind in kinds)
 
     def samples_at(self, positions: Sequence[int], forget: int = 0) -> StepBatch:
-        """Return samples, ready to pass; the first `forget` of them are to be forgotten."""
+        """Return samples as a batch; the first `forget` of them are samples to forget."""
         lengths = torch.tensor([len(self.samples[position]) for position in positions])
         width = max(self.width, int(lengths.max()))
 
@@ -327,7 +333,7 @@ class ForwardPasses:
         )
 
     def predictions(self, batch: StepBatch) -> Predictions:
-        """Return what is predicted for each token of samples that counts."""
+        """Return the predictions of the tokens that count."""
         with self._from_first_layer(batch), skip_packed_sequence_check():
             hidden = decoder(self.model)(**_inputs(batch), use_cache=False).last_hidden_state
         labels = batch.input_ids.masked_fill(~batch.texts.any(1), IGNORED)
@@ -335,11 +341,11 @@ class ForwardPasses:
         return Predictions(Logits(hidden, self.head, labels.to(hidden.device)), texts)
 
     def nll(self, batch: StepBatch) -> TokenNLL:
-        """Return the token losses of samples (B, T-1)."""
+        """Return the token losses of a batch, (B, T-1)."""
         return self.predictions(batch).nll()
 
     def hidden(self, batch: StepBatch) -> Hidden:
-        """Return what leaves the steered layer (B, T, d), in float32; no layer above it runs."""
+        """Return the output of the steered layer (B, T, d), in float32; no layer above it runs."""
         with (
             stop_after(self.model, self.steered_layer) as reached,
             self._from_first_layer(batch),
@@ -351,7 +357,7 @@ class ForwardPasses:
 
     @torch.no_grad()
     def mean_norm(self, positions: Sequence[int]) -> float:
-        """Return the mean norm of what leaves the steered layer now, over tokens that count."""
+        """Return the mean norm of the steered layer's output now, over tokens that count."""
         norms, tokens = 0.0, 0
         for _, hidden in self._in_groups(positions, "norms of activations", self.hidden):
             norms += float((hidden.values.norm(dim=-1) * hidden.mask).sum())
@@ -360,7 +366,7 @@ class ForwardPasses:
 
     @torch.no_grad()
     def nll_sums(self, positions: Sequence[int]) -> dict[int, Tensor]:
-        """Return the NLL of each sample's texts as the model is now, summed over tokens, (S,)."""
+        """Return each sample's NLL by the model as it is now, summed over each text, (S,)."""
         sums: dict[int, Tensor] = {}
         passed = self._in_groups(
             positions, "reference losses", lambda b: self.nll(b).sums().view(-1, self.texts)
@@ -372,20 +378,20 @@ class ForwardPasses:
     def _token_weights(
         self, base: LanguageModel, to_forget: list[int], to_keep: list[int], experts: Experts
     ) -> HiddenStates:
-        """Return the weights of the tokens of samples to keep, as states of one number."""
+        """Return the token weights of samples to keep, as hidden states of size 1."""
         forget, retain = ([self.samples[p].tolist() for p in part] for part in (to_forget, to_keep))
         weights = retain_token_weights(base, forget, retain, experts, self.first_layer)
         lengths = {position: len(self.samples[position]) for position in to_keep}
         states = HiddenStates(lengths, 1, torch.float32, self.device)
-        for position, of_sample in zip(to_keep, weights, strict=True):
-            states.sample(position).copy_(of_sample[:, None])
+        for position, weights_of_sample in zip(to_keep, weights, strict=True):
+            states.sample(position).copy_(weights_of_sample[:, None])
         return states
 
     def _last_states(self, positions: Sequence[int], name: str) -> HiddenStates | None:
-        """Return what the head is given now, if an input of that name is asked for.
+        """Return the head's inputs by the model as it is now, if `name` is among the inputs needed.
 
-        A vocabulary is many times as wide as a hidden state, so these are kept and not logits: the
-        original's head makes the same of them, to rounding, as when the original itself passed.
+        They are kept instead of logits, which are many times as wide. The original's head makes the
+        original's logits of them, to rounding.
         """
         if name not in self.names:
             return None
@@ -395,8 +401,8 @@ class ForwardPasses:
 
     @torch.no_grad()
     def _prefixes(self, positions: Sequence[int], layers: Sequence[int]) -> dict[int, HiddenStates]:
-        """Return what enters some layers while none is changed, from one pass to the last."""
-        states = {layer: self._no_states(positions, share=len(layers)) for layer in layers}
+        """Return the inputs of some layers by the original model, from one pass to the highest."""
+        states = {layer: self._empty_states(positions, share=len(layers)) for layer in layers}
         for group, entering in self._in_groups(
             positions,
             f"layers below {max(layers)}",
@@ -406,7 +412,7 @@ class ForwardPasses:
                 states[layer].put(group, hidden)
         return states
 
-    def _no_states(self, positions: Sequence[int], share: int = 1) -> HiddenStates:
+    def _empty_states(self, positions: Sequence[int], share: int = 1) -> HiddenStates:
         lengths = {position: len(self.samples[position]) for position in positions}
         size = self.model.config.hidden_size
         return HiddenStates(lengths, size, self.model.dtype, self.device, share=share)
@@ -415,15 +421,15 @@ class ForwardPasses:
     def _hidden_states(
         self, positions: Sequence[int], what: str, compute: Callable[[StepBatch], Tensor]
     ) -> HiddenStates:
-        states = self._no_states(positions)
+        states = self._empty_states(positions)
         for group, hidden in self._in_groups(positions, what, compute):
             states.put(group, hidden)
         return states
 
     def _in_groups(
-        self, positions: Sequence[int], what: str, compute: Callable[[StepBatch], Made]
-    ) -> Iterator[tuple[Sequence[int], Made]]:
-        """Yield as many positions as pass at once, long samples first, and what is computed."""
+        self, positions: Sequence[int], what: str, compute: Callable[[StepBatch], Result]
+    ) -> Iterator[tuple[Sequence[int], Result]]:
+        """Yield positions in groups that pass at once, long samples first, each with its result."""
         order = sorted(positions, key=lambda position: -len(self.samples[position]))
         size = 2 * self.at_once  # as many as a step with a retain term takes
         for start in tqdm(range(0, len(order), size), desc=what, unit="batch", disable=None):
@@ -437,7 +443,7 @@ class ForwardPasses:
 
 
 def counts_of(texts: Tensor, device: torch.device) -> Counts:
-    """Return how many tokens and texts count, of the tokens of each text (B, S, T) of bool."""
+    """Return how many tokens and texts count, given which tokens of each text, (B, S, T), bool."""
     return Counts(texts.any(1).sum().to(device), texts.any(-1).sum().to(device))
 
 
@@ -448,7 +454,7 @@ def steering_vector(size: int, length: float, seed: int) -> Tensor:
 
 
 def _inputs(batch: StepBatch) -> dict[str, Tensor]:
-    """Return what the decoder takes: where the prefix is known, the embeddings are not needed."""
+    """Return the decoder's inputs; with a prefix no embeddings are looked up."""
     if batch.prefix is None:
         return {"input_ids": batch.input_ids}
     return {"inputs_embeds": batch.prefix}
