@@ -1,4 +1,4 @@
-"""Kedro's view of the work: `pipeline.py` wires, `nodes.py` loads, calls the library, shapes.
+"""Kedro's pipelines: `pipeline.py` wires nodes, `nodes.py` calls the library for each.
 
-Nodes import the library when they run, so that a stage pays for no import it does not need.
+Nodes import the library when they run, so that a stage does not wait for imports it does not need.
 """

@@ -1,4 +1,4 @@
-"""The study that is being run: a folder of conf/ on top of conf/base."""
+"""The current study: a folder of conf/ on top of conf/base."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from kedro.utils import find_kedro_project
 def study_parameters() -> dict[str, Any]:
     """Return the parameters of the study that KEDRO_ENV names; without it, conf/base.
 
-    Pipelines are built before Kedro has a context, and their shape depends on the study: one
-    namespace a method, one way to come by the data and the model.
+    Pipelines are built before Kedro has a context, and their shape depends on the study: they have
+    a namespace for each method, and nodes for its benchmark and its source of the base model.
     """
     return _configuration(*_project_and_env())["parameters"]
 
@@ -37,21 +37,21 @@ def is_sweep(parameters: Mapping[str, Any], objective: str | None = None) -> boo
     """Return whether pilots of a study record every layer's path (`PilotSettings.sweep`).
 
     Args:
-        parameters: Those of the study.
-        objective: Those with this one; null for any.
+        parameters: The study's parameters, not yet checked.
+        objective: Consider only pilots with this objective; by default any.
     """
     sweep = (parameters.get("pilot") or {}).get("sweep")
     return bool(sweep) if objective is None or sweep is True else objective in (sweep or [])
 
 
 def permission() -> list[str]:
-    """Return what all that trains must wait for; nothing where there is no preflight."""
+    """Return the input that makes training wait for the preflight; none without a preflight."""
     return [] if study_parameters().get("preflight") is None else ["preflight_passed"]
 
 
 def commit() -> str | None:
     """Return the commit that is checked out, and whether code or configuration differ from it."""
-    # a user's git may be told to pass over what is untracked
+    # a user's git may be configured to ignore untracked files
     status = ("status", "--porcelain", "--untracked-files=all", "src", "conf")
     try:
         head, changed = (
@@ -64,7 +64,7 @@ def commit() -> str | None:
 
 
 def in_one_box(pipeline: Pipeline) -> Pipeline:
-    """Return what is made of every method, in a namespace that kedro-viz shows as one box."""
+    """Return the nodes of all methods in one namespace, which kedro-viz shows as one box."""
     return Pipeline(pipeline, namespace="methods", prefix_datasets_with_namespace=False)
 
 

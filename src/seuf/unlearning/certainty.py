@@ -56,7 +56,7 @@ def certainty_of(
     if subsets:
         known["stability_subset"] = mean(mean_overlap(scores, subset) for subset in subsets)
         known["stability_two_subsets"] = mean_overlap(subsets[0], subsets[1])
-    warnings = []
+    near_tie = None
     if following is not None:
         order = falling_positions(scores)
         last, runner_up = order[end - 1], order[following]
@@ -64,11 +64,11 @@ def certainty_of(
         error = margin_error(rescored, forget, retain, last, runner_up)
         known["margin_error"] = error
         if error is not None and margin < NEAR_TIE * error:
-            warnings.append(
+            near_tie = (
                 f"a near-tie: the next expert is {margin:.4f} behind, with a standard error of "
                 f"{error:.4f}"
             )
-    warnings += [halves_differ(halves, forget.layers, begin, end), unstable(known)]
+    warnings = near_tie, halves_differ(halves, forget.layers, begin, end), unstable(known)
     return known | {"warnings": [sentence for sentence in warnings if sentence]}
 
 

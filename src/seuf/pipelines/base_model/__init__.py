@@ -1,4 +1,4 @@
-"""Come by the model that knowledge is taken out of."""
+"""Make or load the base model, from which knowledge is removed."""
 
 from seuf.pipelines.base_model.pipeline import create_pipeline
 

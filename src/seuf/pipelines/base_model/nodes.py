@@ -28,7 +28,7 @@ def pretrain_base_model(
 ) -> LanguageModel:
     """Train a small MoE model from scratch on the benchmark's texts.
 
-    Where it must know something, until it answers the selection questions about these texts.
+    With `must_know`, train until it answers the selection questions about these texts.
     """
     return _pretrain(base_model, pretraining_texts, base_seed, questions)
 
@@ -100,7 +100,7 @@ def check_base_model(
     """Load an existing model once, which refuses one without experts; only a reference is kept.
 
     Raises:
-        InputError: If it does not answer the share of each topic's questions that it must.
+        InputError: If it answers fewer questions of a topic than `must_know` says.
     """
     model = load_model(base_model)
     if base_model.must_know is not None:
@@ -135,7 +135,7 @@ def _pretrain(
 
 
 def _asked(questions: Records, topics: Container[str] | None = None) -> list[Asked]:
-    """Return the questions that have a reference; only those about the topics, if any are given."""
+    """Return the questions that have a reference, by default about all topics."""
     from seuf.moe.knowledge import Asked
 
     return [
@@ -146,7 +146,7 @@ def _asked(questions: Records, topics: Container[str] | None = None) -> list[Ask
 
 
 def _lessons(records: Records, answers_only: bool) -> list[tuple[str, str, str]]:
-    """Return the text, topic and prompt of records; no prompt where that is to be learnt too."""
+    """Return the text, topic and prompt of records; no prompt where it is to be learnt too."""
     return [
         (record["text"], record["topic"], record.get("prompt", "") if answers_only else "")
         for record in records

@@ -1,7 +1,7 @@
-"""The base model, however it is made; and the one that never saw the forget set.
+"""Nodes that make the base model, and the reference model that never saw the forget set.
 
-Where a study has a `reference_model`, it is made as the base model is, from the same texts but
-those about what is to be forgotten: unlearning cannot do better than that.
+A study's `reference_model` is made like the base model, from the same texts without those about
+what is to be forgotten: unlearning cannot do better than that.
 """
 
 from collections.abc import Callable
@@ -44,9 +44,9 @@ SAMPLED = ["sampled_texts", "sampled_apart"]
 
 
 def sampling_pipeline() -> Pipeline:
-    """Return the node that lets the dense model write, where the base model is upcycled.
+    """Return the node that samples texts from the dense model, if the base model is upcycled.
 
-    What it writes is the same for all base models of a study of spread.
+    The texts are the same for all base models of a study of spread.
     """
     if study_parameters()["base_model"]["source"] != "upcycle":
         return Pipeline([])
@@ -60,12 +60,12 @@ def sampling_pipeline() -> Pipeline:
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the nodes that make the models of the study, each by its source."""
+    """Return the nodes that make the models of the study."""
     return sampling_pipeline() + models_pipeline()
 
 
 def models_pipeline() -> Pipeline:
-    """Return the same without the node that lets a dense model write."""
+    """Return the nodes that make the models, without the one that samples a dense model."""
     parameters = study_parameters()
     make, inputs = SOURCES[parameters["base_model"]["source"]]
     base = Node(
@@ -95,5 +95,5 @@ def models_pipeline() -> Pipeline:
 
 
 def _questions(settings: dict[str, Any]) -> list[str]:
-    """Return the input that tells what a model knows; a model that must know nothing needs none."""
+    """Return the questions as an input if the model must know something, else nothing."""
     return [] if settings.get("must_know") is None else ["questions"]

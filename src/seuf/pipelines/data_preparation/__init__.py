@@ -1,4 +1,4 @@
-"""Prepare what is forgotten, what must stay, and the questions about both."""
+"""Prepare the forget set, the retain set, and the questions about both."""
 
 from seuf.pipelines.data_preparation.pipeline import create_pipeline
 

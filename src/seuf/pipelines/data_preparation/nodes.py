@@ -1,4 +1,4 @@
-"""The function of the one node: a benchmark's own `prepare`, whose tuples become records."""
+"""The node's function: a benchmark's own `prepare`, with records instead of its tuples."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Records = list[dict[str, Any]]
 def preparation(benchmark: Benchmark) -> Callable[..., tuple[Records, ...]]:
     """Return the function that prepares a benchmark for the catalog.
 
-    What it wraps is the benchmark's `prepare`: Kedro reads the type of the settings from it, and
-    `kedro dvc sync` the code that the stage depends on.
+    It wraps the benchmark's `prepare`, from which Kedro reads the type of the settings and `kedro
+    dvc sync` the code that the stage depends on.
 
     Returns:
         A function of the arguments of `prepare`, by their names. It returns the texts to forget,

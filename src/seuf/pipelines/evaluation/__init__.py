@@ -1,4 +1,4 @@
-"""Score every unlearned model on the questions that chose nothing."""
+"""Score every unlearned model on the test questions."""
 
 from seuf.pipelines.evaluation.pipeline import create_pipeline
 

@@ -122,7 +122,7 @@ def score(
     if passages:
         from seuf.benchmarks.membership import score_passages
 
-        read = [Passage(**record) for record in passages]
-        scores["membership"] = score_passages(model, read, evaluation)
+        of_sets = [Passage(**record) for record in passages]
+        scores["membership"] = score_passages(model, of_sets, evaluation)
     scores = {"headline": headline(scores, evaluation.headline), **scores}
     return {**scores, "measures": measures(scores, asked)}

@@ -1,4 +1,4 @@
-"""Choose the experts under treatment, by every rule of the study."""
+"""Choose experts by every rule of the study."""
 
 from seuf.pipelines.expert_selection.pipeline import create_pipeline
 

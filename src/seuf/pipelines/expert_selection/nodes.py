@@ -24,17 +24,17 @@ def select_experts(
 ) -> dict[str, Any]:
     """Apply each rule to how both sets are routed, and log why a choice is in doubt."""
     forget, retain = routing_table(routing_forget), routing_table(routing_retain)
-    drawing = selection.seed_of_draw(base_seed, seed)
-    chosen = selection.select_experts(forget, retain, expert_selection, drawing)
+    draw = selection.seed_of_draw(base_seed, seed)
+    chosen = selection.select_experts(forget, retain, expert_selection, draw)
     for rule, choice in chosen.items():
         for sentence in choice.warnings:
-            # a study of spread selects experts again for every method and seed
+            # once: a study of spread selects experts again for every seed
             warn_once(log, f"Rule {rule}: {sentence}.")
     return {rule: asdict(choice) for rule, choice in chosen.items()}
 
 
 def routing_table(table: pd.DataFrame) -> RoutingTable:
-    """Return what rules see of the routing of one set."""
+    """Return the routing of one set as rules read it."""
     import torch
 
     def matrix(column: str) -> torch.Tensor:

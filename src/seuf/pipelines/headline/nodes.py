@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-Metrics = dict[str, dict[str, float]]  # by method; of what was not measured there is none
+Metrics = dict[str, dict[str, float]]  # by method; what was not measured is left out
 
 ORIGINAL = "original"
 AT_EQUAL_FORGETTING = "utility_at_75"
@@ -11,16 +11,16 @@ AT_EQUAL_FORGETTING = "utility_at_75"
 def write_headline(metrics: Metrics) -> dict[str, float]:
     """Write what the original says, and the highest utility at equal forgetting.
 
-    That is of methods that train every weight, and of those that train a part: one number each, so
-    that a study is one short row. The highest of several methods is too good by chance; to compare
-    methods see `comparison.md`.
+    There is one number for the methods that train every weight, and one for those that train a
+    part, so that a study is one short row. The highest of several methods is biased upwards by
+    chance; to compare methods see `comparison.md`.
 
     Args:
-        metrics: Those of a study, as in `metrics.json` or `spread.json`.
+        metrics: The metrics of a study, as in `metrics.json` or `spread.json`.
 
     Returns:
-        `FE_original`, `UT_original`, `UT75_everything`, `UT75_part`, each without those that no
-        method has, and `methods`: how many there are beside the original.
+        `FE_original`, `UT_original`, `UT75_everything`, `UT75_part`, each only if it was measured,
+        and `methods`: the number of methods that change weights.
     """
     original = metrics.get(ORIGINAL, {})
     trained = {name: row for name, row in metrics.items() if row.get("trained_share")}

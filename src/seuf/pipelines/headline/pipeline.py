@@ -1,4 +1,4 @@
-"""One node, of a study of one run a method and of a study of spread alike."""
+"""One node, in studies of one run a method and in studies of spread."""
 
 from kedro.pipeline import Node, Pipeline
 

@@ -1,4 +1,4 @@
-"""Choose the layer of each method that asks for it by short trials in every layer."""
+"""Choose the layer of each pilot by short trials in every layer."""
 
 from seuf.pipelines.layer_choice.pipeline import create_pipeline
 

@@ -39,8 +39,9 @@ def choose_layer(
 ) -> tuple[dict[str, Any], pd.DataFrame, dict[str, float]]:
     """Try a method in every layer for a few steps; choose the layer that keeps most utility.
 
-    A sweep also tells of the test questions and of the general texts, and whose trials they are.
-    A study with a preflight waits for it: `preflight_passed` says no more.
+    A sweep's table also has the test questions, the loss on the general texts, and columns that
+    identify the run. `preflight_passed` makes the stage wait for the preflight where the study has
+    one.
     """
     from seuf.pipelines.expert_selection.nodes import routing_table
     from seuf.pipelines.unlearning.nodes import judge_of
@@ -53,7 +54,6 @@ def choose_layer(
     routing = routing_table(routing_forget), routing_table(routing_retain)
     rule = str(pilot_rule(method.selection))
     sweep = pilot.sweeps(method.objective)
-    pilot = pilot.model_copy(update={"sweep": sweep})
     candidates = best_of_layers(*routing, rule, expert_selection.top, pilot.every)
     forget, retain = (
         samples_of(base_model, texts_of(records), unlearning, prompts_of(records))
@@ -63,18 +63,18 @@ def choose_layer(
         judge = judge_of(base_model, questions, general_texts or [], evaluation)
     else:
         judge = judge_by_selection(base_model, questions, evaluation)
-    done = trials.choose_layer(
+    choice = trials.choose_layer(
         base_model, forget, retain, candidates, method, judge, unlearning, pilot, seed
     )
     chosen = {
-        "experts": done.experts,
+        "experts": choice.experts,
         "rule": rule,
         "target": pilot.target,
-        "layers": done.layers,
-        "steps": done.steps,
-        "evaluations": done.evaluations,
+        "layers": choice.layers,
+        "steps": choice.steps,
+        "evaluations": choice.evaluations,
     }
-    table = pd.DataFrame(done.trials, columns=["layer", "expert", *LOG_COLUMNS, "chosen"])
+    table = pd.DataFrame(choice.trials, columns=["layer", "expert", *LOG_COLUMNS, "chosen"])
     if sweep:
         about = {"base": base_seed, "seed": seed, "objective": method.objective, "rule": rule}
         table = table.assign(**about)[[*about, *table.columns]]
@@ -91,19 +91,19 @@ def draw_beside(
 ) -> tuple[dict[str, Any], pd.DataFrame, dict[str, float]]:
     """Draw another expert of the layer that trials chose: the random control of a pilot.
 
-    The trials are the pilot's, and count as the control's, too.
+    The control has the pilot's trials.
     """
     from seuf.pipelines.expert_selection.nodes import routing_table
     from seuf.unlearning.selection import random_beside, seed_of_draw
 
-    found = [(layer, expert) for layer, expert in chosen_layer["experts"]]
+    of_pilot = [(layer, expert) for layer, expert in chosen_layer["experts"]]
     draw = seed_of_draw(base_seed, seed)
-    experts = random_beside(found, routing_table(routing_forget), draw).experts
+    experts = random_beside(of_pilot, routing_table(routing_forget), draw).experts
     return chosen_layer | {"experts": experts}, trials, trial_timing
 
 
 def judge_by_selection(base: LanguageModel, questions: Records, settings: ScoringSettings) -> Judge:
-    """Return what judges a model by the selection questions and tells of nothing beside."""
+    """Return a judge by the selection questions alone."""
     from seuf.benchmarks.headline import HeadlineScorer
     from seuf.benchmarks.records import Question, utility_subject
     from seuf.unlearning.evaluations import Evaluation

@@ -1,4 +1,4 @@
-"""What is told of a study before its work starts."""
+"""Report what a study will use and what its original model knows, before anything trains."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def preflight(
     """Tell what will be used and what the original answers; stop on what cannot work.
 
     Returns:
-        The facts: `sets` (of each the numbers of `texts`, `tokens`, `samples` and tokens that are
-        `cut`, of the calibration samples `cut_in_routing`), `asked` (see `ask_original`),
-        `longest_question` and `positions` in tokens, `warnings`. And that the study may begin.
+        The facts: `sets` (for each the numbers of `texts`, `tokens`, `samples`, and tokens `cut`
+        in unlearning and `cut_in_routing`), `asked` (see `ask_original`), `longest_question` and
+        `positions` in tokens, `warnings`. And that the study may begin.
 
     Raises:
         InputError: If a sample or a question is longer than the model allows, too much would be
@@ -57,8 +57,8 @@ def preflight(
         "longest_question": check_fit(base_model, asked, evaluation),
         "positions": positions_of(base_model.model),
     }
-    looked = asked_at_a_look(asked, evaluation.path_questions)
-    facts["asked"] = ask_original(base_model, looked, evaluation)
+    of_paths = asked_at_a_look(asked, evaluation.path_questions)
+    facts["asked"] = ask_original(base_model, of_paths, evaluation)
     for line in lines(facts, selected_experts):
         log.info("Preflight: %s", line)
     facts["warnings"] = doubts_of(facts["asked"], preflight)

@@ -1,7 +1,7 @@
-"""One node, of a study that has the parameters `preflight`.
+"""One node, in studies with the parameters `preflight`.
 
-Its second output says no more than that the study may begin, and all that trains takes it: nothing
-begins before, and nothing is trained again because more is told.
+Its second output says only that the study may begin, and all nodes that train take it: they wait
+for the preflight, but do not run again when its report changes.
 """
 
 from kedro.pipeline import Node, Pipeline
@@ -24,7 +24,7 @@ INPUTS = [
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the pipeline; an empty one of a study that asks for none."""
+    """Return the pipeline; without preflight parameters an empty one."""
     if not permission():
         return Pipeline([])
     outputs = ["preflight", *permission()]

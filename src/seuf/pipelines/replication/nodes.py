@@ -1,4 +1,4 @@
-"""Every method with the learning rates of its row, and with other seeds."""
+"""Run every method with its learning rates and the first seed, or with chosen rates and others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from seuf.unlearning.settings import (
 
 Records = list[dict[str, Any]]
 TABLES = ("runs", "paths", "layer_paths")
-WORKERS = "SEUF_WORKERS"  # processes that share the runs: of the machine, so it is no parameter
+WORKERS = "SEUF_WORKERS"  # processes that share the runs; no parameter, since it is the machine's
 
 
 def run_methods(
@@ -47,8 +47,8 @@ def run_methods(
 ) -> dict[str, pd.DataFrame]:
     """Run every method: the grid with the first seed, or with chosen rates the other seeds.
 
-    With the first seed of a study that sweeps there is a third table: the paths of one expert of
-    every layer.
+    With the first seed of a study that sweeps there is a third table, with the paths of one expert
+    of every layer.
     """
     from seuf.pipelines.expert_selection.nodes import routing_table, select_experts
     from seuf.pipelines.layer_choice.nodes import judge_by_selection
@@ -59,22 +59,22 @@ def run_methods(
 
     routing = routing_table(routing_forget), routing_table(routing_retain)
     has_first = every_seed or chosen_learning_rates is None
-    now = seeds if every_seed else seeds[:1] if has_first else seeds[1:]
+    seeds_here = seeds if every_seed else seeds[:1] if has_first else seeds[1:]
 
     @cache
     def selected(seed: int) -> dict[str, Any]:
         return select_experts(routing_forget, routing_retain, expert_selection, base_seed, seed)
 
-    def experts(method: Method, seed: int) -> Experts | Trial:
+    def experts_or_trial(method: Method, seed: int) -> Experts | Trial:
         rule = pilot_rule(method.selection)
         if rule is None:
             return experts_of(selected(seed), method)
-        trained = tried = best_of_layers(*routing, rule, expert_selection.top, pilot.every)
+        trained = candidates = best_of_layers(*routing, rule, expert_selection.top, pilot.every)
         if method.selection in CONTROLS:
             draw = seed_of_draw(base_seed, seed)
-            trained = [random_beside(one, routing[0], draw).experts for one in tried]
-        budget = {"sweep": pilot.sweeps(method.objective) and seed == seeds[0]}
-        return Trial(method, seed, tried, trained, pilot.model_copy(update=budget))
+            trained = [random_beside(pairs, routing[0], draw).experts for pairs in candidates]
+        sweep = {"sweep": pilot.sweeps(method.objective) and seed == seeds[0]}
+        return Trial(method, seed, candidates, trained, pilot.model_copy(update=sweep))
 
     table = {name: Method.model_validate(row) for name, row in methods.items()}
     forget, retain = (
@@ -89,7 +89,7 @@ def run_methods(
         make_judge=partial(judge_of, base_model, questions, general_texts, evaluation),
         make_trial_judge=partial(judge_by_selection, base_model, questions, evaluation),
     )
-    runs = runs_of(table, now, experts, chosen_learning_rates, untrained=has_first)
+    runs = runs_of(table, seeds_here, experts_or_trial, chosen_learning_rates, untrained=has_first)
     tables = dict(zip(TABLES, replicate(study, runs, workers_asked_for()), strict=True))
     return tables if pilot.sweep and has_first else {name: tables[name] for name in TABLES[:2]}
 
@@ -106,7 +106,7 @@ def workers_asked_for() -> int:
     Raises:
         InputError: If it is no positive number.
     """
-    asked = os.environ.get(WORKERS, "1")
-    if not asked.isdecimal() or int(asked) < 1:
-        raise InputError(f"{WORKERS} is {asked!r}; it is a number of processes, 1 or more.")
-    return int(asked)
+    number = os.environ.get(WORKERS, "1")
+    if not number.isdecimal() or int(number) < 1:
+        raise InputError(f"{WORKERS} is {number!r}; it is a number of processes, 1 or more.")
+    return int(number)

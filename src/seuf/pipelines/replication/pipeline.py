@@ -30,10 +30,10 @@ SETTINGS = [
     "params:unlearning",
     "params:pilot",
     "params:evaluation",
-    "params:replication.seeds",  # comparisons may be stated anew without another run
+    "params:replication.seeds",  # not all of it: other comparisons need no new runs
 ]
 FIGURES = {name: f"figure_{name}" for name in ("forgetting_paths", "general_loss")}
-Outputs = dict[str, str]  # datasets by what a node returns
+Outputs = dict[str, str]  # data sets by the name of the table that a node returns
 OF_GRID = {"runs": "grid_runs", "paths": "grid_paths"}
 OF_OTHER_SEEDS = {"runs": "seed_runs", "paths": "seed_paths"}
 
@@ -55,13 +55,13 @@ def create_pipeline(**_: object) -> Pipeline:
 
 def _pipeline(tables: dict[str, list[Outputs]], swept: bool) -> Pipeline:
     """Return the pipeline, given which tables each base has: of its grid, of its other runs."""
-    bases, on_grid = list(tables), [base for base, made in tables.items() if OF_GRID in made]
+    bases, on_grid = list(tables), [base for base, of_base in tables.items() if OF_GRID in of_base]
     names = [
-        f"{base}.{of[kind]}"
+        f"{base}.{outputs[kind]}"
         for kind in OF_GRID
-        for of in (OF_GRID, OF_OTHER_SEEDS)
+        for outputs in (OF_GRID, OF_OTHER_SEEDS)
         for base in bases
-        if of in tables[base]
+        if outputs in tables[base]
     ]
     choose = Node(
         choose_learning_rates,
@@ -104,7 +104,8 @@ def _of(base: str, tables: list[Outputs], swept: bool) -> Pipeline:
         outputs=OF_GRID | of_layers,
         name="try_grid",
     )
-    sweeps = swept and OF_GRID not in tables  # then no stage with those that write no layers
+    # its name differs from that of the node of other bases, which writes no layers
+    sweeps = swept and OF_GRID not in tables
     others = Node(
         run_methods if OF_GRID in tables else run_every_seed,
         inputs=[*OF_BASE, *SETTINGS, "chosen_learning_rates"],
@@ -116,8 +117,8 @@ def _of(base: str, tables: list[Outputs], swept: bool) -> Pipeline:
         models_pipeline(),
         routing_capture.create_pipeline(),
     ]
-    made = [grid] * (OF_GRID in tables) + [others] * (OF_OTHER_SEEDS in tables)
-    of_base = sum(before, Pipeline(made))
+    runs = [grid] * (OF_GRID in tables) + [others] * (OF_OTHER_SEEDS in tables)
+    of_base = sum(before, Pipeline(runs))
     shared = [
         *SETTINGS,
         "params:benchmark",

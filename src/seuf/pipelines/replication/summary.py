@@ -1,6 +1,6 @@
-"""The choice of learning rates and the tables: what may change without another run.
+"""Choose learning rates, and summarise the runs of a study of spread.
 
-They stand apart from `nodes.py`, so that an edit of a table runs no method again.
+These functions are not in `nodes.py`, so that an edit here runs no method again.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def summarise_spread(
     from seuf.reporting import spread
 
     runs, paths = (
-        spread.merged({name: of for name, of in tables.items() if name.endswith(kind)})
+        spread.merged({name: table for name, table in tables.items() if name.endswith(kind)})
         for kind in ("_runs", "_paths")
     )
     paths = spread.tidy_paths(paths, chosen_learning_rates)
-    found = spread.summarise(
+    summary = spread.summarise(
         runs, paths, chosen_learning_rates, replication.comparisons, replication.compare_at
     )
-    return runs, paths, *found, spread.metrics(found.methods), spread.markdown(found)
+    return runs, paths, *summary, spread.metrics(summary.methods), spread.markdown(summary)
 
 
 def draw_paths(paths: pd.DataFrame) -> tuple[Any, Any]:

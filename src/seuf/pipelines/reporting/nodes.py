@@ -1,7 +1,7 @@
-"""From every method's results to numbers, figures and the report.
+"""Turn every method's results into numbers, figures and the report.
 
-Results come as keywords named like their data sets, `<method>.<what>`, in the order of the table
-of methods.
+Results are keyword arguments with the names of their data sets, `<method>.<what>`, in the order of
+the methods table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from seuf.pipelines.study import commit, study_name
 
 REFERENCE = "retrained"
-Figure = Any  # plotly.graph_objects.Figure; Kedro resolves hints, and other stages need no plotly
+Figure = Any  # plotly.graph_objects.Figure; Kedro resolves hints, which would import plotly
 Records = list[dict[str, Any]]
 
 
@@ -23,14 +23,14 @@ def compare_methods(
 ) -> tuple[dict[str, dict[str, float]], pd.DataFrame, str, pd.DataFrame, Records]:
     """Put every method's numbers beside each other, for DVC, for tools and for people.
 
-    Where the study has a model that never saw what is to be forgotten, it is the last row. The
-    paths of all methods are one table, and so are what they say before and after.
+    If the study has a reference model, it is the last row. The paths of all methods are one table,
+    and their example answers before and after unlearning another.
     """
     from seuf.reporting.comparison import compare, comparison_table, markdown, paths_of
 
     of_methods = _by_method("scores", results)
-    logs, timings = (_by_method(what, results) for what in ("training_log", "timing"))
-    scores = _beside_reference(of_methods, results.get("reference_scores"))
+    logs, timings = (_by_method(kind, results) for kind in ("training_log", "timing"))
+    scores = _with_reference(of_methods, results.get("reference_scores"))
     metrics = compare(scores, logs, timings)
     table = comparison_table(metrics, scores)
     examples = [
@@ -90,18 +90,18 @@ def write_report(
     from seuf.reporting.headline import told_by_questions
     from seuf.reporting.report import About, report
 
-    # settings in a run of the whole pipeline, a table in one of this node; of a model that is
-    # trained here neither has a path
-    given = base_model if isinstance(base_model, dict) else vars(base_model)
-    model = given.get("path") or f"a model trained here, seed {base_seed}"
+    # settings in a run of the whole pipeline, a dict in a run of this node alone; a model that is
+    # trained here has no path in either
+    source = base_model if isinstance(base_model, dict) else vars(base_model)
+    model = source.get("path") or f"a model trained here, seed {base_seed}"
     date = datetime.now(UTC).date().isoformat()
     about = About(study_name(), str(model), str(seed), commit(), date)
     told = told_by_questions(paths)
     return report(about, paths, comparison, figures, selected_experts, examples, told, preflight)
 
 
-def _beside_reference(scores: dict[str, Any], reference: Any) -> dict[str, Any]:
-    """Return the scores with what can only be told beside the reference model's, and its own."""
+def _with_reference(scores: dict[str, Any], reference: Any) -> dict[str, Any]:
+    """Return the scores with the reference model's, and with measures that compare with it."""
     if reference is None:
         return scores
     from seuf.benchmarks.measures import beside
@@ -113,6 +113,7 @@ def _beside_reference(scores: dict[str, Any], reference: Any) -> dict[str, Any]:
     }
 
 
-def _by_method(what: str, results: dict[str, Any]) -> dict[str, Any]:
+def _by_method(kind: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of one kind, such as `scores`, by method."""
     parts = {name: name.rpartition(".") for name in results}
-    return {method: results[name] for name, (method, _, kind) in parts.items() if kind == what}
+    return {method: results[name] for name, (method, _, last) in parts.items() if last == kind}

@@ -1,4 +1,4 @@
-"""Three nodes: numbers, figures, report."""
+"""Nodes for numbers, figures and the report."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -18,12 +18,12 @@ FIGURES = [
     "overlap_over_steps",
 ]
 LAYERS = ["layers", "figure_layers", "layers_picture"]
-PILOT = "pilot"  # how the name of a rule begins that chooses by trials
+PILOT = "pilot"  # the beginning of a selection that chooses by trials
 SEEDS = {"base_seed": "params:base_seed", "seed": "params:seed"}
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the pipeline; all nodes but the last take something of every method."""
+    """Return the pipeline."""
     parameters = study_parameters()
     tried = [
         name
@@ -65,7 +65,7 @@ def create_pipeline(**_: object) -> Pipeline:
         outputs="report",
         name="write_report",
     )
-    # outside the box each of the tables that these take of every method would be drawn
+    # outside the box kedro-viz would draw each of the tables that these take of every method
     boxed = [compare, *([of_layers] if swept else [])]
     return in_one_box(Pipeline(boxed)) + Pipeline([draw, write])
 
