@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 
 def may_use_processes(
-    wanted: Callable[..., tuple[str, int]],
+    requested: Callable[..., tuple[str, int]],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that runs a node in several processes where a setting asks for them.
 
@@ -40,8 +40,8 @@ def may_use_processes(
     processes it runs as it is.
 
     Args:
-        wanted: Given the other arguments by name, returns the setting that asks for processes and
-            how many it asks for.
+        requested: Given the other arguments by name, returns the setting that asks for processes
+            and how many it asks for.
     """
 
     def decorate(node: Callable[P, R]) -> Callable[P, R]:
@@ -52,14 +52,14 @@ def may_use_processes(
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             model, *names = bound.arguments
-            given = {name: bound.arguments[name] for name in names}
-            setting, number = wanted(**given)
+            arguments = {name: bound.arguments[name] for name in names}
+            setting, number = requested(**arguments)
             if number > 1:
                 from seuf.moe.sharding import processes
 
                 if processes() == 1:
                     base: Any = bound.arguments[model]
-                    result: R = in_processes(run, base, given, number, setting)
+                    result: R = in_processes(run, base, arguments, number, setting)
                     return result
             return node(*args, **kwargs)
 
@@ -69,7 +69,11 @@ def may_use_processes(
 
 
 def in_processes(
-    node: Callable[..., Any], base: LanguageModel, given: dict[str, Any], number: int, asked_by: str
+    node: Callable[..., Any],
+    base: LanguageModel,
+    arguments: dict[str, Any],
+    number: int,
+    setting: str,
 ) -> Any:
     """Return the result of a node that runs in several processes.
 
@@ -78,9 +82,9 @@ def in_processes(
     Args:
         node: A function of a module; the model is its first argument.
         base: The model.
-        given: The other arguments, by name.
+        arguments: The other arguments, by name.
         number: Number of processes.
-        asked_by: The setting that asks for them. With `unlearning.sharded` each process holds a
+        setting: The setting that asks for them. With `unlearning.sharded` each process holds a
             part of the model, with any other the whole model.
 
     Raises:
@@ -93,32 +97,33 @@ def in_processes(
     from seuf.moe.sharding import check_not_parallel
 
     check_not_parallel(base.model)
-    is_divided = asked_by == "unlearning.sharded"
+    is_divided = setting == "unlearning.sharded"
     if not is_divided and base.source is not None and base.source.device_map is not None:
         raise InputError(
-            f"{asked_by} is {number}: each process holds the whole model on one GPU. Set it to 1, "
+            f"{setting} is {number}: each process holds the whole model on one GPU. Set it to 1, "
             "or base_model.device_map to null."
         )
     if 0 < (gpus := torch.cuda.device_count()) < number:
         raise InputError(
-            f"{asked_by} is {number}, and {gpus} GPUs are visible: a run with -j gives a stage as "
+            f"{setting} is {number}, and {gpus} GPUs are visible: a run with -j gives a stage as "
             "many as `resources` in the parameters say."
         )
     with TemporaryDirectory(prefix="seuf-") as name:
         folder = Path(name)
         deterministic = torch.are_deterministic_algorithms_enabled()
         source = _source_of(base, folder / "base_model", is_divided)
-        task = node, source, base.commit, given, deterministic, torch.get_num_threads(), is_divided
+        threads = torch.get_num_threads()
+        task = node, source, base.commit, arguments, deterministic, threads, is_divided
         torch.save(task, folder / TASK)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={number}", "-m", __name__, name]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         with _off_the_gpus(base.model):
             code = subprocess.run(command, env=environment, check=False).returncode
         if (folder / PROBLEM).is_file():
             raise InputError((folder / PROBLEM).read_text(encoding="utf-8"))
         if code or not (folder / RESULT).is_file():
-            raise RuntimeError(f"One of {number} processes ended (exit code {code}): {asked_by}.")
+            raise RuntimeError(f"One of {number} processes ended (exit code {code}): {setting}.")
         return torch.load(folder / RESULT, weights_only=False)
 
 
@@ -129,7 +134,7 @@ def main(folder: Path) -> None:
 
     from seuf.moe.sharding import be_replica, rank
 
-    node, source, commit, given, deterministic, threads, is_divided = torch.load(
+    node, source, commit, arguments, deterministic, threads, is_divided = torch.load(
         folder / TASK, weights_only=False
     )
     device = torch.device("cpu")
@@ -148,7 +153,7 @@ def main(folder: Path) -> None:
         logging.disable(logging.WARNING)
         sys.stderr.isatty = lambda: False  # type: ignore[method-assign] # so tqdm shows none
     try:
-        result = node(_model_of(source, commit, device, is_divided), **given)
+        result = node(_model_of(source, commit, device, is_divided), **arguments)
     except InputError as error:
         (folder / PROBLEM).write_text(str(error), encoding="utf-8")
         raise

@@ -117,7 +117,7 @@ def unlearn(
     if method.scope == "nothing":
         return Unlearned(Delta({}, digest, checkpoint_dtypes(model)), [], 0.0)
     check_samples(forget, retain)
-    check_shared(method, settings)
+    check_processes(method, settings)
     if model.training:
         raise InputError("The model is in training mode: call model.eval().")
     if method.scope in ("experts", "deletion") and not experts:
@@ -259,16 +259,16 @@ def train_at(
         step.wait()
         rows = agreed(torch.stack(pending).tolist())
         broken = [i for i, row in enumerate(rows) if not math.isfinite(sum(row))]
-        row = broken[0] if broken else len(rows) - 1
+        logged = broken[0] if broken else len(rows) - 1
         numbers = {
             "learning_rate": learning_rate,
-            "step": number - len(rows) + 1 + row,
-            **dict(zip(STEP_NUMBERS, rows[row], strict=True)),
+            "step": number - len(rows) + 1 + logged,
+            **dict(zip(STEP_NUMBERS, rows[logged], strict=True)),
         }
         pending.clear()
         if broken:
             path.stop("loss or gradient is not finite", numbers)
-            scope.restore(path.tensors or {})
+            scope.restore(path.tensors or {})  # the model must not keep what is not finite
             return
         path.add(numbers, *evaluate(), scope)
         if why := path.is_over(settings.stop_at):
@@ -302,7 +302,7 @@ def samples_of(
     ]
     samples = [sample for parts in by_text for sample in parts]
     if message := tell_long(base.tokenizer, texts, length, split, "unlearning"):
-        warn_once(log, message, logging.INFO if split else logging.WARNING)  # not a method each
+        warn_once(log, message, logging.INFO if split else logging.WARNING)  # once for all methods
     if left_out := sum(map(bool, texts)) - sum(map(bool, by_text)):
         log.warning(
             "%d of %d texts are left out: nothing of them counts within %d tokens "
@@ -329,7 +329,7 @@ def check_samples(forget: Sequence[Sequence[int]], retain: Sequence[Sequence[int
             raise InputError(f"The {name} set has no sample, or one of fewer than two tokens.")
 
 
-def check_shared(method: Method, settings: UnlearningSettings) -> None:
+def check_processes(method: Method, settings: UnlearningSettings) -> None:
     """Check that as many processes share the model as the settings say.
 
     Raises:

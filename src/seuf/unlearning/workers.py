@@ -95,7 +95,7 @@ def workers(
 
 
 def shared(
-    among: Sequence[Worker],
+    processes: Sequence[Worker],
     tasks: Sequence[Any],
     what: str,
     name_of: Callable[[Any], str] = str,
@@ -103,7 +103,7 @@ def shared(
     """Return the results of tasks in their order; an idle worker takes the next task.
 
     Args:
-        among: The workers, see `workers`.
+        processes: The workers, see `workers`.
         tasks: The tasks; they are pickled.
         what: What the tasks are, for the progress bar.
         name_of: Returns the name of a task, for errors.
@@ -113,7 +113,7 @@ def shared(
         RuntimeError: If a task raises another error, with its traceback.
     """
     waiting, results = deque(range(len(tasks))), dict[int, Any]()
-    idle, running = deque(among), dict[Connection, tuple[Worker, int]]()
+    idle, running = deque(processes), dict[Connection, tuple[Worker, int]]()
     with tqdm(total=len(tasks), desc=what, disable=None) as bar:
         while waiting or running:
             while idle and waiting:

@@ -89,13 +89,13 @@ def score(
     from seuf.benchmarks.measures import measures
     from seuf.benchmarks.records import Passage, Question
 
-    asked = [Question(**record) for record in questions if record["part"] == "test"]
+    test_questions = [Question(**record) for record in questions if record["part"] == "test"]
     if evaluation.headline == "produced":
-        check_all_produced(asked)
-    multiple_choice = [question for question in asked if question.is_multiple_choice()]
-    free = [question for question in asked if question.is_free_answer(evaluation.generate)]
-    produced = [question for question in asked if question.is_produced()]
-    compared = [question for question in asked if question.compares_likelihoods()]
+        check_all_produced(test_questions)
+    multiple_choice = [question for question in test_questions if question.is_multiple_choice()]
+    free = [question for question in test_questions if question.is_free_answer(evaluation.generate)]
+    produced = [question for question in test_questions if question.is_produced()]
+    compared = [question for question in test_questions if question.compares_likelihoods()]
     if evaluation.generate and not free:
         raise InputError(
             "evaluation.generate is true, but no question has a `reference` to compare an answer "
@@ -125,4 +125,4 @@ def score(
         of_sets = [Passage(**record) for record in passages]
         scores["membership"] = score_passages(model, of_sets, evaluation)
     scores = {"headline": headline(scores, evaluation.headline), **scores}
-    return {**scores, "measures": measures(scores, asked)}
+    return {**scores, "measures": measures(scores, test_questions)}

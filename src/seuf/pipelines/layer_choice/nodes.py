@@ -108,8 +108,10 @@ def judge_by_selection(base: LanguageModel, questions: Records, settings: Scorin
     from seuf.benchmarks.records import Question, utility_subject
     from seuf.unlearning.evaluations import Evaluation
 
-    asked = [Question(**record) for record in questions if record["part"] == "selection"]
-    scorer = HeadlineScorer(base, asked, settings)
+    selection_questions = [
+        Question(**record) for record in questions if record["part"] == "selection"
+    ]
+    scorer = HeadlineScorer(base, selection_questions, settings)
     utility = utility_subject(record["subject"] for record in questions)
     chance = scorer.chance("selection")
 

@@ -86,10 +86,10 @@ def judge_of(
     from seuf.moe.loss import MeanNLL
     from seuf.unlearning.evaluations import Evaluation
 
-    asked = [Question(**record) for record in questions]
-    check_questions(base.tokenizer, asked, settings)
-    scorer = HeadlineScorer(base, asked_at_a_look(asked, settings.path_questions), settings)
-    utility = utility_subject(question.subject for question in asked)
+    all_questions = [Question(**record) for record in questions]
+    check_questions(base.tokenizer, all_questions, settings)
+    scorer = HeadlineScorer(base, asked_at_a_look(all_questions, settings.path_questions), settings)
+    utility = utility_subject(question.subject for question in all_questions)
     every = -(-len(general_texts) // settings.path_texts) or 1  # rounded up; 1 of no texts
     general = texts_of(general_texts)[::every]
     length, size = settings.max_length, settings.batch_size
