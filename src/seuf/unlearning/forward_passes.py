@@ -60,8 +60,8 @@ class StepBatch(NamedTuple):
             then the refusals of the first if it has those; right-padded, (B, T).
         mask: Which tokens a loss counts, no padding and no prompts, (B, T), bool.
         forget_mask: Which tokens are of samples to forget and no padding, (B, T), bool.
-        texts: For each text of a sample, whose NLL counts: the tokens of `mask` with a token of the
-            same text before them, (B, S, T), bool.
+        texts: Which tokens' NLL counts, by the text of the sample: those of `mask` with a token of
+            the same text before them, (B, S, T), bool.
         prefix: Input of the first trained layer, (B, T, d); None if it is not kept.
         forget_reference_nll: The original model's NLL sum of each text to forget, (B_f, S).
         refusal_reference_nll: The same for the refusals.
