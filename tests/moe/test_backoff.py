@@ -33,7 +33,7 @@ class Memory:
 
 @given(st.integers(0, 40), st.integers(1, 50))
 def test_every_item_is_done_once_and_in_order(count, fits):
-    done = list(Backoff("less").parts(range(count), Memory(fits)))
+    done = list(Backoff("less").map_items(range(count), Memory(fits)))
 
     assert [item for part, _ in done for item in part] == list(range(count))
     assert [made for _, values in done for made in values] == [10 * n for n in range(count)]
@@ -44,8 +44,8 @@ def test_the_size_is_halved_and_remembered():
     """16 and 8 do not fit, 4 do: 4 times 4, and the next 6 as 4 and 2."""
     backoff, memory = Backoff("less"), Memory(fits=5)
 
-    list(backoff.parts(range(16), memory))
-    list(backoff.parts(range(6), memory))
+    list(backoff.map_items(range(16), memory))
+    list(backoff.map_items(range(6), memory))
 
     assert memory.given == [16, 8, 4, 4, 4, 4, 4, 2]
 
@@ -60,13 +60,13 @@ def test_a_part_that_fails_later_is_halved_from_what_it_was():
         done.append(len(items))
 
     backoff.most = 4
-    list(backoff.parts(range(7), work))
+    list(backoff.map_items(range(7), work))
 
     assert done == [4, 1, 1, 1]
 
 
 def test_each_halving_is_told_in_one_line(caplog):
-    list(Backoff("less").parts(range(5), Memory(1)))
+    list(Backoff("less").map_items(range(5), Memory(1)))
 
     assert caplog.messages == [
         "5 samples at once do not fit in memory, going on with 2",
@@ -76,7 +76,7 @@ def test_each_halving_is_told_in_one_line(caplog):
 
 def test_one_that_does_not_fit_is_an_error_that_says_what_to_do():
     with pytest.raises(InputError) as raised:
-        list(Backoff("lower max_length").parts([1, 2], Memory(0)))
+        list(Backoff("lower max_length").map_items([1, 2], Memory(0)))
 
     assert str(raised.value) == (
         "Not even one sample fits in memory (CUDA out of memory. Tried to allocate 2.00 GiB): "
@@ -97,7 +97,7 @@ def test_what_the_failed_attempt_had_made_is_free_before_the_next():
 
     gc.disable()
     try:
-        list(Backoff("less").parts(range(4), work))
+        list(Backoff("less").map_items(range(4), work))
     finally:
         gc.enable()
 
@@ -112,7 +112,7 @@ def test_of_a_batch_rows_pass_with_their_positions():
             raise torch.OutOfMemoryError(FULL)
         return part.input_ids.tolist()
 
-    parts = list(Backoff("less").rows(batch, work))
+    parts = list(Backoff("less").map_batch(batch, work))
 
     assert [made for _, made in parts] == [[[1, 2, 3]], [[4, 5, 0]], [[6, 0, 0]]]
     assert [part.positions for part, _ in parts] == [[7], [1], [4]]
@@ -126,7 +126,7 @@ def test_of_a_batch_rows_pass_with_their_positions():
 def test_work_that_is_told_a_size_begins_again_with_half():
     memory = Memory(fits=3)
 
-    assert Backoff("less").whole(16, lambda size: memory(range(size))) == [0, 10]
+    assert Backoff("less").call(16, lambda size: memory(range(size))) == [0, 10]
     assert memory.given == [16, 8, 4, 2]
 
 
@@ -138,6 +138,7 @@ def test_work_that_is_told_a_size_begins_again_with_half():
                       "allocate memory: you tried to allocate 8 bytes."), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (MemoryError(), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )  # fmt: skip
@@ -152,12 +153,23 @@ def test_the_allocator_of_the_cpu_says_what_is_looked_for():
     assert is_out_of_memory(raised.value)
 
 
+def test_python_without_memory_gets_fewer_items_too():
+    def work(items: Sequence[int]) -> int:
+        if len(items) > 2:
+            raise MemoryError
+        return len(items)
+
+    assert [done for _, done in Backoff("less").map_items(range(4), work)] == [2, 2]
+    with pytest.raises(InputError, match="does not fit in memory"), must_fit("less"):
+        work([1, 2, 3])
+
+
 def test_other_errors_pass():
     def work(items: Sequence[int]) -> None:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        list(Backoff("less").parts([1, 2], work))
+        list(Backoff("less").map_items([1, 2], work))
     with pytest.raises(RuntimeError, match="a bug"), must_fit("less"):
         work([])
 

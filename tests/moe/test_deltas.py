@@ -188,6 +188,20 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         Delta.load(path)
 
 
+@pytest.mark.parametrize("header", ["{", "[]", '{"base": "b", "colour": "red"}', "{}"])
+def test_a_header_that_save_did_not_write_is_refused(tmp_path, header):
+    path = tmp_path / "delta.safetensors"
+    save_file({"weight": torch.ones(2)}, path, metadata={"seuf": header})
+
+    with pytest.raises(InputError, match="its 'seuf' header is damaged"):
+        Delta.load(path)
+
+
+def test_a_delta_that_is_missing_is_told_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="Cannot read the delta"):
+        Delta.load(tmp_path / "delta.safetensors")
+
+
 def test_nobody_but_the_owner_reads_a_delta(tmp_path):
     path = tmp_path / "delta"
 

@@ -248,7 +248,7 @@ def greedy_answers(
     backoff = Backoff("lower evaluation.max_length or evaluation.max_new_tokens")
     size = settings.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    for of_batch in in_turn(batches, lambda batch: list(backoff.parts(batch, generate))):
+    for of_batch in in_turn(batches, lambda batch: list(backoff.map_items(batch, generate))):
         for positions, part in of_batch:
             for position, answer in zip(positions, part, strict=True):
                 answers[position] = answer

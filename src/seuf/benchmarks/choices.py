@@ -369,7 +369,7 @@ class ChoicePasses:
 
         with skip_packed_sequence_check():
             batches = self._batches_for(device, shared)[1]
-            for _, (of_batch, nll) in self.backoff.all_rows(batches, score):
+            for _, (of_batch, nll) in self.backoff.map_batches(batches, score):
                 choices += of_batch
                 losses.append(nll)
         if not choices:

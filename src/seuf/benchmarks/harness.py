@@ -70,7 +70,7 @@ def score_questions(
             return evaluate(model, tasks, bootstrap_iters=1)
 
     backoff = Backoff("lower evaluation.max_length")
-    results = backoff.whole(settings.batch_size, evaluate_at_once)
+    results = backoff.call(settings.batch_size, evaluate_at_once)
     assert results is not None  # only processes other than the first get nothing
     return {n: _scores(results, n, asked[n], settings.metric) for n in names}
 

@@ -192,7 +192,7 @@ def _predictions_of_samples(
     predictions: dict[int, Predictions] = {}
     ids, backoff = [sample.ids for sample in samples], Backoff("lower evaluation.max_length")
     batches = by_length(ids, batch_size, subject_model.padding)
-    for part, of_part in backoff.all_rows(batches, partial(_of_batch, subject_model.model)):
+    for part, of_part in backoff.map_batches(batches, partial(_of_batch, subject_model.model)):
         predictions |= zip(part.positions or (), of_part, strict=True)
     return [predictions[position] for position in range(len(samples))]
 

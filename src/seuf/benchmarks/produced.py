@@ -165,7 +165,7 @@ def greedy_openings(
         return [part.tolist() for part in tokens.split([len(r.continuation) + 1 for r in asked])]
 
     batches = by_length(inputs, batch_size, padding=0)
-    for part, likeliest_tokens in backoff.all_rows(batches, likeliest):
+    for part, likeliest_tokens in backoff.map_batches(batches, likeliest):
         for position, tokens in zip(part.positions or (), likeliest_tokens, strict=True):
             expected = references[position].continuation
             pairs = zip(tokens, expected, strict=False)

@@ -78,7 +78,7 @@ class Delta:
         """Return the delta that `save` wrote.
 
         Raises:
-            InputError: If the file is not a delta.
+            InputError: If the file is missing, or is not a delta.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -86,11 +86,18 @@ class Delta:
             with safe_open(path, framework="pt") as file:
                 header = (file.metadata() or {}).get("seuf")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except OSError as error:
+            raise InputError(f"Cannot read the delta {path}: {error}") from error
         except SafetensorError as error:
             raise InputError(f"{path} is not a safetensors file: {error}") from error
         if header is None:
             raise InputError(f"{path} is not a SEUF delta: it has no 'seuf' header.")
-        return cls(tensors, **json.loads(header))
+        try:
+            return cls(tensors, **json.loads(header))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{path} is not a SEUF delta: its 'seuf' header is damaged."
+            ) from error
 
     def apply(self, model: nn.Module) -> None:
         """Give the model the delta's tensors.

@@ -56,7 +56,7 @@ def sample_texts(
     with tqdm(total=total, desc=name, unit="text", disable=None) as progress:
         for start in range(0, total, settings.batch_size):
             batch = openings[start : start + settings.batch_size]
-            for _, made in backoff.parts(batch, lambda part: _continue(dense, part, settings)):
+            for _, made in backoff.map_items(batch, lambda part: _continue(dense, part, settings)):
                 texts += made
                 progress.update(len(made))
     return texts

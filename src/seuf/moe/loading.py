@@ -170,7 +170,7 @@ def tokenizer_of(reference: HubReference, folder: Path, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
     with clear_errors(HubReference(reference.path, reference.revision, "tokenizer of the model")):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
     # without its files transformers makes one that knows no words
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) + 1:
         raise InputError(

@@ -115,7 +115,7 @@ class MeanNLL:
             return next_token_nll(hidden, head, labels)[0].sum()
 
         with skip_packed_sequence_check():
-            sums = [of_part for _, of_part in self.backoff.all_rows(self.batches, nll_sum)]
+            sums = [of_part for _, of_part in self.backoff.map_batches(self.batches, nll_sum)]
         return sum(torch.stack([one.to(device) for one in sums]).tolist()) / self.count
 
     def _given_for(self, batch: Batch, device: torch.device) -> tuple[dict[str, Any], Tensor]:

@@ -89,7 +89,7 @@ def capture_routing(
     samples, tokens = torch.zeros(rows - 2, dtype=torch.float64), 0
     parts_of = partial(_parts_of, subsets=[frozenset(subset) for subset in subsets])
     backoff, count = Backoff(SHORTER), partial(_count, model, layers, top_k_sets, parts_of)
-    for part, counts in backoff.all_rows(_numbered(map(as_batch, batches)), count):
+    for part, counts in backoff.map_batches(_numbered(map(as_batch, batches)), count):
         for position, (added, chosen) in enumerate(counts):
             sums[position] = sums[position].to(added.device) + added
             sets[position] += [] if chosen is None else [chosen]
@@ -195,7 +195,7 @@ class TopKSets:
 
         with skip_packed_sequence_check():
             for batch in self.batches:
-                sets += [of_part for _, of_part in self.backoff.rows(batch, passed)]
+                sets += [of_part for _, of_part in self.backoff.map_batch(batch, passed)]
         return torch.cat(sets, dim=1)
 
     def _given_for(self, batch: Batch, device: torch.device) -> tuple[dict[str, Any], Tensor]:

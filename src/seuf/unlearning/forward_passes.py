@@ -434,7 +434,7 @@ class ForwardPasses:
         size = 2 * self.at_once  # as many as a step with a retain term takes
         for start in tqdm(range(0, len(order), size), desc=what, unit="batch", disable=None):
             group = order[start : start + size]
-            yield from self.backoff.parts(group, lambda part: compute(self.samples_at(part)))
+            yield from self.backoff.map_items(group, lambda part: compute(self.samples_at(part)))
 
     def _from_first_layer(self, batch: StepBatch) -> AbstractContextManager[None]:
         if batch.prefix is None:
