@@ -1,16 +1,15 @@
-"""Several processes for one model: each with a part of every layer, or each with all of it.
+"""Run one model in several processes: each holds a shard of every layer, or a whole replica.
 
-Parts, torch's FSDP2, are for training what fits no card: weights, gradients and what the optimizer
-keeps are divided by the number of processes, `ranks`. A decoder layer is put together while it
-runs. What lies outside the layers (embeddings, last norm, head) and what is added to them (LoRA) is
-whole in every process, because losses call the head by itself and it may be the embeddings; of
-these only what the optimizer keeps is divided.
+Shards, by torch's FSDP2, are for training a model that fits on no single GPU: weights, gradients
+and optimizer state are divided by the number of processes, `ranks`. A decoder layer is gathered
+while it runs. What lies outside the layers (embeddings, last norm, head) and what is added to them
+(LoRA) is whole in every process, because losses call the head by itself and it may share its weight
+with the embeddings; of these only the optimizer state is divided.
 
-All processes run the same program on the same data, see `seuf.pipelines.processes`. Those with
-parts differ in three places: each passes its own rows of a step (`own_rows`), gradients are added
-up (`Shard.gradient`), and each updates its own part (`Shard.view`). Those that each hold the whole
-model, `replicas`, differ in one: each takes its share of the batches that are scored (`in_turn`).
-In a process of its own all functions here do nothing.
+All processes run the same program on the same data, see `seuf.pipelines.processes`. Sharded ones
+differ in three places: each passes its own rows of a step (`own_rows`), gradients are summed over
+processes (`Shard.gradient`), and each updates its own shard (`Shard.view`). Replicas differ in one:
+each scores its share of the batches (`in_turn`). In a single process all of this does nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from torch import Tensor, nn
 from seuf.inputs import InputError
 from seuf.moe.architectures import decoder
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _sharded: WeakSet[nn.Module] = WeakSet()
 _replica = Event()  # set for good once this process is one
 
@@ -41,40 +40,40 @@ def processes() -> int:
 
 
 def ranks() -> int:
-    """Return among how many processes the model is divided."""
+    """Return over how many processes the model is sharded; 1 if it is not."""
     return 1 if _replica.is_set() else processes()
 
 
 def replicas() -> int:
-    """Return how many processes hold a whole model each and share what is scored."""
+    """Return how many processes hold the whole model and share the scoring; 1 if they do not."""
     return processes() if _replica.is_set() else 1
 
 
 def be_replica() -> None:
-    """Say that each process holds the whole model."""
+    """Declare, for good, that each process holds the whole model."""
     _replica.set()
 
 
 def rank() -> int:
-    """Return which of the processes this is; 0 writes."""
+    """Return the number of this process; process 0 writes the outputs."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def own_rows(size: int) -> range:
-    """Return which of a step's rows pass here; `size` is a multiple of `ranks`."""
+    """Return which rows of a step this process passes; `size` is a multiple of `ranks`."""
     share = size // ranks()
     return range(rank() * share, (rank() + 1) * share)
 
 
 def total(tensor: Tensor) -> Tensor:
-    """Return the sum of what all processes have, in place."""
+    """Return the sum of the tensors of all processes, written in place."""
     if ranks() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
-def agreed(value: Given) -> Given:
-    """Return what the first process has: choices must be the same in all, to the last bit."""
+def agreed(value: Item) -> Item:
+    """Return the value of process 0: choices must be the same in all processes, to the bit."""
     if processes() == 1:
         return value
     values = [value]
@@ -82,8 +81,8 @@ def agreed(value: Given) -> Given:
     return values[0]
 
 
-def gathered(value: Given) -> list[Given]:
-    """Return what each process has, with tensors in CPU memory."""
+def gathered(value: Item) -> list[Item]:
+    """Return the values of all processes, with tensors in CPU memory."""
     if processes() == 1:
         return [value]
     own = io.BytesIO()
@@ -93,46 +92,46 @@ def gathered(value: Given) -> list[Given]:
     return [torch.load(io.BytesIO(one), "cpu", weights_only=False) for one in sent]
 
 
-def in_turn(items: Iterable[Given], work: Callable[[Given], Made]) -> Iterator[Made]:
-    """Yield what work makes of each item, in their order; replicas take the items in turn.
+def in_turn(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
+    """Yield the result of work on each item, in order; replicas take the items in turn.
 
-    The items are those of one process, so what is made of them is the same to the bit. Nothing
-    happens before the first is asked for; replicas wait for each other there.
+    Each item is worked on whole, so its result is that of one process, to the bit. Nothing happens
+    before the first result is asked for; there the replicas wait for each other.
     """
     if replicas() == 1:
         yield from map(work, items)
         return
-    every, made = list(items), dict[int, Made]()
-    for own in gathered({i: work(every[i]) for i in range(rank(), len(every), replicas())}):
-        made |= own
-    yield from (made[i] for i in range(len(every)))
+    every, results = list(items), dict[int, Result]()
+    for share in gathered({i: work(every[i]) for i in range(rank(), len(every), replicas())}):
+        results |= share
+    yield from (results[i] for i in range(len(every)))
 
 
 def is_sharded(tensor: Any) -> bool:
-    """Tell if each process holds a part of a tensor only."""
+    """Return whether this process holds only a shard of a tensor."""
     return ranks() > 1 and hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor that is divided as a whole; all processes call it."""
+    """Return the whole of a tensor, gathered if it is sharded; all processes must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def own(tensor: Tensor) -> Tensor:
-    """Return this process's own part of a tensor, or all of one that is not divided."""
+    """Return this process's shard of a tensor, or all of one that is not sharded."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def check_not_parallel(model: Any) -> None:
-    """Raise if a model is divided already, as transformers does it.
+    """Raise if transformers has already divided a model over devices.
 
     Raises:
-        InputError: With why that is refused.
+        InputError: With the reason for the refusal.
     """
     config = getattr(model.config, "distributed_config", None)
-    asked = [getattr(config, name, None) for name in ("ep_size", "tp_size")]
-    divided = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
-    if divided or any(size and size > 1 for size in asked):
+    sizes = [getattr(config, name, None) for name in ("ep_size", "tp_size")]
+    is_divided = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    if is_divided or any(size and size > 1 for size in sizes):
         raise InputError(
             "The model is expert- or tensor-parallel already, and training it so is refused: "
             "transformers' expert parallelism has lost or scaled gradients without an error. Load "
@@ -141,64 +140,85 @@ def check_not_parallel(model: Any) -> None:
 
 
 def shard(model: Any, device: torch.device) -> Any:
-    """Return a model that all processes share, made of the first one's.
+    """Return a model sharded over all processes, made from that of process 0.
 
     Args:
-        model: Of the first process, in CPU memory; of the others None. It is used up.
+        model: In process 0 the model, in CPU memory, which is used up; in the others None.
         device: Of this process.
 
     Raises:
         InputError: If the model is divided already.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    from torch.distributed.tensor import distribute_tensor
 
     if model is not None:
         check_not_parallel(model)
     values = dict(_tensors(model)) if model is not None else {}
-    empty: Any = agreed(None if model is None else _emptied(model))
+    sharded: Any = agreed(None if model is None else _emptied(model))
     mesh = init_device_mesh(device.type, (ranks(),))
-    body, in_float32 = decoder(empty), MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    _wrap_layers(sharded, mesh)
+    _allocate(sharded, device)
+    _scatter(values, sharded, mesh, device)
+    with torch.no_grad():  # FSDP fixes in its first pass where the shards lie
+        ids = torch.zeros(1, 1, dtype=torch.long, device=device)
+        decoder(sharded)(input_ids=ids, use_cache=False)
+    _sharded.add(sharded)
+    return sharded
+
+
+def _wrap_layers(model: Any, mesh: Any) -> None:
+    """Let FSDP shard the weights of the decoder's layers, and sum gradients in float32."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    body, in_float32 = decoder(model), MixedPrecisionPolicy(reduce_dtype=torch.float32)
     outside = set(body.parameters()) - set(body.layers.parameters())
     for layer in body.layers:
         fully_shard(layer, mesh=mesh, mp_policy=in_float32)
     fully_shard(body, mesh=mesh, mp_policy=in_float32, ignored_params=outside)
     for part in [*body.layers, body]:
-        part.set_gradient_divide_factor(1.0)  # parts of a mean are added, not averaged
+        part.set_gradient_divide_factor(1.0)  # the processes' losses are parts of one mean
         part.set_force_sum_reduction_for_comms(True)
-    for layer in body.layers:
+
+
+def _allocate(model: Any, device: torch.device) -> None:
+    """Give every tensor of a model without values memory on a device; tied weights stay tied."""
+    for layer in decoder(model).layers:
         layer.to_empty(device=device)
-    made: dict[int, Any] = {}  # weights that are tied stay so
-    for name, tensor in _tensors(empty):
-        if tensor.is_meta and id(tensor) not in made:
-            kept = torch.empty_like(tensor, device=device)
+    allocated: dict[int, Any] = {}  # by the id of the empty tensor
+    for name, tensor in _tensors(model):
+        if not tensor.is_meta:
+            continue
+        if id(tensor) not in allocated:
+            memory = torch.empty_like(tensor, device=device)
             is_weight = isinstance(tensor, nn.Parameter)
-            made[id(tensor)] = nn.Parameter(kept, tensor.requires_grad) if is_weight else kept
-        module, _, own_name = name.rpartition(".")
-        if tensor.is_meta:
-            holder = empty.get_submodule(module)
-            table = holder._parameters if own_name in holder._parameters else holder._buffers
-            table[own_name] = made[id(tensor)]
-    with torch.no_grad():
-        for name, tensor in _tensors(empty):
-            given = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-            if values:
-                given.copy_(values.pop(name))
-            if hasattr(tensor, "full_tensor"):
-                part = distribute_tensor(given, mesh, tensor.placements)  # type: ignore[attr-defined]
-                tensor.to_local().copy_(part.to_local())  # type: ignore[attr-defined]
-            else:
-                dist.broadcast(given, src=0)
-                tensor.copy_(given)
-        # FSDP decides in the first pass where its parts lie for good
-        body(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
-    _sharded.add(empty)
-    return empty
+            allocated[id(tensor)] = (
+                nn.Parameter(memory, tensor.requires_grad) if is_weight else memory
+            )
+        path, _, own_name = name.rpartition(".")
+        module = model.get_submodule(path)
+        table = module._parameters if own_name in module._parameters else module._buffers
+        table[own_name] = allocated[id(tensor)]
+
+
+@torch.no_grad()
+def _scatter(values: dict[str, Tensor], model: Any, mesh: Any, device: torch.device) -> None:
+    """Copy the values that process 0 has, by name, to all processes; each keeps its shard."""
+    from torch.distributed.tensor import distribute_tensor
+
+    for name, tensor in _tensors(model):
+        value = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        if values:
+            value.copy_(values.pop(name))
+        if hasattr(tensor, "full_tensor"):
+            part = distribute_tensor(value, mesh, tensor.placements)  # type: ignore[attr-defined]
+            tensor.to_local().copy_(part.to_local())  # type: ignore[attr-defined]
+        else:
+            dist.broadcast(value, src=0)
+            tensor.copy_(value)
 
 
 def settle() -> None:
-    """Divide all layers again where a pass was ended before its end, and let FSDP forget it."""
+    """Shard all layers again after a pass that was cut short, and reset FSDP's state."""
     if ranks() == 1:
         return
     from torch.distributed.fsdp import FSDPModule
@@ -207,50 +227,49 @@ def settle() -> None:
         for part in model.modules():
             if isinstance(part, FSDPModule):
                 part.reshard()
-                # a pass that is still open would not wait for what is written to weights
+                # in a pass that is still open FSDP would not wait for writes to weights
                 state = part._get_fsdp_state()
                 state._training_state = type(state._training_state).IDLE
                 state._state_ctx.iter_forward_root = None
 
 
 class Shard:
-    """This process's part of a parameter that is in training.
+    """This process's part of a parameter in training.
 
     Args:
-        parameter: One that is divided, or one that is whole in every process: of that a part of its
-            numbers is updated here, and the others send theirs.
+        parameter: A sharded one, or one that is whole in every process: of that each process
+            updates a slice and sends it to the others.
 
     Attributes:
-        view: The part, in the model's own memory.
+        view: The part, a view of the model's memory.
     """
 
     def __init__(self, parameter: nn.Parameter) -> None:
-        self.parameter, self.is_divided = parameter, is_sharded(parameter)
-        if self.is_divided:
+        self.parameter, self.is_sharded = parameter, is_sharded(parameter)
+        if self.is_sharded:
             self.view = own(parameter.detach())
         else:
-            self.parts = _parts(parameter.detach())
-            self.view = self.parts[rank()]
+            self.slices = _slices(parameter.detach())
+            self.view = self.slices[rank()]
 
     def gradient(self) -> Tensor | None:
-        """Return the part's gradient, added up over all processes."""
+        """Return the part's gradient, summed over all processes."""
         gradient = self.parameter.grad
         if gradient is None:
             return None
-        if self.is_divided:
+        if self.is_sharded:
             return own(gradient)
-        return _parts(total(gradient.float()))[rank()]
+        return _slices(total(gradient.float()))[rank()]
 
     @torch.no_grad()
     def send(self) -> None:
-        """Let the others have what was written to the part, where they hold it too."""
-        for source, part in enumerate([] if self.is_divided else self.parts):
-            if part.numel():
-                dist.broadcast(part, src=source)
+        """Send the part to the other processes, if they hold the parameter whole."""
+        if not self.is_sharded:
+            _broadcast(self.slices)
 
     def whole(self, values: Tensor) -> Tensor:
-        """Return the whole parameter of which each process gives its own part's values."""
-        if self.is_divided:
+        """Return the whole parameter, of which each process gives the values of its own part."""
+        if self.is_sharded:
             like: Any = self.parameter
             return (
                 type(like.data)
@@ -263,17 +282,15 @@ class Shard:
                 )
                 .full_tensor()
             )
-        put_together = torch.empty_like(self.parameter)
-        parts = _parts(put_together.detach())
-        parts[rank()].copy_(values)
-        for source, part in enumerate(parts):
-            if part.numel():
-                dist.broadcast(part, src=source)
-        return put_together.detach()
+        gathered = torch.empty_like(self.parameter).detach()
+        slices = _slices(gathered)
+        slices[rank()].copy_(values)
+        _broadcast(slices)
+        return gathered
 
 
 def clip_gradients(masters: Sequence[Tensor], largest: float) -> Tensor:
-    """Scale the gradients of all parts to a norm of at most `largest`; return what it was."""
+    """Scale the gradients of all shards to a norm of at most `largest`; return the norm before."""
     if ranks() == 1:
         return nn.utils.clip_grad_norm_(masters, largest)
     gradients = [master.grad for master in masters if master.grad is not None]
@@ -282,8 +299,15 @@ def clip_gradients(masters: Sequence[Tensor], largest: float) -> Tensor:
     return norm
 
 
-def _parts(tensor: Tensor) -> list[Tensor]:
-    """Return as many parts of a tensor's numbers as there are processes, views of it."""
+def _broadcast(slices: list[Tensor]) -> None:
+    """Send each process's slice to all others."""
+    for source, part in enumerate(slices):
+        if part.numel():
+            dist.broadcast(part, src=source)
+
+
+def _slices(tensor: Tensor) -> list[Tensor]:
+    """Return views of a tensor's numbers, one for each process."""
     flat = tensor.view(-1)
     size = -(-len(flat) // ranks())
     return [flat[start * size : (start + 1) * size] for start in range(ranks())]
