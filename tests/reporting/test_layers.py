@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from seuf.reporting.layers import ALL, COLUMNS, layer_table, layers_figure
+from seuf.reporting.layer_figure import layers_figure
+from seuf.reporting.layers import ALL, COLUMNS, layer_table
 from seuf.reporting.styles import KNOWN
 from tests.reporting.examples import LOOKS, log, paths
 from tests.reporting.test_spread import right

@@ -11,7 +11,8 @@ from plotly.offline import get_plotlyjs
 from seuf.forgetting import pack_right
 from seuf.reporting.expert_figures import attribution, tokens_per_expert, trials_by_layer
 from seuf.reporting.figures import GENERAL_LOSS, forgetting_paths, overlap_over_steps
-from seuf.reporting.layers import layer_table, layers_figure
+from seuf.reporting.layer_figure import layers_figure
+from seuf.reporting.layers import layer_table
 from seuf.reporting.report import FIGURES, About, known_too_little, report, spread_report
 from tests.reporting import test_layers
 from tests.reporting.examples import CHANCE, LOOKS, SELECTED, comparison, log, paths, routing

@@ -57,10 +57,10 @@ def draw_paths(paths: pd.DataFrame) -> tuple[Any, Any]:
 
 def compare_layers(paths: pd.DataFrame, **of_bases: pd.DataFrame) -> tuple[pd.DataFrame, Any, str]:
     """Tell what one expert of each layer keeps: as a table, a figure, and a picture."""
-    from seuf.reporting import layers
+    from seuf.reporting import layer_figure
 
     named = [table.assign(base=base) for base, table in of_bases.items()]
-    return layers.compare_layers(paths, named)
+    return layer_figure.compare_layers(paths, named)
 
 
 def write_spread_report(

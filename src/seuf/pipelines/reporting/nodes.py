@@ -70,9 +70,9 @@ def draw_figures(
 
 def compare_layers(paths: pd.DataFrame, **trials: pd.DataFrame) -> tuple[pd.DataFrame, Figure, str]:
     """Tell what one expert of each layer keeps: as a table, a figure, and a picture."""
-    from seuf.reporting import layers
+    from seuf.reporting import layer_figure
 
-    return layers.compare_layers(paths, list(trials.values()))
+    return layer_figure.compare_layers(paths, list(trials.values()))
 
 
 def write_report(
