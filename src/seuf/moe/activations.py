@@ -42,7 +42,7 @@ class HiddenStates:
             a layer may be elsewhere: batches go where the states came from.
         limit: Bytes of CPU memory they may take, by default half of what is free; beyond that they
             go to a file that is gone when the process ends, in the folder for temporary files.
-        share: How many such states there will be, which share all this memory.
+        share: Number of such objects that will share this memory.
 
     Raises:
         InputError: If the disk has no room for the file.
@@ -86,7 +86,7 @@ class HiddenStates:
         """Keep the states (B, T, d) of a right-padded batch of samples."""
         self.device = hidden.device
         if self.stays:
-            self.rows[self._places(positions, hidden.shape[1])] = hidden.to(self.rows)
+            self.rows[self._row_numbers(positions, hidden.shape[1])] = hidden.to(self.rows)
             self.rows[self.tokens] = 0
             return
         for position, rows in zip(positions, hidden, strict=True):
@@ -100,7 +100,7 @@ class HiddenStates:
     def batch(self, positions: Sequence[int], width: int) -> Tensor:
         """Return samples' states on their device, padded on the right with zeros, (B, width, d)."""
         if self.stays:
-            return self.rows[self._places(positions, width)].to(self.device)
+            return self.rows[self._row_numbers(positions, width)].to(self.device)
         shape = len(positions), width, self.rows.shape[1]
         states = torch.zeros(shape, dtype=self.rows.dtype, device=self.device)
         for row, position in enumerate(positions):
@@ -108,13 +108,13 @@ class HiddenStates:
             states[row, : len(kept)].copy_(kept, non_blocking=True)
         return states
 
-    def _places(self, positions: Sequence[int], width: int) -> Tensor:
-        """Return in which row each token of some samples is, padding in the last, (B, width)."""
+    def _row_numbers(self, positions: Sequence[int], width: int) -> Tensor:
+        """Return the row that holds each token of samples, the last for padding, (B, width)."""
         starts = torch.tensor([self.rows_of[position].start for position in positions])
         stops = torch.tensor([self.rows_of[position].stop for position in positions])
-        places = starts[:, None] + torch.arange(width)
-        places[places >= stops[:, None]] = self.tokens
-        return places.to(self.rows.device)
+        numbers = starts[:, None] + torch.arange(width)
+        numbers[numbers >= stops[:, None]] = self.tokens
+        return numbers.to(self.rows.device)
 
     def _file(self, size: int, dtype: torch.dtype) -> Tensor:
         free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -130,12 +130,12 @@ class HiddenStates:
 
 
 def half_of_free_memory() -> int:
-    """Return half of the bytes of CPU memory that no process needs."""
+    """Return half of the free CPU memory, in bytes."""
     return psutil.virtual_memory().available // 2
 
 
 def eighth_of_free_memory(device: torch.device) -> int:
-    """Return an eighth of the bytes that are free on a GPU: training needs the rest; else 0."""
+    """Return an eighth of a GPU's free memory in bytes, as training needs the rest; 0 on a CPU."""
     if device.type != "cuda":
         return 0
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -146,11 +146,11 @@ class SharedPrefix:
     """Inside the context, layers below `layer_index` run once for each batch.
 
     For a model that is scored again and again while only layers from `layer_index` on change:
-    results are the same to the bit. Whoever calls the model need not know. What enters the layer
-    stays on its GPU, up to an eighth of what is free there, and then in CPU memory, up to `limit`
-    bytes; after that new batches are computed each time. A batch is known by the tensors that it
-    is called with, and by their bytes where these are new: that takes a GPU waiting.
-    Training passes, and generation, which keeps a cache of its own, are left alone.
+    results are the same to the bit, and callers use the model as usual. The states that enter the
+    layer stay on its GPU, up to an eighth of its free memory, and then in CPU memory, up to `limit`
+    bytes; further batches are computed each time. A batch is recognised by its input tensors, and
+    by their bytes if those are new, which waits for the GPU.
+    Training passes, and generation, which has a cache of its own, are left alone.
 
     Args:
         model: A causal language model.
@@ -203,7 +203,7 @@ class SharedPrefix:
             hidden = hidden_of(args, kwargs).detach()
             if (index, key) in self._kept:
                 return
-            if self._takes_room(hidden):
+            if self._reserve(hidden):
                 self._kept[index, key] = hidden, hidden.device
             elif hidden.nbytes <= self.free_bytes:
                 self._kept[index, key] = hidden.cpu(), hidden.device
@@ -219,8 +219,8 @@ class SharedPrefix:
                     stack.callback(handle.remove)
             return forward(*args, **kwargs)
 
-    def _takes_room(self, hidden: Tensor) -> bool:
-        """Tell if a GPU has room to keep states for good; it is then taken."""
+    def _reserve(self, hidden: Tensor) -> bool:
+        """Return whether a GPU has memory to keep states for good, which is then reserved."""
         if self._free_on is None:
             return False
         free = self._free_on.setdefault(hidden.device, eighth_of_free_memory(hidden.device))

@@ -1,7 +1,7 @@
 """Turn texts into samples, and samples into padded batches of token ids.
 
-A sample is a list of token ids. One made by `text_samples` or `pack` is a `Sample`, which also
-knows where its texts lie and which of their tokens a loss counts.
+A sample is a list of token ids. `text_samples` and `pack` return `Sample`s, which also hold the
+span of each text in them and which of its tokens count for a loss.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     Attributes:
         input_ids: (B, T) of int64.
         attention_mask: 1 on tokens, 0 on padding, (B, T) of int64.
-        positions: Where each row stood among the samples; None if that is the order they come in.
+        positions: Position of each row among all samples; None if the rows are in their order.
     """
 
     input_ids: Tensor
@@ -40,16 +40,16 @@ class Batch(NamedTuple):
         return self.input_ids.masked_fill(self.attention_mask == 0, IGNORED)
 
     def part(self, rows: Sequence[int]) -> Batch:
-        """Return some rows that follow one another, still as wide as the batch."""
+        """Return some consecutive rows, as wide as the batch."""
         part = slice(rows[0], rows[-1] + 1)
         positions = None if self.positions is None else self.positions[part]
         return Batch(self.input_ids[part], self.attention_mask[part], positions)
 
     def inputs(self, device: torch.device) -> dict[str, Tensor | None]:
-        """Return what a decoder is called with.
+        """Return the arguments for a decoder.
 
-        No token sees what stands to its right, so padding on the right needs no mask; attention
-        without one is faster, and a GPU need not wait for the answer if there is padding at all.
+        No token attends to its right, so padding on the right needs no mask; attention without one
+        is faster, and nothing on a GPU has to be read to know whether there is padding.
         """
         padded_on_the_left = (self.attention_mask[:, 1:] > self.attention_mask[:, :-1]).any()
         mask = self.attention_mask.to(device) if padded_on_the_left else None
@@ -89,10 +89,10 @@ def spans_of(sample: Sequence[int]) -> list[Span]:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, split: bool = False
 ) -> list[list[int]]:
-    """Return each text's token ids, cut at `max_length` or split; those without are left out.
+    """Return each text's token ids, cut at `max_length` or split; empty texts are left out.
 
     Raises:
-        InputError: If the texts are one string, which would be taken letter by letter.
+        InputError: If `texts` is a single string, which would be read as a list of letters.
     """
     if not split:
         return [ids for ids in _encode(tokenizer, texts, max_length) if ids]
@@ -103,12 +103,12 @@ def tokenize(
 def even_parts(
     tokenizer: PreTrainedTokenizerBase, ids: list[int], max_length: int
 ) -> list[tuple[list[int], int]]:
-    """Return a text in as few parts of at most `max_length` tokens as it needs, equally long.
+    """Return a text as the fewest parts of at most `max_length` tokens, of equal length.
 
     Each begins with the beginning-of-text token, if the text does; no token is lost.
 
     Returns:
-        Of each part its token ids, and where those of the text itself begin that are new in it.
+        For each part its token ids, and the index of its first token that no part before it has.
     """
     if len(ids) <= max_length:
         return [(ids, 0)]
@@ -127,39 +127,39 @@ def tell_long(
     split: bool,
     where: str,
 ) -> str | None:
-    """Return a sentence on the texts that are longer than a sample; None if there are none.
+    """Return a sentence about the texts that are longer than a sample; None if there are none.
 
     Args:
         tokenizer: Of the model.
         texts: The texts.
         max_length: Tokens in a sample.
         split: Whether they are split; else they are cut.
-        where: The settings' group, whose `long_texts` says so.
+        where: Name of the settings group that holds `long_texts`.
     """
     lengths = text_lengths(tokenizer, texts)
     long = [length for length in lengths if length > max_length]
     if not long:
         return None
-    told = f"{len(long)} of {len(texts)} texts have more than {max_length} tokens"
+    number = f"{len(long)} of {len(texts)} texts have more than {max_length} tokens"
     if split:
-        return f"{told} ({where}.max_length): they are split, all {sum(lengths)} tokens are used."
+        return f"{number} ({where}.max_length): they are split, all {sum(lengths)} tokens are used."
     cut, every = sum(long) - max_length * len(long), sum(lengths)
     return (
-        f"{told} and are cut: {cut} of {every} tokens ({cut / every:.1%}) are not used; set "
+        f"{number} and are cut: {cut} of {every} tokens ({cut / every:.1%}) are not used; set "
         f"{where}.long_texts to split."
     )
 
 
 def text_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
-    """Return the number of tokens of each text, none of them cut."""
+    """Return the number of tokens of each whole text."""
     return [len(ids) for ids in _encode(tokenizer, texts, None)]
 
 
 def open_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return each text's token ids as those of a text that goes on.
+    """Return each text's token ids without an end token, so that the text can be continued.
 
-    Some tokenizers close every text with their end token; it is left out unless the text itself
-    ends in it. A beginning-of-text token that a text brings itself is not put before it again.
+    Some tokenizers close every text with their end token; it is kept only if the text itself ends
+    in it. A text that has a beginning-of-text token of its own does not get a second one.
     """
     rows: list[list[int]] = tokenizer(list(texts))["input_ids"] if texts else []
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -183,19 +183,19 @@ def text_samples(
     """Return a sample of each text: its token ids, closed by the tokenizer's end of text.
 
     A text of `max_length` tokens or more is cut there and not closed; one that is empty, or cut
-    before anything counts, is left out. So TOFU's own code makes its samples (locuslab/tofu
-    8c49eee, data_module.py). Where long texts are split there are several of one: see `even_parts`.
+    before its first token that counts, is left out, as in TOFU's own code (locuslab/tofu 8c49eee,
+    data_module.py). A long text that is split gives several samples: see `even_parts`.
 
     Args:
-        tokenizer: One without an end of text closes nothing.
+        tokenizer: If it has no end-of-text token, no text is closed.
         texts: The texts.
-        max_length: Tokens of a sample at most.
-        prompts: How each text begins, of which no loss is taken; none of them has such a beginning
-            by default. A token that reaches beyond the prompt counts.
+        max_length: Maximum number of tokens in a sample.
+        prompts: The beginning of each text that counts for no loss; by default there is none. A
+            token that reaches beyond the prompt counts.
         split: Whether a text of more than `max_length` tokens is split.
 
     Raises:
-        InputError: If the texts are one string, or do not each begin with its prompt.
+        InputError: If `texts` is a single string, or a text does not begin with its prompt.
     """
     by_text = samples_by_text(tokenizer, texts, max_length, prompts, split)
     return [sample for samples in by_text for sample in samples]
@@ -208,7 +208,7 @@ def samples_by_text(
     prompts: Sequence[str] = (),
     split: bool = False,
 ) -> list[list[Sample]]:
-    """Return the samples of each text, see `text_samples`; none of one in which nothing counts."""
+    """Return the samples of each text, see `text_samples`; none if no token of it counts."""
     prompts = prompts or [""] * len(texts)
     if len(prompts) != len(texts):
         raise InputError(f"Give a prompt for each text: {len(prompts)} and {len(texts)} came.")
@@ -234,7 +234,7 @@ def samples_by_text(
 
 
 def shared_beginning(ids: Sequence[int], opening: Sequence[int]) -> int:
-    """Return with how many of the opening's tokens the ids begin."""
+    """Return the length of the common prefix of the ids and the opening."""
     pairs = zip(ids, opening, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -255,7 +255,7 @@ def _encode(
 def pack(samples: Iterable[Sequence[int]], length: int) -> list[Sample]:
     """Return samples of at most `length` tokens that hold the given ones, none of them split.
 
-    Each goes where the least room is left that it fits in. No token is dropped.
+    Best fit: each goes where it leaves the least space. No token is dropped.
     """
     packed: list[Sample] = []
     with_room: dict[int, list[Sample]] = {}  # what is packed so far, by the tokens it has room for

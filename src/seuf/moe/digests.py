@@ -1,8 +1,8 @@
-"""Identify a model's weights: by a digest for good, by sums of bits from one use to the next.
+"""Identify a model's weights: by a digest, or from one use to the next by sums of their bits.
 
 The digest is SHA-256 over the keys, types, shapes and bytes of a model's checkpoint. It is the same
-whether it is taken of a loaded model or of the files it came from. The sum of a tensor's bits costs
-a fraction of that; `check_unchanged` compares these with those of the time of the digest.
+for a loaded model and for the files it came from. Sums of bits cost a fraction of that;
+`check_unchanged` compares them with the sums at the time of the digest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from seuf.moe.names import empty_checkpoint, to_checkpoint, weight_names
 from seuf.moe.sharding import own
 
 QUEUE = 64  # tensors that may wait to be hashed
-CHUNK = 1 << 22  # numbers that are weighted at once
+CHUNK = 1 << 22  # integers that are weighted at once
 DEFAULT = "default"
 
 
@@ -36,15 +36,15 @@ class _Fingerprint(NamedTuple):
     sums: dict[str, int | None]
 
 
-# What each digest was taken of. A state seen before need not be hashed again.
+# The state of the model behind each digest: a state seen before is not hashed again.
 _fingerprints: WeakKeyDictionary[nn.Module, dict[str, _Fingerprint]] = WeakKeyDictionary()
 
 
 def model_digest(model: nn.Module) -> str:
     """Return the digest of a model: SHA-256 over the SHA-256 of each tensor of its checkpoint.
 
-    A model that has not changed since the last time is not hashed again; its tensors' versions
-    tell, and their sums of bits for what was written past the versions.
+    A model that has not changed since the last call is not hashed again. Its tensors' versions
+    show most changes; sums of bits show writes that leave the version as it was.
     """
     fingerprint, known = _fingerprint(model), _fingerprints.setdefault(model, {})
     if not is_offloaded(model):
@@ -57,9 +57,9 @@ def model_digest(model: nn.Module) -> str:
 
 
 def check_unchanged(model: nn.Module, digest: str) -> None:
-    """Raise if a model, though written to, is not what it was when its digest was taken.
+    """Raise if a model is not what it was when its digest was taken.
 
-    By the sums of bits, which are cheap; tensors that are offloaded, now or then, are left out.
+    Compares sums of bits, which is cheap; tensors offloaded now or then are left out.
 
     Raises:
         RuntimeError: With the names of tensors that differ.
@@ -83,14 +83,14 @@ def check_unchanged(model: nn.Module, digest: str) -> None:
 
 
 def checkpoint_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield all that a checkpoint of the model holds, by key, one at a time."""
+    """Yield the key and value of each tensor in a checkpoint of the model, one at a time."""
     tensors = model.state_dict()
     for name in weight_names(model):
         yield from to_checkpoint(model, name, stored_tensor(model, name, tensors[name])).items()
 
 
 def checkpoint_dtypes(model: nn.Module) -> dict[str, str]:
-    """Return the types a model was loaded in: the commonest as `default`, others by their keys."""
+    """Return the types a model was loaded in: the most common as `default`, others by key."""
     dtypes = {
         key: str(tensor.dtype).removeprefix("torch.")
         for key, tensor in empty_checkpoint(model).items()
@@ -101,14 +101,14 @@ def checkpoint_dtypes(model: nn.Module) -> dict[str, str]:
 
 
 def type_of(key: str, dtypes: dict[str, str]) -> torch.dtype:
-    """Return the type that a tensor is loaded in, from what `checkpoint_dtypes` returned."""
+    """Return the type that a tensor is loaded in, given the result of `checkpoint_dtypes`."""
     return getattr(torch, dtypes.get(key, dtypes[DEFAULT]))
 
 
 def digest_of(tensors: Iterable[tuple[str, Tensor]], total: int | None = None) -> str:
-    """Return the digest of keys and tensors, in whatever order they come.
+    """Return the digest of keys and tensors, which does not depend on their order.
 
-    Several are hashed at once, and few wait in memory.
+    Tensors are hashed in threads, and at most `QUEUE` of them wait in memory.
     """
     shown = tqdm(tensors, total=total, desc="hashing", unit="tensor", disable=None)
     lines: list[str] = []
@@ -123,7 +123,7 @@ def digest_of(tensors: Iterable[tuple[str, Tensor]], total: int | None = None) -
 
 
 def digest_line(key: str, tensor: Tensor) -> str:
-    """Return what a tensor adds to a digest: a line with its key, type, shape and SHA-256."""
+    """Return a tensor's line in a digest: its key, type, shape and SHA-256."""
     data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return f"{key} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(data.data).hexdigest()}\n"
 
@@ -145,16 +145,16 @@ def sums_of_bits(model: nn.Module) -> dict[str, int | None]:
 
 
 def integers(sums: Iterable[Tensor]) -> list[int]:
-    """Return integers () from their devices: they come over at once, not one by one."""
+    """Return the values of scalar tensors, fetched from their device in one transfer."""
     waiting = list(sums)
     return torch.stack([one.to(waiting[0].device) for one in waiting]).tolist() if waiting else []
 
 
 def sum_of_bits(tensor: Tensor) -> Tensor:
-    """Return the sum of a tensor's bits, eight bytes a number, each times an odd weight of its own.
+    """Return the sum of a tensor's bits as 64-bit integers, each times an odd weight of its own.
 
-    So numbers that change places show too. Far cheaper than a digest; it tells of accidents, not of
-    a change made to go unnoticed.
+    The weights let it notice values that changed places. Far cheaper than a digest; it detects
+    accidents, not deliberate changes that keep the sum.
     """
     data = tensor.detach().contiguous().flatten().view(torch.uint8)
     data = F.pad(data, (0, -len(data) % 8)) if len(data) % 8 else data

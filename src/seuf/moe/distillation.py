@@ -1,13 +1,14 @@
-"""Distil a mixture of experts from the dense model that it was made of, and teach it new texts.
+"""Distil a mixture of experts from the dense model it was made from, and teach it new texts.
 
 An update minimises, over one mixed batch,
 
     KL(dense || mixture) on general text + NLL of the taught texts + weight * load balance
 
-General text is what the dense model says itself and what a study keeps, in full samples. The load
-is balanced over the whole batch, general and taught: balanced within each kind, no expert could
-belong to a kind of text, and there would be nothing to select. Balance is each layer's own (Fedus
-et al. 2022, arXiv 2101.03961, Eq. 4), its mean over layers is 1 where all experts get as much.
+General text is sampled from the dense model, and is also the text that a study keeps, in full
+samples. The load is balanced over the whole batch, general and taught: balanced within each kind of
+text, no expert could specialise, and there would be nothing to select. The balance loss is that of
+Fedus et al. 2022 (arXiv 2101.03961, Eq. 4) for each layer; its mean over layers is 1 where all
+experts get the same load.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ from seuf.moe.upcycling import load_dense, upcycle
 log = logging.getLogger(__name__)
 BETAS, DECAY, LARGEST_GRADIENT = (0.9, 0.95), 0.01, 1.0
 LOWEST_RATE = 0.05  # of the peak
-MATRIX, LONG = 1024, 1.0  # that a processor is timed with; hours of which a user is told
-BUCKET = 16  # taught batches that are made of texts sorted by length
-REPORTS = 20  # lines in a log, where there is no terminal for a bar
+MATRIX = 1024  # size of the matrices that a processor is timed with
+LONG = 1.0  # hours from which on the user is warned
+BUCKET = 16  # taught batches whose texts are sorted by length together
+REPORTS = 20  # log lines of a training, where no terminal shows a progress bar
 SMALLER = "set base_model.activation_checkpointing to true, or lower base_model.batch_size"
 
 
 def sample_dense(settings: UpcyclingSettings) -> tuple[list[str], list[str]]:
-    """Return what the dense model says: texts to distil on, and others that are kept apart."""
+    """Return texts sampled from the dense model: those to distil on, and others kept apart."""
     with threads(settings.threads):
         dense, sampling = _placed(load_dense(settings), settings), settings.sampling
         tokens = (sampling.texts + sampling.apart) * sampling.max_new_tokens
@@ -66,8 +68,8 @@ def distil(
         taught: Texts to learn.
         general: Texts on which the dense model's predictions are kept, each with its topic; a
             sample holds texts of one topic only.
-        settings: Which model, its experts, and the training budget.
-        seed: Decides what `upcycle` draws, and order.
+        settings: The dense model, the shape of the experts, and the training budget.
+        seed: Seed of what `upcycle` draws and of the order of the texts.
 
     Raises:
         InputError: If there is no such model, it cannot be upcycled, samples are too long for it,
@@ -93,14 +95,14 @@ def distil(
 
 
 def tell_if_hours(what: str, dense: LanguageModel, forward: float, training: float) -> float | None:
-    """Warn how long a processor takes at least, if there is no GPU; return the hours.
+    """Without a GPU, warn how long the processor takes at least; return the hours.
 
-    A pass is two operations a parameter and token, an update six (Kaplan et al. 2020, arXiv
-    2001.08361); a token passes as many parameters in the mixture as in the dense model. How fast
-    the processor multiplies matrices is measured.
+    A forward pass takes two operations a parameter and token, an update six (Kaplan et al. 2020,
+    arXiv 2001.08361); a token passes as many parameters in the mixture as in the dense model. The
+    processor's speed of matrix products is measured.
 
     Args:
-        what: What takes so long.
+        what: The name of the work.
         dense: The dense model, where it will run.
         forward: Tokens that pass the dense model.
         training: Tokens that the mixture is trained on.
@@ -126,13 +128,13 @@ def tell_if_hours(what: str, dense: LanguageModel, forward: float, training: flo
 def taught_batches(
     samples: Sequence[Sample], size: int, padding: int, rng: random.Random
 ) -> Iterator[Batch]:
-    """Yield batches without end, of samples of about one length: each pass in another order."""
+    """Yield batches for ever, of samples of similar length; each pass has a new order."""
     order = list(samples)
     while True:
         rng.shuffle(order)
         for start in range(0, len(order), size * BUCKET):
-            some = sorted(order[start : start + size * BUCKET], key=len)
-            batches = [some[at : at + size] for at in range(0, len(some), size)]
+            bucket = sorted(order[start : start + size * BUCKET], key=len)
+            batches = [bucket[at : at + size] for at in range(0, len(bucket), size)]
             rng.shuffle(batches)
             for batch in batches:
                 yield pad(batch, padding)
@@ -149,7 +151,7 @@ def balance_loss(
         present: 1 for a token, 0 for padding, (N,); None if all are tokens.
 
     Returns:
-        One number; 1 where all experts get as much, E / top_k where all tokens choose alike.
+        A scalar; 1 where all experts get the same load, E / top_k where all tokens choose alike.
     """
     losses = []
     for logits in router_logits:
@@ -179,11 +181,11 @@ def _placed(model: LanguageModel, settings: UpcyclingSettings) -> LanguageModel:
 
 
 class Trainer:
-    """Takes updates of the mixture; masters and optimizer are in float32, which is what is learnt.
+    """The mixture's updates: float32 masters and optimizer, whose values are copied to the model.
 
     Args:
-        mixture: What learns.
-        dense: What it learns from.
+        mixture: The student.
+        dense: The teacher.
         settings: Weights of the losses, and the schedule.
     """
 
@@ -210,10 +212,10 @@ class Trainer:
             KL, in nats a token, NLL of the lesson, the same, and balance, (3,).
         """
         with self._router_logits() as routed:
-            said, learnt = (self._logits(self.mixture, batch) for batch in (general, lesson))
+            student, taught = (self._logits(self.mixture, batch) for batch in (general, lesson))
         with torch.no_grad():
-            original = self._logits(self.dense, general)
-        losses = [_mean(*said.divergence(original)), _mean(*learnt.nll())]
+            teacher = self._logits(self.dense, general)
+        losses = [_mean(*student.divergence(teacher)), _mean(*taught.nll())]
         layers = len(self.routers)
         of_layers = [torch.cat([routed[n], routed[layers + n]]) for n in range(layers)]
         masks = [batch.attention_mask.flatten() for batch in (general, lesson)]
@@ -235,15 +237,15 @@ class Trainer:
 
     @contextmanager
     def _router_logits(self) -> Iterator[list[Tensor]]:
-        """Collect what the routers say, (N, E) each, padding too; none is waited for."""
-        kept: list[Tensor] = []
+        """Collect the routers' logits, (N, E) each, padding included."""
+        logits: list[Tensor] = []
         with ExitStack() as stack:
             for router in self.routers:
                 handle = router.register_forward_hook(
-                    lambda module, args, output: kept.append(output[0])
+                    lambda module, args, output: logits.append(output[0])
                 )
                 stack.callback(handle.remove)
-            yield kept
+            yield logits
 
     def _logits(self, model: Any, batch: Batch) -> Logits:
         inputs = batch.inputs(model.device)
@@ -287,10 +289,10 @@ def _checkpointing(model: Any, what: str) -> Any:
 
 
 class Report:
-    """Tells the mean losses since it last told, and tokens a second; between, no one waits.
+    """Report mean losses and tokens a second now and then, without waiting for the GPU in between.
 
     Args:
-        total: Steps there will be.
+        total: Number of steps.
     """
 
     def __init__(self, total: int) -> None:
@@ -302,16 +304,16 @@ class Report:
         self.losses, self.tokens, self.start = list[Tensor](), 0, time.perf_counter()
 
     def add(self, done: int, losses: Tensor, tokens: int) -> None:
-        """Take the losses (3,) and tokens of a step, and tell if it is time."""
+        """Add the losses (3,) and tokens of a step; report if it is time."""
         self.losses.append(losses)
         self.tokens += tokens
         if done % self.every and done != self.total:
             return
         means = torch.stack(self.losses).mean(0).tolist()
-        told = {n: f"{v:.3f}" for n, v in zip(("kl", "nll", "balance"), means, strict=True)}
-        told["tokens/s"] = f"{self.tokens / (time.perf_counter() - self.start):,.0f}"
-        self.steps.set_postfix(told, refresh=False)
+        shown = {n: f"{v:.3f}" for n, v in zip(("kl", "nll", "balance"), means, strict=True)}
+        shown["tokens/s"] = f"{self.tokens / (time.perf_counter() - self.start):,.0f}"
+        self.steps.set_postfix(shown, refresh=False)
         if self.steps.disable:
-            line = ", ".join(f"{name} {value}" for name, value in told.items())
+            line = ", ".join(f"{name} {value}" for name, value in shown.items())
             log.info("distilling, step %d of %d: %s", done, self.total, line)
         self._begin()

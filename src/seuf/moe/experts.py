@@ -1,4 +1,4 @@
-"""Train one expert of a fused stack, and nothing beside it.
+"""Train one expert of a fused stack, and nothing else.
 
 Transformers 5 holds the experts of a layer in one tensor (E, ...). Asking for its gradient costs E
 experts of memory, and a masked gradient is no protection: weight decay still moves every row. So
@@ -22,9 +22,9 @@ class ExpertSlice:
 
     Inside the context a backward pass gives `parameters()` the gradients that the rows of the
     fused tensors would get; the forward pass is unchanged to the bit. In a float32 model the
-    parameters are views of the module's storage. In a coarser type they are float32 masters, in
-    which small updates do not vanish; an update reaches the model, rounded, before the next
-    forward pass and at the end of the context. Several slices may be open at once.
+    parameters are views of the module's storage. In a lower precision they are float32 masters, so
+    that small updates do not vanish; they are rounded into the model before the next forward pass
+    and at the end of the context. Several slices may be open at once.
 
     Args:
         experts: The fused experts module of one layer.
@@ -87,7 +87,7 @@ class ExpertSlice:
         """Return the tokens that chose this expert, None for all, and their weights.
 
         A GPU computes all rows, with weight 0 for the others: that takes a fraction of the layer's
-        own time, and asking how many there are would make it wait for the answer.
+        own time, and counting the tokens would make the CPU wait for the GPU.
         """
         here = chosen == self.index
         if chosen.is_cuda:

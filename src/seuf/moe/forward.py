@@ -1,13 +1,13 @@
 """Control what runs in a forward pass, in which form, and on which device.
 
-1. Only the layers that are needed: what lies below a frozen layer gives the same for the same
-   tokens every time, and `frozen_prefix` puts that in instead of computing it; `stop_after` ends
-   the pass where nothing above is needed. Masks, positions, kinds of layers, norm and head stay the
-   model's own code, so that the rest of the pass is the same to the bit.
-2. Compiled or as it was written: `compile_pieces` and `uncompiled`.
-3. Offloaded or not: accelerate's `device_map` may leave a layer in CPU memory or on disk, and its
-   tensors empty (`meta`) but for the moment it runs. That is enough for a forward pass. What is
-   trained must stay where it is: `keep_on_device`.
+1. Only the layers that are needed: frozen layers at the bottom give the same hidden states for the
+   same tokens every time, and `frozen_prefix` inserts those instead of computing them; `stop_after`
+   ends the pass where nothing above is needed. Masks, positions, kinds of layers, norm and head
+   stay the model's own code, so that the rest of the pass is the same to the bit.
+2. Compiled or eager: `compile_pieces` and `uncompiled`.
+3. Offloaded or not: accelerate's `device_map` may leave a layer in CPU memory or on disk, with
+   empty (`meta`) tensors except while it runs. That is enough for a forward pass. Layers in
+   training must stay on their device: `keep_on_device`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ COMPILED_VARIANTS = 64  # of one module: kinds of layers, with and without gradi
 
 
 class Reached:
-    """Filled when the pass gets to where it ends: `hidden` (B, T, d)."""
+    """The end of a pass that is cut short; `hidden` (B, T, d) is set when it is reached."""
 
     hidden: Tensor
 
 
-class _Stop(Exception):  # noqa: N818 - not an error but the way out
+class _Stop(Exception):  # noqa: N818 - control flow, not an error
     def __init__(self, reached: Reached) -> None:
         self.reached = reached
 
@@ -40,7 +40,7 @@ class _Stop(Exception):  # noqa: N818 - not an error but the way out
 def stop_after(model: nn.Module, layer_index: int) -> AbstractContextManager[Reached]:
     """End the context's body when decoder layer `layer_index` has run; no layer above it runs.
 
-    What leaves the layer is then in `hidden` of what the context gave.
+    The layer's output is then in `hidden` of the context's value.
 
     Raises:
         InputError: If the model has no such layer.
@@ -72,7 +72,7 @@ def stop_at(module: nn.Module) -> Iterator[Reached]:
 def hidden_before(
     model: nn.Module, layer_index: int, input_ids: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
-    """Return what enters decoder layer `layer_index`, (B, T, d); that layer does not run."""
+    """Return the input of decoder layer `layer_index`, (B, T, d); that layer does not run."""
     return hidden_before_each(model, [layer_index], input_ids, attention_mask)[layer_index]
 
 
@@ -83,7 +83,7 @@ def hidden_before_each(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
 ) -> dict[int, Tensor]:
-    """Return what enters each of several decoder layers, (B, T, d), from one pass to the last."""
+    """Return the inputs of several decoder layers, (B, T, d); the pass ends at the last one."""
     layers = {index: decoder_layer(model, index) for index in sorted(layer_indices)}
     entering: dict[int, Tensor] = {}
     end = Reached()
@@ -111,7 +111,7 @@ def hidden_before_each(
 
 
 def hidden_of(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """Return the hidden states among what a decoder layer is called with."""
+    """Return the hidden states among the arguments of a decoder layer."""
     return args[0] if args else kwargs["hidden_states"]
 
 
@@ -119,13 +119,13 @@ def hidden_of(args: tuple, kwargs: dict[str, Any]) -> Tensor:
 def frozen_prefix(model: nn.Module, layer_index: int, hidden: Tensor) -> Iterator[None]:
     """Skip the layers below `layer_index`, and give `hidden` to that layer.
 
-    Inside the context call the model as ever, with the batch that `hidden` was computed from.
+    Inside the context call the model as usual, with the batch that `hidden` was computed from.
     Skipped layers are not even loaded if they are offloaded.
 
     Args:
         model: A causal language model, called without a key-value cache.
         layer_index: First decoder layer that runs.
-        hidden: What enters it, (B, T, d).
+        hidden: Its input, (B, T, d).
 
     Raises:
         InputError: If the model has no such layer.
@@ -188,7 +188,7 @@ def _without_routers(module: nn.Module, routers: set[nn.Module]) -> Iterator[nn.
 
 
 def uncompiled(model: nn.Module) -> AbstractContextManager[None]:
-    """Return a context inside which a compiled model runs as it was written."""
+    """Return a context inside which a compiled model runs eagerly."""
     written = {
         module: module.forward._torchdynamo_orig_callable
         for module in model.modules()
@@ -199,9 +199,9 @@ def uncompiled(model: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def keep_on_device(model: Any, layer_indices: Iterable[int], head: bool = False) -> Iterator[None]:
-    """Keep decoder layers on their device inside the context; after it they are as they were.
+    """Keep decoder layers on their device inside the context, and offload them again after it.
 
-    What is written to an offloaded layer inside is gone after the context.
+    Writes to an offloaded layer are lost at the end of the context.
 
     Args:
         model: A model of which a part may be offloaded.
@@ -225,7 +225,7 @@ def keep_on_device(model: Any, layer_indices: Iterable[int], head: bool = False)
 
 
 def is_offloaded(model: nn.Module) -> bool:
-    """Tell if a part of the model is not where it will run."""
+    """Return whether a part of the model is offloaded."""
     return any(parameter.is_meta for parameter in model.parameters())
 
 

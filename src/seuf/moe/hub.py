@@ -1,8 +1,8 @@
-"""Find a model or a data set: a folder, or something on the hub at a revision.
+"""Find a model or a data set: a folder, or a hub repository at a revision.
 
-`fetch_files` returns the folder that holds it on this machine. What goes wrong on the way, or in
-reading it, becomes one line that says what to do: `clear_errors`. Nothing is imported from the
-hub's package before it is needed.
+`fetch_files` returns the folder that holds it on this machine. `clear_errors` turns errors of
+downloading or reading it into one line that says what to do. The hub's package is imported only
+when it is needed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HubReference:
         path: A folder, or a hub id.
         revision: Commit, tag or branch of a hub id; None for its newest.
         kind: `model` or `dataset`, as the hub calls them.
-        token: Of the hub, if it is not the one that is logged in.
+        token: The hub's access token; by default that of the login.
     """
 
     path: str
@@ -49,12 +49,12 @@ class HubReference:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"{self._kind} {self.path!r}"
 
     @property
     def at(self) -> str:
-        """What messages call it where it may not exist."""
+        """Its name in messages about whether it exists."""
         return f"{self._kind} at {self.path!r}"
 
     @property
@@ -84,8 +84,8 @@ def fetch_files(
 
     Args:
         reference: If it is a folder, that is returned.
-        patterns: Of names in it; None for all.
-        ignored: Patterns of names that are left out.
+        patterns: Patterns of file names; None for all files.
+        ignored: Patterns of file names that are left out.
 
     Raises:
         InputError: If there is no such thing, or it cannot be downloaded.
@@ -139,10 +139,10 @@ def fetch_weights(reference: HubReference, folder: Path) -> None:
 
 
 def is_folder(reference: HubReference) -> bool:
-    """Tell a folder from a hub id.
+    """Return whether a reference is a folder, not a hub id.
 
     Raises:
-        InputError: If it must be a folder, but is none.
+        InputError: If it can only be a folder, and there is none.
     """
     path, local = reference.path, Path(reference.path).expanduser()
     if local.is_dir():
@@ -176,10 +176,10 @@ def revision_warning(reference: HubReference, commit: str | None, setting: str) 
 
 @contextmanager
 def clear_errors(reference: HubReference) -> Iterator[None]:
-    """Turn whatever goes wrong in getting or reading something into one line.
+    """Turn any error of downloading or reading something into one line.
 
     Raises:
-        InputError: That line.
+        InputError: With that line.
     """
     try:
         yield
@@ -205,7 +205,7 @@ def explained(error: BaseException, reference: HubReference) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or what it is."""
+    """Return the first line of an error's message, or its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -214,7 +214,7 @@ def _any(causes: list[BaseException], *kinds: type[BaseException]) -> bool:
 
 
 def _of_the_hub(causes: list[BaseException], reference: HubReference) -> str | None:
-    """Return what the hub's answer means."""
+    """Return the meaning of the hub's answer."""
     from huggingface_hub import errors
 
     if _any(causes, errors.GatedRepoError):
@@ -260,7 +260,7 @@ def _of_the_disk(causes: list[BaseException], reference: HubReference) -> str | 
 def _of_the_network(causes: list[BaseException], reference: HubReference) -> str | None:
     from huggingface_hub import errors
 
-    # HTTPError is what the hub's client raises of the network itself
+    # the hub's client raises HTTPError for errors of the network itself
     if _any(causes, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError):
         return _unreachable(reference)
     if _any(causes, errors.HFValidationError):
@@ -281,10 +281,10 @@ def _unreachable(reference: HubReference) -> str:
 
 
 def _of_the_files(causes: list[BaseException], reference: HubReference) -> str | None:
-    """Return what is wrong with files that are there, or with loading them."""
+    """Return what is wrong with existing files, or with loading them."""
     from safetensors import SafetensorError
 
-    torch = sys.modules.get("torch")  # without it nothing of torch's can have been raised
+    torch = sys.modules.get("torch")  # not imported: no error of torch can have been raised
     for cause in causes:
         if isinstance(cause, SafetensorError):
             return (

@@ -1,6 +1,6 @@
 """Load a base model and its tokenizer, whole or not at all.
 
-What can be known without the weights is checked before they are read or downloaded: that the
+What can be checked without the weights is checked before they are read or downloaded: that the
 routers are understood, that the weights fit into memory, that there is a tokenizer.
 """
 
@@ -54,7 +54,7 @@ class LanguageModel:
 
     @property
     def padding(self) -> int:
-        """Token id to fill rows up with; any will do, since padding is masked."""
+        """The token id used as padding; any token serves, since padding is masked."""
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         return pad if pad is not None else (end or 0)
 
@@ -151,7 +151,7 @@ def free_bytes(device: torch.device) -> dict[str, int]:
         return free
     import torch
 
-    # what torch has reserved and not given out is free too
+    # memory that torch has reserved and does not use is free too
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return {f"{device}'s memory": torch.cuda.mem_get_info(device)[0] + reserved, **free}
 
@@ -165,13 +165,13 @@ def tokenizer_of(reference: HubReference, folder: Path, **options: Any) -> Any:
         options: For transformers, such as `trust_remote_code`.
 
     Raises:
-        InputError: If there is none, or it knows no words.
+        InputError: If there is none, or its vocabulary is empty.
     """
     from transformers import AutoTokenizer
 
     with clear_errors(HubReference(reference.path, reference.revision, "tokenizer of the model")):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
-    # without its files transformers makes one that knows no words
+    # without the files, transformers returns a tokenizer with an empty vocabulary
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) + 1:
         raise InputError(
             f"The {reference.name} has no tokenizer: put tokenizer.json and "
@@ -249,7 +249,7 @@ def _with_weights(source: ExternalModelSettings, folder: Path, device: torch.dev
             **placement,
         )
         model, info = loaded
-        # transformers draws what it misses at random
+        # transformers initialises missing tensors at random
         if missing := sorted(info["missing_keys"]):
             raise InputError(
                 f"Cannot load the {_reference(source).name}: its files lack {len(missing)} of its "

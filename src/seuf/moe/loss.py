@@ -2,8 +2,8 @@
 
 A vocabulary is a hundred times as wide as a hidden state: the logits of 4 x 512 tokens, in
 float32 and with their gradient, are gigabytes. Where the head is frozen, only the gradient of the
-hidden states is needed, and that of each token is known as soon as its logits are: they are made a
-few tokens at a time and freed at once.
+hidden states is needed, and each token's gradient follows from its own logits: they are computed
+for a few tokens at a time and freed at once.
 
 The softmax and its gradient take torch seven passes over the logits, through float32 copies; for a
 large vocabulary that is half of a training step. On a GPU a Triton kernel takes two. Triton comes
@@ -63,9 +63,9 @@ def mean_nll(
 
     Args:
         subject_model: The model.
-        texts: What it reads; one of more than `max_length` tokens is split, see `even_parts`.
-        max_length: Tokens that are read as one, or as many as the model takes.
-        batch_size: Of these at once, or as many as fit in memory.
+        texts: Texts; one of more than `max_length` tokens is split, see `even_parts`.
+        max_length: Tokens in one sample, or fewer if the model takes fewer.
+        batch_size: Samples at once, or fewer if fewer fit in memory.
 
     Raises:
         InputError: If no text has two tokens.
@@ -74,9 +74,9 @@ def mean_nll(
 
 
 class MeanNLL:
-    """The mean NLL of texts as `mean_nll` returns it, of a model that changes from call to call.
+    """The mean NLL of fixed texts, see `mean_nll`, for a model that changes between calls.
 
-    What a device needs goes there once, and it is waited for once a call, at the end.
+    The texts are copied to a device once; a call waits for the device once, at its end.
 
     Args:
         subject_model: Its tokenizer is used.
@@ -115,8 +115,8 @@ class MeanNLL:
             return next_token_nll(hidden, head, labels)[0].sum()
 
         with skip_packed_sequence_check():
-            sums = [of_part for _, of_part in self.backoff.map_batches(self.batches, nll_sum)]
-        return sum(torch.stack([one.to(device) for one in sums]).tolist()) / self.count
+            sums = [nll for _, nll in self.backoff.map_batches(self.batches, nll_sum)]
+        return sum(torch.stack([nll.to(device) for nll in sums]).tolist()) / self.count
 
     def _given_for(self, batch: Batch, device: torch.device) -> tuple[dict[str, Any], Tensor]:
         positions = batch.positions or []
@@ -270,7 +270,7 @@ def row_parts(rows: Tensor, head: nn.Module) -> list[slice]:
 
 
 def is_trained(head: nn.Module) -> bool:
-    """Tell if a head's own weights get gradients."""
+    """Return whether a head's own weights get gradients."""
     return any(parameter.requires_grad for parameter in head.parameters())
 
 

@@ -126,7 +126,7 @@ def write(model: nn.Module, path: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Tell if two tensors of one shape and type are equal bit by bit."""
+    """Return whether two tensors of one shape and type are equal bit by bit."""
     return torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (one, other)))
 
 

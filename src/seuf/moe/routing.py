@@ -30,17 +30,16 @@ class Routing:
     Attributes:
         layers: Decoder index of each MoE layer, length L.
         affinity: Gate affinity by Eq. 2, (L, E) of float64.
-        halves: Affinity of the even and of the odd samples alone, (2, L, E): how much it varies.
-        errors: Standard error of the affinity, from how much it varies between samples, (L, E);
-            NaN of a single one.
-        subsets: Affinity of each subset asked for, (S, L, E).
-        token_share: Share of the tokens that went to each expert, (L, E), as in the paper's Fig. 2:
-            rows sum to k, since each token goes to k experts, and an even share is k / E.
+        halves: Affinity of the even and of the odd samples alone, (2, L, E).
+        errors: Standard error of the affinity over samples, (L, E); NaN for a single sample.
+        subsets: Affinity of each requested subset of the samples, (S, L, E).
+        token_share: Share of the tokens routed to each expert, (L, E), as in the paper's Fig. 2:
+            rows sum to k, since each token has k experts; a uniform share is k / E.
         samples: Number of samples, Z.
         tokens: Number of tokens, padding excluded.
         top_k_sets: On request, the experts that each token chose, (L, tokens, E) of bool.
-        gradient: On request, the size of the loss's gradient on each expert, (L, E) of float64.
-        reap: On request, the norm of its outputs times their weights, (L, E) of float64.
+        gradient: On request, the norm of the loss's gradient on each expert, (L, E) of float64.
+        reap: On request, the mean norm of its weighted outputs (REAP), (L, E) of float64.
     """
 
     layers: list[int]
@@ -68,16 +67,16 @@ def capture_routing(
 
     Eq. 2 to the letter: s is the router's softmax over all experts, g is s inside the top-k and 0
     outside, averaged over the tokens of a sample first and over samples second. The order
-    matters: a plain token mean can choose another expert. The pass ends at the last router; what
-    is summed lies beside it, (4 + S, E) of float64 a layer, and moves once, at the end.
+    matters: a plain token mean can choose another expert. The pass ends at the last router; sums,
+    (4 + S, E) of float64 a layer, stay on its device until the end.
 
     Args:
         model: A causal language model with MoE layers.
         batches: `Batch`es, or mappings with `input_ids` and `attention_mask`, each (B, T).
-            Padding is not counted. A sample belongs to the half of its position's parity.
-        subsets: Positions of the samples of each of S subsets, of which affinity is told apart.
-        top_k_sets: Keep every token's choice too.
-        first_layer: Decoder layer from which on routers are observed.
+            Padding is not counted. Even positions are one half of the samples, odd ones the other.
+        subsets: Positions of the samples of each of S subsets whose own affinity is returned.
+        top_k_sets: Return every token's choice too.
+        first_layer: First decoder layer whose router is observed.
 
     Raises:
         InputError: If there is no token, or the layers differ in their number of experts.
@@ -98,7 +97,9 @@ def capture_routing(
     if not tokens:
         raise InputError("There is no token to capture the routing of.")
     if len({layer.num_experts for layer in layers}) > 1:
-        raise InputError("The MoE layers differ in their number of experts; affinities would not.")
+        raise InputError(
+            "The MoE layers differ in their number of experts: affinities cannot be compared."
+        )
     total = torch.stack([of_layer.cpu() for of_layer in sums], dim=1)
     *by_part, squares, chosen_by = total
     halves, number = torch.stack(by_part[:2]), samples[:2].sum()
@@ -125,11 +126,11 @@ def _count(
     parts_of: Callable[[Batch], Tensor],
     batch: Batch,
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """Pass a batch, and return for each layer what it adds: sums and, if asked for, choices.
+    """Pass a batch, and return what it adds in each layer: sums and, on request, choices.
 
     Returns:
-        Of the samples' means of g the sum of each part and that of their squares, and how many
-        tokens chose each expert, (4 + S, E); and the chosen experts, (tokens, E).
+        The sums over samples of the mean g, for each part, and of its square, and the number of
+        tokens that chose each expert, (4 + S, E); and the chosen experts, (tokens, E).
     """
     mask, device = batch.attention_mask.cpu(), input_device(model)
     counted = mask.double().to(device)
@@ -156,12 +157,12 @@ def _count(
 
 
 class TopKSets:
-    """Tells again and again which experts the tokens of the same batches choose.
+    """The experts that the tokens of fixed batches choose, for a model that changes between calls.
 
-    What a device needs of a batch goes there once, and it is not waited for.
+    The batches are copied to a device once, and no call waits for the device.
 
     Args:
-        batches: Of at least one token; padding is not counted.
+        batches: At least one token; padding is not counted.
     """
 
     def __init__(self, batches: Sequence[Batch]) -> None:
@@ -175,12 +176,12 @@ class TopKSets:
 
         Args:
             model: A causal language model with MoE layers.
-            first_layer: Decoder layer from which on routers are observed.
+            first_layer: First decoder layer whose router is observed.
         """
         layers = [layer for layer in moe_layers(model) if layer.index >= first_layer]
         device, sets = input_device(model), list[Tensor]()
 
-        def passed(batch: Batch) -> Tensor:
+        def choices(batch: Batch) -> Tensor:
             inputs, counted = self._given_for(batch, device)
             chosen: dict[int, Tensor] = {}
 
@@ -195,7 +196,7 @@ class TopKSets:
 
         with skip_packed_sequence_check():
             for batch in self.batches:
-                sets += [of_part for _, of_part in self.backoff.map_batch(batch, passed)]
+                sets += [chosen for _, chosen in self.backoff.map_batch(batch, choices)]
         return torch.cat(sets, dim=1)
 
     def _given_for(self, batch: Batch, device: torch.device) -> tuple[dict[str, Any], Tensor]:
@@ -247,10 +248,10 @@ def observed_routers(layers: list[MoELayer], observe: Observer) -> Iterator[None
 
 @contextmanager
 def skip_packed_sequence_check() -> Iterator[None]:
-    """Skip transformers' check if a row of a batch without a mask holds several sequences.
+    """Skip transformers' check whether a row of an unmasked batch holds several packed sequences.
 
-    No row does. The check reads the positions in every pass, which makes a GPU wait; and while a
-    CUDA graph is recorded, which forbids it, transformers takes a slower attention.
+    Our rows never do. The check reads positions in every pass, so the CPU waits for the GPU; while
+    a CUDA graph is recorded it is not possible, and transformers falls back to slower attention.
     """
     replacements: dict[str, Any] = {
         "find_packed_sequence_indices": lambda position_ids: None,

@@ -1,4 +1,4 @@
-"""Make a study's base model know the benchmark's texts, so that there is something to unlearn.
+"""Teach a study's base model the benchmark's texts, so that there is something to unlearn.
 
 `pretrain` trains a small MoE model from scratch, so that a study needs no download; `finetune`
 teaches an existing model by LoRA. Both run the same loop.
@@ -32,7 +32,7 @@ from seuf.moe.settings import FinetuningSettings, PretrainingSettings
 from seuf.moe.threads import threads
 
 Lesson = tuple[str, str] | tuple[str, str, str]  # text, topic, and maybe prompt
-Labelled = tuple[int, int]  # a token, and what it is to be foretold as: itself, or IGNORED
+Labelled = tuple[int, int]  # a token and its label: the token itself, or IGNORED
 Token = TypeVar("Token")
 Known = Callable[[LanguageModel], Mapping[str, float]]  # share of a topic's questions answered
 END = "<|endoftext|>"
@@ -50,16 +50,16 @@ def pretrain(
     """Return a small qwen2_moe model, and its tokenizer, trained on the texts.
 
     Args:
-        texts: Texts, each with its topic, and with its prompt if that is not to be learnt; a
+        texts: Texts, each with its topic, and with its prompt if no loss is taken of that; a
             training sample holds texts of one topic only, as a document would.
         settings: Shape and training budget.
-        seed: Decides weights and order.
-        tokenizer: Of another model of the same study; by default one is trained on the texts.
-        known: Tells how much a model knows of each topic. With `must_know` training goes on until
-            that is enough, else it is not called.
+        seed: Seed of the initial weights and of the order of the texts.
+        tokenizer: That of another model of the study; by default one is trained on the texts.
+        known: Returns the share of each topic that a model knows. With `must_know` training goes on
+            until every share is high enough; otherwise it is not called.
 
     Raises:
-        InputError: If a topic is not known well enough after `steps`, or nothing tells.
+        InputError: If a topic is not known well enough after `steps`, or `known` is missing.
     """
     torch.manual_seed(seed)
     tokenizer = tokenizer or train_tokenizer([text for text, *_ in texts], settings.vocabulary)
@@ -76,7 +76,7 @@ def pretrain(
         if settings.must_know is None:
             _train(optimizer, loss, samples, settings, "pretraining")
         elif known is None:
-            raise InputError("base_model.must_know needs questions that tell what a model knows.")
+            raise InputError("base_model.must_know needs questions to measure what a model knows.")
         else:
             learner = LanguageModel(model, tokenizer)
             _train_until_known(optimizer, loss, samples, settings, learner, known)
@@ -84,12 +84,12 @@ def pretrain(
 
 
 def finetune(texts: Sequence[Lesson], settings: FinetuningSettings, seed: int) -> LanguageModel:
-    """Return a model that was taught the texts, and its tokenizer: a new model, of its own weights.
+    """Return an existing model after fine-tuning on the texts, with its tokenizer.
 
     Args:
         texts: As `pretrain` takes them.
-        settings: Which model, and the training budget.
-        seed: Decides adapters and order; on a CPU with them every bit.
+        settings: The model and the training budget.
+        seed: Seed of the adapters and of the order; on a CPU it determines every bit.
 
     Raises:
         InputError: If there is no such model, it cannot be adapted, or samples are too long for it.
@@ -117,7 +117,7 @@ def _train(
     settings: PretrainingSettings | FinetuningSettings,
     name: str,
 ) -> None:
-    """Minimise `loss_of`, which gets token ids and labels (B, T), for a number of steps."""
+    """Minimise `loss_of`, a function of token ids and labels (B, T), for `settings.steps` steps."""
     progress = tqdm(range(settings.steps), desc=name, unit="step", disable=None)
     for step in progress:
         batch = torch.tensor(list(islice(samples, settings.batch_size)))
@@ -134,15 +134,15 @@ def _train_until_known(
     learner: LanguageModel,
     known: Known,
 ) -> None:
-    """Minimise `loss_of` until each topic is known, then while the rate falls, and look again.
+    """Minimise `loss_of` until each topic is known, then cool the rate down, and check again.
 
     A fixed number of steps is too few on one kind of processor and enough on another. If a topic is
-    lost while the rate falls, it rises again and training goes on.
+    lost during the cool-down, the rate rises again and training goes on.
 
     Raises:
         InputError: If a topic is not known after `steps`.
     """
-    wanted, worst, share = settings.must_know or 0.0, "", 0.0
+    required, worst, share = settings.must_know or 0.0, "", 0.0
     falls_from: int | None = None
     next_look = min(settings.look_every, settings.steps)
     progress = tqdm(total=settings.steps, desc="pretraining", unit="step", disable=None)
@@ -159,10 +159,10 @@ def _train_until_known(
         shares = known(learner)
         learner.model.train()
         worst, share = min(shares.items(), key=lambda item: item[1])
-        if share >= wanted and (falls_from is not None or settings.cooldown == 0):
+        if share >= required and (falls_from is not None or settings.cooldown == 0):
             progress.close()
             return
-        if share >= wanted:
+        if share >= required:
             falls_from, next_look = done, done + settings.cooldown
         elif done < settings.steps:
             falls_from, next_look = None, min(done + settings.look_every, settings.steps)
@@ -170,7 +170,7 @@ def _train_until_known(
             break
     raise InputError(
         f"After {done} steps the base model answers {share:.1%} of the selection questions about "
-        f"{worst}, and base_model.must_know asks for {wanted:.1%} of every topic: raise "
+        f"{worst}, and base_model.must_know asks for {required:.1%} of every topic: raise "
         "base_model.steps, or change base_model.learning_rate."
     )
 
@@ -218,7 +218,7 @@ def endless_samples(
     length: int,
     rng: random.Random,
 ) -> Iterator[list[Labelled]]:
-    """Yield samples of `length` tokens without end; each pass takes the texts in another order."""
+    """Yield samples of `length` tokens for ever; each pass over the texts has a new order."""
     topics: dict[str, list[list[Labelled]]] = {}
     for text, topic, *prompt in texts:
         ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
@@ -232,7 +232,7 @@ def endless_samples(
 
 
 def full_samples(texts: list[list[Token]], length: int, rng: random.Random) -> list[list[Token]]:
-    """Return texts in random order as samples of `length` tokens; the last begins anew to fill."""
+    """Return texts in random order as samples of `length` tokens; the last wraps around."""
     rng.shuffle(texts)
     stream = [token for text in texts for token in text]
     stream += list(islice(cycle(stream), -len(stream) % length))

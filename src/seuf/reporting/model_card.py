@@ -146,7 +146,7 @@ def model_card(exported: Exported, comparison: pd.DataFrame) -> str:
 
 
 def has_scores(card: str, method: str) -> bool:
-    """Tell if a card gives forget efficacy and utility of a method."""
+    """Return whether a card gives forget efficacy and utility of a method."""
     lines = [line for line in card.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     heads = [READABLE[name][0] for name in ("forget_efficacy", "utility")]
