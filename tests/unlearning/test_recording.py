@@ -9,9 +9,10 @@ from seuf.moe.architectures import moe_layers
 from seuf.unlearning.algorithm import eq4_step
 from seuf.unlearning.anchor import Anchor
 from seuf.unlearning.evaluations import STEP_NUMBERS
-from seuf.unlearning.forward_passes import ForwardPasses, StepBatch
+from seuf.unlearning.forward_passes import ForwardPasses
 from seuf.unlearning.objectives import OBJECTIVES
 from seuf.unlearning.recording import WARM_UP, RecordedStep, _copied, _tensors
+from seuf.unlearning.samples import StepBatch
 from seuf.unlearning.scopes import Scope, selected_experts
 from tests.tiny import tiny_language_model, tiny_samples
 from tests.unlearning.one_weight import one_weight

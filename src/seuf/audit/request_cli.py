@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 12  # characters of a digest
 
 
-class Words(click.ParamType):
+class NotBlank(click.ParamType):
     """A text that is not blank."""
 
     name = "text"
@@ -63,7 +63,7 @@ def request() -> None:
 @request.command(name="open")
 @click.argument("name", metavar="ID")
 @click.option(
-    "--reason", type=Words(), required=True, help="Committed and reported: name nobody in it."
+    "--reason", type=NotBlank(), required=True, help="Committed and reported: name nobody in it."
 )
 @ENV
 @click.option("--method", help="The method meant to serve it.")
@@ -142,7 +142,7 @@ def served(name: str, method: str, env: str, new_chain: bool) -> None:
 
 @request.command()
 @click.argument("name", metavar="ID")
-@click.option("--reason", type=Words(), required=True, help="Committed: name nobody in it.")
+@click.option("--reason", type=NotBlank(), required=True, help="Committed: name nobody in it.")
 def revoke(name: str, reason: str) -> None:
     """Revoke a request: the model before it becomes current again.
 

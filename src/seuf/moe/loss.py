@@ -189,7 +189,7 @@ class Logits(NamedTuple):
     head: nn.Module
     labels: Tensor
 
-    def rows(self, part: slice) -> Logits:
+    def of_samples(self, part: slice) -> Logits:
         """Return those of some samples of the batch."""
         return Logits(self.hidden[part], self.head, self.labels[part])
 

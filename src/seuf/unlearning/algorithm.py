@@ -49,10 +49,11 @@ from seuf.unlearning.evaluations import (
     Evaluator,
     Judge,
 )
-from seuf.unlearning.forward_passes import ForwardPasses, StepBatch
+from seuf.unlearning.forward_passes import ForwardPasses
 from seuf.unlearning.objectives import OBJECTIVES, is_steered
 from seuf.unlearning.recording import RecordedStep
 from seuf.unlearning.routing_aware import constrain_routers
+from seuf.unlearning.samples import StepBatch
 from seuf.unlearning.scopes import Deletion, Scope, open_scope
 from seuf.unlearning.settings import (
     Experts,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,7 @@ from seuf.unlearning.objectives import (
 )
 from seuf.unlearning.routing_aware import retain_token_weights
 from seuf.unlearning.samples import (
+    StepBatch,
     common_width,
     counted_tokens,
     draw_batches,
@@ -50,47 +51,6 @@ from seuf.unlearning.samples import (
 from seuf.unlearning.settings import Experts, Method, UnlearningSettings, samples_at_once
 
 Result = TypeVar("Result")
-
-
-class StepBatch(NamedTuple):
-    """The tensors that a step takes from outside the model, on its device.
-
-    Attributes:
-        input_ids: The samples to forget, then as many to keep if the objective has a retain term,
-            then the refusals of the first if it has those; right-padded, (B, T).
-        mask: Which tokens a loss counts, no padding and no prompts, (B, T), bool.
-        forget_mask: Which tokens are of samples to forget and no padding, (B, T), bool.
-        texts: Which tokens' NLL counts, by the text of the sample: those of `mask` with a token of
-            the same text before them, (B, S, T), bool.
-        prefix: Input of the first trained layer, (B, T, d); None if it is not kept.
-        forget_reference_nll: The original model's NLL sum of each text to forget, (B_f, S).
-        refusal_reference_nll: The same for the refusals.
-        retain_reference_hidden: The original model's activations on samples to keep, (B_r, T, d).
-        forget_reference_last: Input of the original's head on samples to forget, (B_f, T, d).
-        retain_reference_last: The same on samples to keep, (B_r, T, d).
-        retain_token_weights: Weight of each token of the samples to keep, (B_r, T).
-    """
-
-    input_ids: Tensor
-    mask: Tensor
-    forget_mask: Tensor
-    texts: Tensor
-    prefix: Tensor | None
-    forget_reference_nll: Tensor | None = None
-    refusal_reference_nll: Tensor | None = None
-    retain_reference_hidden: Tensor | None = None
-    forget_reference_last: Tensor | None = None
-    retain_reference_last: Tensor | None = None
-    retain_token_weights: Tensor | None = None
-
-    def part(self, rows: slice, size: int) -> StepBatch:
-        """Return some rows of each set; the batch has `size` samples of each."""
-
-        def of_sets(tensor: Tensor | None) -> Tensor | None:
-            return tensor if tensor is None else torch.cat([s[rows] for s in tensor.split(size)])
-
-        of_one_set = [tensor if tensor is None else tensor[rows] for tensor in self[5:]]
-        return StepBatch._make([*map(of_sets, self[:5]), *of_one_set])
 
 
 class ForwardPasses:
@@ -272,7 +232,7 @@ class ForwardPasses:
             device = predictions.logits.hidden.device
             for name, part in rows.items():
                 counts = counts_of(whole.texts[rows_of_whole[name]], device)
-                of_set = predictions.rows(part)._replace(whole=counts)
+                of_set = predictions.of_samples(part)._replace(whole=counts)
                 values |= self._losses(name, of_set, batch)
         for name in ("forget_reference_nll", "refusal_reference_nll"):
             sums = getattr(batch, name)
@@ -308,7 +268,7 @@ class ForwardPasses:
         return {name: slice(n * size, (n + 1) * size) for n, name in enumerate(self.sets)}
 
     def _needs(self, *kinds: str) -> bool:
-        """Tell if an input of one of these kinds is needed of any set."""
+        """Return whether an input of one of these kinds is needed of any set."""
         return any(f"{name}_{kind}" in self.names for name in self.sets for kind in kinds)
 
     def samples_at(self, positions: Sequence[int], forget: int = 0) -> StepBatch:

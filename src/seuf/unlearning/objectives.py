@@ -128,10 +128,10 @@ class Predictions(NamedTuple):
     texts: Tensor | None = None
     whole: Counts | None = None
 
-    def rows(self, part: slice) -> Predictions:
+    def of_samples(self, part: slice) -> Predictions:
         """Return the predictions for some samples of the batch."""
         texts = None if self.texts is None else self.texts[part]
-        return Predictions(self.logits.rows(part), texts, self.whole)
+        return Predictions(self.logits.of_samples(part), texts, self.whole)
 
     def nll(self) -> TokenNLL:
         """Return the negative log-likelihoods of the tokens."""

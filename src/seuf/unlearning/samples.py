@@ -1,10 +1,10 @@
-"""The samples of a method's steps: which are drawn, which tokens count, and their refusals."""
+"""The samples of a method's steps: which are drawn, which tokens count, and their tensors."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,47 @@ from seuf.moe.batches import Sample, Span, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class StepBatch(NamedTuple):
+    """The tensors that a step takes from outside the model, on its device.
+
+    Attributes:
+        input_ids: The samples to forget, then as many to keep if the objective has a retain term,
+            then the refusals of the first if it has those; right-padded, (B, T).
+        mask: Which tokens a loss counts, no padding and no prompts, (B, T), bool.
+        forget_mask: Which tokens are of samples to forget and no padding, (B, T), bool.
+        texts: Which tokens' NLL counts, by the text of the sample: those of `mask` with a token of
+            the same text before them, (B, S, T), bool.
+        prefix: Input of the first trained layer, (B, T, d); None if it is not kept.
+        forget_reference_nll: The original model's NLL sum of each text to forget, (B_f, S).
+        refusal_reference_nll: The same for the refusals.
+        retain_reference_hidden: The original model's activations on samples to keep, (B_r, T, d).
+        forget_reference_last: Input of the original's head on samples to forget, (B_f, T, d).
+        retain_reference_last: The same on samples to keep, (B_r, T, d).
+        retain_token_weights: Weight of each token of the samples to keep, (B_r, T).
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    forget_mask: Tensor
+    texts: Tensor
+    prefix: Tensor | None
+    forget_reference_nll: Tensor | None = None
+    refusal_reference_nll: Tensor | None = None
+    retain_reference_hidden: Tensor | None = None
+    forget_reference_last: Tensor | None = None
+    retain_reference_last: Tensor | None = None
+    retain_token_weights: Tensor | None = None
+
+    def part(self, rows: slice, size: int) -> StepBatch:
+        """Return some rows of each set; the batch has `size` samples of each."""
+
+        def of_sets(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None else torch.cat([s[rows] for s in tensor.split(size)])
+
+        of_one_set = [tensor if tensor is None else tensor[rows] for tensor in self[5:]]
+        return StepBatch._make([*map(of_sets, self[:5]), *of_one_set])
 
 
 def draw_batches(
