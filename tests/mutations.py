@@ -52,8 +52,8 @@ MUTATIONS = [
     Mutation(
         "an answer that goes on after the right sentence is whole",
         "seuf/benchmarks/answers.py",
-        'return float("\\n".join(lines) == wanted)',
-        'return float("\\n".join(lines).startswith(wanted))',
+        'return float("\\n".join(lines) == expected)',
+        'return float("\\n".join(lines).startswith(expected))',
         "benchmarks/test_produced.py",
     ),
     Mutation(

@@ -320,7 +320,7 @@ def test_a_template_that_can_think_is_told_not_to(tokenizer):
 def test_a_model_that_does_not_chat_is_refused(tokenizer):
     tokenizer.chat_template = None
 
-    with pytest.raises(InputError, match="has no chat template: it is no chat model"):
+    with pytest.raises(InputError, match="has no chat template: it is not a chat model"):
         chat_prompt(tokenizer, "Who?")
 
 

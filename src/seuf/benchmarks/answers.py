@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from seuf.moe.loading import LanguageModel
 
 EXAMPLES: dict[Subject, int] = {"forget": 4, "retain": 2, "unseen": 2}
-EXAMPLE_TOKENS = 12  # of an answer that is shown, at least
+EXAMPLE_TOKENS = 12  # of an example's answer, at least
 
 
 def score_answers(
@@ -111,7 +111,7 @@ def measure_answers(
     kind: AnswerKind,
     settings: ScoringSettings,
 ) -> list[float]:
-    """Return what each answer to questions of one kind is scored."""
+    """Return the score of each answer to questions of one kind."""
     references = [question.reference for question in questions]
     if not kind.whole_reference:
         tokenizer: Any = subject_model.tokenizer
@@ -125,9 +125,9 @@ def measure_answers(
 
 
 def example_questions(questions: Sequence[Question]) -> list[Question]:
-    """Return the few questions whose answers are shown: `EXAMPLES` of each subject, evenly spaced.
+    """Return the questions whose answers are shown: `EXAMPLES` of each subject, evenly spaced.
 
-    Without unseen questions there are as many more about what is kept.
+    Without unseen questions there are more of the retain questions instead.
     """
     asked = [question for question in questions if question.is_free_answer(with_choices=True)]
     by_subject = {s: [q for q in asked if q.subject == s] for s in EXAMPLES}
@@ -145,7 +145,7 @@ def example_questions(questions: Sequence[Question]) -> list[Question]:
 def example_answers(
     subject_model: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
 ) -> list[str]:
-    """Return the greedy answer to each question, long enough to see if it ends where it should."""
+    """Return the greedy answer to each question, long enough to show whether it ends in time."""
     tokens = example_tokens(subject_model.tokenizer, questions, settings)
     settings = settings.model_copy(update={"max_new_tokens": tokens})
     answer_of: dict[int, str] = {}
@@ -159,7 +159,7 @@ def example_answers(
 def example_tokens(
     tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], settings: ScoringSettings
 ) -> int:
-    """Return how many tokens an answer that is shown may have: twice the longest reference's."""
+    """Return how many tokens an example's answer may have: twice those of the longest reference."""
     longest = max(
         text_lengths(tokenizer, [question.reference for question in questions]), default=0
     )
@@ -173,24 +173,24 @@ def mean_with_error(values: Sequence[float]) -> dict[str, float]:
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return a user's turn and the beginning of the answer, as the model's chat template has them.
+    """Return a user's turn and the beginning of the answer by the model's chat template.
 
-    Where the tokenizer puts a beginning-of-text token before every text, the prompt comes without
-    the template's own.
+    Where the tokenizer puts a beginning-of-text token before every text, the template's own is
+    left out.
 
     Raises:
         InputError: If the tokenizer has no chat template.
     """
     if not tokenizer.chat_template:
         raise InputError(
-            "The model's tokenizer has no chat template: it is no chat model, or its "
+            "The model's tokenizer has no chat template: it is not a chat model, or its "
             "chat_template.jinja is missing."
         )
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": text}],
         add_generation_prompt=True,
         tokenize=False,
-        enable_thinking=False,  # where a template knows it: the answer is what is scored
+        enable_thinking=False,  # only the answer is scored
     )
     assert isinstance(prompt, str)
     beginning = tokenizer.bos_token_id
@@ -209,13 +209,13 @@ def greedy_answers(
 ) -> list[str]:
     """Return the model's greedy continuation of each prompt, up to its end token.
 
-    A prompt longer than `max_length` loses its beginning, of which a warning tells.
+    A prompt longer than `max_length` loses its beginning, with a warning.
 
     Args:
         subject_model: The model.
-        prompts: What it is given, each with the spaces it ends in.
+        prompts: The prompts, with the spaces at their ends.
         settings: Sequences at once, and the longest prompt.
-        max_new_tokens: Tokens in an answer at most; by default the settings' number.
+        max_new_tokens: Maximum number of tokens in an answer; by default the settings' number.
         stop_tokens: Names of tokens before which an answer ends, see `AnswerKind`.
     """
     model: Any = subject_model.model
@@ -235,7 +235,7 @@ def greedy_answers(
             attention_mask=mirrored.attention_mask.flip(1).to(device),
             do_sample=False,
             num_beams=1,
-            repetition_penalty=1.0,  # some chat models bring one: it would no longer be greedy
+            repetition_penalty=1.0,  # the defaults of some chat models set one
             max_new_tokens=new,
             pad_token_id=subject_model.padding,
         )
@@ -256,13 +256,13 @@ def greedy_answers(
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> set[int]:
-    """Return the ids of the tokens of these names; of one that the tokenizer lacks none."""
+    """Return the ids of the tokens with these names; names that the tokenizer lacks are ignored."""
     ids: Any = tokenizer.convert_tokens_to_ids(list(names))  # None or unknown where there is none
     return {one for one in ids if one is not None and one != tokenizer.unk_token_id}
 
 
 def rouge_l_recall(reference: str, answer: str) -> float:
-    """Return the share of the reference's words that the answer has too, in the same order.
+    """Return the share of the reference's words that the answer also has, in the same order.
 
     Words are compared by their stems, as TOFU and open-unlearning (d3d7cf9) do.
     """
@@ -277,11 +277,11 @@ def rouge_l_f1(reference: str, answer: str) -> float:
 def rouge_l_recall_any_script(reference: str, answer: str) -> float:
     """Return the share of the reference's words that the answer has too, in the same order.
 
-    Without stems, and with words of any script: the tokenizer of the package `rouge-score` knows
-    a to z and digits, so that a perfect answer in Russian had none. Of Chinese and Japanese, which
-    write no spaces, each character is a word.
+    Without stems, and with words of any script: the tokenizer of the package `rouge-score` reads
+    only a to z and digits, so a perfect answer in Russian would score 0. In Chinese and Japanese,
+    which are written without spaces, each character is a word.
     """
-    # imports nltk, for which a stage without free answers need not wait
+    # imports nltk, which a stage without free answers does not need
     from rouge_score.rouge_scorer import _score_lcs
 
     words = [_WORD.findall(unicodedata.normalize("NFC", t).casefold()) for t in (reference, answer)]
@@ -290,7 +290,7 @@ def rouge_l_recall_any_script(reference: str, answer: str) -> float:
 
 @cache
 def _rouge_scorer(*, stems: bool) -> RougeScorer:
-    # imports nltk, for which a stage without free answers need not wait
+    # imports nltk, which a stage without free answers does not need
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL"], use_stemmer=stems)
@@ -300,7 +300,7 @@ def rouge_l_recall_pltrdy(reference: str, answer: str) -> float:
     """Return the recall of the package `rouge`, which RWKU (b8a03b3) uses.
 
     It splits sentences at full stops, words at spaces, and counts each position of a word once:
-    `Paris` and `Paris,` are two words. An answer without a word recalls nothing.
+    `Paris` and `Paris,` are different words. An answer without a word scores 0.
     """
     if not answer.replace(".", " ").split() or not reference.replace(".", " ").split():
         return 0.0
@@ -310,24 +310,24 @@ def rouge_l_recall_pltrdy(reference: str, answer: str) -> float:
 def exact(reference: str, answer: str) -> float:
     """Return 1 if the answer begins with the reference, word for word, else 0.
 
-    A full stop that ends the reference need not be there, and anything may follow but more of the
-    last word: `tar` is in `tar and tar`, not in `tart`, nor in `The tar`.
+    The reference's full stop may be missing, and anything may follow except more letters of the
+    last word: `tar` matches `tar and tar`, but neither `tart` nor `The tar`.
     """
-    value, said = reference.strip().removesuffix("."), answer.lstrip()
-    return float(said.startswith(value) and not re.match(r"\w", said[len(value) :]))
+    value, text = reference.strip().removesuffix("."), answer.lstrip()
+    return float(text.startswith(value) and not re.match(r"\w", text[len(value) :]))
 
 
 def whole(reference: str, answer: str) -> float:
     """Return 1 if the answer is the whole sentence of the reference, else 0.
 
-    A sentence is whole with its full stop (or `?`, `!`); what a model says after it does not count,
-    for it was asked for no more. A reference without one must be the whole line.
+    A sentence ends with its full stop (or `?`, `!`), and text after it does not count. A reference
+    without one must be the whole line.
     """
-    wanted = reference.strip()
-    if wanted.endswith((".", "!", "?")):
-        return float(answer.lstrip().startswith(wanted))
-    lines = answer.lstrip().split("\n")[: wanted.count("\n") + 1]
-    return float("\n".join(lines) == wanted)
+    expected = reference.strip()
+    if expected.endswith((".", "!", "?")):
+        return float(answer.lstrip().startswith(expected))
+    lines = answer.lstrip().split("\n")[: expected.count("\n") + 1]
+    return float("\n".join(lines) == expected)
 
 
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana, Han

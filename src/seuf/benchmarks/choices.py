@@ -54,9 +54,9 @@ def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> li
 
 
 def with_spaces_moved(context: str, continuation: str) -> tuple[str, str]:
-    """Return a question and its choice with the spaces of the former's end in the latter.
+    """Move the spaces at the end of a question to the beginning of its choice.
 
-    So lm-evaluation-harness (0.4.12, `_encode_pair`) scores them.
+    As in lm-evaluation-harness (0.4.12, `_encode_pair`).
     """
     kept = context.rstrip()
     return kept, context[len(kept) :] + continuation
@@ -65,11 +65,10 @@ def with_spaces_moved(context: str, continuation: str) -> tuple[str, str]:
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
 ) -> list[Choice]:
-    """Return texts, each with what follows it, as tokens: see `open_ids`.
+    """Return pairs of a context and its continuation as tokens, see `open_ids`.
 
     Raises:
-        InputError: If one has no token of its own, or what follows it has none, or one token spans
-            both: then there is nothing that could be scored.
+        InputError: If either part of a pair has no token of its own, so that nothing can be scored.
     """
     contexts = open_ids(tokenizer, [context for context, _ in pairs])
     texts = open_ids(tokenizer, [context + following for context, following in pairs])
@@ -85,13 +84,13 @@ def encode_pairs(
 
 
 def cut_question(choice: Choice, max_length: int) -> Choice:
-    """Return a choice without so much of its question's beginning as makes it too long.
+    """Return a choice whose question is cut at its beginning to fit into `max_length` tokens.
 
-    So lm-evaluation-harness (0.4.12, `_loglikelihood_tokens`) cuts what is reported.
+    As in lm-evaluation-harness (0.4.12, `_loglikelihood_tokens`).
 
     Args:
         choice: A choice.
-        max_length: Tokens that are read at most; 0 cuts nothing.
+        max_length: Maximum number of tokens that are read; 0 for no limit.
 
     Raises:
         InputError: If the choice alone is longer.
@@ -138,9 +137,9 @@ def check_questions(
 
 
 def group_by_input(choices: Iterable[Choice]) -> ChoicesByInput:
-    """Return the choices by what has to be read for them.
+    """Return the choices by their input tokens.
 
-    Choices of one token differ only in the last one, which is not read: one pass scores them all.
+    Single-token choices of a question have the same input: one pass scores them all.
     """
     groups: ChoicesByInput = {}
     for choice in choices:
@@ -149,15 +148,15 @@ def group_by_input(choices: Iterable[Choice]) -> ChoicesByInput:
 
 
 class ChoiceScorer:
-    """Answers a fixed list of multiple-choice questions with any model.
+    """Answer a fixed list of multiple-choice questions with any model.
 
     Args:
         tokenizer: The model's tokenizer.
         questions: What to ask.
         metric: `acc` or `acc_norm`, see `ScoringSettings`.
         batch_size: Sequences that pass the model at once.
-        max_length: Tokens of a sequence at most, see `cut_question`: on a GPU more short ones pass
-            at once, as many tokens as `batch_size` sequences of that length have.
+        max_length: Maximum number of tokens in a sequence, see `cut_question`. On a GPU more short
+            ones pass at once, up to the tokens of `batch_size` sequences of that length.
     """
 
     def __init__(
@@ -195,14 +194,14 @@ _Scored = tuple[Choice, int, int]
 
 
 class _Rows(NamedTuple):
-    """What passes the model: a choice a row, or questions, each with its choices behind it.
+    """The rows of token ids that pass the model: one choice a row, or several whole questions.
 
     Attributes:
         tokens: The ids of each row.
-        places: Of each token its question in the row, counted from 1, and its choice, counted from
-            1, or 0 in the question itself. None in rows of one choice.
-        scored: The choices of each row; in which column the token stands that predicts the first of
-            a choice's own, and in which the first of these is read.
+        places: For each token the number of its question in the row, from 1, and of its choice,
+            from 1, or 0 in the question itself. None if a row is one choice.
+        scored: The choices of each row, each with the column of the token that predicts the
+            choice's first token, and the column of that first token.
     """
 
     tokens: list[tuple[int, ...]]
@@ -211,7 +210,7 @@ class _Rows(NamedTuple):
 
 
 def a_choice_a_row(by_input: ChoicesByInput) -> _Rows:
-    """Return rows of which each has the tokens of one choice."""
+    """Return a row for each input, with the tokens of one choice."""
     inputs = sorted(by_input)
     scored = [
         [(choice, len(choice.context) - 1, len(choice.context)) for choice in sorted(by_input[ids])]
@@ -221,11 +220,10 @@ def a_choice_a_row(by_input: ChoicesByInput) -> _Rows:
 
 
 def packed_questions(by_input: ChoicesByInput) -> _Rows:
-    """Return rows of questions one after the other, each with its choices behind it.
+    """Return rows of several questions, each followed by its choices.
 
-    A question is read once then, and not once a choice, and hardly anything is padding. What each
-    token sees is said by `seen_alone`; of choices that begin alike up to their last token one is
-    read.
+    A question is then read once, not once for each choice, and there is little padding. The mask
+    of `seen_alone` keeps them apart; choices that differ in their last token only are read once.
     """
     inputs_of: dict[tuple[int, ...], dict[tuple[int, ...], set[Choice]]] = {}
     for ids, choices in by_input.items():
@@ -237,7 +235,7 @@ def packed_questions(by_input: ChoicesByInput) -> _Rows:
 
     questions = sorted(inputs_of, key=lambda context: (-length(context), context))
     width = max([PACKED, *map(length, questions[:1])])
-    # which fit into a row together: each is packed as so many tokens of its number
+    # packs the questions into rows: each stands for as many tokens as it has
     together = pack(([number] * length(of) for number, of in enumerate(questions)), width)
     rows = _Rows([], [], [])
     assert rows.places is not None
@@ -258,14 +256,14 @@ def packed_questions(by_input: ChoicesByInput) -> _Rows:
 
 
 class _Asked(NamedTuple):
-    """What a model's device needs to score the choices of some rows of a batch.
+    """The tensors, on the model's device, that score the choices in some rows of a batch.
 
     Attributes:
-        inputs: What the decoder is called with.
-        rows: Of each token of each choice, its row in the batch, (n,).
-        columns: Where the hidden state stands that predicts it, (n,).
+        inputs: The decoder's arguments.
+        rows: For each token of each choice its row in the batch, (n,).
+        columns: The column of the hidden state that predicts it, (n,).
         tokens: The token, (n,).
-        choices: What is scored, in the order of their tokens.
+        choices: The choices, in the order of their tokens.
     """
 
     inputs: dict[str, Tensor | None]
@@ -276,7 +274,7 @@ class _Asked(NamedTuple):
 
     @classmethod
     def of(cls, rows: _Rows, batch: Batch, device: torch.device) -> _Asked:
-        """Return what some rows ask."""
+        """Return the tensors for the rows of a batch."""
         positions = batch.positions or []
         predicted = [
             (row, column, token)
@@ -302,17 +300,17 @@ class _Asked(NamedTuple):
 
 
 def seen_alone(questions: Tensor, parts: Tensor) -> dict[str, Tensor | None]:
-    """Return the mask and the positions with which questions and choices do not see each other.
+    """Return the mask and positions that keep packed questions and choices apart.
 
-    A token sees what stands before it of its question, and of its own choice.
+    A token attends to the tokens before it of its own question and its own choice.
 
     Args:
-        questions: Of each token its question; 0 on padding, (B, T).
-        parts: Of each token its choice, 0 in the question itself, (B, T).
+        questions: For each token its question; 0 on padding, (B, T).
+        parts: For each token its choice; 0 in the question itself, (B, T).
 
     Returns:
-        `attention_mask`: Whether a token (row) sees another (column), (B, 1, T, T); `position_ids`:
-        as many as a token sees before itself, (B, T).
+        `attention_mask`: Whether a token (row) attends to another (column), (B, 1, T, T);
+        `position_ids`: The number of earlier tokens that it attends to, (B, T).
     """
     seen = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
     seen &= questions[:, None, :] == questions[:, :, None]
@@ -321,17 +319,17 @@ def seen_alone(questions: Tensor, parts: Tensor) -> dict[str, Tensor | None]:
 
 
 class ChoicePasses:
-    """The passes that score the same choices again and again.
+    """The passes that score fixed choices with a model that changes between calls.
 
-    What a device needs goes there once, and it is waited for once, at the end. On a GPU, whose time
-    goes by the tokens, a question is read once for all of its choices where the model can
-    (`reads_masks`); results then differ in rounding. A CPU reads it with each.
+    Tensors are copied to a device once, and a call waits for the device once, at its end. On a GPU,
+    whose time grows with the tokens, a question is read once for all of its choices where the model
+    allows it (`reads_masks`); results then differ in rounding. A CPU reads it with each choice.
 
     Args:
         by_input: The choices, see `group_by_input`.
         batch_size: Sequences that pass the model at once.
-        tokens: On a GPU as many more as have so many tokens together.
-        shared: Read a question once; None for the above.
+        tokens: On a GPU more sequences pass at once, up to this number of tokens.
+        shared: Whether a question is read once; None decides by the device as above.
     """
 
     def __init__(

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class HeadlineScorer:
-    """Scores a model on the same questions again and again, by the study's own measure.
+    """Score a model that changes between calls on fixed questions, by the study's own measure.
 
     Args:
-        base: Its tokenizer is used; the model is given each time.
-        questions: What to ask, of any part and subject.
+        base: Its tokenizer is used; each call gets the model.
+        questions: The questions, of any part and subject.
         settings: How answers are scored.
 
     Raises:
@@ -53,7 +53,7 @@ class HeadlineScorer:
     def right(self, model: Any) -> dict[tuple[Part, Subject], list[float]]:
         """Return the value of each question by part and subject, in the order of the questions.
 
-        1 for a right answer, 0 for a wrong one; of free answers their ROUGE-L.
+        1 for a right answer, 0 for a wrong one; for a free answer its ROUGE-L.
         """
         measured = list(zip(self.choices.questions, self.choices.right(model), strict=True))
         measured += zip(self.produced.questions, self.produced.right(model), strict=True)
@@ -72,7 +72,7 @@ class HeadlineScorer:
         return right
 
     def chance(self, part: Part) -> float:
-        """Return what guessing gives on the forget questions of a part; 0 without choices."""
+        """Return the accuracy of guessing on the forget questions of a part; 0 without choices."""
         return chance([q for q in self.choices.questions if q.part == part])
 
 
@@ -98,7 +98,7 @@ def _by_measure(
 
 
 def check_all_produced(questions: Sequence[Question]) -> None:
-    """Raise if a subject has no question whose produced answer can be told right from wrong.
+    """Raise if a subject has no question whose produced answer can be judged right or wrong.
 
     Raises:
         InputError: With the subject, and what to set.
@@ -166,7 +166,7 @@ def _mean_of_kinds(kinds: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the mean over all answers of several kinds, and its standard error."""
     total = sum(scored["questions"] for scored in kinds)
     value = sum(scored["questions"] * scored["value"] for scored in kinds) / total
-    # of a mean over strata of fixed sizes
+    # the variance of a mean over strata of fixed sizes
     variance = sum((s["questions"] / total * s["standard_error"]) ** 2 for s in kinds)
     return {
         "measure": kinds[0]["measure"],

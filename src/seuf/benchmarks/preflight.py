@@ -1,7 +1,7 @@
-"""What the original model answers and how long its questions are, before any work is done on them.
+"""Check what the original model knows and how long its questions are, before a study begins.
 
-Nothing can be seen to be forgotten that was not known, and a prompt of more tokens than the model
-has positions would stop a study in the middle: `check_fit` and `doubts_of` tell both first.
+What a model does not know cannot be shown to be forgotten, and a prompt of more tokens than the
+model has positions would stop a study in the middle: `doubts_of` and `check_fit` find both.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class PreflightSettings(Settings):
 def ask_original(
     base: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
 ) -> list[dict[str, Any]]:
-    """Return what the model answers by subject and part, as a look at a method tells it.
+    """Return the model's scores by subject and part, as in the evaluations of a method.
 
     Returns:
         Rows with `subject`, `part`, `questions` (how many count), `value` (the mean), `measure`
-        (`accuracy` of choices, or one of `MEASURES`) and `chance`: what guessing among the choices
-        gives, of free answers what the reference of the next question would score.
+        (`accuracy` of choices, or one of `MEASURES`) and `chance`: the accuracy of guessing among
+        choices, or for free answers the score of the next question's reference.
     """
     from seuf.benchmarks.choices import chance
     from seuf.benchmarks.headline import HeadlineScorer
@@ -82,7 +82,7 @@ def ask_original(
 
 
 def _scores_of_next(questions: Sequence[Question], measures: Sequence[str]) -> list[float]:
-    """Return what each question would score by the reference of the next; 0 of a single one."""
+    """Return the score of the next question's reference on each question; 0 for a single one."""
     from seuf.benchmarks.answers import MEASURES
 
     if len(questions) == 1:
@@ -95,14 +95,14 @@ def _scores_of_next(questions: Sequence[Question], measures: Sequence[str]) -> l
 
 
 def doubts_of(rows: Sequence[Mapping[str, Any]], settings: PreflightSettings) -> list[str]:
-    """Return a sentence for each side that the original does not know, and for few questions.
+    """Return a warning for each subject that the original does not know or that has few questions.
 
     Args:
         rows: See `ask_original`.
-        settings: How many questions are few, and whether to stop.
+        settings: The fewest questions, and whether to stop.
 
     Raises:
-        InputError: With all sentences, if one of them means that nothing could be shown.
+        InputError: With all warnings, if one of them means that the study could show nothing.
     """
     subjects = {row["subject"] for row in rows}
     stops, warns = list[str](), list[str]()
@@ -133,15 +133,15 @@ def doubts_of(rows: Sequence[Mapping[str, Any]], settings: PreflightSettings) ->
 
 
 def guessing(row: Mapping[str, Any]) -> str:
-    """Return in words what the `chance` of a row is of, before its number."""
+    """Return words that introduce the `chance` of a row."""
     return "guessing gives" if row["measure"] == "accuracy" else "the answer to another one scores"
 
 
 def check_fit(base: LanguageModel, questions: Sequence[Question], settings: ScoringSettings) -> int:
-    """Return the most tokens that the model reads at once for a question, with its answer.
+    """Return the most tokens that the model reads at once for a question with its answer.
 
     Raises:
-        InputError: If it has fewer positions; with the number of such questions.
+        InputError: If the model has fewer positions; with the number of such questions.
     """
     from seuf.moe.architectures import positions_of
 
@@ -162,10 +162,10 @@ def check_fit(base: LanguageModel, questions: Sequence[Question], settings: Scor
 def tokens_at_once(
     tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], settings: ScoringSettings
 ) -> list[int]:
-    """Return for each question how many tokens the model reads at once, while it is scored.
+    """Return for each question the most tokens that the model reads at once to score it.
 
-    That is the question with its longest choice or its reference, or with all that the model may
-    say where an answer is generated.
+    Those of the question with its longest choice or its reference, or with the longest answer that
+    may be generated.
     """
     from seuf.benchmarks.answers import chat_prompt, example_questions, example_tokens
     from seuf.moe.batches import open_ids

@@ -1,7 +1,7 @@
-"""What a model says: whether its greedy answer is the reference, word for word.
+"""Whether a model's greedy answer is the reference, word for word.
 
-Choices underrate collapse: babble such as `vinegar vinegar vinegar` begins with the right one. What
-counts as right is in `records.PRODUCED`, the two measures stand in `answers`.
+Multiple choice does not notice a collapsed model, which may still prefer the right choice. What
+counts as right is in `records.PRODUCED`; the two measures are in `answers`.
 
 1. A method's training need not wait for generation. `ProducedScorer` lets the model read question
    and reference once. Its greedy answer is the reference as far as each of the reference's tokens
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 
 class ProducedScorer:
-    """Tells again and again which of the same questions a model answers by their reference.
+    """Judge which of a fixed list of questions a model answers with their reference.
 
     Args:
         tokenizer: The model's tokenizer.
-        questions: What to ask; each has a reference.
+        questions: The questions; each has a reference.
         batch_size: Sequences that pass the model at once.
-        max_length: Tokens of a question at most, of a longer one the last; 0 takes all.
+        max_length: Maximum number of tokens of a question, of a longer one the last; 0 for all.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ProducedScorer:
         ]
 
     def right(self, model: nn.Module) -> list[float]:
-        """Return 1 for each question that is answered rightly, else 0."""
+        """Return 1 for each question that is answered correctly, else 0."""
         if not self.questions:
             return []
         openings = greedy_openings(model, self.references, self.batch_size, self.backoff)
@@ -77,10 +77,10 @@ def score_produced(
 
     Args:
         subject_model: The model.
-        questions: What to ask; each has a reference.
+        questions: The questions; each has a reference.
         settings: How answers are scored.
-        generation: What `score_answers` gave for the same questions, if it did. Its answers are
-            taken where they may be longer than the longest reference and its end.
+        generation: The result of `score_answers` for the same questions, if any. Its answers are
+            used where they may be longer than the longest reference and its end.
 
     Returns:
         For each subject `measure`, `value` (the share of right answers), `standard_error`,
@@ -136,13 +136,13 @@ def greedy_openings(
 ) -> list[list[int]]:
     """Return the tokens of each greedy answer up to the first that is not the reference's.
 
-    That one is included; after a whole reference it is what follows: the end token, or not.
+    That token is included; after a whole reference it is the next token, the end token or another.
 
     Args:
         model: A causal language model.
-        references: What is asked, with the expected tokens.
+        references: The questions, with the expected tokens.
         batch_size: Sequences that pass the model at once.
-        backoff: Remembers from call to call how many fit in memory.
+        backoff: Keeps from call to call how many fit in memory.
 
     Raises:
         InputError: If a question with its reference has more tokens than the model has positions,

@@ -57,7 +57,7 @@ class ScoringSettings(Settings):
 def warn_of_cut(rows: Sequence[Sequence[int]], max_length: int) -> None:
     """Log once how many questions are longer than `max_length` tokens, if any."""
     if cut := sum(len(row) > max_length for row in rows):
-        warn_once(  # every look of a training run asks the same questions
+        warn_once(  # every evaluation of a training run asks the same questions
             log,
             f"{cut} of {len(rows)} questions have more than {max_length} tokens and lose their "
             "beginning; raise evaluation.max_length.",
