@@ -188,7 +188,21 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         Delta.load(path)
 
 
-@pytest.mark.parametrize("header", ["{", "[]", '{"base": "b", "colour": "red"}', "{}"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"base": "b", "colour": "red"}',
+        '{"base": 5}',
+        '{"base": "b", "dtypes": null}',
+        '{"base": "b", "dtypes": {"default": 1}}',
+        '{"base": "b", "about": []}',
+        "[" * 100_000,
+    ],
+    ids=range(9),
+)
 def test_a_header_that_save_did_not_write_is_refused(tmp_path, header):
     path = tmp_path / "delta.safetensors"
     save_file({"weight": torch.ones(2)}, path, metadata={"seuf": header})

@@ -92,12 +92,17 @@ class Delta:
             raise InputError(f"{path} is not a safetensors file: {error}") from error
         if header is None:
             raise InputError(f"{path} is not a SEUF delta: it has no 'seuf' header.")
+        damaged = f"{path} is not a SEUF delta: its 'seuf' header is damaged."
         try:
-            return cls(tensors, **json.loads(header))
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{path} is not a SEUF delta: its 'seuf' header is damaged."
-            ) from error
+            delta = cls(tensors, **json.loads(header))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(damaged) from error
+        dicts = isinstance(delta.dtypes, dict) and isinstance(delta.about, dict)
+        if not dicts or not all(
+            isinstance(text, str) for text in (delta.base, *delta.dtypes.values())
+        ):
+            raise InputError(damaged)
+        return delta
 
     def apply(self, model: nn.Module) -> None:
         """Give the model the delta's tensors.
