@@ -216,18 +216,32 @@ def test_a_model_that_is_only_half_in_the_cache_is_refused(hub, monkeypatch):
             "HF_HUB_OFFLINE is set: run `hf download org/tiny-moe --revision v1` where there is a "
             "network, or give a folder.",
         ),
-        (
-            torch.OutOfMemoryError("CUDA out of memory."),
-            "The memory ran out while the model 'org/tiny-moe' was loaded: set "
-            "base_model.device_map to auto, which puts what does not fit elsewhere, or "
-            "base_model.dtype to a smaller type; `kedro plan` tells what a study needs.",
-        ),
         (KeyError("a"), "Cannot load the model 'org/tiny-moe': KeyError: 'a'"),
         (ValueError("one\ntwo"), "Cannot load the model 'org/tiny-moe': one"),
     ],
 )
 def test_what_goes_wrong_here_is_told_with_what_to_do(offline_cache, error, line):
     assert explained(error, MODEL) == line.format(cache=offline_cache)
+
+
+def cpu_allocation_error() -> RuntimeError:
+    """Return the error that torch raises where the CPU has no memory left."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), cpu_allocation_error()],
+    ids=["gpu", "python", "cpu"],
+)
+def test_memory_that_runs_out_is_told_alike_on_every_device(offline_cache, error):
+    assert explained(error, MODEL) == (
+        "The memory ran out while the model 'org/tiny-moe' was loaded: set "
+        "base_model.device_map to auto, which puts what does not fit elsewhere, or "
+        "base_model.dtype to a smaller type; `kedro plan` tells what a study needs."
+    )
 
 
 def test_the_cause_of_an_error_is_found_below_others(offline_cache):

@@ -25,6 +25,7 @@ SINGLE = "model.safetensors"
 INDEX = f"{SINGLE}.index.json"
 MOVING_REVISIONS = (None, "main")
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+CPU_ALLOCATOR = "DefaultCPUAllocator: "  # the CPU has no memory left: a plain RuntimeError of torch
 LESS_MEMORY = (
     "set base_model.device_map to auto, which puts what does not fit elsewhere, or "
     "base_model.dtype to a smaller type; `kedro plan` tells what a study needs"
@@ -291,7 +292,8 @@ def _of_the_files(causes: list[BaseException], reference: HubReference) -> str |
                 f"A file of the {reference.name} is damaged or cut off ({first_line(cause)}): "
                 "download or copy it again."
             )
-    if _any(causes, MemoryError, *([] if torch is None else [torch.OutOfMemoryError])):
+    out_of_memory = _any(causes, MemoryError, *([] if torch is None else [torch.OutOfMemoryError]))
+    if out_of_memory or any(CPU_ALLOCATOR in str(c) for c in causes if isinstance(c, RuntimeError)):
         return f"The memory ran out while the {reference.name} was loaded: {LESS_MEMORY}."
     if any(isinstance(c, RuntimeError) and "ignore_mismatched_sizes" in str(c) for c in causes):
         return (
