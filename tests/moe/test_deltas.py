@@ -319,6 +319,20 @@ def test_an_export_of_another_base_is_refused(tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.parametrize("name", ["lm_head.weight", "config.json", INDEX])
+def test_a_damaged_base_is_refused_in_one_line(tmp_path, name):
+    base = saved("mixtral", tmp_path / "base")
+    delta = delta_of(base)
+    file = Checkpoint(base).files.get(name, name)
+    (base / file).write_text("{")
+
+    with pytest.raises(InputError, match="Cannot read the base model") as raised:
+        export(base, delta, tmp_path / "out")
+
+    assert len(str(raised.value).splitlines()) == 1
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_a_folder_that_exists_is_not_written_to(tmp_path):
     base = saved("mixtral", tmp_path / "base")
 

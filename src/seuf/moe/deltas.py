@@ -188,12 +188,20 @@ def export(base: str | Path, delta: Delta, folder: str | Path) -> None:
         folder: Does not exist yet.
 
     Raises:
-        InputError: If the base is another one, or the folder exists.
+        InputError: If the base is another one or cannot be read, or the folder exists.
     """
+    from safetensors import SafetensorError
+
     base, folder = Path(base), Path(folder)
     if folder.exists():
         raise InputError(f"{folder} exists: name a folder that does not.")
-    if (digest := folder_digest(base, delta.dtypes)) != delta.base:
+    try:
+        digest = folder_digest(base, delta.dtypes)
+    except InputError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"Cannot read the base model {base}: {error}") from error
+    if digest != delta.base:
         raise InputError(
             f"This delta belongs to base model {delta.base[:12]}; {base} is {digest[:12]}."
         )
