@@ -54,6 +54,16 @@ def test_the_same_model_is_saved_as_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
+def test_a_saved_tokenizer_does_not_tell_how_it_was_loaded(language_model, tmp_path):
+    """Else the same checkpoint would have other bytes where the hub is not asked."""
+    language_model.save(tmp_path / "a")
+
+    load_model(source(tmp_path / "a")).tokenizer.save_pretrained(tmp_path / "b")
+
+    saved = json.loads((tmp_path / "b" / "tokenizer_config.json").read_text())
+    assert saved["local_files_only"] is False
+
+
 def test_the_type_of_the_weights_can_be_chosen(language_model, tmp_path):
     language_model.save(tmp_path)
 

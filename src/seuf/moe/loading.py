@@ -171,6 +171,7 @@ def tokenizer_of(reference: HubReference, folder: Path, **options: Any) -> Any:
 
     with clear_errors(HubReference(reference.path, reference.revision, "tokenizer of the model")):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+    tokenizer.init_kwargs["local_files_only"] = False  # it is saved in tokenizer_config.json
     # without the files, transformers returns a tokenizer with an empty vocabulary
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) + 1:
         raise InputError(
