@@ -89,7 +89,7 @@ MUTATIONS = [
         "seuf/unlearning/evaluations.py",
         "preferred = preference(forgotten, evaluation.utility, self.target)",
         "preferred = preference(1.0, evaluation.utility, self.target)",
-        "unlearning/test_algorithm.py unlearning/test_algorithm_training.py",
+        "unlearning/test_algorithm_loop.py",
     ),
     Mutation(
         "contrast selects what serves the retain set",

@@ -138,6 +138,8 @@ def test_work_that_is_told_a_size_begins_again_with_half():
                       "allocate memory: you tried to allocate 8 bytes."), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1.00 GB)"), True),
         (MemoryError(), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],

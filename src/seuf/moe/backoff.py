@@ -20,7 +20,12 @@ from seuf.moe.sharding import in_turn, ranks
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-SIGNS = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+SIGNS = (
+    "out of memory",  # of CUDA and MPS
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 log = logging.getLogger(__name__)
 
 
