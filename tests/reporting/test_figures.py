@@ -10,6 +10,7 @@ from seuf.reporting.figures import (
     forgetting_paths,
     mean_path,
     overlap_over_steps,
+    round_ticks,
 )
 from seuf.reporting.styles import KNOWN
 from tests.reporting.examples import LOOKS, log, paths
@@ -160,3 +161,18 @@ def test_a_deletion_has_a_path_of_its_own():
     assert "<b>deletion, no training</b>" in notes(figure)
     (path,) = named(figure, "affinity")[1:]
     assert path.x == (0.42, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1.2, 40, [3, 10, 30]),
+        (1.2, 6, [1.5, 2, 3, 5]),
+        (2.1, 2.9, [2.2, 2.4, 2.6, 2.8]),
+        (3.1, 4.9, [3.5, 4.0, 4.5]),
+        (1.9, 2.9, [2.0, 2.2, 2.4, 2.6, 2.8]),
+    ],
+)
+def test_a_logarithmic_axis_has_two_ticks_or_more_however_narrow_its_range(low, high, ticks):
+    """Between 2 and 3 lies no 1, 1.5, 2, 3, 5 or 7: a sixth of .8 is rounded up to .2."""
+    assert round_ticks(low, high) == ticks

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import ceil, log10
+from math import ceil, floor, log10
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -368,10 +368,17 @@ def extent(low: float, high: float) -> float:
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers for a logarithmic axis, at most some six."""
+    """Return two to seven or so round numbers for a logarithmic axis."""
     steps = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 3)
     ticks = [step * 10**power for power in range(-3, 6) for step in steps]
-    return [tick for tick in ticks if low <= tick <= high]
+    shown = [tick for tick in ticks if low <= tick <= high]
+    if len(shown) > 1:
+        return shown
+    # a narrow range may lie between two of these
+    least = (high - low) / 6
+    power = 10 ** floor(log10(least))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+    return [round(n * step, 10) for n in range(ceil(low / step), floor(high / step) + 1)]
 
 
 def _axes(panel: int) -> dict[str, str]:
