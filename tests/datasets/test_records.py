@@ -392,10 +392,13 @@ def test_a_damaged_file_is_one_line(folder):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        ('{"text": "a"}\n'.encode("utf-16"), " is UTF-16: one JSON object a line"),
+        (
+            '{"text": "a"}\n'.encode("utf-16"),
+            " is UTF-16, not UTF-8 text: it needs one JSON object a line",
+        ),
         (
             gzip.compress(b'{"text": "a"}\n', mtime=0),
-            " is compressed by gzip: one JSON object a line",
+            " is compressed by gzip, not UTF-8 text: it needs one JSON object a line",
         ),
         (b'{"text": "a"}\n{"text": "caf\xe9"}\n', ", line 2: not UTF-8 (byte 0xe9): save it"),
         (b"[" * 100_000, ", line 1: not JSON (maximum recursion depth"),
@@ -411,6 +414,18 @@ def test_what_is_no_text_or_no_json_is_one_line_with_its_place(tmp_path, data, r
 
     assert str(error.value.__cause__).startswith(f"{path}{reason}")
     assert "\n" not in str(error.value.__cause__)
+
+
+def test_a_table_in_another_encoding_is_not_asked_for_json(tmp_path):
+    """Excel saves "Unicode Text" as UTF-16."""
+    path = tmp_path / "texts.tsv"
+    path.write_text("text\na\n", encoding="utf-16")
+
+    with pytest.raises(DatasetError) as error:
+        RecordsDataset(str(path)).load()
+
+    expected = f"{path} is UTF-16, not UTF-8 text: it needs a row below its header."
+    assert str(error.value.__cause__) == expected
 
 
 @pytest.mark.parametrize(

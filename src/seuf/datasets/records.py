@@ -214,7 +214,7 @@ def _text(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     for beginning, kind in NOT_UTF8.items():
         if data.startswith(beginning):
-            raise InputError(f"{path} is {kind}: one JSON object a line is needed, in UTF-8.")
+            raise InputError(f"{path} is {kind}, not UTF-8 text: {_needs(path)}.")
     try:
         return data.decode("utf-8-sig")  # without the mark that some editors put first
     except UnicodeDecodeError as error:
