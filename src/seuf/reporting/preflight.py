@@ -1,6 +1,6 @@
-"""Tell what a study will use, before its work starts: as lines of a log, and as tables of a page.
+"""Describe what a study will use, before it trains: as log lines, and as tables of the report.
 
-`preflight` of the pipeline of that name says what is in the facts that are told here.
+The facts come from the node `preflight` of the pipeline of that name, which lists their keys.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ def stability(choice: Mapping[str, Any]) -> str:
 
 
 def lines(facts: Facts, selected: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return what will be used, a line for each set, for each kind of question and each choice.
+    """Return a line for each set, each kind of question and each selection rule.
 
     Args:
-        facts: Of the preflight.
+        facts: What the preflight found.
         selected: What each selection rule chose.
     """
-    told = [
+    log_lines = [
         f"{name}: {_counted(of_set['texts'], 'text')}, {of_set['tokens']:,} tokens"
         + (f", in {of_set['samples']:,} samples" if "samples" in of_set else "")
         + f"; {_cut(of_set)}"
         for name, of_set in facts["sets"].items()
         if of_set["texts"]
     ]
-    told += [
+    log_lines += [
         f"{_counted(row['questions'], 'question')} about {row['subject']} in part {row['part']}: "
         f"the model scores {row['value']:.3f} ({_measure(row)}), "
         f"{'guessing' if row['measure'] == 'accuracy' else 'another answer'} {row['chance']:.3f}"
         for row in facts["asked"]
     ]
     positions = facts["positions"]
-    told.append(
+    log_lines.append(
         f"longest question with its answer: at most {facts['longest_question']:,} tokens"
         + (f"; the model reads {positions:,}" if positions else "")
     )
@@ -61,14 +61,14 @@ def lines(facts: Facts, selected: Mapping[str, Mapping[str, Any]]) -> list[str]:
         more = f" and {len(choice['experts']) - 4} more" if len(choice["experts"]) > 4 else ""
         parts = [f"expert {experts}{more}"]
         parts += [f"margin {shown}"] if (shown := margin(choice)) else []
-        parts += [f"stability {shown}"] if (shown := stability(choice)) else []
+        parts += [f"stability {shown}"] if (shown := _stability_in_words(choice)) else []
         doubt = f"; in doubt: {'; '.join(choice['warnings'])}" if choice.get("warnings") else ""
-        told.append(f"rule {rule}: {', '.join(parts)}{doubt}")
-    return told
+        log_lines.append(f"rule {rule}: {', '.join(parts)}{doubt}")
+    return log_lines
 
 
 def tables(facts: Facts) -> list[Table]:
-    """Return the same as tables, without the choices of experts."""
+    """Return the facts as tables of the sets and of the questions."""
     sets = [
         [
             name,
@@ -95,6 +95,16 @@ def tables(facts: Facts) -> list[Table]:
         (["set", "texts", "tokens", "samples", "cut"], sets),
         (["questions about", "part", "number", "measure", "original", "guessing"], asked),
     ]
+
+
+def _stability_in_words(choice: Mapping[str, Any]) -> str:
+    """Return `stability` for a reader who may see a warning that the halves choose differently.
+
+    Halves that share a layer's six best experts can still rank another one first.
+    """
+    if choice["stability_subset"] is None and choice["stability_halves"] is not None:
+        return f"{choice['stability_halves']:.0%} (best experts shared by the halves)"
+    return stability(choice)
 
 
 def _measure(row: Mapping[str, Any]) -> str:
