@@ -25,6 +25,7 @@ from seuf.reporting.styles import (
     SYMBOLS,
     Label,
     at,
+    axes_of,
     axis,
     family,
     grid,
@@ -65,7 +66,7 @@ def attribution(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -
     figure = grid(2, spacing=0.24)
     panels = {"affinity": "affinity_forget", "contrast": "contrast"}
     for panel, (title, column) in enumerate(panels.items(), 1):
-        axes = {"xaxis": f"x{axis(panel)}", "yaxis": f"y{axis(panel)}"}
+        axes = axes_of(panel)
         figure.add_scatter(
             x=both["layer"].tolist(),
             y=both[column].tolist(),
@@ -162,8 +163,7 @@ def trials_by_layer(trials: Mapping[str, pd.DataFrame], chosen: Mapping[str, int
                 line={"color": colour, "width": 2},
                 marker={"color": colour, "size": 7},
                 hovertemplate=f"layer %{{x}}: %{{y:.3f}} at {target:g}<extra></extra>",
-                xaxis=f"x{axis(panel)}",
-                yaxis=f"y{axis(panel)}",
+                **axes_of(panel),
             )
             labels.append(Label(float(seen.iloc[-1]), colour, "●", f"at {target:g}"))
         reached = [value for value in best.to_numpy().ravel() if not np.isnan(value)]
@@ -277,8 +277,7 @@ def _draw_layer(figure: go.Figure, panel: int, shares: pd.DataFrame) -> None:
             name=f"{which} set",
             marker={"color": colour},
             hovertemplate=f"expert %{{x}}<br>{which} %{{y:.1%}}<extra></extra>",
-            xaxis=f"x{name}",
-            yaxis=f"y{name}",
+            **axes_of(panel),
         )
     ticks: dict[str, Any] = {"tickangle": 0, "dtick": ceil(len(experts) / 16)}
     figure.update_xaxes(**ticks, selector={"anchor": f"y{name}"})

@@ -20,12 +20,14 @@ from seuf.reporting.styles import (
     FAINT,
     Label,
     Style,
+    axes_of,
     axis,
     grid,
     heading,
     method_styles,
     name_beside,
     objective_name,
+    share_name,
     themed,
     with_objective,
 )
@@ -119,7 +121,7 @@ def forgetting_paths(
     for panel, (objective, lines) in enumerate(zip(objectives, by_objective, strict=True), 1):
         figure.add_annotation(**heading(panel, escape(objective_name(str(objective)))))
         for share in (*TARGETS, 1.0):
-            _mark_share(figure, panel, efficacy(share), f"{share:.2g}".lstrip("0"))
+            _mark_share(figure, panel, efficacy(share), share_name(share))
         _name_shares(figure, panel, efficacy(TARGETS[0]))
         for line in lines:
             _draw(figure, panel, line)
@@ -242,7 +244,7 @@ def _scale(
 
 def _draw(figure: go.Figure, panel: int, line: Line) -> None:
     """Draw a band if there is one, the path, and the kept checkpoint on top."""
-    axes, style = _axes(panel), line.style
+    axes, style = axes_of(panel), line.style
     if line.low is not None and line.high is not None:
         figure.add_scatter(
             x=[*line.x, *reversed(line.x)],
@@ -303,16 +305,17 @@ def _label_lines(
             line={"color": line.style.colour, "width": 1, "dash": "dot"},
             opacity=0.6,
             hoverinfo="skip",
-            **_axes(panel),
+            **axes_of(panel),
         )
 
 
-def _mark_share(figure: go.Figure, panel: int, x: float, told: str) -> None:
+def _mark_share(figure: go.Figure, panel: int, x: float, text: str) -> None:
+    """Draw a dotted vertical line with its number above the panel."""
     name = axis(panel)
     place = {"xref": f"x{name}", "yref": f"y{name} domain"}
     figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, line=DOTTED, layer="below", **place)
     figure.add_annotation(
-        **place, x=x, y=1, yanchor="bottom", showarrow=False, text=told, font={"size": 10}
+        **place, x=x, y=1, yanchor="bottom", showarrow=False, text=text, font={"size": 10}
     )
 
 
@@ -341,7 +344,7 @@ def _mark_model(figure: go.Figure, panel: int, name: str, x: float, y: float, sc
         marker={"color": FAINT, "symbol": "x", "size": 10},
         name=escape(name),
         hovertemplate=f"<b>{escape(name)}</b><br>FE %{{x:.3f}}, %{{y:.3f}}<extra></extra>",
-        **_axes(panel),
+        **axes_of(panel),
     )
     below = scale.place(y) > sum(scale.place(end) for end in scale.y) / 2
     figure.add_annotation(
@@ -379,10 +382,6 @@ def round_ticks(low: float, high: float) -> list[float]:
     power = 10 ** floor(log10(least))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
     return [round(n * step, 10) for n in range(ceil(low / step), floor(high / step) + 1)]
-
-
-def _axes(panel: int) -> dict[str, str]:
-    return {"xaxis": f"x{axis(panel)}", "yaxis": f"y{axis(panel)}"}
 
 
 def faded(colour: str) -> str:

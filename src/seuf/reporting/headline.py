@@ -21,7 +21,14 @@ from seuf.reporting.comparison import MISSING, at_equal_forgetting
 from seuf.reporting.page import bullets, note, row, table
 from seuf.reporting.spread import answers_of
 from seuf.reporting.statistics import Paths, RunKey
-from seuf.reporting.styles import EVERYTHING, Style, method_styles, objective_name, with_objective
+from seuf.reporting.styles import (
+    EVERYTHING,
+    Style,
+    method_styles,
+    objective_name,
+    share_name,
+    with_objective,
+)
 
 SHOWN_TARGETS = TARGETS[1:]
 CLEAR = {  # whether there are several runs
@@ -170,7 +177,8 @@ def headline(paths: pd.DataFrame, told: Told | None = None) -> str:
     if not found:
         return '<p class="lead">No method changed the model: there is nothing to compare.</p>'
     tables = "".join(
-        f"<div><h3>Utility where {_share(target)} is forgotten</h3>{_matrix(found, target)}</div>"
+        f"<div><h3>Utility where {share_name(target)} is forgotten</h3>"
+        f"{_matrix(found, target)}</div>"
         for target in SHOWN_TARGETS
     )
     below = "Below a value its difference to everything with the same objective"
@@ -181,7 +189,7 @@ def headline(paths: pd.DataFrame, told: Told | None = None) -> str:
         below += f"; in colour where {CLEAR[several]}."
     lead = (
         "What training one expert keeps against training everything, where "
-        f"{_share(SHOWN_TARGETS[0])} of the way from the original to guessing is forgotten:"
+        f"{share_name(SHOWN_TARGETS[0])} of the way from the original to guessing is forgotten:"
     )
     lines = sentences(found)
     if not lines:
@@ -230,10 +238,6 @@ def _named(one: Difference) -> str:
 
 def _signed(difference: float) -> str:
     return f"{difference:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _share(target: float) -> str:
-    return f"{target:.2g}".lstrip("0")
 
 
 def _matrix(found: Sequence[Difference], target: float) -> str:

@@ -24,15 +24,18 @@ from seuf.reporting.styles import (
     GLYPHS,
     KNOWN,
     Label,
+    axes_of,
     axis,
     grid,
     heading,
     name_beside,
     objective_name,
+    share_name,
     themed,
 )
 from seuf.reporting.svg import svg
 
+SHARE = share_name(LAYERS_AT)
 TITLES = {"utility": ("utility", "utility"), "general_loss": ("loss on other text", "nats a token")}
 # By a name in `chosen_by`; of several at one place the last is the smallest.
 CHOICES = {"affinity": ("paper", 15), "contrast": ("contrast", 13), PILOT: ("pilot", 10)}
@@ -82,7 +85,7 @@ def layers_figure(table: pd.DataFrame) -> go.Figure:
 def _draw_panel(figure: go.Figure, panel: int, here: pd.DataFrame, name: str) -> None:
     """Draw a number of an objective by layer: references, lines with intervals, choices."""
     value = column_of(name)
-    axes = {"xaxis": f"x{axis(panel)}", "yaxis": f"y{axis(panel)}"}
+    axes = axes_of(panel)
     several = here["base"].eq(ALL).any()
     drawn = here[here["base"].eq(ALL)] if several else here
     single = here[here["base"].ne(ALL)]
@@ -112,7 +115,7 @@ def _draw_panel(figure: go.Figure, panel: int, here: pd.DataFrame, name: str) ->
             y=[foot] * len(not_here),
             mode="markers",
             marker={"color": colour, "symbol": "x", "size": 7, "opacity": 0.7},
-            hovertemplate=f"{rule}, layer %{{x}}: {_share()} not reached<extra></extra>",
+            hovertemplate=f"{rule}, layer %{{x}}: {SHARE} not reached<extra></extra>",
             **axes,
         )
         if ends is not None:
@@ -122,7 +125,7 @@ def _draw_panel(figure: go.Figure, panel: int, here: pd.DataFrame, name: str) ->
         labels.append(Label(scale.place(foot), FAINT, "✖", "not reached"))
     name_beside(figure, panel, labels, bottom, top)
     figure.update_yaxes(
-        title=f"{TITLES[name][1]}, {_share()} forgotten",
+        title=f"{TITLES[name][1]}, {SHARE} forgotten",
         range=[bottom, top],
         type="log" if scale.is_log else "linear",
         tickvals=round_ticks(*scale.y) if scale.is_log else None,
@@ -250,7 +253,3 @@ def _scale(here: pd.DataFrame, value: str, name: str) -> Scale:
         return Scale(x, (low / 1.15, high * 1.12), is_log=True)
     room = 0.12 * extent(low, high)
     return Scale(x, (max(low - room, -0.02), high + room))
-
-
-def _share() -> str:
-    return f"{LAYERS_AT:g}".lstrip("0")

@@ -243,6 +243,16 @@ def axis(panel: int) -> str:
     return "" if panel == 1 else str(panel)
 
 
+def axes_of(panel: int) -> dict[str, str]:
+    """Return the arguments that put a trace into a panel; panels count from 1."""
+    return {"xaxis": f"x{axis(panel)}", "yaxis": f"y{axis(panel)}"}
+
+
+def share_name(share: float) -> str:
+    """Return a share forgotten as figures and tables write it: `.75`."""
+    return f"{share:.2g}".lstrip("0")
+
+
 def panels_of(figure: go.Figure) -> list[dict[str, Any]]:
     """Return a figure's panels as figures of their own: what `Plotly.newPlot` takes.
 
