@@ -8,10 +8,10 @@ import pytest
 from seuf.forgetting import pack_right
 from seuf.reporting.headline import (
     differences,
+    differences_over_bases,
+    differences_over_questions,
     headline,
     sentences,
-    told_by_bases,
-    told_by_questions,
 )
 from tests.reporting.examples import LOOKS, paths
 
@@ -92,7 +92,7 @@ def test_a_difference_on_every_question_is_clear_and_one_on_a_single_question_is
         ]
     )
 
-    told = told_by_questions(study)
+    told = differences_over_questions(study)
 
     assert told["seuf_ga", 0.75] == (pytest.approx(0.75), True)
     assert told["contrast_ga", 0.75] == (pytest.approx(0.75 / 6), False)
@@ -102,8 +102,8 @@ def test_a_difference_on_every_question_is_clear_and_one_on_a_single_question_is
 def test_nothing_is_told_where_single_answers_were_not_kept():
     columns = {"test_forget_right": None, "test_utility_right": None}
 
-    assert told_by_questions(STUDY.assign(**columns)) == {}
-    assert told_by_questions(paths(original=()).assign(**columns)) == {}
+    assert differences_over_questions(STUDY.assign(**columns)) == {}
+    assert differences_over_questions(paths(original=()).assign(**columns)) == {}
 
 
 def test_a_study_of_spread_tells_by_its_verdict_and_else_by_its_interval():
@@ -118,7 +118,7 @@ def test_a_study_of_spread_tells_by_its_verdict_and_else_by_its_interval():
         columns=["method", "against", "forgotten", "difference", "low", "high", "verdict"],
     )
 
-    assert told_by_bases(comparisons, STUDY) == {
+    assert differences_over_bases(comparisons, STUDY) == {
         ("seuf_ga", 0.75): (0.2, False),
         ("seuf_ga", 0.9): (0.2, True),
         ("seuf_rmu", 0.75): (-0.2, True),

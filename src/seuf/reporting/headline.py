@@ -1,8 +1,8 @@
-"""The headline of a report: what one expert keeps against everything, at equal forgetting.
+"""The headline of a report: training one expert against training everything, at equal forgetting.
 
-`differences` reads it off the paths, `headline` says it in a sentence for each rule and as a table
-for each share forgotten. No row is called the best: a rule is compared with everything for every
-objective, whatever comes out.
+`differences` reads the numbers off the paths; `headline` writes a sentence for each rule and a
+table for each share forgotten. No row is called the best: each rule is compared with training
+everything under each objective, whatever the result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from seuf.reporting.styles import (
 )
 
 SHOWN_TARGETS = TARGETS[1:]
-CLEAR = {  # whether there are several runs
+CLEAR = {  # by whether there are several runs
     False: "its 95 % interval over questions leaves out 0; another base model may differ more",
     True: "the study's verdict says so, or where there is none the 95 % interval leaves out 0",
 }
@@ -51,17 +51,17 @@ VERDICTS = (
 
 
 class Difference(NamedTuple):
-    """Utility at equal forgetting: one method beside everything, both with its objective.
+    """Utility of a method at equal forgetting, and its difference to training everything.
 
     Attributes:
         style: The method's.
         is_one_expert: Whether it trains a single expert, which no random draw chose.
         target: The share forgotten.
-        value: Its utility there, the mean over runs that reach it; None if fewer than half do.
-        reached: How many runs reach it, of how many.
-        difference: The value minus that of everything; None where a run of one of them does not
-            reach it, unless the study tells.
-        is_clear: Whether it is more than chance; None if the study does not tell.
+        value: Mean utility there over the runs that reach it; None if fewer than half do.
+        reached: Number of runs that reach it, and number of runs.
+        difference: `value` minus that of training everything with the same objective. None where a
+            run of either does not reach the target and the study gives no tested difference.
+        is_clear: Whether the difference is more than chance; None if it was not tested.
     """
 
     style: Style
@@ -73,17 +73,17 @@ class Difference(NamedTuple):
     is_clear: bool | None = None
 
 
-# By method and target: its difference to everything, and whether that is more than chance
-Told = Mapping[tuple[str, float], tuple[float, bool]]
+# By method and target: the difference to training everything, and whether it is more than chance.
+TestedDifferences = Mapping[tuple[str, float], tuple[float, bool]]
 
 
-def differences(paths: pd.DataFrame, told: Told | None = None) -> list[Difference]:
-    """Return utility at equal forgetting of every method, beside that of everything.
+def differences(paths: pd.DataFrame, tested: TestedDifferences | None = None) -> list[Difference]:
+    """Return each method's utility at each target, compared with training everything.
 
     Args:
         paths: See `seuf.reporting.comparison.ABOUT_RUN`.
-        told: What the study says of differences; by default the plain ones, where all runs reach
-            the target.
+        tested: Differences that the study tested. Where there is none, the difference of the means
+            is taken if all runs reach the target.
     """
     chosen = _runs_of(paths)
     styles, found = method_styles(paths), dict[str, list[dict[str, float | None]]]()
@@ -92,24 +92,24 @@ def differences(paths: pd.DataFrame, told: Told | None = None) -> list[Differenc
     experts = chosen.groupby("method")["experts"].first()
     everything = everything_beside(paths)
 
-    def reaching(method: str, target: float) -> list[float]:
+    def utilities_at(method: str, target: float) -> list[float]:
         values = (numbers[f"utility_at_{target * 100:.0f}"] for numbers in found[method])
         return [value for value in values if value is not None]
 
-    read = []
+    compared = []
     for method, runs in found.items():
         style, other = styles[method], everything.get(method)
-        single = re.fullmatch(r"\d+:\d+", str(experts[method])) is not None
+        is_single = re.fullmatch(r"\d+:\d+", str(experts[method])) is not None
         for target in TARGETS:
-            values = reaching(method, target)
-            others = reaching(other, target) if other in found else []
-            difference, is_clear = (told or {}).get((method, target), (None, None))
+            values = utilities_at(method, target)
+            others = utilities_at(other, target) if other in found else []
+            difference, is_clear = (tested or {}).get((method, target), (None, None))
             if difference is None and others and len(values) == len(runs) == len(others):
                 difference = mean(values) - mean(others)
-            read.append(
+            compared.append(
                 Difference(
                     style,
-                    single and not style.label.startswith("random"),
+                    is_single and not style.label.startswith("random"),
                     target,
                     mean(values) if 2 * len(values) >= len(runs) else None,
                     (len(values), len(runs)),
@@ -117,14 +117,14 @@ def differences(paths: pd.DataFrame, told: Told | None = None) -> list[Differenc
                     is_clear,
                 )
             )
-    return read
+    return compared
 
 
-def told_by_questions(paths: pd.DataFrame) -> Told:
-    """Return differences of a study of one run a method, and whether they are more than chance.
+def differences_over_questions(paths: pd.DataFrame) -> TestedDifferences:
+    """Return the differences of a study with one run a method, tested by resampling questions.
 
-    The questions are drawn again and again, the same for all methods: a difference is clear if its
-    middle 95 % leave out 0. Nothing is told where it was not kept which questions were right.
+    All methods share the samples; a difference is clear if its middle 95 % leave out 0. Empty where
+    the paths do not record which questions were answered rightly.
     """
     chosen = _runs_of(paths)
     rights = ["test_forget_right", "test_utility_right"]
@@ -133,31 +133,31 @@ def told_by_questions(paths: pd.DataFrame) -> Told:
     runs = {
         RunKey(str(method), "", 0): answers_of(path) for method, path in chosen.groupby("method")
     }
-    read, told = Paths.of(runs, TARGETS), dict[tuple[str, float], tuple[float, bool]]()
+    read, tested = Paths.of(runs, TARGETS), dict[tuple[str, float], tuple[float, bool]]()
     for method, other in everything_beside(paths).items():
-        one, all_of_it = (read.methods.index(name) for name in (method, other))
-        measured = read.measured[one, 0, 0] - read.measured[all_of_it, 0, 0]
-        drawn = read.resampled[one, 0, 0] - read.resampled[all_of_it, 0, 0]
-        for target, difference, samples in zip(TARGETS, measured, drawn, strict=True):
+        m, n = (read.methods.index(name) for name in (method, other))
+        measured = read.measured[m, 0, 0] - read.measured[n, 0, 0]
+        resampled = read.resampled[m, 0, 0] - read.resampled[n, 0, 0]
+        for target, difference, samples in zip(TARGETS, measured, resampled, strict=True):
             if not np.isnan(difference):
                 low, high = np.nanpercentile(samples, [2.5, 97.5])
-                told[method, target] = (float(difference), bool(low > 0 or high < 0))
-    return told
+                tested[method, target] = (float(difference), bool(low > 0 or high < 0))
+    return tested
 
 
-def told_by_bases(comparisons: pd.DataFrame, paths: pd.DataFrame) -> Told:
-    """Return the differences to everything that a study of spread has stated.
+def differences_over_bases(comparisons: pd.DataFrame, paths: pd.DataFrame) -> TestedDifferences:
+    """Return the differences to training everything that a study of spread has compared.
 
-    They are clear by its verdict where there is one, else where the interval leaves out 0.
+    One is clear by the study's verdict where there is one, else if its interval leaves out 0.
     """
-    everything, told = everything_beside(paths), dict[tuple[str, float], tuple[float, bool]]()
+    everything, tested = everything_beside(paths), dict[tuple[str, float], tuple[float, bool]]()
     for pair in comparisons.to_dict(orient="records"):
         if everything.get(pair["method"]) == pair["against"] and pd.notna(pair["difference"]):
             is_clear = pair["low"] > 0 or pair["high"] < 0
             if isinstance(pair["verdict"], str):
                 is_clear = pair["verdict"] in ("wins", "loses")
-            told[pair["method"], pair["forgotten"]] = (pair["difference"], bool(is_clear))
-    return told
+            tested[pair["method"], pair["forgotten"]] = (pair["difference"], bool(is_clear))
+    return tested
 
 
 def everything_beside(paths: pd.DataFrame) -> dict[str, str]:
@@ -171,9 +171,9 @@ def everything_beside(paths: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def headline(paths: pd.DataFrame, told: Told | None = None) -> str:
-    """Return what one expert does against everything at equal forgetting, and a table a target."""
-    found = differences(paths, told)
+def headline(paths: pd.DataFrame, tested: TestedDifferences | None = None) -> str:
+    """Return the headline as HTML: a sentence for each rule, and a table for each target."""
+    found = differences(paths, tested)
     if not found:
         return '<p class="lead">No method changed the model: there is nothing to compare.</p>'
     tables = "".join(
@@ -182,7 +182,7 @@ def headline(paths: pd.DataFrame, told: Told | None = None) -> str:
         for target in SHOWN_TARGETS
     )
     below = "Below a value its difference to everything with the same objective"
-    if not told:
+    if not tested:
         below += ". Whether that is more than chance is not known."
     else:
         several = len(paths[["base", "seed"]].drop_duplicates()) > 1
@@ -201,15 +201,15 @@ def headline(paths: pd.DataFrame, told: Told | None = None) -> str:
 
 
 def sentences(found: Sequence[Difference], target: float = SHOWN_TARGETS[0]) -> list[str]:
-    """Return a sentence for each rule that chose one expert: with which objective it keeps more."""
+    """Return, for each rule that chose one expert, with which objectives it keeps more or less."""
     rows = [one for one in found if one.is_one_expert and one.target == target]
-    some_told = any(one.is_clear is not None for one in found)
+    any_tested = any(one.is_clear is not None for one in found)
     lines = []
     for rule in dict.fromkeys(one.style.label for one in rows):
         of_rule = [one for one in rows if one.style.label == rule]
         by_verdict: dict[str, list[Difference]] = {verdict: [] for verdict in VERDICTS}
         for one in of_rule:
-            by_verdict[_verdict(one, some_told)].append(one)
+            by_verdict[_verdict(one, any_tested)].append(one)
         parts = [
             f"{verdict} {', '.join(map(_named, several))}"
             for verdict, several in by_verdict.items()
@@ -219,14 +219,14 @@ def sentences(found: Sequence[Difference], target: float = SHOWN_TARGETS[0]) -> 
     return lines
 
 
-def _verdict(one: Difference, some_told: bool) -> str:
+def _verdict(one: Difference, any_tested: bool) -> str:
     if one.value is None:
         return NOT_REACHED
     if one.difference is None:
         return ALONE
     if one.difference == 0 or one.is_clear is False:
         return UNCLEAR
-    if some_told and one.is_clear is None:
+    if any_tested and one.is_clear is None:
         return UNTESTED
     return MORE if one.difference > 0 else LESS
 
@@ -241,7 +241,7 @@ def _signed(difference: float) -> str:
 
 
 def _matrix(found: Sequence[Difference], target: float) -> str:
-    """Return utility at a target: a row for everything and for each rule, a column an objective."""
+    """Return utility at a target as an HTML table: a row for each label, a column an objective."""
     here = {(one.style.label, one.style.objective): one for one in found if one.target == target}
     first = [EVERYTHING, *RULES]  # then the others, in the order of the study
     labels = sorted(
@@ -271,6 +271,6 @@ def _matrix_cell(one: Difference) -> str:
 
 
 def _runs_of(paths: pd.DataFrame) -> pd.DataFrame:
-    """Return the paths of the chosen learning rates, without what was not evaluated."""
+    """Return the evaluated rows of the chosen learning rates."""
     paths = with_objective(paths)
     return paths[paths["chosen"].eq(True)].dropna(subset=["test_forgotten", "objective"])

@@ -28,7 +28,7 @@ from seuf.reporting.expert_figures import (
     counted,
     doubts,
 )
-from seuf.reporting.headline import Told, headline
+from seuf.reporting.headline import TestedDifferences, headline
 from seuf.reporting.page import (
     bullets,
     drawn,
@@ -194,7 +194,7 @@ def report(
     figures: Mapping[str, go.Figure],
     selected: Mapping[str, Mapping[str, Any]],
     examples: Sequence[Mapping[str, Any]] = (),
-    told: Told | None = None,
+    tested: TestedDifferences | None = None,
     preflight: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page of a study of many methods as HTML.
@@ -207,7 +207,7 @@ def report(
         selected: What each selection rule chose.
         examples: Answers before and after: `method`, `subject`, `question`, `reference`, `before`,
             `after`.
-        told: What the study says of differences to everything, by method and target.
+        tested: Differences to training everything, by method and share forgotten.
         preflight: What was told before the work started, see `seuf.reporting.preflight`.
     """
     measured = f"FE is {measure(comparison, 'forget')}, UT {measure(comparison, 'utility')}."
@@ -225,7 +225,7 @@ def report(
         [
             _head(about),
             warning((preflight or {}).get("warnings") or known_too_little(paths)),
-            headline(paths, told),
+            headline(paths, tested),
             _drawn(figures, "forgetting_paths", "general_loss", "layers"),
             section(
                 "The methods",
@@ -250,7 +250,7 @@ def spread_report(
     paths: pd.DataFrame,
     figures: Mapping[str, go.Figure],
     tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]],
-    told: Told | None = None,
+    tested: TestedDifferences | None = None,
     limits: Sequence[str] = (),
 ) -> str:
     """Return the page of a study that repeats its methods over base models and seeds.
@@ -260,7 +260,7 @@ def spread_report(
         paths: See `seuf.reporting.comparison.ABOUT_RUN`, of all runs.
         figures: By their keys in `FIGURES`, in their order; those that the study has.
         tables: By title: headers, rows of text, and sentences below.
-        told: What the study says of differences to everything, by method and target.
+        tested: Differences to training everything, by method and share forgotten.
         limits: What this study does not show, beside what none does.
     """
     shown = [
@@ -273,7 +273,7 @@ def spread_report(
         f"SEUF: {about.study}",
         [
             _head(about),
-            headline(paths, told),
+            headline(paths, tested),
             _drawn(figures, "forgetting_paths", "general_loss", after=MEANS),
             _drawn(figures, "layers"),
             *shown,

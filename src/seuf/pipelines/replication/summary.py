@@ -71,7 +71,7 @@ def write_spread_report(
     **figures: Any,
 ) -> str:
     """Write the page of a study of spread."""
-    from seuf.reporting.headline import told_by_bases
+    from seuf.reporting.headline import differences_over_bases
     from seuf.reporting.report import About, spread_report
     from seuf.reporting.spread import Spread, notes, readable_comparisons, readable_methods
 
@@ -81,4 +81,4 @@ def write_spread_report(
     models = f"{len(replication.bases)} base models trained here"
     seeds = ", ".join(map(str, replication.seeds))
     about = About(study_name(), models, seeds, commit(), datetime.now(UTC).date().isoformat())
-    return spread_report(about, paths, figures, tables, told_by_bases(comparisons, paths))
+    return spread_report(about, paths, figures, tables, differences_over_bases(comparisons, paths))

@@ -87,7 +87,7 @@ def write_report(
     **figures: Figure,
 ) -> str:
     """Write the page that says what was forgotten and what is left."""
-    from seuf.reporting.headline import told_by_questions
+    from seuf.reporting.headline import differences_over_questions
     from seuf.reporting.report import About, report
 
     # settings in a run of the whole pipeline, a dict in a run of this node alone; a model that is
@@ -96,7 +96,7 @@ def write_report(
     model = source.get("path") or f"a model trained here, seed {base_seed}"
     date = datetime.now(UTC).date().isoformat()
     about = About(study_name(), str(model), str(seed), commit(), date)
-    told = told_by_questions(paths)
+    told = differences_over_questions(paths)
     return report(about, paths, comparison, figures, selected_experts, examples, told, preflight)
 
 
