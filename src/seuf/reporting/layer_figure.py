@@ -1,7 +1,7 @@
 """What one expert of each layer keeps: the figure of a sweep, drawn from its table.
 
-A line a rule. A layer that does not forget `LAYERS_AT` leaves a gap in the line, and a mark at the
-foot of the panel; a layer that a method's own run has instead of the sweep belongs to no line.
+Each rule is a line. A layer that does not forget `LAYERS_AT` is a gap in it and a cross at the foot
+of the panel. A layer that only a method's own run trained is a mark beside the lines.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from seuf.reporting.svg import svg
 
 SHARE = share_name(LAYERS_AT)
 TITLES = {"utility": ("utility", "utility"), "general_loss": ("loss on other text", "nats a token")}
-# By a name in `chosen_by`; of several at one place the last is the smallest.
+# Label and mark size by a name in `chosen_by`; the last drawn is the smallest, so all stay visible.
 CHOICES = {"affinity": ("paper", 15), "contrast": ("contrast", 13), PILOT: ("pilot", 10)}
-WIDE = 3  # times the least loss: from there on the axis is logarithmic
-SHOWN_AT_LEAST = 0.5  # of the bases must reach the share for a mean of them to be drawn
-FOOT = 0.03  # of a panel's height, where it is marked that a layer does not reach it
+WIDE = 3  # greatest loss over least from which the axis is logarithmic
+SHOWN_AT_LEAST = 0.5  # share of the bases that must reach it for their mean to be drawn
+FOOT = 0.03  # of a panel's height: where a cross marks a layer that does not reach it
 
 
 def compare_layers(
     paths: pd.DataFrame, trials: Sequence[pd.DataFrame]
 ) -> tuple[pd.DataFrame, go.Figure, str]:
-    """Return the table of layers, its figure, and as a picture (SVG) that of the first objective.
+    """Return the table of layers, its figure, and the first objective's figure as SVG.
 
     Args:
         paths: See `layer_table`.
-        trials: The same, as several tables.
+        trials: See `layer_table`, as several tables.
     """
     table = layer_table(pd.concat(trials, ignore_index=True), paths)
     first = table["objective"].eq(table["objective"].iloc[0])
@@ -61,10 +61,9 @@ def compare_layers(
 def layers_figure(table: pd.DataFrame) -> go.Figure:
     """Return utility and general loss by layer where `LAYERS_AT` is forgotten, two panels a row.
 
-    A row of panels an objective. A line a rule, with its interval; where there are several bases
-    each of them is a faint point, and a mean is drawn hollow where not all of them come so far. A
-    cross at the foot of a panel is a layer where fewer than half do. An interval is drawn where all
-    do.
+    Each objective is a row of panels, each rule a line with its interval. Of several bases the line
+    is their mean and each base a faint point. A mean is hollow, and has no interval, where not all
+    bases reach the share; a cross at the foot is a layer where fewer than half do.
 
     Args:
         table: See `layer_table`.
@@ -92,7 +91,7 @@ def _draw_panel(figure: go.Figure, panel: int, here: pd.DataFrame, name: str) ->
     scale = _scale(here, value, name)
     bottom, top = map(scale.place, scale.y)
     foot = bottom + FOOT * (top - bottom)
-    foot = 10**foot if scale.is_log else foot
+    foot = 10**foot if scale.is_log else foot  # as a value, not a place on the axis
     labels, missing = _draw_references(figure, axes, drawn, value, scale), list[int]()
     swept = drawn["layer"].notna() & ~drawn["chosen_by"].str.contains(OWN_RUN, na=False)
     for rule, rows in drawn[swept].groupby("rule", sort=False):
@@ -108,18 +107,18 @@ def _draw_panel(figure: go.Figure, panel: int, here: pd.DataFrame, name: str) ->
             hovertemplate=f"{rule}, layer %{{x}}, %{{text}}: %{{y:.3f}}<extra></extra>",
             **axes,
         )
-        ends = _draw_line(figure, axes, rows, value, colour)
-        missing += (not_here := rows.loc[~_is_drawn(rows, value), "layer"].tolist())
+        last = _draw_line(figure, axes, rows, value, colour)
+        missing += (unreached := rows.loc[~_is_drawn(rows, value), "layer"].tolist())
         figure.add_scatter(
-            x=not_here,
-            y=[foot] * len(not_here),
+            x=unreached,
+            y=[foot] * len(unreached),
             mode="markers",
             marker={"color": colour, "symbol": "x", "size": 7, "opacity": 0.7},
             hovertemplate=f"{rule}, layer %{{x}}: {SHARE} not reached<extra></extra>",
             **axes,
         )
-        if ends is not None:
-            labels.append(Label(scale.place(ends), colour, "▬", f"by {rule}"))
+        if last is not None:
+            labels.append(Label(scale.place(last), colour, "▬", f"by {rule}"))
     labels += _mark_choices(figure, axes, single, value, foot, scale)
     if missing:
         labels.append(Label(scale.place(foot), FAINT, "✖", "not reached"))
@@ -158,13 +157,13 @@ def _draw_references(
 def _draw_line(
     figure: go.Figure, axes: Mapping[str, str], rows: pd.DataFrame, value: str, colour: str
 ) -> float | None:
-    """Draw a rule's line, broken where a layer has no number; return where it ends."""
+    """Draw a rule's line, with gaps where a layer has no number; return its last value."""
     is_drawn = _is_drawn(rows, value)
     is_sure = rows[f"{value}_low"].notna() & rows["reached"].eq(rows["bases"])
     for sure, part in groupby(zip(is_sure, rows.to_dict("records"), strict=True), lambda p: p[0]):
         if sure:
             known = [row for _, row in part]
-            known = [known[0], *known, known[-1]]  # so that a layer by itself has a band, too
+            known = [known[0], *known, known[-1]]  # a layer by itself has a band too
             x = [row["layer"] for row in known]
             x[0], x[-1] = x[0] - 0.25, x[-1] + 0.25
             low, high = ([row[f"{value}{end}"] for row in known] for end in ("_low", "_high"))
@@ -211,9 +210,9 @@ def _mark_choices(
     foot: float,
     scale: Scale,
 ) -> list[Label]:
-    """Mark the layers that were chosen on each base, at the foot where they do not reach it."""
+    """Mark the layers chosen on each base, at the foot where they do not reach the share."""
     labels = []
-    for by, (said, size) in CHOICES.items():
+    for by, (label, size) in CHOICES.items():
         chosen = single[[by in str(names).split() for names in single["chosen_by"]]]
         if chosen.empty:
             continue
@@ -229,23 +228,23 @@ def _mark_choices(
                 "size": size,
                 "line": {"color": "white", "width": 1},
             },
-            hovertemplate=f"<b>chosen, {said}</b>: layer %{{x}}<extra></extra>",
+            hovertemplate=f"<b>chosen, {label}</b>: layer %{{x}}<extra></extra>",
             **axes,
         )
         first, last = chosen["layer"].min(), chosen["layer"].max()
         layers = f"{first}" if first == last else f"{first}\N{EN DASH}{last}"
         at = scale.place(float(np.mean(places)))
-        labels.append(Label(at, colour, GLYPHS[symbol], f"{said} {layers}"))
+        labels.append(Label(at, colour, GLYPHS[symbol], f"{label} {layers}"))
     return labels
 
 
 def _is_drawn(rows: pd.DataFrame, value: str) -> pd.Series:
-    """Return of which layers there is a number that stands for its bases."""
+    """Return which rows have a number that enough of the bases reach."""
     return rows[value].notna() & (rows["reached"] >= SHOWN_AT_LEAST * rows["bases"])
 
 
 def _scale(here: pd.DataFrame, value: str, name: str) -> Scale:
-    """Return the ends of a panel's axes: all numbers are within, intervals may be cut."""
+    """Return the ends of a panel's axes: they hold all numbers but may cut intervals."""
     layers, values = here["layer"].dropna(), here[value].dropna()
     x = (float(layers.min()) - 1, float(layers.max()) + 1) if len(layers) else (0.0, 1.0)
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.5, 1.0)

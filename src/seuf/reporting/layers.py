@@ -1,15 +1,15 @@
 """What one expert of each layer keeps: the table of a sweep.
 
-A sweep (`unlearning.settings.PilotSettings`) has trained the best expert of every layer, by one
-rule or several, each a row `pilot` of the table of methods. Here utility and general loss are read
-off the paths of the test questions where they first forget `LAYERS_AT`, interpolated between two
-evaluations. A path that does not come so far has no number.
+A sweep (`unlearning.settings.PilotSettings`) trains the best expert of every layer by one rule or
+several, each a row `pilot` of the table of methods. Utility and general loss are read off the paths
+on the test questions where they first forget `LAYERS_AT`, interpolated between two evaluations. A
+path that does not forget that much has no number.
 
-Of several learning rates of a layer the one counts that keeps most on the selection questions. If a
-sweep leaves out the layer that affinity or contrast takes (`pilot.every`), the number there is that
-of their method's own run, and is marked so.
+Of a layer's learning rates the one counts that keeps most on the selection questions. If a sweep
+leaves out the layer that affinity or contrast chose (`pilot.every`), the number there comes from
+that method's own run and is marked `own_run`.
 
-Intervals of several bases are those of `seuf.reporting.statistics`, over bases and questions; of
+Intervals over several bases are those of `seuf.reporting.statistics`, over bases and questions; for
 one base they are over questions only. `seuf.reporting.layer_figure` draws the table.
 """
 
@@ -27,7 +27,7 @@ from seuf.reporting.spread import answers_of
 from seuf.reporting.statistics import Path, Paths, RunKey
 from seuf.reporting.styles import EVERYTHING, method_styles
 
-ALL = "all"  # bases
+ALL = "all"  # the name of all bases together
 ORIGINAL = "original"
 PILOT = "pilot"
 OWN_RUN = "own_run"
@@ -38,7 +38,7 @@ COLUMNS = [*ABOUT_LAYER, *NUMBERS, "reached", "bases", "chosen_by"]
 
 
 class Series(NamedTuple):
-    """What is read off at a share forgotten: of a rule in a layer, or of training everything."""
+    """The runs that become one row a base: a rule in a layer, or training everything."""
 
     objective: str
     rule: str
@@ -46,9 +46,9 @@ class Series(NamedTuple):
 
 
 def layer_table(trials: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
-    """Return what one expert of each layer keeps, a row a base, and of several bases one for all.
+    """Return what one expert of each layer keeps: a row a base, and one over several bases.
 
-    Rows of the rules `everything` and `original`, which have no layer, are what to compare with.
+    The rows to compare with, of the rules `everything` and `original`, have no layer.
 
     Args:
         trials: Of one sweep or of several: `base`, `seed`, `objective`, `rule`, `layer`, `expert`,
@@ -56,9 +56,9 @@ def layer_table(trials: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
         paths: Of the study's methods, see `seuf.reporting.comparison.ABOUT_RUN`.
 
     Returns:
-        `COLUMNS`: numbers are missing where the share is not reached; `reached` says on how many
-        `bases` it is, `chosen_by` which of affinity, contrast and the pilot took the layer, with
-        `own_run` where the sweep leaves it out.
+        `COLUMNS`. Numbers are missing where the share is not reached. `reached` counts the `bases`
+        on which it is; `chosen_by` names which of affinity, contrast and the pilot chose the layer,
+        with `own_run` where the sweep leaves it out.
     """
     about, found = _best_trials(trials)
     about_own, own = _runs_beside({series for series, *_ in found}, paths)
@@ -98,13 +98,13 @@ def layer_table(trials: pd.DataFrame, paths: pd.DataFrame) -> pd.DataFrame:
 def _best_trials(
     trials: pd.DataFrame,
 ) -> tuple[dict[tuple[Series, str], dict[str, Any]], dict[tuple[Series, str, int], pd.DataFrame]]:
-    """Return, of each layer's best learning rate, its expert and rate, and its path."""
+    """Return the expert, the rate and the path of each layer's best learning rate."""
     about, found = {}, {}
-    looked = trials.dropna(subset=["forgotten"])
-    by_layer: Any = looked.groupby(["objective", "rule", "layer", "base", "seed"], sort=False)
-    for (objective, rule, layer, base, seed), tried in by_layer:
+    evaluated = trials.dropna(subset=["forgotten"])
+    by_layer: Any = evaluated.groupby(["objective", "rule", "layer", "base", "seed"], sort=False)
+    for (objective, rule, layer, base, seed), rows in by_layer:
         rates: list[pd.DataFrame] = [
-            path.sort_values("step") for _, path in tried.groupby("learning_rate")
+            path.sort_values("step") for _, path in rows.groupby("learning_rate")
         ]
         best = max(
             rates,
@@ -119,7 +119,7 @@ def _best_trials(
 def _runs_beside(
     swept: Collection[Series], paths: pd.DataFrame
 ) -> tuple[dict[tuple[Series, str], dict[str, Any]], dict[tuple[Series, str, int], pd.DataFrame]]:
-    """Return the same of the runs of affinity and contrast whose layer their sweep leaves out."""
+    """Return the same for runs of affinity and contrast in a layer that the sweep leaves out."""
     about, found = {}, {}
     rules = {(series.objective, series.rule) for series in swept}
     chosen = paths[paths["chosen"].eq(True) & paths["selection"].isin(["affinity", "contrast"])]
@@ -135,15 +135,15 @@ def _runs_beside(
 
 
 def _read(found: Mapping[tuple[Series, str, int], pd.DataFrame], column: str) -> Paths | None:
-    """Return what all paths give of a column of the test questions; None if it is not there."""
+    """Return a test column read off all paths that have it; None if none does."""
     answers = {}
     for (series, base, seed), path in found.items():
-        looks = path.dropna(subset=["test_forget_efficacy"])
-        if looks[column].isna().any():
+        evaluated = path.dropna(subset=["test_forget_efficacy"])
+        if evaluated[column].isna().any():
             continue
         answered = answers_of(path)
-        if column != READ["utility"]:  # a number for each look: no question to be drawn again
-            answered = Path(answered.forget, looks[[column]].to_numpy(float), answered.chance)
+        if column != READ["utility"]:  # one number an evaluation, no questions to resample
+            answered = Path(answered.forget, evaluated[[column]].to_numpy(float), answered.chance)
         answers[RunKey(str(series), base, seed)] = answered
     return Paths.of(answers, [LAYERS_AT]) if answers else None
 
@@ -151,19 +151,19 @@ def _read(found: Mapping[tuple[Series, str, int], pd.DataFrame], column: str) ->
 def _numbers(
     read: Paths | None, name: str, series: Series, base: str | None = None
 ) -> dict[str, float]:
-    """Return a value at `LAYERS_AT` with its interval: over questions of a base, or over bases."""
+    """Return a value at `LAYERS_AT` and its interval, over a base's questions or over bases."""
     value = low = high = np.nan
     if read is not None and str(series) in read.methods:
-        place = read.methods.index(str(series))
+        m = read.methods.index(str(series))
         if base is None:
             value, low, high, *_ = read.utility(str(series), LAYERS_AT)
         elif base in read.bases:
-            at = read.bases.index(base)
-            measured, drawn = read.measured[place, at, :, 0], read.resampled[place, at, :, 0]
+            b = read.bases.index(base)
+            measured, resampled = read.measured[m, b, :, 0], read.resampled[m, b, :, 0]
             if not np.isnan(measured).all():
                 value = float(np.nanmean(measured))
                 seeds = ~np.isnan(measured)
-                low, high = np.nanpercentile(drawn[seeds].mean(axis=0), [2.5, 97.5])
+                low, high = np.nanpercentile(resampled[seeds].mean(axis=0), [2.5, 97.5])
     if name == "utility":
         low, high = np.clip([low, high], 0, 1)
     names = [column for column in NUMBERS if column.startswith(f"{name}_at")]
@@ -171,11 +171,11 @@ def _numbers(
 
 
 def _original(paths: pd.DataFrame, objective: str, bases: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield what the untouched model keeps, which is all, on each base and on all."""
+    """Yield the untouched model's rows: one a base, and one over several bases."""
     names = {column: column_of(name) for name, column in READ.items()}
     starts = paths[paths["step"].eq(0)]
-    looked = starts[list(names)].astype(float).set_index(starts["base"].astype(str))
-    values = looked.groupby(level=0).mean().rename(columns=names).reindex(bases)
+    numbers = starts[list(names)].astype(float).set_index(starts["base"].astype(str))
+    values = numbers.groupby(level=0).mean().rename(columns=names).reindex(bases)
     about = {"objective": objective, "rule": ORIGINAL}
     for base in bases:
         yield {**about, "base": base, **values.loc[base], "reached": 1, "bases": 1}
@@ -187,25 +187,25 @@ def _original(paths: pd.DataFrame, objective: str, bases: list[str]) -> Iterator
 def _chosen_by(
     table: pd.DataFrame, trials: pd.DataFrame, paths: pd.DataFrame, own: Collection[Any]
 ) -> list[str | None]:
-    """Return, for each row of a base, who chose that layer by this rule: `affinity pilot`.
+    """Return for each row what chose its layer by its rule, such as `affinity pilot`.
 
     Args:
         table: See `layer_table`.
         trials: As there.
         paths: As there.
-        own: Series and bases whose number is that of their method's own run.
+        own: Series and bases whose numbers come from the method's own run.
     """
-    globally: dict[tuple[str, str], list[int]] = {}
+    layers_by_rule: dict[tuple[str, str], list[int]] = {}
     ranked = paths[paths["selection"].isin(["affinity", "contrast"])].dropna(subset=["experts"])
     by_rule: Any = ranked.groupby([ranked["base"].astype(str), "selection"])
     for (base, rule), rows in by_rule:
-        globally[base, rule] = [layer for layer, _ in pairs_of(rows["experts"].iloc[0])]
+        layers_by_rule[base, rule] = [layer for layer, _ in pairs_of(rows["experts"].iloc[0])]
     names = ["objective", "rule", "base", "layer"]
     by_trial = trials[trials["chosen"].eq(True)].astype({"base": str})
     piloted = set(by_trial[names].itertuples(index=False, name=None))
     chosen = []
     for row in table.to_dict("records"):
-        by = [row["rule"]] * (row["layer"] in globally.get((row["base"], row["rule"]), []))
+        by = [row["rule"]] * (row["layer"] in layers_by_rule.get((row["base"], row["rule"]), []))
         by += [PILOT] * (tuple(row[name] for name in names) in piloted)
         by += [OWN_RUN] * (((row["objective"], row["rule"], row["layer"]), row["base"]) in own)
         chosen.append(" ".join(by) or None)
