@@ -1,9 +1,8 @@
 """Compare methods at equal forgetting: the numbers of each, for tools and for people.
 
-Begin with `paths_of`, the one table of all that was looked at, and `compare`, which reads each
-method's path at the shares forgotten in `seuf.forgetting.TARGETS`. `markdown` is what `kedro show`
-prints; the report has the same cells as HTML. Numbers of a path and of a kept checkpoint are those
-of the test questions, which chose nothing.
+Begin with `paths_of`, the one table of all evaluations, and `compare`, which reads each method's
+path at the shares forgotten in `seuf.forgetting.TARGETS`. `kedro show` prints `markdown`; the
+report shows the same cells as HTML. All numbers are of the test questions, which choose nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ MISSING = "-"
 STDERR = "_stderr"
 # The first columns of a study's paths; those of the training logs follow.
 ABOUT_RUN = ["base", "seed", "method", "objective", "scope", "selection", "experts", "chosen"]
-# Subjects that utility may be asked about, the first that a study has: `unseen` is in no loss.
+# Utility is measured on the first of these that a study has; no loss shows what is unseen.
 UTILITY_SUBJECTS = ("unseen", "retain")
 COLUMNS = [
     *at_targets([], [], []),
@@ -43,11 +42,11 @@ COLUMNS = [
     "changed_tensors",
     "seconds",
 ]
-# Columns that say what forget efficacy and utility are measured by.
+# Columns with the measures of forget efficacy and utility.
 MEASURED_BY = {"forget": "forget_measure", "utility": "utility_measure"}
 # Columns that say what a method is.
 SETTINGS = ["objective", "scope", "selection"]
-# The column that groups methods which differ in a random draw alone.
+# The column that groups methods that differ in a random draw alone.
 DRAWS_OF = "draws_of"
 
 # The columns that people read, few enough for a terminal: header, and format of the numbers.
@@ -98,13 +97,13 @@ def paths_of(
     base: str,
     seed: int,
 ) -> pd.DataFrame:
-    """Return all looks at all methods as one table: `ABOUT_RUN`, then the columns of the logs.
+    """Return all evaluations of all methods as one table: `ABOUT_RUN`, then the logs' columns.
 
     Args:
         logs: The training log of each method; an empty one adds nothing.
-        scores: What the evaluation of each method gave; tells its settings and its experts.
+        scores: The final scores of each method, with its settings and experts.
         base: Name of the base model.
-        seed: Of all that comes after it.
+        seed: Seed of everything that follows the base model.
     """
     tables = []
     for method, log in logs.items():
@@ -123,7 +122,7 @@ def paths_of(
 
 
 def chosen_path(log: pd.DataFrame) -> pd.DataFrame:
-    """Return the looks of the learning rate that holds the kept checkpoint, by falling age."""
+    """Return the evaluations of the kept checkpoint's learning rate, in the order of steps."""
     rates = log.loc[_is_kept(log), "learning_rate"]
     path = log[log["learning_rate"].isin(rates)].dropna(subset=["test_forgotten"])
     return path.sort_values("step", kind="stable")
@@ -133,10 +132,10 @@ def at_equal_forgetting(path: pd.DataFrame) -> dict[str, float | None]:
     """Return utility and general loss where each target is first reached, and the area.
 
     Args:
-        path: Of one run, from step 0 on.
+        path: The path of one run, from step 0 on.
 
     Returns:
-        `utility_at_50` and the like, and `area` under utility; None where it is not reached.
+        `utility_at_50` and the like, and `area` under utility; None where not reached.
     """
     utility, general_loss = (
         path[column].tolist() if path[column].notna().all() else None
@@ -153,13 +152,13 @@ def compare(
     """Return the measured numbers of each method, in the order of `scores`.
 
     Args:
-        scores: What the evaluation of each method gave of its kept checkpoint.
+        scores: The final scores of each method's kept checkpoint.
         logs: The training log of each method: its path.
-        timings: The seconds each method took; one that was not trained here has none.
+        timings: The seconds each method took; a method not trained here has none.
 
     Returns:
-        For each method its numbers by the names in `COLUMNS`, then by those in the `measures` of
-        its scores. A number that was not measured, or a target that was not reached, is left out.
+        The numbers of each method, by the names in `COLUMNS` and in the `measures` of its scores.
+        Numbers not measured and targets not reached are left out.
     """
     chance, first_loss, metrics = study_chance(logs), _original_loss(logs), {}
     for method, scored in scores.items():
@@ -193,17 +192,17 @@ def compare(
 
 
 def utility_subject(scored: Mapping[str, Any]) -> str:
-    """Return which questions utility is asked about: `unseen` where a study has them."""
+    """Return the subject that utility is measured on: `unseen` where a study has it."""
     return next(subject for subject in UTILITY_SUBJECTS if subject in scored["headline"])
 
 
 def comparison_table(metrics: Metrics, scores: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Return the metrics as a table: `method`, `COLUMNS`, all that was measured beside, `SETTINGS`.
+    """Return the metrics as a table: `method`, `COLUMNS`, further measures, `SETTINGS`.
 
     Args:
         metrics: By method, see `compare`.
-        scores: What the evaluation of each method gave; tells its settings, and what forget
-            efficacy and utility are measured by, by default accuracy.
+        scores: The final scores of each method, with its settings and the measures of forget
+            efficacy and utility; by default accuracy.
     """
     names = dict.fromkeys(name for numbers in metrics.values() for name in numbers)
     columns = COLUMNS + [name for name in names if name not in COLUMNS]
@@ -221,7 +220,7 @@ def comparison_table(metrics: Metrics, scores: Mapping[str, Any] | None = None) 
 
 
 def study_chance(logs: Mapping[str, pd.DataFrame]) -> float | None:
-    """Return the value of guessing on the forget questions; none if no method was trained."""
+    """Return the score of guessing on the forget questions; None if no method was trained."""
     for log in logs.values():
         for chance in log["test_chance"].dropna():
             return float(chance)
@@ -229,18 +228,18 @@ def study_chance(logs: Mapping[str, pd.DataFrame]) -> float | None:
 
 
 def by_method(comparison: pd.DataFrame) -> dict[str, Row]:
-    """Return the rows of the comparison by the method's name, in their order."""
+    """Return the rows of the comparison by method, in their order."""
     records = comparison.to_dict(orient="records")
     return {str(row["method"]): {str(key): row[key] for key in row} for row in records}
 
 
 def original_method(comparison: pd.DataFrame) -> str | None:
-    """Return the first method that trained nothing: the original model."""
+    """Return the name of the original model: the first method that trained nothing."""
     return next((m for m, row in by_method(comparison).items() if row["trained_share"] == 0), None)
 
 
 def not_unlearned(comparison: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """Return (forget efficacy, utility) of models that no method made, as one never taught."""
+    """Return (forget efficacy, utility) of models that no method made, such as one never taught."""
     return {
         method: (float(row["forget_efficacy"]), float(row["utility"]))
         for method, row in by_method(comparison).items()
@@ -255,16 +254,16 @@ def layers_of(paths: pd.DataFrame) -> dict[str, int]:
 
 
 def pairs_of(experts: str) -> list[tuple[int, int]]:
-    """Return the layer and the number of each expert that a table of paths names: `0:1 2:17`."""
+    """Return the (layer, expert) pairs that a table of paths writes as `0:1 2:17`."""
     pairs = (named.split(":") for named in experts.split())
     return [(int(layer), int(expert)) for layer, expert in pairs]
 
 
 def random_draws(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return, of methods that differ in their random expert alone, the first one's name.
+    """Map methods that differ in their random expert alone to the first of their group.
 
     Args:
-        scores: Of each method, with the `method` it is.
+        scores: The final scores of each method, with its settings as `method`.
     """
     groups: dict[str, list[str]] = {}
     for name, scored in scores.items():
@@ -275,10 +274,9 @@ def random_draws(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def notes(comparison: pd.DataFrame) -> list[str]:
-    """Return what the readable table does not say by itself, a sentence or two each."""
+    """Return notes on the readable table: its columns, measures and random draws."""
     forget, utility = (measure(comparison, what) for what in MEASURED_BY)
-    same = "both " if forget == utility else ""
-    told = f"{same}{forget}" if same else f"FE {forget}, UT {utility}"
+    measures = f"both {forget}" if forget == utility else f"FE {forget}, UT {utility}"
     shown = _shown(comparison)
     area = " Area: mean utility on the way to .9." if "area" in shown else ""
     kept = ["FE", "UT", *(["retain"] if "retain" in shown else [])]
@@ -286,7 +284,7 @@ def notes(comparison: pd.DataFrame) -> list[str]:
     return [
         "UT@.75: utility where a method's path has first gone .75 of the way from the original's "
         f"FE to that of guessing; {MISSING}: not reached.{area}",
-        f"{', '.join(kept[:-1])} and {kept[-1]}: the kept checkpoint; {told}.",
+        f"{', '.join(kept[:-1])} and {kept[-1]}: the kept checkpoint; {measures}.",
         *spread_over_draws(comparison),
     ]
 
@@ -304,13 +302,13 @@ def spread_over_draws(comparison: pd.DataFrame) -> list[str]:
 
 
 def measure(comparison: pd.DataFrame, what: str) -> str:
-    """Return what `forget` or `utility` is measured by; a new measure goes by its own name."""
+    """Return the measure of `forget` or `utility` in words; an unlisted one keeps its name."""
     name = str(comparison[MEASURED_BY[what]].iloc[0])
     return MEASURES.get(name, name.replace("_", " "))
 
 
 def header(name: str) -> str:
-    """Return what a further measure is called: `rouge_forget_fill_blank`, for example."""
+    """Return the column header of a further measure, such as `rouge_forget_fill_blank`."""
     if name in HEADERS:
         return HEADERS[name]
     first, _, rest = name.partition("_")
@@ -327,19 +325,19 @@ def number(value: float | None, form: str) -> str:
 
 
 def readable(comparison: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return the headers and, for each method, its cells as text: what fits a terminal."""
+    """Return headers and a row of text for each method, narrow enough for a terminal."""
     return _cells(comparison, _shown(comparison))
 
 
 def _shown(comparison: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Return the columns of the readable table: those of `READABLE` that tell something."""
+    """Return the columns of `READABLE` that have a number and repeat no other column."""
     empty = {"retain"} if comparison["retain"].equals(comparison["utility"]) else set()
     empty |= {name for name in READABLE if comparison[name].isna().all()} - {"utility_at_75"}
     return {name: column for name, column in READABLE.items() if name not in empty}
 
 
 def further(comparison: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return headers and cells of what was measured and is not in the readable table."""
+    """Return headers and rows of the measures that are not in the readable table."""
     known = {"method", DRAWS_OF, *READABLE, *MEASURED_BY.values(), *SETTINGS}
     known |= {"chance", "changed_share", "changed_tensors"}
     names = [
@@ -367,14 +365,14 @@ def _cell(row: Row, name: str, form: str) -> str:
 
 
 def markdown(comparison: pd.DataFrame) -> str:
-    """Return the comparison as a GitHub table whose source lines up too, with its notes."""
+    """Return the comparison as a GitHub table with aligned source, and its notes."""
     headers, rows = readable(comparison)
     below = [f"\n{sentence}" for sentence in notes(comparison)]
     return "\n".join([*aligned(headers, rows), *below]) + "\n"
 
 
 def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a GitHub table: the first column to the left, the others to the right."""
+    """Return the lines of a GitHub table, first column left-aligned, the others right-aligned."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [headers, *rows]]
     first, *others = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = [":" + "-" * (first - 1), *("-" * (width - 1) + ":" for width in others)]
@@ -386,7 +384,7 @@ def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _original_loss(logs: Mapping[str, pd.DataFrame]) -> float | None:
-    """Return the general loss of the original, with which each path begins."""
+    """Return the original's general loss, which every path begins with."""
     starts = (log.loc[log["step"] == 0, "general_loss"].dropna() for log in logs.values())
     return next((float(start.iloc[0]) for start in starts if len(start)), None)
 
@@ -399,7 +397,7 @@ def _of_subject(name: str, scored: Mapping[str, Any], subject: str) -> dict[str,
 
 
 def _is_kept(log: pd.DataFrame) -> pd.Series:
-    """Return which rows are the kept checkpoint; a row that was not looked at is not."""
+    """Return which rows are the kept checkpoint; missing values count as no."""
     return log["kept"].eq(True)
 
 

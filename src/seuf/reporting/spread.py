@@ -1,7 +1,7 @@
-"""What a study of spread says: methods at equal forgetting, and the comparisons stated for it.
+"""The tables of a study of spread: methods at equal forgetting, and its planned comparisons.
 
-Every number is a mean over base models, each of which counts once by the mean over its seeds. How
-intervals and p values are made, and what they cannot say, stands in `seuf.reporting.statistics`.
+Every number is a mean over base models, each counting once by the mean over its seeds.
+`seuf.reporting.statistics` explains intervals and p values, and what they cannot show.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from seuf.reporting.comparison import ABOUT_RUN, aligned, number
 from seuf.reporting.statistics import Estimate, Path, Paths, RunKey, holm
 
 RUN = ["method", "base", "seed"]
-SHOWN = TARGETS[1:]  # shares forgotten, of those in the tables for people
+SHOWN = TARGETS[1:]  # the shares forgotten in tables for people
 Table = tuple[list[str], list[list[str]]]  # headers and rows, as text
-SIGNIFICANT = 0.05  # of p values after Holm
+SIGNIFICANT = 0.05  # level of p values adjusted by Holm
 # Means over bases beside those at equal forgetting; the first four are the kept checkpoint's.
 PLAIN = ["utility", "forget_efficacy", "retain", "general_loss", "area", "trained_share", "seconds"]
 GENERAL_LOSS = [f"general_loss_at_{100 * target:g}" for target in TARGETS]
@@ -33,10 +33,10 @@ class Spread(NamedTuple):
 
 
 def merged(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return tables of the bases as one; its first column says which base.
+    """Return the tables of all bases as one, whose first column is `base`.
 
     Args:
-        tables: By names that begin with that of the base and a dot.
+        tables: By a name that begins with the base's and a dot.
     """
     named = (table.assign(base=name.partition(".")[0]) for name, table in tables.items())
     whole = pd.concat(list(named), ignore_index=True)
@@ -44,24 +44,24 @@ def merged(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def at_chosen_rate(table: pd.DataFrame, learning_rates: Mapping[str, float]) -> pd.Series:
-    """Return which rows are of their method's learning rate, or of a method that has none."""
+    """Return which rows have their method's chosen learning rate; all of a method without one."""
     chosen = table["method"].map(learning_rates)
     return chosen.isna() | (table["learning_rate"] == chosen)
 
 
 def tidy_paths(paths: pd.DataFrame, learning_rates: Mapping[str, float]) -> pd.DataFrame:
-    """Return paths with `chosen`: whether a row is of its method's learning rate."""
+    """Return the paths with `chosen`: whether a row has its method's chosen learning rate."""
     paths = paths.assign(chosen=at_chosen_rate(paths, learning_rates))
     return paths[[*ABOUT_RUN, *paths.columns.drop(ABOUT_RUN)]]
 
 
 def methods_at_edge(grid_runs: pd.DataFrame, learning_rates: Mapping[str, float]) -> list[str]:
-    """Return the methods whose learning rate is the smallest or greatest of several tried."""
-    tried = {str(name): of for name, of in grid_runs.groupby("method")["learning_rate"]}
+    """Return the methods whose learning rate is at the edge of their grid."""
+    rates = {str(name): column for name, column in grid_runs.groupby("method")["learning_rate"]}
     return [
         name
         for name, rate in learning_rates.items()
-        if tried[name].nunique() > 1 and rate in (tried[name].min(), tried[name].max())
+        if rates[name].nunique() > 1 and rate in (rates[name].min(), rates[name].max())
     ]
 
 
@@ -77,9 +77,9 @@ def summarise(
     Args:
         runs: One row a run, see `seuf.unlearning.replication.replicate`, and its `base`.
         paths: One row an evaluation of a run, the original's first, and its `base`.
-        learning_rates: The learning rate that each method was given.
+        learning_rates: The learning rate chosen for each method.
         comparisons: Pairs of methods, stated before the study.
-        compare_at: Share forgotten at which they are decided, all together by Holm's procedure; at
+        compare_at: Share forgotten at which all pairs are tested together by Holm's procedure; at
             the other shares there are intervals and no verdicts.
     """
     kept = runs[at_chosen_rate(runs, learning_rates)]
@@ -103,7 +103,7 @@ def summarise(
 
 
 def answers_of(path: pd.DataFrame) -> Path:
-    """Return the test answers of a run; where they were not kept, their mean as one answer."""
+    """Return the test answers of a run; where these were not recorded, their mean as one answer."""
     path = path[path["test_forget_efficacy"].notna()]
     forget, utility = (
         np.array([unpack_right(packed) for packed in path[f"test_{name}_right"]], dtype=float)
@@ -118,7 +118,7 @@ def _at_equal_forgetting(read: Paths, method: str) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for target in TARGETS:
         found, name = read.utility(method, target), f"utility_at_{100 * target:g}"
-        low, high = np.clip([found.low, found.high], 0, 1)  # so is utility
+        low, high = np.clip([found.low, found.high], 0, 1)  # the range of utility
         numbers |= {name: found.mean, f"{name}_low": low, f"{name}_high": high}
         numbers[f"reached_{100 * target:g}"] = int(read.reached(method, target=target).sum())
     return numbers
@@ -133,20 +133,20 @@ def _compared(
 ) -> pd.DataFrame:
     """Return one row a comparison and share forgotten; see `summarise`."""
     same_as = zip(kept["same_as"].fillna(kept["method"]), kept["learning_rate"], strict=True)
-    which = dict(zip(kept[RUN].itertuples(index=False, name=None), same_as, strict=True))
+    training_of = dict(zip(kept[RUN].itertuples(index=False, name=None), same_as, strict=True))
     found = {
         (one, other, target): read.difference(one, other, target)
         for target in (compare_at, *(other for other in TARGETS if other != compare_at))
         for one, other in comparisons
     }
-    decided = holm([of.p for (_, _, target), of in found.items() if target == compare_at])
+    adjusted = holm([of.p for (_, _, target), of in found.items() if target == compare_at])
     rows = []
-    for place, ((one, other, target), difference) in enumerate(found.items()):
-        decides = target == compare_at
+    for position, ((one, other, target), difference) in enumerate(found.items()):
+        is_tested = target == compare_at
         pairs = [
-            (which[one, base, seed], which[other, base, seed])
-            for method, base, seed in which
-            if method == one and (other, base, seed) in which
+            (training_of[one, base, seed], training_of[other, base, seed])
+            for method, base, seed in training_of
+            if method == one and (other, base, seed) in training_of
         ]
         rows.append(
             {
@@ -157,8 +157,8 @@ def _compared(
                 "low": difference.low,
                 "high": difference.high,
                 "p": difference.p,
-                "holm_p": decided[place] if decides else None,
-                "verdict": verdict(difference, decided[place]) if decides else None,
+                "holm_p": adjusted[position] if is_tested else None,
+                "verdict": verdict(difference, adjusted[position]) if is_tested else None,
                 "bases": difference.bases,
                 "pairs_reached": int(read.reached(one, other, target=target).sum()),
                 "pairs": len(pairs),
@@ -169,7 +169,7 @@ def _compared(
 
 
 def verdict(difference: Estimate, holm_p: float) -> str:
-    """Return `wins`, `loses` or `not told apart`; `not reached` by both on two bases or more."""
+    """Return `wins`, `loses`, `not told apart`, or `not reached` by both on at least two bases."""
     if difference.bases < 2:
         return "not reached"
     if holm_p >= SIGNIFICANT:
@@ -186,7 +186,7 @@ def metrics(methods: pd.DataFrame) -> dict[str, Any]:
 
 
 def markdown(spread: Spread) -> str:
-    """Return both tables in Markdown, and what a reader must know of them."""
+    """Return both tables in Markdown, with notes."""
     lines = aligned(*readable_methods(spread.methods))
     if len(spread.comparisons):
         lines += ["", *aligned(*readable_comparisons(spread.comparisons))]
@@ -194,7 +194,7 @@ def markdown(spread: Spread) -> str:
 
 
 def readable_methods(methods: pd.DataFrame) -> Table:
-    """Return headers and, for each method, its cells as text: what fits a terminal."""
+    """Return headers and a row of text for each method, narrow enough for a terminal."""
     names = [f"{100 * target:g}" for target in SHOWN]
     heads = [head for name in names for head in (f"UT@.{name}", "runs")]
     rows = []
@@ -221,7 +221,7 @@ def readable_methods(methods: pd.DataFrame) -> Table:
 
 
 def readable_comparisons(comparisons: pd.DataFrame) -> Table:
-    """Return headers and, for each pair of methods, its cells as text; the decision comes first."""
+    """Return headers and a row of text for each pair of methods, the verdict first."""
     by_pair: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in _rows(comparisons):
         by_pair.setdefault((row["method"], row["against"]), []).append(row)
@@ -248,17 +248,17 @@ def readable_comparisons(comparisons: pd.DataFrame) -> Table:
 
 
 def notes(spread: Spread) -> list[str]:
-    """Return what the tables do not say by themselves."""
-    most = spread.methods["bases"].max(), spread.methods["runs"].max()
-    told = [
-        f"Test questions of {most[0]} base models, {most[1]} runs a method. UT@.75: utility where "
+    """Return notes on the tables."""
+    bases, runs = spread.methods["bases"].max(), spread.methods["runs"].max()
+    sentences = [
+        f"Test questions of {bases} base models, {runs} runs a method. UT@.75: utility where "
         "a path has first gone .75 of the way from the original's FE to guessing, over the runs "
         "that reach it. Loss: nats a token of other text there. UT, FE: the kept checkpoint.",
         "In brackets 95 % intervals over base models and questions.",
     ]
     if len(spread.comparisons):
-        told.append("p: after Holm. A pair of runs counts where both forget so much.")
-    return told
+        sentences.append("p: after Holm. A pair of runs counts where both forget so much.")
+    return sentences
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
