@@ -1,6 +1,6 @@
 """Draw how experts are used and chosen: attribution, the paper's Fig. 2, and a pilot's trials.
 
-A mark with a warning sign is a choice that another sample of the data might not repeat.
+A warning sign marks a choice that another sample of the data might not repeat.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SETS = ("forget", "retain")
 SET_COLOURS = {"forget": "#55677D", "retain": "#A9B4BF"}  # greys: colours stand for rules
 DOTTED = {"color": FAINT, "width": 1.5, "dash": "dot"}
 TARGET_COLOURS = dict(zip(TARGETS, ("#6FBFA5", "#009E73", "#00785A"), strict=True))
-MAX_LISTED_EXPERTS = 12  # of one rule
-MAX_LAYERS = 8  # that are drawn
+MAX_LISTED_EXPERTS = 12  # of one rule; of more only the number is given
+MAX_LAYERS = 8  # drawn, a panel each
 WARNING_SIGN = "⚠"
 
 Choices = Mapping[str, Mapping[str, Any]]
@@ -49,9 +49,9 @@ Choices = Mapping[str, Mapping[str, Any]]
 def attribution(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -> go.Figure:
     """Return affinity and contrast of all experts by layer, the chosen ones marked and named.
 
-    Two panels. In the first, for each layer, the highest affinity on the forget set and what the
-    same expert has on the retain set; in the second the highest difference of the two. Faint dots
-    are all experts.
+    The first panel has a line through each layer's highest affinity on the forget set, and one
+    through the same expert's on the retain set; the second a line through the highest difference.
+    Faint dots are all experts.
 
     Args:
         forget: The routing table of the forget set: `layer`, `expert`, `affinity`.
@@ -81,17 +81,17 @@ def attribution(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -
         if title == "affinity":
             curves = {f"affinity_{name}": f"{name} set" for name in SETS}
         ends = []
-        for shown, told in curves.items():
-            colour = SET_COLOURS["retain" if shown == "affinity_retain" else "forget"]
+        for curve, label in curves.items():
+            colour = SET_COLOURS["retain" if curve == "affinity_retain" else "forget"]
             figure.add_scatter(
                 x=best["layer"].tolist(),
-                y=best[shown].tolist(),
+                y=best[curve].tolist(),
                 mode="lines",
                 line={"color": colour, "width": 2},
-                hovertemplate=f"layer %{{x}}, {told}: %{{y:.4f}}<extra></extra>",
+                hovertemplate=f"layer %{{x}}, {label}: %{{y:.4f}}<extra></extra>",
                 **axes,
             )
-            ends.append(Label(float(best[shown].iloc[-1]), colour, "▬", told))
+            ends.append(Label(float(best[curve].iloc[-1]), colour, "▬", label))
         values = both.set_index(names)
         marks = _mark_choices(figure, axes, values[column], selected)
         low, high = float(both[column].min()), float(both[column].max())
@@ -104,7 +104,7 @@ def attribution(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -
 
 
 def doubts(selected: Choices) -> list[str]:
-    """Return a sentence for each choice that is a near-tie or unstable, as the rule warned."""
+    """Return the warnings of all rules: choices that are near-ties or unstable."""
     return [
         f"{rule}: {warning}"
         for rule, choice in selected.items()
@@ -113,9 +113,9 @@ def doubts(selected: Choices) -> list[str]:
 
 
 def tokens_per_expert(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choices) -> go.Figure:
-    """Return Fig. 2 of the paper: few experts take most tokens of the forget set.
+    """Return Fig. 2 of the paper: each expert's share of the tokens of both sets.
 
-    One panel for each layer in which an expert was selected, see `layers_to_draw`.
+    Each layer of `layers_to_draw` is a panel.
 
     Args:
         forget: The routing table of the forget set: `layer`, `expert`, `token_share`.
@@ -127,8 +127,8 @@ def tokens_per_expert(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choi
     for panel, layer in enumerate(layers, start=1):
         shares = ranked_shares(forget, retain, layer)
         _draw_layer(figure, panel, shares)
-        here = {expert: names for (where, expert), names in rules.items() if where == layer}
-        _mark_selected(figure, panel, shares, here)
+        selecting = {expert: names for (at, expert), names in rules.items() if at == layer}
+        _mark_selected(figure, panel, shares, selecting)
         figure.add_annotation(**heading(panel, f"layer {layer}"))
     title = "expert, most used on the forget set first"
     if not_drawn := len({layer for layer, _ in rules}) - len(layers):
@@ -140,12 +140,12 @@ def tokens_per_expert(forget: pd.DataFrame, retain: pd.DataFrame, selected: Choi
 
 
 def trials_by_layer(trials: Mapping[str, pd.DataFrame], chosen: Mapping[str, int]) -> go.Figure:
-    """Return what a pilot saw: utility at equal forgetting of one expert of each layer.
+    """Return a pilot's trials: utility at equal forgetting of one expert of each layer.
 
     Args:
-        trials: Of each method that was tried, the paths of its trials with their `layer`; judged by
-            the selection questions, `forgotten` and `utility`.
-        chosen: The layer that each method was given.
+        trials: For each method the paths of its trials, with `layer`, and with `forgotten` and
+            `utility` on the selection questions.
+        chosen: The layer chosen for each method.
     """
     figure = grid(len(trials))
     for panel, (method, table) in enumerate(trials.items(), 1):
@@ -153,19 +153,19 @@ def trials_by_layer(trials: Mapping[str, pd.DataFrame], chosen: Mapping[str, int
         figure.add_annotation(**heading(panel, escape(method)))
         labels = []
         for target, colour in TARGET_COLOURS.items():
-            seen = best[target].dropna()
-            if seen.empty:
+            utility = best[target].dropna()
+            if utility.empty:
                 continue
             figure.add_scatter(
-                x=seen.index.tolist(),
-                y=seen.tolist(),
+                x=utility.index.tolist(),
+                y=utility.tolist(),
                 mode="lines+markers",
                 line={"color": colour, "width": 2},
                 marker={"color": colour, "size": 7},
                 hovertemplate=f"layer %{{x}}: %{{y:.3f}} at {target:g}<extra></extra>",
                 **axes_of(panel),
             )
-            labels.append(Label(float(seen.iloc[-1]), colour, "●", f"at {target:g}"))
+            labels.append(Label(float(utility.iloc[-1]), colour, "●", f"at {target:g}"))
         reached = [value for value in best.to_numpy().ravel() if not np.isnan(value)]
         low, high = max(min(reached, default=0.0) - 0.08, 0.0), 1.04
         name_beside(figure, panel, labels, low, high)
@@ -184,13 +184,13 @@ def utility_by_layer(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the best utility of a layer's trials where each target is first reached.
 
     Returns:
-        A row a layer, a column a target; missing where no learning rate reached it.
+        A row a layer, a column a target; missing where no learning rate reaches it.
     """
-    looked = trials.dropna(subset=["forgotten"]).sort_values("step", kind="stable")
+    evaluated = trials.dropna(subset=["forgotten"]).sort_values("step", kind="stable")
     rows: dict[int, dict[float, float | None]] = {}
-    for layer, tried in looked.groupby("layer"):
+    for layer, of_layer in evaluated.groupby("layer"):
         paths: list[Any] = [
-            path.to_dict("records") for _, path in tried.groupby(["expert", "learning_rate"])
+            path.to_dict("records") for _, path in of_layer.groupby(["expert", "learning_rate"])
         ]
         rows[int(layer)] = {  # type: ignore[arg-type]
             target: max((outcome(path, target) for path in paths), key=rank_of_outcome)["utility"]
@@ -200,7 +200,7 @@ def utility_by_layer(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def layers_to_draw(selected: Choices) -> list[int]:
-    """Return the first layers that rules chose from; rules of many experts ask for no panel."""
+    """Return the layers drawn: of rules that chose few experts, or of all rules if none did."""
     choices = [choice["experts"] for choice in selected.values()]
     few = [experts for experts in choices if len(experts) <= MAX_LISTED_EXPERTS] or choices
     layers = dict.fromkeys(layer for experts in few for layer, _ in experts)
@@ -223,7 +223,7 @@ def rules_by_expert(selected: Choices) -> dict[tuple[int, int], list[str]]:
 
 
 def ranked_shares(forget: pd.DataFrame, retain: pd.DataFrame, layer: int) -> pd.DataFrame:
-    """Return `forget` and `retain`, the token shares of a layer's experts, falling by `forget`."""
+    """Return the token shares of a layer's experts on both sets, the highest `forget` first."""
     shares = {
         name: table[table["layer"] == layer].set_index("expert")["token_share"]
         for name, table in zip(SETS, (forget, retain), strict=True)
@@ -234,24 +234,24 @@ def ranked_shares(forget: pd.DataFrame, retain: pd.DataFrame, layer: int) -> pd.
 def _mark_choices(
     figure: go.Figure, axes: Mapping[str, str], values: pd.Series, selected: Choices
 ) -> list[Label]:
-    """Mark the expert of each rule that chose one; return where, how and what its label says."""
+    """Mark the expert of each rule that chose a single one; return the marks' labels."""
     labels = []
     rules = [rule for rule, choice in selected.items() if len(choice["experts"]) == 1]
     others = [rule for rule in rules if family(rule_name(rule)) not in KNOWN]
     for rule in rules:
         choice = selected[rule]
         ((layer, expert),) = choice["experts"]
-        place = others.index(rule) if rule in others else 0
-        look = (COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)])
-        colour, symbol = KNOWN.get(family(rule_name(rule)), look)
+        position = others.index(rule) if rule in others else 0
+        unlisted = (COLOURS[position % len(COLOURS)], SYMBOLS[position % len(SYMBOLS)])
+        colour, symbol = KNOWN.get(family(rule_name(rule)), unlisted)
         if (layer, expert) not in values.index:
             continue
         value = float(values[(layer, expert)])
         sign = f" {WARNING_SIGN}" if choice.get("warnings") else ""
-        told = ", ".join(
-            f"{name} {of(choice)}"
-            for name, of in (("margin", margin), ("stability", stability))
-            if of(choice)
+        certainty = ", ".join(
+            f"{name} {text}"
+            for name, text in (("margin", margin(choice)), ("stability", stability(choice)))
+            if text
         )
         figure.add_scatter(
             x=[layer],
@@ -259,7 +259,7 @@ def _mark_choices(
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 12, "line": {"color": "white"}},
             hovertemplate=f"<b>{escape(rule)}</b>: layer {layer}, expert {expert}<br>%{{y:.4f}}"
-            f"{told and '<br>'}{told}<extra></extra>",
+            f"{certainty and '<br>'}{certainty}<extra></extra>",
             **axes,
         )
         text = f"{escape(rule_name(rule))} {layer}:{expert}{sign}"
@@ -298,7 +298,7 @@ def _mark_selected(
 ) -> None:
     """Point at each selected expert; neighbours get labels of different heights."""
     marked = [expert for expert in shares.index if expert in rules]
-    for place, expert in enumerate(marked):
+    for position, expert in enumerate(marked):
         figure.add_annotation(
             xref=f"x{axis(panel)}",
             yref=f"y{axis(panel)}",
@@ -308,7 +308,7 @@ def _mark_selected(
             arrowhead=2,
             arrowcolor=FAINT,
             ax=0,
-            ay=-24 - 15 * (place % 3),
+            ay=-24 - 15 * (position % 3),
             font={"color": INK, "size": 11},
         )
 

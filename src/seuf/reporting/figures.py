@@ -1,7 +1,7 @@
-"""Draw what happened along the path of each method: the paper's Fig. 1a and 3.
+"""Draw the path of each method through unlearning: the paper's Fig. 1a and 3.
 
-A path is drawn from the original, on the left, to what is forgotten. With several runs of a method
-it is their mean at equal forgetting, with a band.
+A path begins at the original, on the left, and goes right as more is forgotten. Several runs of a
+method are drawn as their mean at equal forgetting, with a band.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from seuf.reporting.styles import (
 )
 
 UTILITY, GENERAL_LOSS = "test_utility", "general_loss"
-SAME = 1e-3  # values of utility or a loss that are nearer are one
-GRID_STEPS = 40  # of the share forgotten, where a band is computed
+SAME = 1e-3  # utilities or losses that differ by less are taken as equal
+GRID_STEPS = 40  # of the share forgotten, from 0 to 1, at which means are taken
 DOTTED = {"color": FAINT, "width": 1, "dash": "dot"}
 SETS = ("forget", "retain")
 
@@ -44,13 +44,13 @@ class Line(NamedTuple):
 
     Attributes:
         style: How it is drawn.
-        x: From the original on.
-        y: As many.
-        kept: The kept checkpoint; where there are several runs their mean.
+        x: One value a point, the original's first.
+        y: The same.
+        kept: The kept checkpoint; of several runs their mean.
         low: One standard deviation below y; None for a single run.
-        high: As far above it.
-        all_runs: How many of the points all runs reach; the others are drawn dotted.
-        about: What is shown on hovering over each point.
+        high: One standard deviation above y.
+        all_runs: How many points all runs reach; the line is dotted after them.
+        about: The text on hovering over each point.
     """
 
     style: Style
@@ -64,7 +64,7 @@ class Line(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """What all panels of a figure share.
+    """The axes that all panels of a figure share.
 
     Attributes:
         x: Left and right end.
@@ -77,7 +77,7 @@ class Scale(NamedTuple):
     is_log: bool = False
 
     def place(self, y: float) -> float:
-        """Return y as Plotly wants the place of an annotation or the end of an axis."""
+        """Return y in the axis's own units, in which Plotly takes annotations and ranges."""
         return log10(max(y, 1e-9)) if self.is_log else y
 
 
@@ -88,12 +88,12 @@ def forgetting_paths(
 ) -> go.Figure:
     """Return Fig. 1a of the paper as paths: what is left against what is forgotten.
 
-    One panel an objective. Vertical lines are the shares forgotten at which methods are compared,
-    and guessing.
+    Each objective is a panel. Vertical lines mark guessing, and the shares forgotten at which
+    methods are compared.
 
     Args:
         paths: See `seuf.reporting.comparison.ABOUT_RUN`; of one run a method or of several.
-        what: The column that tells what is left.
+        what: The column of what is left.
         beside: Models that were not unlearned here, by name: (forget efficacy, what is left).
     """
     paths = with_objective(paths)
@@ -141,9 +141,9 @@ def forgetting_paths(
 
 
 def overlap_over_steps(paths: pd.DataFrame) -> go.Figure:
-    """Return Fig. 3 of the paper: do tokens still go to the experts they went to, step by step?
+    """Return Fig. 3 of the paper: how many tokens keep their experts, step by step.
 
-    A panel for each objective and set; of several runs the first.
+    Each objective and set is a panel; of several runs the first is drawn.
 
     Args:
         paths: See `seuf.reporting.comparison.ABOUT_RUN`.
@@ -183,12 +183,12 @@ def mean_path(runs: Sequence[pd.DataFrame], what: str) -> pd.DataFrame:
     """Return the mean of several runs at equal forgetting.
 
     Args:
-        runs: The path of each, from the original on.
-        what: The column that tells what is left.
+        runs: The path of each run, from the original on.
+        what: The column of what is left.
 
     Returns:
-        `forgotten`, from 0 as far as half of the runs come; `mean` and `deviation` (of the sample)
-        over the runs that come so far, `runs`, how many these are.
+        `forgotten`, from 0 to the last share that half of the runs reach; `mean` and sample
+        `deviation` over the runs that reach it; `runs`, their number.
     """
     rows = []
     for forgotten in np.linspace(0, 1, GRID_STEPS + 1):
@@ -205,7 +205,7 @@ def mean_path(runs: Sequence[pd.DataFrame], what: str) -> pd.DataFrame:
 
 
 def _path(rows: pd.DataFrame, style: Style, what: str, efficacy: Any) -> Line:
-    """Return a method's path: all looks of its only run, or the mean of its runs."""
+    """Return a method's line: the evaluations of its only run, or the mean of its runs."""
     runs = [run.sort_values("step") for _, run in rows.groupby(["base", "seed"], sort=False)]
     kept = rows[rows["kept"].eq(True)]
     if len(runs) == 1:
@@ -231,7 +231,7 @@ def _path(rows: pd.DataFrame, style: Style, what: str, efficacy: Any) -> Line:
 def _scale(
     lines: Sequence[Line], ends: Sequence[tuple[float, float]], chance: float, what: str
 ) -> Scale:
-    """Return the ends of the axes: forgetting goes to the right, so the larger x is on the left."""
+    """Return the axes; x falls to the right, so that forgetting goes there."""
     xs = [x for line in lines for x in line.x] + [x for x, _ in ends] + [chance]
     ys = [y for line in lines for y in line.y] + [y for _, y in ends]
     room = 0.04 * (max(xs) - min(xs))
@@ -287,7 +287,7 @@ def _draw(figure: go.Figure, panel: int, line: Line) -> None:
 def _label_lines(
     figure: go.Figure, panel: int, lines: Sequence[Line], scale: Scale, at_end: bool = False
 ) -> None:
-    """Name each line beside the panel, with a hair line from its kept checkpoint or its end."""
+    """Name each line beside the panel, with a dotted line to its kept checkpoint or its end."""
     lines = [line for line in lines if line.x]
     ends = [(line.x[-1], line.y[-1]) for line in lines]
     if not at_end:
@@ -320,7 +320,7 @@ def _mark_share(figure: go.Figure, panel: int, x: float, text: str) -> None:
 
 
 def _name_shares(figure: go.Figure, panel: int, x: float) -> None:
-    """Say what the numbers above a panel are, before the first of them."""
+    """Write `forgotten` before the first number above a panel."""
     place = {"xref": f"x{axis(panel)}", "yref": f"y{axis(panel)} domain"}
     figure.add_annotation(
         **place,
@@ -336,7 +336,7 @@ def _name_shares(figure: go.Figure, panel: int, x: float) -> None:
 
 
 def _mark_model(figure: go.Figure, panel: int, name: str, x: float, y: float, scale: Scale) -> None:
-    """Mark a model that is no path, and name it beside its mark."""
+    """Mark a model that has no path, with its name."""
     figure.add_scatter(
         x=[x],
         y=[y],
@@ -363,9 +363,9 @@ def _mark_model(figure: go.Figure, panel: int, name: str, x: float, y: float, sc
 
 
 def extent(low: float, high: float) -> float:
-    """Return how far utility or a loss goes from one end to the other; 1 if they are the same.
+    """Return the distance between two values, or 1 if they are equal up to `SAME`.
 
-    They are if they are nearer than `SAME`: means of equal values differ by rounding.
+    Means of equal values differ by rounding, and such a distance must not fill an axis.
     """
     return high - low if high - low > SAME else 1.0
 
@@ -385,6 +385,6 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 
 def faded(colour: str) -> str:
-    """Return a colour as that of a band."""
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    """Return a colour `#rrggbb` as the pale one of a band."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, 0.16)"

@@ -1,7 +1,7 @@
-"""The page of a report: its look, and the parts that it is put together from.
+"""The HTML page of a report: its style, and the parts it is built from.
 
-The page opens anywhere, with no network: Plotly's script is in it. A figure is set as its panels,
-side by side as far as there is room, so that it reads on a screen, on a phone and on paper.
+The page needs no network, since Plotly's script is in it. The panels of a figure stand side by side
+as far as there is room, so that it is readable on a screen, on a phone and on paper.
 """
 
 from __future__ import annotations
@@ -126,37 +126,37 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 def section(title: str, *parts: str, caption: str = "") -> str:
     """Return a part of the page under a heading; caption and parts are HTML."""
-    told = f'<p class="caption">{caption}</p>' if caption else ""
-    return f"<section><h2>{escape(title)}</h2>{told}{''.join(parts)}</section>"
+    shown = f'<p class="caption">{caption}</p>' if caption else ""
+    return f"<section><h2>{escape(title)}</h2>{shown}{''.join(parts)}</section>"
 
 
 def drawn(name: str, figure: go.Figure) -> str:
     """Return a figure as its panels, each drawn when the page has loaded.
 
     Args:
-        name: The figure's, unlike that of any other on the page.
+        name: The figure's id, unique on the page.
         figure: See `seuf.reporting.styles.panels_of`.
     """
-    shown = []
-    for place, panel in enumerate(panels_of(figure), 1):
+    panels = []
+    for number, panel in enumerate(panels_of(figure), 1):
         layout = {
             **panel["layout"],
             "autosize": True,
             "paper_bgcolor": CLEAR,
             "plot_bgcolor": CLEAR,
         }
-        layout.pop("template", None)  # a page of panels would repeat it many times
+        layout.pop("template", None)  # each panel would repeat it
         text = json.dumps({"data": panel["data"], "layout": layout}, cls=PlotlyJSONEncoder)
-        safe = text.replace("<", "\\u003c")  # no text of a study can end the script
-        shown.append(
-            f'<div class="panel" id="{name}-{place}" style="height:{layout["height"]}px">'
+        safe = text.replace("<", "\\u003c")  # so that no text of a study ends the script
+        panels.append(
+            f'<div class="panel" id="{name}-{number}" style="height:{layout["height"]}px">'
             f'<script type="application/json">{safe}</script></div>'
         )
-    return f'<div class="card panels" id="{name}">{"".join(shown)}</div>'
+    return f'<div class="card panels" id="{name}">{"".join(panels)}</div>'
 
 
 def table(headers: Sequence[str], rows: Iterable[str]) -> str:
-    """Return a table of rows made by `row`; on a narrow screen it scrolls by itself."""
+    """Return a table of rows made by `row`; it scrolls sideways on a narrow screen."""
     names = [escape(name).replace(" ↓", "&nbsp;↓").replace(" ↑", "&nbsp;↑") for name in headers]
     head = "".join(f"<th>{name}</th>" for name in names)
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
@@ -169,27 +169,27 @@ def row(cells: Iterable[str]) -> str:
 
 
 def number_cell(cell: str) -> str:
-    """Return a cell whose error, if it has one, is small."""
+    """Return a cell as HTML, its standard error, if any, in small print."""
     value, plus_minus, error = cell.partition(" ± ")
     return f"{escape(value)}<small> ± {escape(error)}</small>" if plus_minus else escape(value)
 
 
 def glossary(entries: Mapping[str, str]) -> str:
-    """Return what words mean."""
-    words = (f"<dt>{escape(word)}</dt><dd>{escape(told)}</dd>" for word, told in entries.items())
+    """Return words and their meanings as a definition list."""
+    words = (f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in entries.items())
     return f"<dl>{''.join(words)}</dl>"
 
 
 def bullets(sentences: Iterable[str]) -> str:
-    """Return sentences as a list; they are text."""
+    """Return sentences, given as text, as a bulleted list."""
     return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
 
 
 def note(sentences: Iterable[str]) -> str:
-    """Return what stands below a table; sentences are text."""
+    """Return sentences, given as text, as the notes below a table."""
     return "".join(f'<p class="notes">{escape(sentence)}</p>' for sentence in sentences)
 
 
 def warning(sentences: Sequence[str]) -> str:
-    """Return a box that cannot be overlooked; nothing if there is nothing to warn of."""
+    """Return sentences, given as text, in a warning box; empty if there are none."""
     return f'<div class="warning" role="note">{bullets(sentences)}</div>' if sentences else ""

@@ -1,7 +1,7 @@
-"""The report: what one expert does against everything at equal forgetting, on one page.
+"""The report of a study: one HTML page, headed by one expert against everything.
 
-`report` is that of a study of many methods, `spread_report` that of one that repeats them; both are
-put together from the parts of `seuf.reporting.page`.
+`report` is for a study of many methods, `spread_report` for one that repeats them over base models
+and seeds. Both are built from the parts in `seuf.reporting.page`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from seuf.reporting.page import (
 from seuf.reporting.preflight import margin, stability, tables
 from seuf.reporting.styles import method_styles
 
-WIDTH = 8  # columns of a table beside the method
-SHOWN_EXAMPLES = 8  # of a method
-FEW_QUESTIONS = 20
+WIDTH = 8  # columns of a table, without the method's name
+SHOWN_EXAMPLES = 8  # for each method
+FEW_QUESTIONS = 20  # below it a page warns of the standard error
 FIGURES = {
     "forgetting_paths": (
         "Forgetting against utility, step by step",
@@ -95,7 +95,7 @@ FIGURES = {
         "elsewhere, instead of an expert that forgets.",
     ),
 }
-MEANS = (  # of a study of several runs
+MEANS = (  # added to a caption where lines are means of several runs
     " Each line is the mean over runs where they have forgotten as much, with a band of one "
     "standard deviation; it is dotted where some runs have not come so far, and ends where half "
     "have not."
@@ -139,14 +139,14 @@ ONE_RUN = (
 
 
 class About(NamedTuple):
-    """What a report is of.
+    """What identifies a report.
 
     Attributes:
-        study: Its name.
+        study: The study's name.
         model: Name of the base model, or how it was made.
-        seed: Of the study; several as text.
-        commit: Of the code that wrote the report; None outside a repository.
-        date: On which it was written, as `2026-11-30`.
+        seed: The study's seed, or several as text.
+        commit: The commit of the code that wrote the report; None outside a repository.
+        date: The day it was written, as `2026-11-30`.
     """
 
     study: str
@@ -157,10 +157,10 @@ class About(NamedTuple):
 
 
 def known_too_little(paths: pd.DataFrame) -> list[str]:
-    """Return a sentence for each side on which the original model answers too little, or few ask.
+    """Return a warning for each side that the original does not know or that few questions ask for.
 
-    Nothing can be seen to be forgotten that was not known. What is known is told from chance if it
-    is two standard errors above it; a side without choices has no chance but 0.
+    What was not known cannot be seen to be forgotten. A side is known if it scores two standard
+    errors above chance, which is 0 without choices.
     """
     original = paths[paths["step"] == 0]
     if original.empty:
@@ -200,15 +200,15 @@ def report(
     """Return the page of a study of many methods as HTML.
 
     Args:
-        about: What the study is.
+        about: Which study.
         paths: See `seuf.reporting.comparison.paths_of`.
         comparison: One row a method.
-        figures: By their keys in `FIGURES`, in their order; those that a study has.
+        figures: The study's figures, by their keys in `FIGURES`.
         selected: What each selection rule chose.
         examples: Answers before and after: `method`, `subject`, `question`, `reference`, `before`,
             `after`.
         tested: Differences to training everything, by method and share forgotten.
-        preflight: What was told before the work started, see `seuf.reporting.preflight`.
+        preflight: The facts of the preflight, see `seuf.reporting.preflight`; None without one.
     """
     measured = f"FE is {measure(comparison, 'forget')}, UT {measure(comparison, 'utility')}."
     headers, rows = further(comparison)
@@ -256,12 +256,12 @@ def spread_report(
     """Return the page of a study that repeats its methods over base models and seeds.
 
     Args:
-        about: What the study is.
-        paths: See `seuf.reporting.comparison.ABOUT_RUN`, of all runs.
-        figures: By their keys in `FIGURES`, in their order; those that the study has.
-        tables: By title: headers, rows of text, and sentences below.
+        about: Which study.
+        paths: The paths of all runs, see `seuf.reporting.comparison.ABOUT_RUN`.
+        figures: The study's figures, by their keys in `FIGURES`.
+        tables: By title: headers, rows of text, and notes.
         tested: Differences to training everything, by method and share forgotten.
-        limits: What this study does not show, beside what none does.
+        limits: Limits of this study, in addition to `LIMITS`.
     """
     shown = [
         section(
@@ -303,7 +303,7 @@ def _drawn(figures: Mapping[str, go.Figure], *names: str, before: str = "", afte
 def _table_of_methods(
     comparison: pd.DataFrame, headers: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> str:
-    """Return a table of methods, each with its symbol."""
+    """Return a table of methods, each with the symbol that figures give it."""
     styles = method_styles(comparison)
     body = []
     for method, *cells in rows:
@@ -314,44 +314,44 @@ def _table_of_methods(
 
 
 def _experts(selected: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table of what each rule chose; of a rule of many experts only how many."""
+    """Return the table of the experts each rule chose; of many only their number."""
     headers = ["rule", "layer", "expert", "score", "margin", "runner-up", "stability"]
     rows = []
     for rule, choice in selected.items():
         experts, runner_up = choice["experts"], choice["runner_up"]
         doubt = f" {WARNING_SIGN}" if choice.get("warnings") else ""
-        about_all = [
+        of_choice = [
             margin(choice) or MISSING,
             MISSING if runner_up is None else f"{runner_up[0]}:{runner_up[1]}",
             stability(choice) or MISSING,
         ]
         if len(experts) > MAX_LISTED_EXPERTS:
-            rows.append([rule + doubt, MISSING, counted(experts), MISSING, *about_all])
+            rows.append([rule + doubt, MISSING, counted(experts), MISSING, *of_choice])
             continue
         scores = choice["scores"] or [None] * len(experts)
         rows += [
-            [rule + doubt, str(layer), str(expert), number(score, ".4f"), *about_all]
+            [rule + doubt, str(layer), str(expert), number(score, ".4f"), *of_choice]
             for (layer, expert), score in zip(experts, scores, strict=True)
         ]
     return table(headers, [row(map(number_cell, cells)) for cells in rows])
 
 
 def _used(preflight: Mapping[str, Any] | None) -> str:
-    """Return what the preflight said is used; nothing of a study without one."""
+    """Return the section of what the preflight found; empty without a preflight."""
     if preflight is None:
         return ""
     shown = [
         table(headers, [row(map(escape, r)) for r in rows]) for headers, rows in tables(preflight)
     ]
-    told = (
+    caption = (
         "The questions of part selection chose each checkpoint, those of part test are reported. "
         "Guessing: among the choices; of free answers what the next question's would score."
     )
-    return section("What was used", *shown, caption=told)
+    return section("What was used", *shown, caption=caption)
 
 
 def _examples(examples: Sequence[Mapping[str, Any]]) -> str:
-    """Return what each method says before and after, folded."""
+    """Return the section of answers before and after unlearning, folded by method."""
     if not examples:
         return ""
     folded = []

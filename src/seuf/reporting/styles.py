@@ -1,8 +1,8 @@
-"""How methods and figures look: who is trained gives the colour, the objective gives the panel.
+"""How methods and figures look: what is trained gives the colour, the objective the panel.
 
-Colours are told apart by the colour-blind and stand out on white and on dark grey; every figure
-names its lines beside them, so that no reader has to match a legend. A figure is a grid of small
-panels, which the report takes apart (`panels_of`) to set them as the screen or the page allows.
+The colours suit the colour-blind and stand out on white and on dark grey. Every figure names its
+lines beside them instead of in a legend. A figure is a grid of small panels, which the report takes
+apart (`panels_of`) to arrange them as the screen or the paper allows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-# Tones of Okabe and Ito's, in the order in which those without a colour of their own take them
+# After Okabe and Ito's palette; methods that are not in `KNOWN` take them in this order.
 COLOURS = ["#56B4E9", "#8F8F1F", "#CC79A7", "#44AA99", "#C0504D"]
 SYMBOLS = ["triangle-up", "triangle-down", "hexagon", "pentagon", "cross", "star", "bowtie"]
 GLYPHS = {
@@ -41,10 +41,10 @@ KNOWN = {  # by family, see `family`
     "LoRA": ("#E69F00", "triangle-up"),
     "ESFT": ("#A0673A", "hexagon"),
     "random": ("#B0699A", "x"),
-    "random in layer": ("#A98BD9", "bowtie"),  # that a rule chooses
+    "random in layer": ("#A98BD9", "bowtie"),  # in the layer that a rule chooses
     "random in pilot": ("#7A6FD0", "triangle-down"),
 }
-WHO = {"lora": "LoRA", "esft": "ESFT"}
+RULE_NAMES = {"lora": "LoRA", "esft": "ESFT"}
 OBJECTIVES = {
     "ga": "GA",
     "gdiff": "GDiff",
@@ -69,10 +69,10 @@ class Style(NamedTuple):
     """How a method is drawn.
 
     Attributes:
-        label: Who is trained: everything, or the rule that chose the experts.
+        label: What is trained: `everything`, or the rule that chose the experts.
         objective: What is minimised; empty if the method is not unlearning.
-        colour: That of the label.
-        symbol: That of the label, by Plotly's name.
+        colour: The label's.
+        symbol: The label's, by Plotly's name.
     """
 
     label: str
@@ -100,8 +100,8 @@ def method_styles(table: pd.DataFrame) -> dict[str, Style]:
     families = list(dict.fromkeys(family(label) for label in labels.values()))
     others = [name for name in families if name not in KNOWN]
     looks = dict(KNOWN)
-    for place, name in enumerate(others):
-        looks[name] = (COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)])
+    for position, name in enumerate(others):
+        looks[name] = (COLOURS[position % len(COLOURS)], SYMBOLS[position % len(SYMBOLS)])
     return {
         str(method): Style(labels[method], str(row["objective"]), *looks[family(labels[method])])
         if method in labels
@@ -116,21 +116,21 @@ def with_objective(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def objective_name(objective: str) -> str:
-    """Return what people call an objective."""
+    """Return an objective's usual name."""
     return OBJECTIVES.get(objective, objective)
 
 
 def rule_name(rule: str) -> str:
-    """Return what a selection rule is called in figures: `random in pilot` of `random_in:pilot`."""
-    return WHO.get(rule, rule.replace("random_in:", "random in "))
+    """Return a selection rule's name in figures: `random in pilot` for `random_in:pilot`."""
+    return RULE_NAMES.get(rule, rule.replace("random_in:", "random in "))
 
 
-def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return places as near as possible to those wanted, `gap` apart and between the bounds."""
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    places, floor = [0.0] * len(wanted), low
+def spread_out(ideal: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return places near the ideal ones, at least `gap` apart and between the bounds."""
+    order = sorted(range(len(ideal)), key=lambda index: ideal[index])
+    places, floor = [0.0] * len(ideal), low
     for index in order:
-        places[index] = floor = max(wanted[index], floor)
+        places[index] = floor = max(ideal[index], floor)
         floor += gap
     ceiling = high
     for index in reversed(order):
@@ -143,10 +143,10 @@ class Label(NamedTuple):
     """A name beside a panel.
 
     Attributes:
-        place: Where it should be, as Plotly wants the y of an annotation.
-        colour: That of its mark.
-        glyph: Its mark.
-        text: As HTML.
+        place: The ideal y, in the axis's own units.
+        colour: The mark's.
+        glyph: The mark.
+        text: The name, as HTML.
     """
 
     place: float
@@ -158,18 +158,18 @@ class Label(NamedTuple):
 def name_beside(
     figure: go.Figure, panel: int, labels: Sequence[Label], low: float, high: float
 ) -> list[float]:
-    """Name marks or lines to the right of a panel, none upon another; return where.
+    """Write labels to the right of a panel without overlap, and return their places.
 
     Args:
-        figure: Of panels.
-        panel: Counts from 1.
+        figure: See `grid`.
+        panel: The panel's number, from 1.
         labels: In any order.
         low: Place of the panel's lower end.
         high: Place of its upper end.
     """
     gap = min(LABEL_GAP, 1 / max(len(labels), 1)) * (high - low)
-    wanted = [label.place for label in labels]
-    places = spread_out(wanted, gap, low + gap / 2, high - gap / 2)
+    ideal = [label.place for label in labels]
+    places = spread_out(ideal, gap, low + gap / 2, high - gap / 2)
     for place, label in zip(places, labels, strict=True):
         figure.add_annotation(
             **{**at(panel, 1, 0), "yref": f"y{axis(panel)}", "y": place},
@@ -183,7 +183,7 @@ def name_beside(
 
 
 def grid(panels: int, spacing: float = 0.2) -> go.Figure:
-    """Return a figure of so many panels, two a row; of an odd number the last cell is empty."""
+    """Return a figure of so many panels, two a row."""
     columns = min(2, max(panels, 1))
     rows = max(ceil(panels / 2), 1)
     cells: list[dict[str, Any] | None] = [
@@ -199,7 +199,7 @@ def grid(panels: int, spacing: float = 0.2) -> go.Figure:
 
 
 def themed(figure: go.Figure, rows: int = 1) -> go.Figure:
-    """Give a figure the fonts, grid and margins they all have."""
+    """Give a figure the fonts, grid and margins of all figures, and return it."""
     beside = [
         note.text for note in figure.layout.annotations if note.xanchor == "left" and note.x == 1
     ]
@@ -232,14 +232,14 @@ def heading(panel: int, text: str) -> dict[str, Any]:
 
 
 def at(panel: int, x: float, y: float) -> dict[str, Any]:
-    """Return where an annotation without arrow stands, in parts of a panel's width and height."""
+    """Return the place of an annotation without arrow, in fractions of a panel's size."""
     name = axis(panel)
     places = {"xref": f"x{name} domain", "yref": f"y{name} domain", "x": x, "y": y}
     return {**places, "showarrow": False}
 
 
 def axis(panel: int) -> str:
-    """Return what Plotly puts after x or y in the names of a panel's axes."""
+    """Return the suffix of a panel's axes in Plotly: empty for the first panel, then `2`."""
     return "" if panel == 1 else str(panel)
 
 
@@ -254,10 +254,10 @@ def share_name(share: float) -> str:
 
 
 def panels_of(figure: go.Figure) -> list[dict[str, Any]]:
-    """Return a figure's panels as figures of their own: what `Plotly.newPlot` takes.
+    """Return each panel of a figure as the `data` and `layout` that `Plotly.newPlot` takes.
 
     Args:
-        figure: Whose traces, shapes and annotations each belong to one panel.
+        figure: One whose traces, shapes and annotations each belong to one panel.
     """
     whole = figure.to_plotly_json()
     layout = whole["layout"]
@@ -290,7 +290,7 @@ def panels_of(figure: go.Figure) -> list[dict[str, Any]]:
 
 
 def _moved(marks: Iterable[Mapping[str, Any]], own: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return those marks that belong to a panel, as marks of the only panel."""
+    """Return the shapes or annotations of a panel, moved to the axes x and y."""
     moved = []
     for mark in marks:
         refs = {letter: str(mark[f"{letter}ref"]).split() for letter in own}
@@ -301,16 +301,16 @@ def _moved(marks: Iterable[Mapping[str, Any]], own: Mapping[str, str]) -> list[d
 
 
 def _label(method: str, row: pd.Series, rows: pd.DataFrame) -> str:
-    """Return who a method trains; of methods that look alike all but one go by their names."""
-    who = rows["selection"].fillna(rows["scope"])
-    alike = rows.index[(rows["objective"] == row["objective"]) & (who == who[method])]
+    """Return what a method trains, or its own name if a shorter-named method trains the same."""
+    trained = rows["selection"].fillna(rows["scope"])
+    alike = rows.index[(rows["objective"] == row["objective"]) & (trained == trained[method])]
     if method == min(alike, key=len):
-        return rule_name(str(who[method]))
+        return rule_name(str(trained[method]))
     return method.replace(f"_{row['objective']}", "", 1)
 
 
 def family(label: str) -> str:
-    """Return which methods look like one of that label: draws of random experts do."""
+    """Return the label that decides the look: all draws of random experts share one."""
     if re.fullmatch(r"random(_\d+)?", label):
         return "random"
     if label.startswith("random in ") and label not in KNOWN:

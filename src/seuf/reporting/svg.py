@@ -1,8 +1,7 @@
-"""A figure as a picture: SVG of its panels, two a row, for a page that runs no script.
+"""Draw a figure as SVG, its panels two a row, for a page that runs no script.
 
-It draws what the figures of this package are made of, lines, bands, marks and names on a white
-ground, and nothing else of Plotly's. Text stays text. The same figure gives the same bytes; no
-browser and no other package is needed.
+Only what the figures of this package use is drawn: lines, bands, marks and text on white. Text
+stays text. The same figure gives the same bytes, without a browser or another package.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from seuf.reporting.styles import FAINT, FONT, GRID, INK, PANEL_HEIGHT, panels_o
 PANEL_WIDTH = 480
 DASHES = {"dot": "2 3", "dash": "7 5"}
 ANCHORS = {"left": "start", "center": "middle", "right": "end"}
-BASELINES = {"top": 0.8, "middle": 0.35, "bottom": -0.25}  # of a text's size, below its place
-# Corners of marks as (x, y) from the middle, y downwards, where 1 is half of a mark's size.
+BASELINES = {"top": 0.8, "middle": 0.35, "bottom": -0.25}  # below the anchor, in font sizes
+# Corners of marks as (x, y) from the centre, y downwards, in units of half a mark's size.
 SHAPES = {
     "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
     "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
@@ -44,14 +43,14 @@ Point = tuple[float, float]
 
 
 class Area(NamedTuple):
-    """Where a panel's data are drawn, in pixels, and what its axes show.
+    """The rectangle in which a panel's data are drawn, in pixels, and its axes.
 
     Attributes:
-        left: Of the picture.
-        top: The same.
-        width: Of the area.
-        height: The same.
-        axes: Plotly's, of x and y.
+        left: Distance from the left edge of the picture.
+        top: Distance from its upper edge.
+        width: Width of the rectangle.
+        height: Height of the rectangle.
+        axes: Plotly's layout of the axes `x` and `y`.
     """
 
     left: float
@@ -61,32 +60,32 @@ class Area(NamedTuple):
     axes: Mapping[str, Mapping[str, Any]]
 
     def x(self, value: float) -> float:
-        """Return where a value is."""
-        return self.left + self.width * self._part("x", value)
+        """Return the pixel of a value on the x axis."""
+        return self.left + self.width * self._fraction("x", value)
 
     def y(self, value: float) -> float:
-        """Return where a value is."""
-        return self.top + self.height * (1 - self._part("y", value))
+        """Return the pixel of a value on the y axis."""
+        return self.top + self.height * (1 - self._fraction("y", value))
 
-    def _part(self, letter: str, value: float) -> float:
+    def _fraction(self, letter: str, value: float) -> float:
         low, high = self.axes[letter]["range"]
-        at = log10(value) if self.axes[letter].get("type") == "log" else value
-        return float((at - low) / (high - low))
+        place = log10(value) if self.axes[letter].get("type") == "log" else value
+        return float((place - low) / (high - low))
 
 
 def svg(figure: go.Figure) -> str:
     """Return a figure as SVG.
 
     Args:
-        figure: Of panels, see `seuf.reporting.styles.grid`, whose axes have ranges.
+        figure: See `seuf.reporting.styles.grid`; its axes must have ranges.
     """
     panels = panels_of(figure)
     margin = panels[0]["layout"]["margin"]
     columns = min(2, len(panels))
     width, height = columns * PANEL_WIDTH, ceil(len(panels) / columns) * PANEL_HEIGHT
     parts: list[str] = []
-    for place, panel in enumerate(panels):
-        row, column = divmod(place, columns)
+    for position, panel in enumerate(panels):
+        row, column = divmod(position, columns)
         area = Area(
             column * PANEL_WIDTH + margin["l"],
             row * PANEL_HEIGHT + margin["t"],
@@ -94,7 +93,7 @@ def svg(figure: go.Figure) -> str:
             PANEL_HEIGHT - margin["t"] - margin["b"],
             {letter: panel["layout"][f"{letter}axis"] for letter in "xy"},
         )
-        parts += _panel(area, panel, f"area-{place}")
+        parts += _panel(area, panel, f"area-{position}")
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -108,7 +107,7 @@ def svg(figure: go.Figure) -> str:
 
 
 def _panel(area: Area, panel: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield the elements of a panel, the axes first, names last."""
+    """Yield the elements of a panel: axes, lines, marks, text."""
     rectangle = _attributes(x=area.left, y=area.top, width=area.width, height=area.height)
     yield f'<clipPath id="{name}"><rect{rectangle}/></clipPath>'
     yield from _axes(area)
@@ -116,7 +115,7 @@ def _panel(area: Area, panel: Mapping[str, Any], name: str) -> Iterator[str]:
     for trace in panel["data"]:
         yield from _lines(area, trace)
     yield "</g>"
-    for trace in panel["data"]:  # over the edge, where that of an axis is a mark's place
+    for trace in panel["data"]:  # not clipped: a mark may lie on the edge
         yield from _marks(area, trace)
     for note in panel["layout"]["annotations"]:
         yield _note(area, note)
@@ -146,10 +145,10 @@ def _title(area: Area, letter: str) -> str:
 
 
 def ticks(of_axis: Mapping[str, Any]) -> list[float]:
-    """Return where an axis has ticks: as it says, or at some five round numbers."""
-    given = of_axis.get("tickvals")
-    if given is not None:
-        return [float(value) for value in given]
+    """Return an axis's ticks: its own, or some five round numbers."""
+    values = of_axis.get("tickvals")
+    if values is not None:
+        return [float(value) for value in values]
     low, high = sorted(of_axis["range"])
     if of_axis.get("type") == "log":
         return [10.0**power for power in range(ceil(low), floor(high) + 1)]
@@ -162,7 +161,7 @@ def ticks(of_axis: Mapping[str, Any]) -> list[float]:
 
 
 def _lines(area: Area, trace: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a trace's band, or its line, which breaks where a value is missing."""
+    """Yield a trace's band, or its line with a gap where a value is missing."""
     line = trace.get("line") or {}
     if "lines" not in trace.get("mode", "lines"):
         return
@@ -186,10 +185,10 @@ def _marks(area: Area, trace: Mapping[str, Any]) -> Iterator[str]:
         return
     marker = trace["marker"]
     colours, edge = marker["color"], marker.get("line") or {}
-    for place, (x, y) in enumerate(zip(trace["x"], trace["y"], strict=True)):
+    for position, (x, y) in enumerate(zip(trace["x"], trace["y"], strict=True)):
         if y is None:
             continue
-        fill = colours if isinstance(colours, str) else colours[place]
+        fill = colours if isinstance(colours, str) else colours[position]
         look = {"fill": fill, "stroke": edge.get("color"), "fill_opacity": marker.get("opacity")}
         cx, cy, half = area.x(x), area.y(y), marker["size"] / 2
         corners = SHAPES.get(marker.get("symbol", ""))
@@ -204,11 +203,11 @@ def _note(area: Area, note: Mapping[str, Any]) -> str:
     """Return an annotation without arrow."""
     place = {}
     for letter in "xy":
-        value, in_parts = note[letter], note[f"{letter}ref"].endswith("domain")
-        if in_parts:
-            near, length = (area.left, area.width) if letter == "x" else (area.top, area.height)
-            place[letter] = near + length * (value if letter == "x" else 1 - value)
-        elif area.axes[letter].get("type") == "log":  # where an annotation's place is a logarithm
+        value, is_fraction = note[letter], note[f"{letter}ref"].endswith("domain")
+        if is_fraction:
+            start, length = (area.left, area.width) if letter == "x" else (area.top, area.height)
+            place[letter] = start + length * (value if letter == "x" else 1 - value)
+        elif area.axes[letter].get("type") == "log":  # Plotly places annotations by the logarithm
             place[letter] = getattr(area, letter)(10**value)
         else:
             place[letter] = getattr(area, letter)(value)
@@ -219,7 +218,7 @@ def _note(area: Area, note: Mapping[str, Any]) -> str:
 
 
 def _spans(text: str) -> str:
-    """Return the HTML of a name, bold or with a coloured mark, as SVG's."""
+    """Return the HTML of a text, bold or with a coloured mark, as SVG."""
     text = re.sub(r'<span style="color:(#\w+)">', r'<tspan style="fill:\1">', text)
     text = text.replace("</span>", "</tspan>").replace("<b>", '<tspan font-weight="bold">')
     return text.replace("</b>", "</tspan>")
@@ -237,16 +236,16 @@ def _path(points: Sequence[Point]) -> str:
 
 
 def _colour(colour: str) -> tuple[str, float | None]:
-    """Return `#rrggbb` and the opacity of `rgba(r, g, b, a)`."""
+    """Return `rgba(r, g, b, a)` as `#rrggbb` and its opacity."""
     red, green, blue, opacity = map(float, re.findall(r"[\d.]+", colour))
     return f"#{int(red):02x}{int(green):02x}{int(blue):02x}", opacity
 
 
 def _attributes(**values: Any) -> str:
-    """Return those that are not None as an element's attributes."""
-    told = {
+    """Return the values that are not None as an element's attributes."""
+    shown = {
         name.replace("_", "-"): f"{value:.4g}" if isinstance(value, float) else str(value)
         for name, value in values.items()
         if value is not None
     }
-    return "".join(f' {name}="{escape(value)}"' for name, value in told.items())
+    return "".join(f' {name}="{escape(value)}"' for name, value in shown.items())
