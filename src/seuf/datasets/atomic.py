@@ -12,7 +12,7 @@ class Atomic:
     _filepath: PurePosixPath
 
     def save(self, data: Any) -> None:
-        """Write the data; a file that was there stays whole until the new one is."""
+        """Write the data; an earlier file stays whole until the new one replaces it."""
         final = self._filepath
         self._filepath = final.with_name(f"{final.name}.tmp")
         try:

@@ -19,7 +19,7 @@ REFERENCE = "reference.json"
 class CheckpointDataset(AbstractDataset[LanguageModel, LanguageModel]):
     """A folder with a model and its tokenizer, or with a reference to a model elsewhere.
 
-    A model that was loaded from somewhere is never written again: only its reference is.
+    Of a model that was loaded from elsewhere only the reference is saved.
 
     Args:
         filepath: The folder.
@@ -37,13 +37,13 @@ class CheckpointDataset(AbstractDataset[LanguageModel, LanguageModel]):
         return load_model(ExternalModelSettings(path=str(self._filepath)))
 
     def fingerprint(self, data: LanguageModel) -> Hashable:
-        """Return what tells if a node wrote to the model it was given."""
+        """Return sums of the weights' bits, which change if a node writes to the model."""
         from seuf.moe.digests import sums_of_bits
 
         return tuple(sums_of_bits(data.model).items())
 
     def size_of(self, data: LanguageModel) -> int:
-        """Return how many bytes will be written, but for the tokenizer."""
+        """Return the number of bytes of the weights that `save` writes; 0 for a reference."""
         return data.model.num_parameters() * data.model.dtype.itemsize if data.source is None else 0
 
     def save(self, data: LanguageModel) -> None:
@@ -83,11 +83,11 @@ class DeltaDataset(AbstractDataset[Any, Any]):
         return Delta.load(self._filepath)
 
     def size_of(self, data: Any) -> int:
-        """Return how many bytes the delta's tensors are."""
+        """Return the number of bytes of the delta's tensors."""
         return sum(tensor.nbytes for tensor in data.tensors.values())
 
     def save(self, data: Any) -> None:
-        """Write the delta, for the owner's eyes only; DVC gives the file other rights later."""
+        """Write the delta into a folder for its owner alone: DVC later widens the file's rights."""
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         self._filepath.parent.chmod(0o700)
         data.save(self._filepath)
@@ -100,22 +100,22 @@ class DeltaDataset(AbstractDataset[Any, Any]):
 
 
 def source_of(reference: dict[str, Any]) -> ExternalModelSettings:
-    """Return where the model of a reference is, at the very commit that was seen."""
+    """Return the source of a referenced model, pinned to the recorded commit."""
     commit = reference.get("commit")
     pinned = {"revision": commit} if commit else {}
     return ExternalModelSettings(**{**reference["source"], **pinned})
 
 
 def _reference(model: LanguageModel) -> str:
-    """Return where the model is and the digest of its weights, which tells if it changes."""
+    """Return the model's source and the digest of its weights, as JSON."""
     from seuf.moe.digests import model_digest
 
     assert model.source is not None
-    default = {"must_know"}  # asked once, when the reference is made
+    excluded = {"must_know"}  # checked once, before the reference is written
     if not model.source.trust_remote_code:
-        default.add("trust_remote_code")
+        excluded.add("trust_remote_code")
     reference = {
-        "source": model.source.model_dump(exclude=default),
+        "source": model.source.model_dump(exclude=excluded),
         "digest": model_digest(model.model),
     }
     if model.commit:

@@ -6,4 +6,4 @@ from seuf.datasets.atomic import Atomic
 
 
 class PlotlyDataset(Atomic, _JSONDataset):
-    """As its parent, but a file is whole or not there."""
+    """As its parent, but saved atomically."""

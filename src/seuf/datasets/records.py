@@ -1,6 +1,6 @@
 """Lists of records: JSON lines, JSON arrays, CSV, and data sets of the Hugging Face hub.
 
-A folder that is laid out like a data set of the hub is read in the same way.
+A folder laid out like a data set of the hub is read in the same way.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ logger = logging.getLogger(__name__)
 
 
 class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
-    """A JSON-lines file: one JSON object a line. A JSON array and CSV are read too, not written.
+    """A file of JSON lines. A JSON array and CSV are read too, but not written.
 
     Args:
-        filepath: The file; one that ends in `.csv` or `.tsv` has its fields' names in the first
-            row, and all its fields are texts.
+        filepath: The file. One that ends in `.csv` or `.tsv` names its fields in the first row;
+            all its values are texts.
         fields: Fields that every record must have.
-        hub: Read from the Hugging Face hub, or a folder laid out like one of its data sets, instead
-            of a file: `repo` (an id or a folder) and the arguments of `datasets.load_dataset`
-            (`name`, `split`, `revision`). Read-only.
-        may_be_empty: Whether there may be no record at all.
+        hub: Instead of a file, a data set of the Hugging Face hub or a folder laid out like one:
+            `repo` (an id or a folder) and arguments of `datasets.load_dataset` (`name`, `split`,
+            `revision`). Read-only.
+        may_be_empty: Whether a file may have no record.
         metadata: For kedro-viz and DVC.
     """
 
@@ -79,12 +79,12 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
         return records
 
     def save(self, data: list[Record]) -> None:
-        """Write one record a line; whole or not at all."""
+        """Write one record a line, atomically."""
         path = self._path()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.tmp")
         lines = (json.dumps(record, ensure_ascii=False) for record in data)
-        # without a record an empty line: DVC warns of a file without a byte
+        # an empty line if there is no record: DVC warns of an empty file
         temporary.write_text("\n".join([*lines, ""]) or "\n", encoding="utf-8")
         temporary.replace(path)
 
@@ -108,24 +108,24 @@ class RecordsDataset(AbstractDataset[list[Record], list[Record]]):
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Record]]:
-    """Yield the records of a file, each with where it is."""
+    """Yield each record of a file after its place, such as `texts.jsonl, line 3`."""
     text = _text(path)
     if separator := SEPARATORS.get(path.suffix.lower()):
         yield from _table_rows(path, text, separator)
         return
     is_array = text.lstrip().startswith("[")
-    # not splitlines: it also breaks at U+2028 and the like, which JSON allows inside a text
+    # not splitlines, which also breaks at U+2028 and the like: JSON allows these inside a text
     parts = [text] if is_array else text.split("\n")
-    repeated: dict[int, tuple[str, Record]] = {}  # by id: an object with a key twice, and the key
+    repeated: dict[int, tuple[str, Record]] = {}  # by id of an object, a key it repeats
 
-    def made_of(pairs: list[tuple[str, Any]]) -> Record:
-        made = dict(pairs)
-        if len(made) < len(pairs):
+    def to_record(pairs: list[tuple[str, Any]]) -> Record:
+        record = dict(pairs)
+        if len(record) < len(pairs):
             keys = [key for key, _ in pairs]
-            repeated[id(made)] = next(key for key in made if keys.count(key) > 1), made
-        return made
+            repeated[id(record)] = next(key for key in record if keys.count(key) > 1), record
+        return record
 
-    decode = json.JSONDecoder(object_pairs_hook=made_of).decode
+    decode = json.JSONDecoder(object_pairs_hook=to_record).decode
     for number, part in enumerate(parts, 1):
         if not part.strip():
             continue
@@ -135,7 +135,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Record]]:
             line = getattr(error, "lineno", 1) if is_array else number
             reason = str(error).partition(";")[0]
             raise InputError(f"{path}, line {line}: not JSON ({reason}).") from error
-        may_have_halves = "\\u" in part  # only an escape can bring half a pair: UTF-8 has none
+        has_escapes = "\\u" in part  # UTF-8 itself cannot hold half a surrogate pair
         for row, record in enumerate(read if is_array else [read], 1):
             where = f"{path}, row {row}" if is_array else f"{path}, line {number}"
             if not isinstance(record, dict):
@@ -145,7 +145,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Record]]:
                 if id(inner) in repeated:
                     key, _ = repeated[id(inner)]
                     raise InputError(f"{where}: {key!r} stands twice in one JSON object.")
-            if may_have_halves and not _is_unicode(record):  # it could not be saved
+            if has_escapes and not _is_unicode(record):  # it could not be saved
                 raise InputError(
                     f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is no character."
                 )
@@ -154,15 +154,16 @@ def _rows(path: Path) -> Iterator[tuple[str, Record]]:
 
 def _objects(value: Any) -> Iterator[Record]:
     """Yield the JSON objects in a value, itself first."""
-    inner = value
     if isinstance(value, dict):
         yield value
-        inner = value.values()
-    for one in inner if isinstance(value, dict | list) else ():
-        yield from _objects(one)
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _objects(item)
 
 
 def _is_unicode(record: Record) -> bool:
+    """Return whether the record can be encoded as UTF-8."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -171,16 +172,16 @@ def _is_unicode(record: Record) -> bool:
 
 
 def _table_rows(path: Path, text: str, separator: str) -> Iterator[tuple[str, Record]]:
-    """Yield the rows of a table in text, by the names in its first row."""
-    csv.field_size_limit(2**31 - 1)  # a whole document in a cell
-    cells = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    """Yield the rows of CSV or TSV text as records, by the names in its first row."""
+    csv.field_size_limit(2**31 - 1)  # a cell may hold a whole document
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        names = next(cells, [])
-        if twice := [name for name in names if names.count(name) > 1]:
-            columns = " and ".join(str(n) for n, one in enumerate(names, 1) if one == twice[0])
-            named = f"{twice[0]!r} names" if twice[0] else "there is no name over"
-            raise InputError(f"{path}, line 1: {named} columns {columns}.")
-        for number, row in enumerate(filter(None, cells), 1):
+        names = next(rows, [])
+        if repeated := [name for name in names if names.count(name) > 1]:
+            columns = " and ".join(str(n) for n, one in enumerate(names, 1) if one == repeated[0])
+            reason = f"{repeated[0]!r} names" if repeated[0] else "there is no name over"
+            raise InputError(f"{path}, line 1: {reason} columns {columns}.")
+        for number, row in enumerate(filter(None, rows), 1):
             if len(row) != len(names):
                 raise InputError(
                     f"{path}, row {number}: it has {len(row)} fields, the first row names "
@@ -188,11 +189,11 @@ def _table_rows(path: Path, text: str, separator: str) -> Iterator[tuple[str, Re
                 )
             yield f"{path}, row {number}", dict(zip(names, row, strict=True))
     except csv.Error as error:
-        raise InputError(f"{path}, line {cells.line_num}: not CSV ({error}).") from error
+        raise InputError(f"{path}, line {rows.line_num}: not CSV ({error}).") from error
 
 
 def _needs(path: Path) -> str:
-    """Return what a file without records lacks."""
+    """Return what a file needs that has no record or is no text."""
     if path.suffix.lower() in SEPARATORS:
         return "it needs a row below its header"
     return "it needs one JSON object a line"
@@ -202,7 +203,7 @@ def _text(path: Path) -> str:
     """Return the text of a file.
 
     Raises:
-        InputError: If there is none, it may not be read, or it is not UTF-8; with the line.
+        InputError: If the file is missing, unreadable or not UTF-8; with the line.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder: a file is needed.")
@@ -216,7 +217,7 @@ def _text(path: Path) -> str:
         if data.startswith(beginning):
             raise InputError(f"{path} is {kind}, not UTF-8 text: {_needs(path)}.")
     try:
-        return data.decode("utf-8-sig")  # without the mark that some editors put first
+        return data.decode("utf-8-sig")  # drops the byte-order mark that some editors write
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
@@ -232,15 +233,15 @@ def _hub_rows(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Record]]:
 def hub_rows(arguments: Mapping[str, Any]) -> list[Record]:
     """Return the rows of one split of one configuration.
 
-    The files are fetched first, those of the configuration alone where the card names them; they
-    are then read as those of any folder, which needs no network.
+    The files are fetched first, only the configuration's where the card names them; then they are
+    read from their folder without network.
 
     Args:
-        arguments: Of `datasets.load_dataset`, but for `repo`, a hub id or a folder, in the place of
-            its `path`: Kedro makes that absolute wherever it stands in a catalog.
+        arguments: Those of `datasets.load_dataset`, with `repo` (a hub id or a folder) in the place
+            of `path`, which Kedro would make absolute.
 
     Raises:
-        InputError: If there is no such data set, or it cannot be had or read.
+        InputError: If there is no such data set, or it cannot be fetched or read.
     """
     from datasets import disable_progress_bars, load_dataset
 
@@ -252,7 +253,7 @@ def hub_rows(arguments: Mapping[str, Any]) -> list[Record]:
     if warning := revision_warning(reference, commit, "`revision` in the catalog"):
         logger.warning(warning)
     fetch_files(replace(reference, revision=commit), _needed_files(reference, folder, options))
-    if not sys.stderr.isatty():  # a log needs no bars
+    if not sys.stderr.isatty():  # keep progress bars out of logs
         disable_progress_bars()
     with clear_errors(reference):
         rows = load_dataset(str(folder), **options)
@@ -264,24 +265,24 @@ def hub_rows(arguments: Mapping[str, Any]) -> list[Record]:
 def _needed_files(
     reference: HubReference, folder: Path, options: Mapping[str, Any]
 ) -> list[str] | None:
-    """Return patterns of the files that are needed; None for all."""
+    """Return patterns of the files to fetch; None for all."""
     if "data_dir" in options:
         return None
     named = options.get("data_files") or _files_of_card(reference, folder, options.get("name"))
     patterns = list(_patterns(named))
-    # `**/` also stands for no folder at all, but not here
+    # in a card `**/` also matches no folder; when fetching it does not
     return [CARD, *patterns, *(p.replace("**/", "") for p in patterns)] if patterns else None
 
 
 def _files_of_card(reference: HubReference, folder: Path, name: str | None) -> Any:
-    """Return the files of a configuration, or of the default one, as the card has them."""
+    """Return the card's `data_files` of a configuration, by default of the default one."""
     from huggingface_hub import DatasetCard
 
     if not (folder / CARD).is_file():
         return None
     configurations = DatasetCard.load(folder / CARD).data.to_dict().get("configs") or []
-    known = {one.get("config_name", "default"): one for one in configurations}
-    defaults = [key for key, one in known.items() if one.get("default") or len(known) == 1]
+    known = {config.get("config_name", "default"): config for config in configurations}
+    defaults = [key for key, config in known.items() if config.get("default") or len(known) == 1]
     chosen = name or next(iter(defaults), "default")
     if known and chosen not in known:
         raise InputError(
@@ -292,11 +293,11 @@ def _files_of_card(reference: HubReference, folder: Path, name: str | None) -> A
 
 
 def _patterns(named: Any) -> Iterator[str]:
-    """Yield every pattern in what a card or a user names: a path, paths, or paths of splits."""
+    """Yield every pattern in `data_files`: a path, a list of paths, or paths by split."""
     if isinstance(named, str):
         yield named
     elif isinstance(named, Mapping):
         yield from _patterns(named["path"] if "path" in named else list(named.values()))
     else:
-        for one in named or []:
-            yield from _patterns(one)
+        for item in named or []:
+            yield from _patterns(item)

@@ -8,7 +8,7 @@ from seuf.datasets.atomic import Atomic
 
 
 class CSVDataset(Atomic, _CSVDataset):
-    """As its parent, but a file is whole or not there."""
+    """As its parent, but saved atomically."""
 
     def preview(self, nrows: int = 5) -> dict[str, Any]:
         """Return the first rows for kedro-viz, with three digits."""
@@ -17,7 +17,7 @@ class CSVDataset(Atomic, _CSVDataset):
 
 
 def _short(value: Any) -> Any:
-    """Return a number with three digits, or without any after the point; else what it is."""
+    """Return a float with three significant digits, or none after the point from 1000 on."""
     if not isinstance(value, float) or value != value:
         return value
     return float(f"{value:.3g}") if abs(value) < 1000 else round(value)

@@ -1,4 +1,4 @@
-"""The page that goes with an exported model."""
+"""The model card (README.md) of an exported model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from seuf.reporting.comparison import READABLE, markdown, original_method
 
 NUMBER = re.compile(r"\d")
-SHOWN = 12  # tensors that are named
+SHOWN = 12  # tensors listed by name
 CARD = """\
 ---
 {header}---
@@ -56,13 +56,13 @@ better.
     model = AutoModelForCausalLM.from_pretrained(name)
     tokenizer = AutoTokenizer.from_pretrained(name)
 """
-# How a base model was made of another, by `base_model.source`.
+# How a study made its base model, by `base_model.source`.
 MADE = {
     "pretrain": "trained from scratch on texts of the study",
     "finetune": "{of}, taught texts of the study by LoRA",
     "upcycle": "{of}, made a mixture of experts and taught texts of the study",
 }
-# What is copied from the card of the model that a base model is, or was made of.
+# Keys copied from the card of the base model, or of the model it was made of.
 LICENCE = ("license", "license_name", "license_link")
 
 
@@ -70,11 +70,11 @@ class BaseModel(NamedTuple):
     """The model that was unlearned.
 
     Attributes:
-        name: Hub id, or name of the folder; of a model that the study made, what it was made of.
+        name: Hub id or folder name; of a model that the study made, those of its origin.
         source: `base_model.source` of the study.
-        on_hub: The name is a hub id.
-        commit: Of the hub id.
-        licence: What its card says of its licence: values of the keys `LICENCE`.
+        on_hub: Whether the name is a hub id.
+        commit: The commit on the hub.
+        licence: The values of `LICENCE` in its card.
     """
 
     name: str
@@ -88,18 +88,18 @@ class Exported(NamedTuple):
     """A model that a card describes.
 
     Attributes:
-        base: What it was made from.
-        digest: Of the base model's weights.
+        base: The model it was made from.
+        digest: Digest of the base model's weights.
         delta: SHA-256 of the delta's file.
-        study: Where the method was run.
-        method: Its name.
-        settings: Its row in the table of methods.
-        experts: (layer, expert) pairs that were selected.
-        texts: How many texts were to go, and to stay; None of those that are erased since.
+        study: The study that ran the method.
+        method: The method's name.
+        settings: The method's row in the table of methods.
+        experts: The selected (layer, expert) pairs.
+        texts: Numbers of texts to forget and to keep; None where they have been erased.
         changed: Number of elements of each changed tensor, by key.
         total: Number of the model's parameters.
         requests: Ids of the requests to forget that it serves.
-        commit: Of the code that made the delta, if that is recorded.
+        commit: The commit of the code that made the delta, if recorded.
     """
 
     base: BaseModel
@@ -150,14 +150,14 @@ def has_scores(card: str, method: str) -> bool:
     lines = [line for line in card.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     heads = [READABLE[name][0] for name in ("forget_efficacy", "utility")]
-    at = next((place for place, row in enumerate(rows) if {*heads} <= {*row}), len(rows))
-    scored = next((row for row in rows[at:] if row[0] == method), [])
-    cells = dict(zip(rows[at], scored, strict=False)) if scored else {}
+    top = next((index for index, row in enumerate(rows) if {*heads} <= {*row}), len(rows))
+    scored = next((row for row in rows[top:] if row[0] == method), [])
+    cells = dict(zip(rows[top], scored, strict=False)) if scored else {}
     return all(NUMBER.match(cells.get(head, "")) for head in heads)
 
 
 def _front_matter(base: BaseModel) -> str:
-    """Return what the hub reads: of a base that is not on the hub it is told nothing."""
+    """Return the card's YAML header; it names the base model only if that is on the hub."""
     of_base = {"base_model": base.name, "base_model_relation": "finetune"} if base.on_hub else {}
     about = {
         **of_base,
@@ -170,6 +170,7 @@ def _front_matter(base: BaseModel) -> str:
 
 
 def _described(base: BaseModel) -> str:
+    """Return the base model in words, and how the study made it if it did."""
     commit = f" (commit `{base.commit}`)" if base.commit else ""
     named = f"`{base.name}`{commit}"
     if base.source not in MADE:
@@ -178,7 +179,7 @@ def _described(base: BaseModel) -> str:
 
 
 def _facts(exported: Exported) -> str:
-    """Return a table of what the method is, and of what identifies the model."""
+    """Return a table of the method's settings and the model's digests."""
     facts = {
         "scope": exported.settings.get("scope"),
         "selection": exported.settings.get("selection"),
