@@ -1,4 +1,4 @@
-"""MUSE: news articles or books that are known by heart (Shi et al. 2024, arXiv 2407.06460).
+"""MUSE: news articles or books known by heart (Shi et al. 2024, arXiv 2407.06460).
 
 Data: https://huggingface.co/datasets/muse-bench/MUSE-News, revision 506bd5b, and MUSE-Books,
 revision 051ba90, licence CC-BY-4.0. Checked against swj0419/muse_bench 75d1762 (eval.py,
@@ -10,10 +10,10 @@ Of the raw texts `forget` is to be forgotten, `retain1` is what unlearning may u
 questions and the retain passages come from it. MUSE's own models have learned all three, so these
 are the pretraining texts.
 
-1. Training here cuts a text at its maximal length, and a row of MUSE-Books is a whole book: texts
-   are cut into pieces of some words. MUSE cuts the corpus into blocks of 2048 tokens.
-2. MUSE chooses its checkpoints by the questions it reports. Here a hash of the wording keeps some
-   of them for that.
+1. Texts are split into pieces of `text_words` words: training here cuts a text at its maximal
+   length, and a row of MUSE-Books is a whole book. MUSE cuts the corpus into blocks of 2048 tokens.
+2. MUSE chooses its checkpoints by the questions it reports. Here a hash of the wording reserves
+   some of them for that.
 3. A verbatim probe has the whole continuation as its reference; MUSE compares the answer with its
    first 128 tokens, and so does `answers`.
 4. Scalability and sustainability (`scal`, `sust`) are other forget sets; they are not prepared.
@@ -21,7 +21,6 @@ are the pretraining texts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, get_args
 
@@ -35,6 +34,7 @@ from seuf.benchmarks.sampling import (
     check_rows,
     general_passages,
     sample_positions,
+    spaced_words,
 )
 from seuf.inputs import InputError
 
@@ -66,10 +66,9 @@ class MuseSettings(PublishedSettings):
     Attributes:
         corpus: Which of the two.
         selection_questions: Questions about each of the two sets that choose the checkpoint; the
-            others are reported. As many of the verbatim probes are left out of what is reported.
-        text_words: Words of an article or book that make one text. What lies behind
-            `unlearning.max_length` tokens of a text is neither learned nor forgotten, and a book
-            is one row.
+            others are reported. As many verbatim probes are not reported either.
+        text_words: Words in one text. Tokens of a text after the first `unlearning.max_length` are
+            neither learned nor forgotten, and a book is one row.
     """
 
     corpus: Literal["news", "books"] = "news"
@@ -80,12 +79,12 @@ class MuseSettings(PublishedSettings):
 def prepare(
     settings: MuseSettings, general: Sequence[Record] = (), **sets: Sequence[Record]
 ) -> BenchmarkData:
-    """Take a corpus of MUSE: texts to forget and to keep, questions, passages.
+    """Return a corpus of MUSE: texts to forget and to keep, questions, passages.
 
     Args:
-        settings: How texts are cut and questions are split.
+        settings: How texts are split into pieces and questions into parts.
         general: Rows of WikiText's test split, for the general loss.
-        sets: Rows of each of `SETS`, by its name.
+        sets: The rows of each of `SETS`.
 
     Raises:
         InputError: If a column is missing, or there are too few questions.
@@ -112,17 +111,17 @@ def prepare(
 
 
 def _texts(rows: Sequence[Record], words: int) -> list[Text]:
-    """Return the rows cut into pieces; all without a topic, since both sets are of one kind."""
+    """Return the rows in pieces, without topics since both sets are of one kind."""
     pieces = []
     for row in rows:
-        found = re.findall(r"\s*\S+", row["text"])  # a word with what stands before it
+        found = spaced_words(row["text"])
         starts = range(0, len(found), words)
         pieces += ["".join(found[start : start + words]).strip() for start in starts]
     return [Text(piece) for piece in pieces]
 
 
 def _knowledge(subject: Subject, sets: Sets, number: int) -> list[Question]:
-    """Return the questions about a set, each after answered ones as MUSE has them."""
+    """Return the questions about a set, each after MUSE's own answered examples."""
     name = f"knowmem_{subject}_qa"
     shots = "".join(SHOT.format(**row) for row in sets[f"{name}_icl"])
     parts = _parts(name, [row["question"] for row in sets[name]], number)
@@ -143,7 +142,7 @@ def _knowledge(subject: Subject, sets: Sets, number: int) -> list[Question]:
 
 
 def _verbatim(sets: Sets, number: int) -> list[Question]:
-    """Return the beginnings of texts to forget, whose continuation is asked for."""
+    """Return questions for the continuation of texts to forget."""
     rows = sets["verbmem_forget"]
     parts = _parts("verbmem_forget", [row["prompt"] for row in rows], number)
     return [
@@ -153,7 +152,7 @@ def _verbatim(sets: Sets, number: int) -> list[Question]:
 
 
 def _parts(name: str, wordings: Sequence[str], number: int) -> list[Part]:
-    """Return each question's part: the first by their hash select, the same wording in one part."""
+    """Return each question's part, `number` wordings in selection; equal wordings share a part."""
     different = sorted(set(wordings))
     if len(different) < number + MIN_PER_PART:
         raise InputError(

@@ -1,21 +1,20 @@
 """Your own data: texts to forget, texts to keep, and multiple-choice questions about both.
 
-docs/own-data.md tells how to write the three files. Here they are checked and the questions split.
+docs/own-data.md says how to write the three files. Here they are checked and the questions split.
 
-1. A question keeps the `part` its line gives. The others are split by a hash of their wording, so
-   neither their order in the file nor a random number decides; equal wordings stay together.
+1. A question keeps the `part` on its line. The others are split by a hash of their wording, not by
+   their order or a random number; equal wordings stay together.
 2. Two wordings of one fact may fall on both sides of the split; give them the same `part`.
-3. Without a file of questions the texts themselves ask: a piece of one is shown but for its last
-   words, which the model should no longer (or still) say. See `continuations`.
-4. Wordings are equal up to case, spacing and the form of Unicode's accents: see `same_wording`.
-5. A question without a `reference` has its right choice as one, so what the model says is measured
-   too (see `produced`). Give one where the model would not end with the choice: `Oslo.`
+3. Without a file of questions the texts are used to ask: a piece is shown without its last words,
+   which the model should no longer (or still) say. See `continuations`.
+4. Wordings are equal up to case, spacing and composed accents, see `same_wording`.
+5. A question without a `reference` takes its right choice as one, so that produced answers are
+   measured too (see `produced`). Give one if the model should say more than the choice: `Oslo.`
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from seuf.benchmarks.sampling import (
     Record,
     even_pieces,
     sample_positions,
+    spaced_words,
     split_questions,
 )
 from seuf.inputs import InputError
@@ -50,9 +50,9 @@ class OwnSettings(BenchmarkSettings):
     Attributes:
         selection_share: Share of the questions that choose the checkpoint; the others are
             reported. A question whose line has `part` keeps it.
-        questions: The file of questions; null where the texts ask themselves.
-        continuations: Of how many places in each set the continuation is then asked at most.
-        general: The file of texts that neither set holds, for the general loss; null without one.
+        questions: The file of questions; null to ask for continuations of the texts.
+        continuations: Maximum number of continuations that are then asked for in each set.
+        general: The file of texts in neither set, for the general loss; null without one.
     """
 
     selection_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -70,23 +70,22 @@ def prepare(
 ) -> BenchmarkData:
     """Check your own texts and questions and split the questions.
 
-    A text or question that stands twice in its file is used once; a log line counts these.
+    A repeated text or question is used once; a warning counts the repetitions.
 
     Args:
         settings: How questions are split.
-        forget: Records with `text`, maybe `topic`, and `prompt`: how the text begins, if no loss is
-            to be taken of that.
+        forget: Records with `text`, maybe `topic`, and maybe `prompt`: the beginning of the text
+            that no loss is taken of.
         retain: The same.
         questions: Records with `question`, `subject` and `choices` with `answer` (position, from 0)
-            or `reference`, the answer in words as the model should give it, or both; maybe `part`
-            and `topic`. None asks how the texts go on.
-        general: Records like those of the two sets, of which the model should lose nothing.
+            or `reference`, the answer in the model's words, or both; maybe `part` and `topic`. None
+            asks for continuations of the texts.
+        general: Records like those of the two sets, on which the model should lose nothing.
 
     Raises:
-        InputError: For the first record that cannot be used, with its number; if both sets hold
-            the same text, or a general one is in either; if one question is asked with two
-            subjects, parts or right choices; if a part has fewer than two questions of a subject.
-            Of `unseen` there may be none.
+        InputError: For the first unusable record, with its number; if a text is in both sets, or a
+            general one in either; if one question has two subjects, parts or right choices; if a
+            part has fewer than two questions of a subject. There need be none of `unseen`.
     """
     to_forget, to_keep = _texts("forget", forget), _texts("retain", retain)
     kept = {same_wording(text.text) for text in to_keep}
@@ -96,9 +95,9 @@ def prepare(
             f"{len(shared)} of the texts to forget are among the texts to keep; the first: "
             f"{shared[0][:80]!r}."
         )
-    untold = _texts("general", general)
-    shown = kept | {same_wording(text.text) for text in to_forget}
-    if shared := [text.text for text in untold if same_wording(text.text) in shown]:
+    general_texts = _texts("general", general)
+    trained = kept | {same_wording(text.text) for text in to_forget}
+    if shared := [text.text for text in general_texts if same_wording(text.text) in trained]:
         raise InputError(
             f"{len(shared)} of the general texts are among those to forget or to keep, the first: "
             f"{shared[0][:80]!r}. Take texts that the training does not show."
@@ -111,35 +110,35 @@ def prepare(
     else:
         asked = _questions(questions, settings.selection_share)
     _check_parts(asked)
-    return BenchmarkData(to_forget, to_keep, asked, general=untold)
+    return BenchmarkData(to_forget, to_keep, asked, general=general_texts)
 
 
 def same_wording(text: str) -> str:
-    """Return what two texts share if they differ in case, spacing and composed accents alone."""
+    """Return a text without differences in case, spacing and composed accents."""
     return unicodedata.normalize("NFC", " ".join(text.casefold().split()))
 
 
 def continuations(texts: Sequence[Text], subject: Subject, settings: OwnSettings) -> list[Question]:
-    """Return questions that show a piece of a text but for its end, which is the reference.
+    """Return questions that show a piece of a text without its end, which is the reference.
 
-    A text is cut into even pieces of at most `PIECE_WORDS` words. A third of a piece, `SAID_WORDS`
-    words at most, is what the model should say; one of fewer than three words asks nothing. So MUSE
-    (Shi et al. 2024, verbatim memorisation) asks, with longer pieces.
+    A text is cut into even pieces of at most `PIECE_WORDS` words. The last third of a piece, at
+    most `SAID_WORDS` words, is the reference; pieces of fewer than three words are skipped. MUSE
+    asks so with longer pieces (Shi et al. 2024, verbatim memorisation).
 
     Raises:
-        InputError: If there are too few places to ask at.
+        InputError: If there are too few pieces.
     """
-    places: dict[str, Question] = {}
+    by_wording: dict[str, Question] = {}
     for text in texts:
         for piece in even_pieces(text.text, PIECE_WORDS):
-            words = re.findall(r"\s*\S+", piece)
-            if said := min(SAID_WORDS, len(words) // 3):
-                shown, rest = "".join(words[:-said]), "".join(words[-said:]).strip()
-                places.setdefault(
+            words = spaced_words(piece)
+            if length := min(SAID_WORDS, len(words) // 3):
+                shown, rest = "".join(words[:-length]), "".join(words[-length:]).strip()
+                by_wording.setdefault(
                     same_wording(shown),
                     Question(shown, [], -1, text.topic, subject, "test", rest, "continuation"),
                 )
-    asked = list(places.values())
+    asked = list(by_wording.values())
     taken = sample_positions([one.question for one in asked], settings.continuations)
     asked = [asked[position] for position in taken]
     if len(asked) < 2 * MIN_PER_PART:
@@ -158,11 +157,11 @@ def _texts(name: str, records: Sequence[Record]) -> list[Text]:
         _check_fields(where, record, TEXT_FIELDS)
         if not _is_text(record["text"]):
             raise InputError(f"{where}: `text` must be a text that is not empty.")
-        text = Text(record["text"], _given(record, "topic"), _given(record, "prompt"))
+        text = Text(record["text"], _optional(record, "topic"), _optional(record, "prompt"))
         if not text.text.startswith(text.prompt):
             raise InputError(f"{where}: `text` must begin with its `prompt` {text.prompt[:60]!r}.")
         texts.setdefault(same_wording(text.text), text)
-    _tell_repeated(f"{name} texts", len(records), len(texts))
+    _warn_of_repeated(f"{name} texts", len(records), len(texts))
     return list(texts.values())
 
 
@@ -174,12 +173,12 @@ def _check_fields(where: str, record: Record, known: Sequence[str]) -> None:
         )
 
 
-def _given(record: Record, name: str) -> str:
-    """Return a field that may be missing, which JSON's null is too."""
+def _optional(record: Record, name: str) -> str:
+    """Return a field, empty if it is missing or null."""
     return "" if record.get(name) is None else str(record[name])
 
 
-def _tell_repeated(what: str, given: int, used: int) -> None:
+def _warn_of_repeated(what: str, given: int, used: int) -> None:
     if given > used:
         log.warning(
             "%d of %d %s repeat earlier ones, but for case, spacing and accents: used once.",
@@ -197,35 +196,34 @@ class _Wording:
 
 
 def _questions(records: Sequence[Record], share: float) -> list[Question]:
-    """Return the questions in the order of the file, each in its part."""
+    """Return the questions in the order of the file, without repetitions, each in its part."""
     for number, record in enumerate(records, 1):
         _check_fields(f"question {number}", record, QUESTION_FIELDS)
         if error := _error(record):
             raise InputError(f"question {number}: {error}.")
-    different = _different(records)
+    distinct = _distinct(records)
     wordings = _wordings(records)
     for subject in SUBJECTS:
-        free = [of for of in wordings.values() if of.subject == subject and of.part is None]
-        asked = [records[of.numbers[0] - 1]["question"] for of in free]
-        taken = set(sample_positions(asked, round(share * len(free))))
-        for position, of in enumerate(free):
-            of.part = "selection" if position in taken else "test"
-    questions = [
+        unsplit = [w for w in wordings.values() if w.subject == subject and w.part is None]
+        asked = [records[wording.numbers[0] - 1]["question"] for wording in unsplit]
+        selecting = set(sample_positions(asked, round(share * len(unsplit))))
+        for position, wording in enumerate(unsplit):
+            wording.part = "selection" if position in selecting else "test"
+    return [
         Question(
             question=record["question"],
             choices=choices,
             answer=record["answer"] if choices else -1,
-            topic=_given(record, "topic"),
+            topic=_optional(record, "topic"),
             subject=record["subject"],
             part=wordings[same_wording(record["question"])].part or "test",
             reference=reference,
             kind="answer" if reference.isascii() else "any_script",
         )
-        for record in different
+        for record in distinct
         for choices in [record.get("choices") or []]
-        for reference in [_given(record, "reference") or choices[record["answer"]]]
+        for reference in [_optional(record, "reference") or choices[record["answer"]]]
     ]
-    return questions
 
 
 def _check_parts(questions: Sequence[Question]) -> None:
@@ -248,33 +246,34 @@ def _wordings(records: Sequence[Record]) -> dict[str, _Wording]:
     wordings: dict[str, _Wording] = {}
     for number, record in enumerate(records, 1):
         part = record.get("part") or None
-        of = _Wording(record["subject"], part, [])
-        of = wordings.setdefault(same_wording(record["question"]), of)
-        for name, one, other in (
-            ("subject", of.subject, record["subject"]),
-            ("part", of.part, part),
+        wording = wordings.setdefault(
+            same_wording(record["question"]), _Wording(record["subject"], part, [])
+        )
+        for name, before, here in (
+            ("subject", wording.subject, record["subject"]),
+            ("part", wording.part, part),
         ):
-            if one and other and one != other:
+            if before and here and before != here:
                 raise InputError(
-                    f"question {number}: its wording is that of question {of.numbers[0]}, whose "
-                    f"{name} is {one}, not {other}: give both the same."
+                    f"question {number}: its wording is that of question {wording.numbers[0]}, "
+                    f"whose {name} is {before}, not {here}: give both the same."
                 )
-        of.part = of.part or part
-        of.numbers.append(number)
+        wording.part = wording.part or part
+        wording.numbers.append(number)
     return wordings
 
 
-def _different(records: Sequence[Record]) -> list[Record]:
-    """Return the questions without those whose wording and choices an earlier one has.
+def _distinct(records: Sequence[Record]) -> list[Record]:
+    """Return the questions without those that repeat an earlier one's wording and choices.
 
     Raises:
-        InputError: If one of these has another answer.
+        InputError: If a repeated question has another answer.
     """
     first: dict[tuple[str, tuple[str, ...]], tuple[int, str]] = {}
-    different = []
+    distinct = []
     for number, record in enumerate(records, 1):
         choices = record.get("choices") or []
-        right = choices[record["answer"]] if choices else _given(record, "reference")
+        right = choices[record["answer"]] if choices else _optional(record, "reference")
         key = same_wording(record["question"]), tuple(sorted(map(same_wording, choices)))
         before, answer = first.setdefault(key, (number, same_wording(right)))
         if answer != same_wording(right):
@@ -283,9 +282,9 @@ def _different(records: Sequence[Record]) -> list[Record]:
                 f"{right[:60]!r}."
             )
         if before == number:
-            different.append(record)
-    _tell_repeated("questions", len(records), len(different))
-    return different
+            distinct.append(record)
+    _warn_of_repeated("questions", len(records), len(distinct))
+    return distinct
 
 
 def _error(record: Record) -> str | None:

@@ -1,9 +1,9 @@
-"""The benchmarks that a study can name: a file each, and a row of `BENCHMARKS`.
+"""The benchmarks that a study can name: each is a file and a row of `BENCHMARKS`.
 
-The file holds the benchmark's settings, its function `prepare` and, at its foot, `BENCHMARK`, which
-says what else a study must know of it. It is imported when a study names it, so that a stage waits
-for, and depends on, the code of its own benchmark alone. A benchmark outside of this package is
-added in the same way: `BENCHMARKS["capitals"] = "my_package.capitals"`.
+The file holds the benchmark's settings, its function `prepare` and, at its foot, a `Benchmark`
+named `BENCHMARK`. It is imported only when a study names it, so that a stage waits for and depends
+on its own benchmark alone. A benchmark outside this package is added in the same way:
+`BENCHMARKS["capitals"] = "my_package.capitals"`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class BenchmarkSettings(Settings):
-    """What all benchmarks' settings have in common.
+    """Settings that all benchmarks have.
 
     Attributes:
         name: The benchmark's name in `BENCHMARKS`.
@@ -32,33 +32,33 @@ class BenchmarkSettings(Settings):
 
 
 class PublishedSettings(BenchmarkSettings):
-    """What the settings of benchmarks that published models are asked have in common.
+    """Settings of benchmarks for published models.
 
     Attributes:
-        general: Text that nobody trains on, for the general loss: `wikitext` takes passages of
+        general: Text that no method trains on, for the general loss: `wikitext` takes passages of
             WikiText-2's test split; null takes none.
-        general_texts: So many of them at most, chosen by a hash; each look at a method reads them.
+        general_texts: Maximum number of them, chosen by a hash; each evaluation reads them all.
     """
 
     general: Literal["wikitext"] | None = "wikitext"
     general_texts: Annotated[int, Field(gt=0)] = 100
 
     def general_input(self) -> dict[str, str]:
-        """Return the catalog's name of the argument `general`, if it is needed."""
+        """Return the catalog name of the argument `general`; empty if it is not needed."""
         source = {"wikitext": "wikitext_test", "sampled": "sampled_apart"}.get(self.general or "")
         return {"general": source} if source else {}
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a study must know of a benchmark.
+    """What a study needs of a benchmark.
 
     Attributes:
         settings: The class of its settings.
-        prepare: Takes `settings` and what `inputs` names, and returns the benchmark's data.
-        inputs: Returns, for the settings, the catalog's name of each further argument of `prepare`;
-            `params:` comes before that of a parameter.
-        has_pretraining_texts: Whether a model can be taught from what it brings; where not, the
+        prepare: Takes `settings` and the data that `inputs` names; returns the benchmark's data.
+        inputs: Maps the settings to the catalog name of each further argument of `prepare`; that of
+            a parameter begins with `params:`.
+        has_pretraining_texts: Whether it has texts that teach a model what is asked; if not, the
             study's model must know it already.
         has_passages: Whether it has passages for membership inference.
     """
@@ -85,7 +85,7 @@ def load_benchmark(name: str) -> Benchmark:
     """Return a benchmark by its name.
 
     Raises:
-        InputError: If no benchmark has that name, or its file does not say what it is.
+        InputError: If no benchmark has that name, or its file has no `BENCHMARK`.
     """
     if name not in BENCHMARKS:
         raise InputError(

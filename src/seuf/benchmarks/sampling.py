@@ -1,7 +1,7 @@
-"""Which rows of a published data set are used, and checks of them before anything is made of them.
+"""Check the rows of a data set, choose which are used, and split questions into two parts.
 
-Where not all rows are taken, or questions are split in two parts, a hash of the wording decides:
-neither the order of a file nor a random number does, and the next run takes the same rows.
+A hash of the wording decides, not the order of a file or a random number, so the next run takes the
+same rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from seuf.inputs import InputError
 Record = Mapping[str, Any]
 
 MIN_PER_PART = 2  # a standard error needs two
-GENERAL_LENGTH = 200  # characters of a passage for the general loss, at least: no headings
+GENERAL_LENGTH = 200  # least characters of a passage for the general loss: headings are shorter
 
 
 def check_rows(
@@ -33,11 +33,11 @@ def check_rows(
     Args:
         name: What the rows are called in an error.
         rows: The rows.
-        columns: What must be a text in each row.
-        may_be_empty: Those of the columns whose text may be empty.
+        columns: The columns that must hold a text.
+        may_be_empty: Those of them whose text may be empty.
 
     Raises:
-        InputError: With the row's number and what it has; if there are no rows.
+        InputError: With the row's number and columns; if there are no rows.
     """
     if not rows:
         raise InputError(f"{name} has no rows.")
@@ -53,7 +53,7 @@ def check_rows(
 
 
 def long_texts(name: str, rows: Sequence[Record], min_length: int) -> list[str]:
-    """Return the texts of at least so many characters, which headings do not have.
+    """Return the texts of at least `min_length` characters, which leaves out headings.
 
     Raises:
         InputError: If a row has no `text`, or none is long enough.
@@ -75,12 +75,12 @@ def long_texts(name: str, rows: Sequence[Record], min_length: int) -> list[str]:
 def general_passages(
     rows: Sequence[Record], number: int, source: str | None = "wikitext"
 ) -> list[Text]:
-    """Return texts for the general loss, at most so many; none where there is no row.
+    """Return at most `number` texts for the general loss; none without rows.
 
     Args:
-        rows: Of WikiText's test split, or what a dense model said and nobody trains on.
-        number: How many to take.
-        source: `wikitext`, of which headings are left out, or `sampled`.
+        rows: WikiText's test split, or texts sampled from a dense model that no method trains on.
+        number: Maximum number of texts.
+        source: `wikitext`, without its headings, or `sampled`.
     """
     if not rows:
         return []
@@ -93,27 +93,33 @@ def general_passages(
 
 
 def even_pieces(text: str, words: int) -> list[str]:
-    """Return a text cut into as few pieces of at most so many words as it needs, equally long."""
-    found = re.findall(r"\s*\S+", text)  # a word with what stands before it
+    """Return a text in the fewest equal pieces of at most `words` words."""
+    found = spaced_words(text)
     number = -(-len(found) // words)
     ends = [len(found) * at // number for at in range(number + 1)] if found else []
     return ["".join(found[first:end]).strip() for first, end in pairwise(ends)]
 
 
+def spaced_words(text: str) -> list[str]:
+    """Return the words of a text, each with the white space before it."""
+    return re.findall(r"\s*\S+", text)
+
+
 def sample_positions(
     wordings: Sequence[str], number: int, groups: Sequence[str] | None = None
 ) -> list[int]:
-    """Return the positions, in order, of at most so many items.
+    """Return the positions, in order, of at most `number` items.
 
     Args:
-        wordings: What is hashed, one for each item.
-        number: How many items to take.
-        groups: The group of each item; every group gives its share, by its size and as near as
-            whole items allow.
+        wordings: The text of each item, which is hashed.
+        number: Maximum number of items.
+        groups: The group of each item; groups are represented by their sizes, as near as whole
+            items allow.
     """
     groups = groups or [""] * len(wordings)
     hashes = [hashlib.sha256(wording.encode()).hexdigest() for wording in wordings]
     by_hash = sorted(range(len(wordings)), key=hashes.__getitem__)
+    # an item's depth is its rank in its group, from 0 to 1: the least deep of all groups are taken
     sizes, taken, depths = Counter(groups), Counter[str](), dict[int, float]()
     for position in by_hash:
         group = groups[position]
@@ -123,7 +129,7 @@ def sample_positions(
 
 
 def sample_questions(number: int | None, questions: Sequence[Question]) -> list[Question]:
-    """Return so many questions, each topic giving its share, in their order; all for None."""
+    """Return at most `number` questions in their order, topics by their sizes; all for None."""
     if number is None:
         return list(questions)
     wordings = [question.question for question in questions]
@@ -134,13 +140,13 @@ def sample_questions(number: int | None, questions: Sequence[Question]) -> list[
 def split_questions(
     questions: Sequence[Question], number: int, groups: Sequence[str] | None = None
 ) -> list[Question]:
-    """Return questions in their order, so many in the selection part and the others in test.
+    """Return questions in their order, `number` of them in the selection part, the others in test.
 
-    A question that is worded as one that selects is left out of test, so there may be fewer.
+    A test question worded as one of the selection part is left out.
 
     Args:
         questions: The questions.
-        number: How many select.
+        number: Size of the selection part.
         groups: See `sample_positions`.
     """
     selecting = set(sample_positions([q.question for q in questions], number, groups))

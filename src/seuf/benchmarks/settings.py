@@ -18,24 +18,24 @@ class ScoringSettings(Settings):
     """How answers are scored.
 
     Attributes:
-        headline: What forget efficacy and utility are: `choices` takes the share of questions
-            whose right choice is preferred, and where there are no choices the free answers by
-            their kind's measure; `produced` the share of greedy answers that are the reference. Of
-            questions with a reference both are measured, and the other stands beside.
+        headline: The measure of forget efficacy and utility. `choices`: the share of questions
+            whose right choice the model prefers, or without choices the free answers by their
+            kind's measure. `produced`: the share of greedy answers that are the reference. Where
+            questions have references, the other measure is reported too.
         metric: `acc` takes the likeliest choice; `acc_norm` the likeliest per character, for
             choices of different length.
         batch_size: Sequences scored at once.
         max_length: Tokens in a sequence; a longer question loses its beginning, see `warn_of_cut`.
-        may_cut: Share of the questions that may be longer; with more nothing begins.
-        generate: Score a free answer to questions with choices too, if they have a reference; for
-            those without choices one is scored in any case. See `seuf.benchmarks.records`.
+        may_cut: Share of the questions that may be longer; with more the study does not start.
+        generate: Score a free answer also for questions that have choices and a reference; those
+            without choices always have one scored. See `seuf.benchmarks.records`.
         max_new_tokens: Tokens in a greedy answer, for kinds that have no number of their own.
-        path_questions: Test questions of each subject that are asked at every evaluation of a
-            training run too; null asks all. They choose nothing.
-        path_texts: General texts at most whose loss is told there, evenly spaced.
+        path_questions: Test questions of each subject that every evaluation of a training run
+            asks; null asks all. They choose nothing.
+        path_texts: Maximum number of general texts, evenly spaced, whose loss it measures.
         probe_tokens: Tokens of each set on which routing overlap is measured.
-        devices: GPUs that share the batches, in the stage `evaluate` and at the looks of `unlearn`,
-            each with the whole model in a process of its own; the numbers are those of one.
+        devices: GPUs that share the batches in the stage `evaluate` and the evaluations of
+            `unlearn`, each with the whole model in its own process; the numbers are those of one.
         min_k: Share of a passage's tokens, the least likely ones, that membership inference by
             min-k and min-k++ uses; RWKU takes 0.2, MUSE 0.4.
     """
