@@ -1,4 +1,4 @@
-"""Score multiple-choice questions through lm-evaluation-harness: what is reported."""
+"""Score multiple-choice questions through lm-evaluation-harness, for what is reported."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from seuf.moe.sharding import in_turn, replicas
 def score_questions(
     subject_model: LanguageModel, questions: Sequence[Question], settings: ScoringSettings
 ) -> dict[str, dict[str, Any]]:
-    """Return accuracy, its standard error and every answer, by subject or kind that stands apart.
+    """Return accuracy, its standard error and every answer, by `Question.scored_as`.
 
-    The harness gets the model in memory and a task made from the questions; its index of built-in
-    tasks, which takes many seconds to read, is not loaded. Where memory runs out it begins again
+    The harness gets the model in memory and a task made of the questions; its index of built-in
+    tasks, which takes many seconds to read, is not loaded. If memory runs out, scoring starts again
     with half as many sequences at once.
 
     Returns:
-        For each name (see `Question.scored_as`) `accuracy`, `standard_error` (of the mean, by the
-        harness), `macro_accuracy` (the mean over topics, each counting the same), `questions`
-        (their number) and `answers`: position of the preferred choice of each question.
+        For each name `accuracy`, `standard_error` (by the harness), `macro_accuracy` (the mean over
+        topics, each counting the same), `questions` (their number) and `answers` (the position of
+        the preferred choice of each question).
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     choices = [encode_choices(subject_model.tokenizer, question) for question in questions]
@@ -54,7 +54,7 @@ def score_questions(
     )
     for of_question in choices:
         for choice in of_question:
-            cut_question(choice, settings.max_length)  # refuses what the harness only asserts
+            cut_question(choice, settings.max_length)  # a clear error where the harness asserts
     longest = [max((choice.input_ids for choice in of), key=len) for of in choices]
     warn_of_cut(longest, settings.max_length)
     names = sorted({question.scored_as() for question in questions})
@@ -63,7 +63,7 @@ def score_questions(
     def evaluate_at_once(batch_size: int) -> dict[str, Any] | None:
         model = harness_model(subject_model, settings.model_copy(update={"batch_size": batch_size}))
         tasks = {n: harness_task(n, asked[n], settings.metric) for n in names}
-        # the harness's progress bars cannot be turned off: they are kept out of logs
+        # the harness's progress bars cannot be turned off; keep them out of logs
         bars = nullcontext() if sys.stderr.isatty() else redirect_stderr(WithoutBars(sys.stderr))
         # the standard error of a mean is exact; with 0 draws the harness would leave it out
         with bars:
@@ -71,18 +71,18 @@ def score_questions(
 
     backoff = Backoff("lower evaluation.max_length")
     results = backoff.call(settings.batch_size, evaluate_at_once)
-    assert results is not None  # only processes other than the first get nothing
+    assert results is not None  # the harness returns None only in processes after the first
     return {n: _scores(results, n, asked[n], settings.metric) for n in names}
 
 
 class WithoutBars(TextIOBase):
-    """A stream to which all is written but progress bars, which begin with a carriage return."""
+    """A stream that drops progress bars, which begin with a carriage return."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.after_bar = stream, False
 
     def write(self, text: str) -> int:
-        """Write text that is no bar, nor the end of its line."""
+        """Write the text unless it is a bar or the end of a bar's line."""
         if text.startswith("\r"):
             self.after_bar = not text.endswith("\n")
         elif self.after_bar and text == "\n":
@@ -97,7 +97,7 @@ class WithoutBars(TextIOBase):
 
 
 class SameTokens(HFLM):
-    """The harness's model; questions and choices are the tokens that training looks at."""
+    """The harness's model, with questions and choices tokenized as during training."""
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         pair = with_spaces_moved(context, continuation)
@@ -105,10 +105,10 @@ class SameTokens(HFLM):
         return list(choice.context), list(choice.continuation)
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **options: Any) -> list[Any]:
-        """Answer the requests; replicas take in turn the batches that one process would make.
+        """Answer the requests; replicas take turns at the batches that one process would make.
 
-        It sorts what has to be read by length and tokens; requests that differ in their last token
-        alone are one.
+        Like the harness, it groups requests that differ in their last token alone, and sorts the
+        groups by length and tokens.
         """
         answer = super()._loglikelihood_tokens
         if replicas() == 1:
@@ -132,7 +132,7 @@ class SameTokens(HFLM):
 
 
 def harness_model(subject_model: LanguageModel, settings: ScoringSettings) -> HFLM:
-    """Return the model as the harness takes it."""
+    """Return the model wrapped for the harness."""
     return SameTokens(
         pretrained=subject_model.model,
         tokenizer=subject_model.tokenizer,

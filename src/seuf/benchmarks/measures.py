@@ -1,4 +1,4 @@
-"""The further columns of a model's scores, by the names that tables and metrics have.
+"""The measures of a model beside forget efficacy and utility, by their names in tables and metrics.
 
 `measures` needs the model's scores alone, `beside` also those of a reference model that never saw
 what is to be forgotten.
@@ -21,21 +21,22 @@ from seuf.benchmarks.truth_ratios import (
 Scores = Mapping[str, Any]
 Measures = dict[str, dict[str, Any]]
 RATIO = "truth_ratio_geometric"
-# The kind of answers whose ROUGE is a part of model utility, by set of TOFU.
+# The kind of question whose ROUGE is part of model utility, by set of TOFU.
 UTILITY_KINDS = {"retain": "answer", **{name: name.replace(" ", "_") for name in PLAIN_SETS}}
 
 
 def measures(scores: Scores, questions: Sequence[Question]) -> Measures:
-    """Return what the scores say beside the headline, each with `value` and `standard_error`.
+    """Return the measures that are not in the headline, each with `value` and `standard_error`.
 
-    Names: of `choices_<subject>` (the share of right choices) and `produced_<subject>` (that of
-    right answers) the one that is not the headline, and `choices_<kind>` of a kind that is in no
-    headline; `nll_<subject>` for the NLL of the references in nats a token; `rouge_<subject>` for
-    free answers, with `_<kind>` for those of a kind, and then with `_first_line` for their first
-    lines where these score otherwise;
-    `macro_<subject>` for the mean over topics, where these differ in size; `truth_ratio_forget`
-    and `model_utility` of TOFU; `auc_min_k` for membership inference beside what was never seen,
-    or where there is no such text `auc_min_k_retain` beside what was learned and is kept.
+    - `choices_<subject>` (share of right choices) or `produced_<subject>` (share of right answers):
+      the one that is not the headline; `choices_<kind>` for a kind that never is.
+    - `nll_<subject>`: NLL of the references in nats a token.
+    - `rouge_<subject>`, `rouge_<subject>_<kind>`: ROUGE of free answers; with `_first_line` that of
+      their first lines, where it differs.
+    - `macro_<subject>`: the mean over topics, where these differ in size.
+    - `truth_ratio_forget`, `model_utility`: of TOFU.
+    - `auc_min_k`: membership inference against texts never seen; without such texts
+      `auc_min_k_retain`, against texts that were learned and kept.
     """
     return {
         **_of_subjects(scores),
@@ -47,7 +48,7 @@ def measures(scores: Scores, questions: Sequence[Question]) -> Measures:
 
 
 def beside(scores: Scores, reference: Scores) -> Measures:
-    """Return what can only be measured beside a reference model.
+    """Return the measures that need a reference model.
 
     `forget_quality` of TOFU and `privleak` of MUSE; neither has a standard error.
     """
@@ -65,25 +66,24 @@ def beside(scores: Scores, reference: Scores) -> Measures:
 def privleak(auc: float, reference_auc: float) -> float:
     """Return PrivLeak of MUSE (Shi et al. 2024, arXiv 2407.06460) in percent.
 
-    It is 0 where unlearning leaves what retraining leaves, below 0 where what was to be forgotten
-    still looks known, above it where it looks less known than retraining would leave it. As
-    locuslab/open-unlearning d3d7cf9, src/evals/metrics/privacy.py.
+    It is 0 if texts to forget look as known as after retraining, negative if they look more known,
+    positive if less. As in locuslab/open-unlearning d3d7cf9, src/evals/metrics/privacy.py.
 
     Args:
-        auc: Of the unlearned model, as `membership` counts it: the chance that a text to forget
-            looks better known than one that was never seen.
+        auc: The unlearned model's AUC as in `membership`: the chance that a text to forget looks
+            better known than one that was never seen.
         reference_auc: The same of the model that never saw either; less than 1.
     """
     return privleak_of_muse(1 - auc, 1 - reference_auc)
 
 
 def privleak_of_muse(auc: float, reference_auc: float) -> float:
-    """Return PrivLeak in percent, of AUCs as MUSE counts them: high where texts look unknown.
+    """Return PrivLeak in percent from AUCs as MUSE defines them: high where texts look unknown.
 
     swj0419/muse_bench 75d1762, eval.py: `forget_holdout_Min-40%` beside `AUC_RETRAIN`.
 
     Args:
-        auc: Of the unlearned model: the chance that a text that was never seen looks better known
+        auc: The unlearned model's: the chance that a text that was never seen looks better known
             than one to forget.
         reference_auc: The same of the model that never saw either; more than 0.
     """
@@ -91,7 +91,7 @@ def privleak_of_muse(auc: float, reference_auc: float) -> float:
 
 
 def _of_subjects(scores: Scores) -> Measures:
-    """Return what was measured of whole subjects, and is not their headline."""
+    """Return the measures of whole subjects that are not their headline."""
     shown, measured = scores.get("headline", {}), {}
     for subject, scored in scores.get("questions", {}).items():
         shown_as = shown.get(subject, scored).get("measure", "accuracy")

@@ -1,23 +1,23 @@
 """Membership inference: whether a model has learned a text, from how likely it finds the text.
 
 Each of `ATTACKS` scores every passage, higher for what a model has learned. Groups are compared by
-the AUC: the chance that a passage to forget has a higher score than one of another group, ties
-half. Beside `holdout`, which no model has seen, 0.5 is as if it had never been learned. Beside
-`retain`, which the model knows too, 0.5 is as well known as what stays.
+the AUC: the chance that a passage to forget scores higher than one of another group, ties counting
+half. Against `holdout`, which no model has seen, 0.5 means as if never learned; against `retain`,
+which the model knows too, 0.5 means as well known as what stays.
 
 The attacks are those of RWKU (jinzhuoran/RWKU a23df67, llmtuner/eval/eval_mia.py), which reports
 loss, zlib and, as `mink20`, min-k++ with k = 0.2. It reports means only, so there is no AUC of its
 own to compare with. MUSE reports min-k with 0.4 (swj0419/muse_bench 75d1762, eval.py), and its
 `privleak` is made of two AUCs. k is `evaluation.min_k`.
 
-1. At least one token is in the lowest share. With fewer than 1/k tokens RWKU's score is no number;
-   open-unlearning (f4d8463, min_k_plus_plus.py) takes one, too.
-2. Min-k++ takes a variance over the vocabulary that is below 1e-6 for 1e-6, as open-unlearning
-   does: where a model is certain, RWKU divides by nearly nothing.
+1. The lowest share has at least one token, as in open-unlearning (f4d8463, min_k_plus_plus.py).
+   With fewer than 1/k tokens RWKU's score is NaN.
+2. Min-k++ clamps the variance over the vocabulary to at least 1e-6, as open-unlearning does: where
+   a model is certain, RWKU divides by nearly 0.
 3. A passage longer than `evaluation.max_length` tokens is cut there, and its zlib score divides by
    the size of what was read; the number of passages cut is reported. The references read all of it.
 4. A passage of fewer than two tokens, of which nothing is predicted, is left out, and so is one
-   whose likelihood is no number, as RWKU does; the number of passages scored is reported.
+   whose likelihood is not finite, as in RWKU; the number of passages scored is reported.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Sample(NamedTuple):
     """A passage as the model reads it.
 
     Attributes:
-        group: The passage's.
-        text: What is read of it.
-        ids: The tokens.
+        group: The passage's group.
+        text: The part that is read.
+        ids: Its tokens.
         cut: Whether the passage is longer.
     """
 
@@ -70,8 +70,8 @@ class Predictions(NamedTuple):
 
     Attributes:
         actual: Of the token that follows in the text.
-        mean: Of a token drawn from the model's own prediction, on average over the vocabulary.
-        variance: Of the same.
+        mean: Mean over the vocabulary, weighted by the model's own prediction.
+        variance: Variance over the vocabulary, weighted alike.
     """
 
     actual: Tensor
@@ -97,7 +97,7 @@ def _min_k_plus_plus(sample: Sample, predictions: Predictions, k: float) -> floa
 
 
 def _mean_of_lowest(values: Tensor, k: float) -> float:
-    """Return the mean of the lowest share k of the values, of one at least."""
+    """Return the mean of the lowest share k of the values, at least one."""
     return values.sort().values[: max(1, int(len(values) * k))].mean().item()
 
 
@@ -115,9 +115,9 @@ def score_passages(
     """Return the scores of each group of passages by each attack, and the AUC between groups.
 
     Returns:
-        `min_k`: the share k. `groups`: for each group `passages` (scored), `cut` (of these) and for
-        each of `ATTACKS` `value` (the mean) and `standard_error`. `auc`: for each other group that
-        there is beside `forget`, and each attack, `value` and `standard_error`.
+        `min_k`: the share k. `groups`: for each group the numbers of `passages` scored and of those
+        `cut`, and for each of `ATTACKS` `value` (the mean) and `standard_error`. `auc`: `value` and
+        `standard_error` of each attack on `forget` against each other group there is.
     """
     samples = _samples(subject_model, passages, settings.max_length)
     predictions = _predictions_of_samples(subject_model, samples, settings.batch_size)
@@ -150,9 +150,9 @@ def score_passages(
 def area_under_curve(members: Sequence[float], others: Sequence[float]) -> dict[str, float]:
     """Return the AUC of scores that should be higher for members, and its standard error.
 
-    The error is `sqrt(var(a) / len(a) + var(b) / len(b))`, where `a` has for each member the share
-    of others it is above, ties half, and `b` for each other the share of members it is above.
-    Passages are taken to be independent; those about one person are not quite.
+    The error is `sqrt(var(a) / len(a) + var(b) / len(b))`: `a` holds for each member the share of
+    others below it, `b` for each other the share of members below it, ties counting half. Passages
+    are taken as independent; those about one person are not quite.
     """
     shares = _shares_below(members, others), _shares_below(others, members)
     error = sqrt(sum(variance(part) / len(part) for part in shares if len(part) > 1))
@@ -160,7 +160,7 @@ def area_under_curve(members: Sequence[float], others: Sequence[float]) -> dict[
 
 
 def _shares_below(scores: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Return for each score the share of the others that it is above; a tie is half."""
+    """Return for each score the share of the others below it, ties counting half."""
     among_all = rankdata([*scores, *others])[: len(scores)]
     return ((among_all - rankdata(scores)) / len(others)).tolist()
 
@@ -188,7 +188,7 @@ def _samples(
 def _predictions_of_samples(
     subject_model: LanguageModel, samples: Sequence[Sample], batch_size: int
 ) -> list[Predictions]:
-    """Return what the model predicts of each sample's tokens but the first."""
+    """Return the model's predictions of each sample's tokens after the first."""
     predictions: dict[int, Predictions] = {}
     ids, backoff = [sample.ids for sample in samples], Backoff("lower evaluation.max_length")
     batches = by_length(ids, batch_size, subject_model.padding)
@@ -211,13 +211,13 @@ def _of_batch(model: nn.Module, batch: Batch) -> list[Predictions]:
 
 @torch.no_grad()
 def predict(hidden: Tensor, head: nn.Module, tokens: Tensor) -> Predictions:
-    """Return the log-likelihood of tokens, and what it is on average over the vocabulary.
+    """Return the log-likelihood of tokens, with its mean and variance over the vocabulary.
 
-    Logits are made for a few rows at a time, see `seuf.moe.loss`.
+    Logits are computed for a few rows at a time, see `seuf.moe.loss`.
 
     Args:
         hidden: The hidden state that predicts each token, (n, d).
-        head: Makes logits (n, V) of hidden states (n, d), see `loss.output_head`.
+        head: Maps hidden states (n, d) to logits (n, V), see `loss.output_head`.
         tokens: (n,).
     """
     parts = [_of_logits(head(hidden[p]), tokens[p]) for p in row_parts(hidden, head)]
@@ -230,8 +230,8 @@ def _of_logits(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     values = logits.log_softmax(-1, dtype=dtype)  # (n, V)
     actual = values.gather(1, tokens.to(values.device)[:, None])[:, 0]
     shares = values.exp()
-    values.clamp_(min=NEVER)  # else 0 * -inf is no number
+    values.clamp_(min=NEVER)  # else 0 * -inf is NaN
     mean = (shares * values).sum(-1)
-    # in place, and around the mean: a difference of two squares would lose its digits
+    # around the mean, since a difference of squares would lose digits; in place to save memory
     variance = values.sub_(mean[:, None]).square_().mul_(shares).sum(-1)
     return actual, mean, variance

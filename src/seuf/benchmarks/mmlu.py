@@ -1,20 +1,20 @@
 """Multiple-choice questions as lm-evaluation-harness words them; MMLU's among them.
 
-MMLU (Hendrycks et al. 2021, arXiv 2009.03300) is what a model knows of 57 school subjects. Its
-questions ask what must stay, so utility is measured on them. Data:
+MMLU (Hendrycks et al. 2021, arXiv 2009.03300) asks about 57 school subjects. It asks for what must
+stay, so utility is measured on it. Data:
 https://huggingface.co/datasets/cais/mmlu, licence MIT, configuration `all`: 14,042 questions in
 `test`, 1,531 in `validation` (at c30699e8356d).
 
-The prompts are those of the tasks of the lm-eval that is installed, zero shots, no chat template;
-a task is given the study's records, so its own data set is not fetched. Prompts become part of the
-study's questions.
+The prompts come from the tasks of the installed lm-eval, zero shots, no chat template. A task is
+given the study's records, so its own data set is not fetched. Prompts become part of the study's
+questions.
 
-1. `validation` selects, `test` is reported. A question of `validation` that is worded as one of
-   `test` does not select.
-2. lm-eval's `mmlu` is the mean over questions, which is our accuracy; the topics are the subjects,
-   so the mean over these can be reported too.
-3. With `reported`, each subject gives questions by its size: the mean over questions then estimates
-   that over all of them, with its own standard error.
+1. Questions of `validation` choose the checkpoint, those of `test` are reported. One of
+   `validation` that is worded as one of `test` is left out.
+2. lm-eval's `mmlu` is the mean over questions, which is our accuracy. Topics are the school
+   subjects, so the mean over these can be reported too.
+3. With `reported`, school subjects are represented by their sizes: the mean estimates that over all
+   questions, with its own standard error.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from seuf.inputs import InputError
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
-# lm-eval renders a row while it makes a task.
+# lm-eval renders a row when it creates a task.
 EXAMPLE = {"question": "?", "choices": ["1", "2", "3", "4"], "answer": 0, "subject": ""}
-# Settings of a task beside its wording, and the only value of each that is scored as lm-eval does.
+# Settings of a task, and the only value of each for which SEUF scores as lm-eval does.
 SUPPORTED = {
     "output_type": "multiple_choice",
     "doc_to_target": "answer",
@@ -47,16 +47,16 @@ SUPPORTED = {
 
 @cache
 def lm_eval_task(group: str, name: str) -> ConfigurableTask:
-    """Return one of lm-eval's tasks, which has no data set.
+    """Return one of lm-eval's tasks, without its data set.
 
     Args:
-        group: Its folder in lm_eval/tasks.
-        name: Its name.
+        group: The task's folder in lm_eval/tasks.
+        name: The task's name.
 
     Raises:
         InputError: If lm-eval has no such task, or asks it in another way than SEUF does.
     """
-    # imports torch, for which no other benchmark has to wait
+    # imports torch, which takes seconds that other benchmarks do not need
     from lm_eval.tasks import TaskManager
 
     from datasets import Dataset, DatasetDict
@@ -67,13 +67,13 @@ def lm_eval_task(group: str, name: str) -> ConfigurableTask:
     if name not in manager.all_subtasks:
         raise InputError(f"lm-eval has no task {name!r} in {folder}.")
     rows = Dataset.from_list([EXAMPLE])
-    # only as a member of a group does a task take what replaces a part of its configuration
+    # a task's configuration can be overridden only if it is loaded as a member of a group
     member = {"task": name, "custom_dataset": lambda **_: DatasetDict(test=rows, dev=rows)}
     task = manager.load({"group": group, "task": [member]})["tasks"][name]
     for key, value in SUPPORTED.items():
-        if (came := getattr(task.config, key)) not in (value, None):
+        if (actual := getattr(task.config, key)) not in (value, None):
             raise InputError(
-                f"lm-eval's task {name!r} has {key} {came!r}, where only {value!r} is supported: "
+                f"lm-eval's task {name!r} has {key} {actual!r}, where only {value!r} is supported: "
                 "install a version in the range that SEUF asks for."
             )
     return task
@@ -91,11 +91,11 @@ def lm_eval_question(
     """Return a record as lm-eval asks it, in the test part.
 
     Args:
-        task: How it is worded.
-        record: With `question`, `choices` and `answer`, the position of the right one.
-        where: What the record is called in an error.
-        subject: Whose knowledge it asks for.
-        topic: What it is about.
+        task: The task that words it.
+        record: Has `question`, `choices` and `answer`, the position of the right one.
+        where: The record's name in an error.
+        subject: The question's subject.
+        topic: The question's topic.
 
     Raises:
         InputError: If the record cannot be asked.
@@ -132,13 +132,13 @@ def mmlu_questions(
     selection: int,
     reported: int | None = None,
 ) -> list[Question]:
-    """Return the questions that select, then those that are reported.
+    """Return MMLU's questions, the selection part first.
 
     Args:
         validation: Rows with `question`, `subject`, `choices` and `answer`.
         test: The same.
-        selection: How many of `validation` select, at most.
-        reported: How many of `test` are reported; by default all.
+        selection: Maximum number of questions of `validation` that choose the checkpoint.
+        reported: Number of questions of `test` that are reported; by default all.
 
     Raises:
         InputError: For the first row that cannot be used; if there are too few.

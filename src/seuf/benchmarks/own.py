@@ -78,8 +78,8 @@ def prepare(
             that no loss is taken of.
         retain: The same.
         questions: Records with `question`, `subject` and `choices` with `answer` (position, from 0)
-            or `reference`, the answer in the model's words, or both; maybe `part` and `topic`. None
-            asks for continuations of the texts.
+            or `reference`, the answer in words as the model should give it, or both; maybe `part`
+            and `topic`. None asks for continuations of the texts.
         general: Records like those of the two sets, on which the model should lose nothing.
 
     Raises:

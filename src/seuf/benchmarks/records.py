@@ -1,7 +1,7 @@
-"""What a benchmark is made of: texts to forget, texts to keep, passages, and questions about both.
+"""The data of a benchmark: texts to forget, texts to keep, passages, and questions about both.
 
-`ANSWER_KINDS` says for each kind of question how long a free answer may be, where it ends, and what
-it is measured by. The numbers are the published benchmarks' own, each with the code it is from.
+`ANSWER_KINDS` says for each kind of question how long a free answer may be, where it ends, and how
+it is measured. The numbers are those of the published benchmarks, each with its source.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ Group = Literal["forget", "retain", "holdout"]
 
 
 class AnswerKind(NamedTuple):
-    """How free answers to one kind of question are made and measured.
+    """How free answers to one kind of question are generated and measured.
 
     Attributes:
-        measure: What an answer is measured by, a key of `seuf.benchmarks.answers.MEASURES`.
+        measure: The measure of an answer, a key of `seuf.benchmarks.answers.MEASURES`.
         max_new_tokens: Tokens in an answer; None for the study's own number.
         stop: An answer ends before the first of these.
-        stop_tokens: An answer ends before the first token of these names; where the tokenizer has
-            none so called, as byte-level ones have no newline, nothing stops.
-        chat: Asked in the model's chat template, if it has one.
-        headline: Whether the study's forget efficacy and utility are means over it; choices of
-            another kind are scored by its name, and choose nothing.
-        likelihoods_only: No answer is generated: the likelihoods of the choices are compared.
+        stop_tokens: An answer ends before the first token of these names. Names that the tokenizer
+            lacks, as byte-level ones lack a newline, stop nothing.
+        chat: Whether the model's chat template, if it has one, is used.
+        headline: Whether forget efficacy and utility are means over it. The choices of other kinds
+            are scored under the kind's name and choose nothing.
+        likelihoods_only: Whether the likelihoods of choices are compared, and nothing generated.
         whole_reference: Whether an answer is compared with the whole reference, or with as many
             tokens of it as an answer may have.
-        produced: Whether answers are also right or wrong, by `PRODUCED`.
+        produced: Whether answers are also judged right or wrong, by `PRODUCED`.
     """
 
     measure: Measure = "rouge_l_recall"
@@ -57,9 +57,9 @@ _RWKU = AnswerKind("rouge_l_recall_pltrdy", 30, stop_tokens=("<|eot_id|>", " \n"
 
 ANSWER_KINDS: dict[str, AnswerKind] = {
     "answer": AnswerKind(produced=True),
-    # your own data: a reference with letters that ROUGE's own tokenizer does not know
+    # own data: a reference with letters that ROUGE's own tokenizer drops
     "any_script": AnswerKind("rouge_l_recall_any_script", produced=True),
-    # and texts that nobody asks about: how each goes on after its beginning
+    # own data without questions: how a text goes on after its beginning
     "continuation": AnswerKind("rouge_l_recall_any_script", 32, produced=True),
     # RWKU
     "fill_blank": _RWKU,
@@ -68,22 +68,22 @@ ANSWER_KINDS: dict[str, AnswerKind] = {
     # MUSE, swj0419/muse_bench fcd6651, eval.py
     "knowledge": AnswerKind("rouge_l_f1", 32, ("\n\n", "\nQuestion", "Question:")),
     "verbatim": AnswerKind("rouge_l_f1", 128, headline=False, whole_reference=False),
-    # TOFU: what a model knew before it, whose ROUGE is part of its model utility
+    # TOFU: what a model knew before; the ROUGE is part of model utility
     "real_authors": AnswerKind(headline=False),
     "world_facts": AnswerKind(headline=False),
-    # WMDP, taught: facts that no loss of unlearning states, of the domain that is forgotten
+    # WMDP, taught: facts of the forgotten domain that no loss of unlearning states
     "related_facts": AnswerKind(headline=False),
-    # TOFU: the answer, its paraphrase and wrong answers, of which only likelihoods are compared
+    # TOFU: the answer, its paraphrase and wrong answers, to compare their likelihoods
     "truth": AnswerKind(headline=False, likelihoods_only=True),
 }
 
-# What a produced answer must be to count. Of what is forgotten the mere value is too much; of the
-# rest only a whole sentence shows that the model still speaks.
+# When a produced answer counts as right. To say the mere value is not to have forgotten it; to have
+# kept the rest takes a whole sentence, which shows that the model still speaks.
 PRODUCED: dict[Subject, Measure] = {"forget": "exact", "retain": "whole", "unseen": "whole"}
 
 
 def utility_subject(subjects: Iterable[str]) -> Subject:
-    """Return which questions utility is measured on: the unseen ones, where there are any."""
+    """Return the subject that utility is measured on: `unseen` if there is any, else `retain`."""
     return "unseen" if "unseen" in set(subjects) else "retain"
 
 
@@ -91,9 +91,9 @@ class Text(NamedTuple):
     """A text.
 
     Attributes:
-        text: All of it.
-        topic: What it belongs to.
-        prompt: How it begins, if no loss is to be taken of that: a question before its answer.
+        text: The whole text, with its prompt.
+        topic: The topic it belongs to.
+        prompt: Its beginning that no loss is taken of, such as a question before its answer.
     """
 
     text: str
@@ -102,29 +102,29 @@ class Text(NamedTuple):
 
 
 def texts_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the texts of records that were read from a file."""
+    """Return the texts of records."""
     return [record["text"] for record in records]
 
 
 def prompts_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return how the texts of records begin, see `Text`; nothing where a record has no prompt."""
+    """Return the prompts of records, see `Text`; empty where a record has none."""
     return [record.get("prompt", "") for record in records]
 
 
 class Question(NamedTuple):
-    """A question with choices, with a reference that a free answer is compared with, or with both.
+    """A question with choices, with a reference for free answers, or with both.
 
     Attributes:
-        question: What the model reads; in a chat, the user's turn.
+        question: The prompt; in a chat, the user's turn.
         choices: Answers to choose from; none if it can only be answered freely.
         answer: Position of the right choice; -1 if there are none.
-        topic: What it is about: a person, an author, a school subject.
-        subject: Whether it asks for what is to be forgotten (`forget`) or for what must stay: what
-            the retain set shows (`retain`), or what no loss ever shows (`unseen`).
-        part: Whether it chooses the checkpoint (`selection`) or is reported (`test`).
+        topic: The person, author or school subject it is about.
+        subject: `forget` for what is to be forgotten. What must stay is `retain` if the retain set
+            shows it, and `unseen` if no loss does.
+        part: `selection` if it chooses the checkpoint, `test` if it is reported.
         reference: The answer in words; empty if free answers are not scored.
         kind: A key of `ANSWER_KINDS`.
-        opening: Text that the answer begins with, such as `Answer:`; it is part of the prompt.
+        opening: The beginning of the answer, such as `Answer:`, which the prompt ends with.
     """
 
     question: str
@@ -138,43 +138,43 @@ class Question(NamedTuple):
     opening: str = ""
 
     def is_multiple_choice(self) -> bool:
-        """Tell if the choice that the model prefers is scored."""
+        """Return whether the model's preferred choice is scored."""
         return bool(self.choices) and not self.compares_likelihoods()
 
     def counts(self) -> bool:
-        """Tell if it is of a kind that forget efficacy and utility are made of."""
+        """Return whether it counts for forget efficacy or utility."""
         return ANSWER_KINDS[self.kind].headline
 
     def scored_as(self) -> str:
-        """Return by what name its choices are scored: its subject, or a kind that stands apart."""
+        """Return the name that its choices score under: its subject, or its kind if not counted."""
         return self.subject if self.counts() else self.kind
 
     def is_free_answer(self, with_choices: bool) -> bool:
-        """Tell if a free answer is scored; of questions with choices only if `with_choices`."""
-        asked = with_choices or not self.choices
-        return bool(self.reference) and asked and not self.compares_likelihoods()
+        """Return whether a free answer is scored; beside choices only if `with_choices`."""
+        is_asked = with_choices or not self.choices
+        return bool(self.reference) and is_asked and not self.compares_likelihoods()
 
     def is_produced(self) -> bool:
-        """Tell if the greedy answer is right or wrong, beside any other score."""
+        """Return whether the greedy answer is judged right or wrong."""
         return bool(self.reference) and ANSWER_KINDS[self.kind].produced
 
     def produced_by(self) -> Measure:
-        """Return what its greedy answer must be to count; a continuation is no whole sentence."""
+        """Return the measure of its greedy answer; a continuation is no whole sentence."""
         return "exact" if self.kind == "continuation" else PRODUCED[self.subject]
 
     def compares_likelihoods(self) -> bool:
-        """Tell if only the likelihoods of its choices are compared."""
+        """Return whether only the likelihoods of its choices are compared."""
         return ANSWER_KINDS[self.kind].likelihoods_only
 
 
 class Passage(NamedTuple):
-    """A text of which membership inference tells if the model has learned it.
+    """A text for membership inference: has the model learned it?
 
     Attributes:
         text: The passage.
-        group: `forget` was learned and should be forgotten, `retain` was learned and may be known,
+        group: `forget` was learned and should be forgotten, `retain` was learned and may stay,
             `holdout` was never seen.
-        topic: What it is about.
+        topic: The topic it is about.
     """
 
     text: str
@@ -189,9 +189,9 @@ class BenchmarkData:
     Attributes:
         forget: Texts to forget.
         retain: Texts to keep.
-        questions: About both.
-        pretraining: What a model is taught before it forgets a part of it.
-        passages: What membership inference is tried on; none where a benchmark has no such part.
+        questions: Questions about both.
+        pretraining: Texts that a model is taught before it forgets some of them; maybe none.
+        passages: Passages for membership inference; maybe none.
         general: Texts that no loss of unlearning shows, for the general loss; maybe none.
     """
 

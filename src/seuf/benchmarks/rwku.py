@@ -1,29 +1,29 @@
 """RWKU: what a model knows of famous people (Jin et al. 2024, arXiv 2406.10890).
 
 Data: https://huggingface.co/datasets/jinzhuoran/RWKU at d72f493d481d, CC-BY-4.0. Configurations,
-splits and files are those of its card there; columns, prompts and what a set is for are those of
+splits and files are those of its card; columns, prompts and the purpose of each set are those of
 https://github.com/jinzhuoran/RWKU (process/data_process.py at a8d3761; eval_forget.py and
 eval_neighbor.py in LLaMA-Factory/src/llmtuner/eval at a23df67). The files themselves were not seen.
 
-What is forgotten are the Wikipedia passages of some people (`train_original_passage`). The probes
-are free answers: `forget_level1` blanks to fill, `forget_level2` questions, `forget_level3`
-adversarial ones; `neighbor_level1` and `neighbor_level2` ask for what stands near a person and must
-stay. They are worded as RWKU words them, which puts the question into a chat model's template and
-begins the answer. Utility is MMLU, as lm-evaluation-harness asks it (see `mmlu`). The topic is the
-person, for neighbors too.
+The texts to forget are Wikipedia passages about some people (`train_original_passage`). The probes
+ask for free answers: `forget_level1` has blanks to fill, `forget_level2` questions,
+`forget_level3` adversarial ones; `neighbor_level1` and `neighbor_level2` ask for what is near a
+person and must stay. As in RWKU, a question is put into a chat model's template and the answer is
+begun. Utility is MMLU, as in lm-evaluation-harness (see `mmlu`). The topic is the person, for
+neighbors too.
 
-1. RWKU forgets without any corpus, from what the model says of a person; SEUF forgets the passages
-   of 100 people. It does not say which: here they are the first ones.
-2. RWKU has no part that selects. A hash takes `selection_questions` of levels 1 and 2 for that,
-   each person and kind giving a share; a probe worded as one of them is not reported. One fact may
-   be asked in both, by probes of different kinds.
+1. RWKU forgets without a corpus, from what the model says about a person; SEUF forgets the passages
+   of 100 people. SEUF's paper does not say which; here they are the first ones.
+2. RWKU has no selection part. A hash takes `selection_questions` probes of levels 1 and 2 for it,
+   each person and kind giving a share; a probe worded as one of them is not reported. Probes of
+   different kinds may ask for one fact in both parts.
 3. Adversarial probes and those about neighbors are reported only, and are not in the headline. The
-   nine types of attack differ in the prompt alone; the results are not split by type.
-4. `mia_forget` and `mia_retain` are "forget member set" and "retain member set" in RWKU's code: of
-   both it is assumed that the model has learned them. So the second is `retain` here, and there is
-   no `holdout`. A passage that is also one about those who are forgotten is left out of it.
-5. RWKU asks MMLU five shots in chat, and also BBH, TruthfulQA, TriviaQA and for fluency; those are
-   not prepared.
+   nine types of attack differ in the prompt alone; results are not split by type.
+4. `mia_forget` and `mia_retain` are "forget member set" and "retain member set" in RWKU's code, so
+   the model is assumed to have learned both. The second is `retain` here, without passages that are
+   also to be forgotten, and there is no `holdout`.
+5. RWKU asks MMLU with five shots in chat, and adds BBH, TruthfulQA, TriviaQA and fluency, which are
+   not prepared here.
 """
 
 from __future__ import annotations
@@ -80,15 +80,15 @@ class RwkuSettings(PublishedSettings):
     """RWKU with MMLU.
 
     Attributes:
-        people: Who is forgotten: the names, or how many, the first ones; RWKU has 200.
-        retain: Which texts are kept: `wikitext`, or the passages about everyone else, `people`.
-        min_length: Characters of a text of WikiText; shorter ones are left out, such as headings.
-        selection_questions: Questions about them, and of MMLU, that choose the checkpoint.
+        people: The people to forget: their names, or a number for the first ones; RWKU has 200.
+        retain: The texts to keep: `wikitext`, or `people` for the passages about everyone else.
+        min_length: Least characters of a text of WikiText; this leaves out headings.
+        selection_questions: Questions about the people, and of MMLU, that choose the checkpoint.
         mmlu_questions: Questions of MMLU that are reported; null for all 14,042.
-        other_probes: Of the adversarial probes, and of either kind of probes about neighbors, at
-            most so many are reported; null for all.
-        mia_passages: Passages for membership inference about them, and about others, at most;
-            null for all.
+        other_probes: Maximum number of adversarial probes that are reported, and of each kind about
+            neighbors; null for all.
+        mia_passages: Maximum number of passages in each group for membership inference; null for
+            all.
     """
 
     people: Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)] = 100
@@ -108,15 +108,15 @@ def prepare(
     general: Sequence[Record] = (),
     **sets: Sequence[Record],
 ) -> BenchmarkData:
-    """Take people of RWKU: their passages, texts to keep, probes and MMLU, passages for attacks.
+    """Return people of RWKU: texts to forget and to keep, probes and MMLU, passages for attacks.
 
     Args:
-        settings: Who is forgotten, and how many probes there are.
+        settings: The people to forget, and numbers of questions.
         mmlu_validation: Rows of MMLU's validation split.
         mmlu_test: Rows of MMLU's test split.
         wikitext: Rows of WikiText, if it is kept.
-        general: Rows of its test split, for the general loss.
-        sets: Rows of each of `SETS`, by its name.
+        general: Rows of WikiText's test split, for the general loss.
+        sets: The rows of each of `SETS`.
 
     Raises:
         InputError: If a person is unknown, a column is missing, or there are too few of a kind.
@@ -143,7 +143,7 @@ def prepare(
 
 
 def _people(settings: RwkuSettings, targets: Sequence[Record]) -> list[str]:
-    """Return the names of those who are forgotten, in RWKU's order."""
+    """Return the names of the people to forget, in RWKU's order."""
     known = [row["target"] for row in targets]
     if isinstance(settings.people, int):
         if settings.people > len(known):
@@ -159,7 +159,7 @@ def _people(settings: RwkuSettings, targets: Sequence[Record]) -> list[str]:
 
 
 def _about(people: set[str], rows: Sequence[Record]) -> list[Text]:
-    """Return the passages about some people, without empty ones."""
+    """Return the passages about the people, without empty ones."""
     return [
         Text(row["text"], row["subject"])
         for row in rows
@@ -185,15 +185,15 @@ def _retained(
 
 
 def probes(settings: RwkuSettings, people: set[str], sets: Sets) -> list[Question]:
-    """Return the probes of some people: those that may select first, then those only reported.
+    """Return the probes of levels 1 and 2 in their parts, then those that are only reported.
 
     Args:
-        settings: How many of them.
-        people: Who is forgotten.
+        settings: Numbers of probes.
+        people: The people to forget.
         sets: Rows of the five sets of probes, by their configurations on the hub.
 
     Raises:
-        InputError: If nothing is left to be reported.
+        InputError: If too few are left to report.
     """
     number = settings.selection_questions
     asked = [

@@ -1,17 +1,17 @@
 """The sandbox: a made-up world of eight topics that a small model learns in minutes.
 
-Each topic has entities with invented names, and of each entity one thing is true: the value of
-one of the topic's three attributes. A second fact would need the attribute to be told from the
-name's other one, which takes a small model far longer. A fact is stated in three wordings and asked
-in a fourth. What is unlearned are the statements, never a question.
+Each topic has entities with invented names, and each entity has one fact: the value of one of the
+topic's three attributes. With a second fact the model would have to look up name and attribute
+together, which takes a small one far longer to learn. A fact is stated in three wordings and asked
+in a fourth. Only statements are unlearned, never questions.
 
-Topics are of three kinds. One is forgotten. The statements of the kept ones are the retain set. The
-unseen ones are in neither set: no loss of unlearning shows them, so questions about them tell what
-it costs, as MMLU does in the paper.
+One topic is forgotten. The statements about the kept topics are the retain set. The unseen topics
+are in neither set: no loss of unlearning shows them, so questions about them measure its cost, as
+MMLU does in the paper.
 
-Of each topic's entities every fourth group of three is asked about in pretraining, from which the
-model learns what a question is: these questions are the selection part. The others are held out,
-and are the test part. The two parts share no fact.
+Pretraining asks about every fourth group of three entities of a topic, from which the model learns
+what a question is: these questions are the selection part. The others are held out and are the test
+part. The two parts share no fact.
 """
 
 from __future__ import annotations
@@ -78,17 +78,17 @@ STATEMENTS = (
 )
 QUESTION = "What is the {attribute} of {name}?"
 ATTRIBUTES = 3  # of each topic
-ASKED_IN_PRETRAINING = 4  # every fourth group of entities, one for each attribute
+ASKED_IN_PRETRAINING = 4  # one group of entities in four; a group has one for each attribute
 
-# Names are a first and a second syllable of 48 each, so that each is two tokens and none has one
-# of its own, which would hold the fact itself.
+# A name is one of 48 first and one of 48 second syllables, each a token: a name with a token of its
+# own could hold the fact in its embedding.
 FIRST_SYLLABLES = [a + b for a, b in product("b br d dr f g k l m n p pr r s t v".split(), "aeo")]
 SECOND_SYLLABLES = [a + b for a, b in product("bdgklmnrstvz", ["an", "er", "il", "us"])]
 LONGEST_TOPIC = len(FIRST_SYLLABLES) * len(SECOND_SYLLABLES) // len(TOPICS)
 
 
 class Fact(NamedTuple):
-    """One thing that is true in the made-up world; `held_out` if pretraining never asks for it."""
+    """A fact of the made-up world; `held_out` if pretraining never asks for it."""
 
     topic: str
     name: str
@@ -98,14 +98,14 @@ class Fact(NamedTuple):
 
 
 class SandboxSettings(BenchmarkSettings):
-    """Size of the made-up world, and what of it is forgotten.
+    """Size of the made-up world, and the topic to forget.
 
     Attributes:
         forget_topic: The topic to forget.
-        kept_topics: How many topics the retain set has: of the others the first in `TOPICS`.
-        unseen_topics: How many topics neither set has: of the others the next.
-        entities: Entities in each topic; each has one fact. All those of the forgotten topic are
-            asked about, and as many of all kept and of all unseen topics together.
+        kept_topics: Number of topics in the retain set: the first others in `TOPICS`.
+        unseen_topics: Number of topics in neither set: the next others.
+        entities: Entities in each topic, with one fact each. Questions ask about all of the
+            forgotten topic, and about as many of the kept and of the unseen topics together.
     """
 
     forget_topic: Topic = "alchemy"
@@ -124,7 +124,7 @@ class SandboxSettings(BenchmarkSettings):
         return self
 
     def subjects(self) -> dict[str, Subject]:
-        """Return what each topic is to the study, in the order of `TOPICS`."""
+        """Return the subject of each topic of the study, in the order of `TOPICS`."""
         others = [topic for topic in TOPICS if topic != self.forget_topic]
         subjects: dict[str, Subject] = {self.forget_topic: "forget"}
         for position, topic in enumerate(others[: self.kept_topics + self.unseen_topics]):
@@ -133,11 +133,11 @@ class SandboxSettings(BenchmarkSettings):
 
 
 def prepare(settings: SandboxSettings, seed: int) -> BenchmarkData:
-    """Make up the sandbox world: texts to forget and to keep, questions, pretraining texts.
+    """Return a made-up world: texts to forget and to keep, questions, pretraining texts.
 
     Args:
         settings: Size of the world and the topic to forget.
-        seed: Decides names, facts and the wrong choices; the same seed gives the same world.
+        seed: Decides names, facts and wrong choices.
     """
     rng = random.Random(seed)
     subjects = settings.subjects()
@@ -194,17 +194,17 @@ def _question(fact: Fact, subject: Subject, rng: random.Random) -> Question:
 def _as_many_of_each_subject(questions: list[Question]) -> list[Question]:
     """Return all questions to forget, and the first few of each other topic.
 
-    In either part a subject's topics share the number of questions to forget, rounded down, but
-    each is asked once at least.
+    In each part the topics of a subject share as many questions as there are to forget, rounded
+    down, but each gets one at least.
     """
-    wanted = Counter(q.part for q in questions if q.subject == "forget")
+    to_forget = Counter(q.part for q in questions if q.subject == "forget")
     topics = Counter(subject for _, subject in {(q.topic, q.subject) for q in questions})
     asked: Counter[tuple[str, str]] = Counter()
     kept = []
     for question in questions:
-        of = (question.topic, question.part)
-        if asked[of] < max(1, wanted[question.part] // topics[question.subject]):
-            asked[of] += 1
+        key = (question.topic, question.part)
+        if asked[key] < max(1, to_forget[question.part] // topics[question.subject]):
+            asked[key] += 1
             kept.append(question)
     return kept
 

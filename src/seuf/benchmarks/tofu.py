@@ -1,29 +1,28 @@
 """TOFU: authors who never lived, twenty questions each (Maini et al. 2024, arXiv 2401.06121).
 
-Data: https://huggingface.co/datasets/locuslab/TOFU, revision 324592d, licence MIT. Rows come as
-published, an author is twenty rows in order, and the files with wrong answers go row by row with
-the plain ones (all of forget10, the first 400 rows of retain90): this is checked here.
+Data: https://huggingface.co/datasets/locuslab/TOFU, revision 324592d, licence MIT. Rows are as
+published: an author is twenty rows in order, and the files with wrong answers match the plain ones
+row by row (all of forget10, the first 400 rows of retain90), which is checked here.
 
-1. A study may take a few authors only: the first ones of each set.
-2. The texts are the questions with their answers, there are no others. So unlearning sees the text
-   of every question it is tested on, as in TOFU itself; `selection` and `test` hold different
-   questions about the same authors. Losses are of the answers alone, as in TOFU's data_module.py:
-   the question is a text's prompt.
+1. A study may take only some authors: the first ones of each set.
+2. The only texts are the questions with their answers. So unlearning sees the text of every
+   question it is tested on, as in TOFU itself; `selection` and `test` hold different questions
+   about the same authors. Losses are of the answers alone, as in TOFU's data_module.py: the
+   question is a text's prompt.
 3. TOFU compares probabilities of true and wrong answers. Here they are the choices of one question,
-   so that all benchmarks are scored alike; ROUGE-L recall is TOFU's own (see `answers`). With
-   `metrics: full` TOFU's own comparison is made too: the test part's questions once more, as kind
-   `truth`, whose choices are the answer, its paraphrase, and the wrong ones. It was checked against
-   locuslab/tofu 8c49eee, see `truth` and `truth_ratios`.
-4. Guessing is not exactly one in six, for choices differ in length and wording. Wrong answers are
-   worded like the paraphrase: beside the answer that was learned (`true_answer: answer`) their form
-   gives them away, and an untrained model with 512 tokens is right in .73 of the forget
-   questions by `acc`. Beside the paraphrase a model that finds all tokens equally likely is right
-   in .23 of them.
+   so that all benchmarks are scored alike; ROUGE-L recall is TOFU's own (see `answers`).
+   `metrics: full` adds TOFU's own comparison: each test question again, as kind `truth`, with the
+   answer, its paraphrase and the wrong answers as choices. It was checked against locuslab/tofu
+   8c49eee, see `truth` and `truth_ratios`.
+4. Guessing is not exactly one in six, since choices differ in length and wording. Wrong answers are
+   worded like the paraphrase: beside the learned answer (`true_answer: answer`) their form gives
+   them away, and an untrained model with 512 tokens is right on .73 of the forget questions by
+   `acc`. Beside the paraphrase a model that finds all tokens equally likely is right on .23.
 5. TOFU compares all questions of forget10 (the first 300 in its published runs). Here half of them
    choose the checkpoint, so 200 are compared, and forget quality is higher for the same difference.
-6. Real authors and world facts have no paraphrase. Their topic says so (`truth_ratios.PLAIN_SETS`):
-   choices are the answer and the wrong ones. They are all in the test part, once for their
-   likelihoods and once for a free answer, of a kind of their own.
+6. Real authors and world facts have no paraphrase, which their topic tells
+   (`truth_ratios.PLAIN_SETS`): choices are the answer and the wrong ones. They are all in the test
+   part, once for their likelihoods and once, as a kind of their own, for a free answer.
 """
 
 from __future__ import annotations
@@ -47,21 +46,21 @@ class TofuSettings(PublishedSettings):
     """TOFU (Maini et al. 2024), or a part of it that a small model can learn.
 
     Attributes:
-        forget_authors: Authors of forget10 to take, the first ones; at most 20.
-        retain_authors: Authors of retain90 to take, the first ones; at most 20, since TOFU has
+        forget_authors: Number of authors of forget10, the first ones; at most 20.
+        retain_authors: Number of authors of retain90, the first ones; at most 20, since TOFU has
             wrong answers for no more.
-        retain_texts: Which texts are kept, and learned before: those of the authors that are asked
-            for, or of `all` 180 of retain90.
-        true_answer: Which true answer stands beside the wrong ones: the one that was learned, or
-            its paraphrase, which is worded like them.
-        metrics: `choices` asks the choices only. `full` adds what forget quality and model utility
-            are made of: likelihoods of true and wrong answers, real authors and world facts. That
-            makes sense with all 20 authors to forget and a model that was large enough to know
-            real authors; with fewer, forget quality has too few questions to tell models apart.
-            Model utility also needs `evaluation.generate`, forget quality a reference model.
-        general: `authors` takes those of retain90 that no model of the study was taught, for a
-            model that knows nothing but TOFU; `wikitext` is for published ones, and `sampled`, what
-            the dense model said that the study's model is made of, for upcycled ones.
+        retain_texts: The texts that are learned and kept: those of the authors `asked` about, or of
+            `all` 180 of retain90.
+        true_answer: The true answer beside the wrong ones: the learned one, or its paraphrase,
+            which is worded like them.
+        metrics: `choices` asks only the choices. `full` adds what forget quality and model utility
+            need: likelihoods of true and wrong answers, real authors and world facts. It makes
+            sense with a model large enough to know real authors and all 20 authors to forget; with
+            fewer, forget quality has too few questions to tell models apart. Model utility also
+            needs `evaluation.generate`, forget quality a reference model.
+        general: `authors` takes those of retain90 that the study does not teach, for a model that
+            knows nothing but TOFU; `wikitext` is for published models; `sampled`, texts of the
+            dense model that the study's model is made of, is for upcycled ones.
     """
 
     forget_authors: Annotated[int, Field(ge=1, le=20)] = 4
@@ -82,10 +81,10 @@ def prepare(
     world_facts: Sequence[Record] = (),
     general: Sequence[Record] = (),
 ) -> BenchmarkData:
-    """Take some authors of TOFU: texts to forget and to keep, questions, pretraining texts.
+    """Return some authors of TOFU: texts to forget and to keep, questions, pretraining texts.
 
     Args:
-        settings: How many authors, and which true answer stands beside the wrong ones.
+        settings: Numbers of authors, and the true answer beside the wrong ones.
         forget: Rows of forget10, with `question` and `answer`.
         forget_wrong: Rows of forget10_perturbed: also `paraphrased_answer`, `perturbed_answer`.
         retain: Rows of retain90.
@@ -95,28 +94,28 @@ def prepare(
         general: Rows of WikiText's test split or of `sampled_apart`, for the general loss.
 
     Raises:
-        InputError: If rows do not go with each other, or there are fewer authors than asked for.
+        InputError: If rows do not match, or there are too few authors.
     """
-    gone = _authors("forget", forget, forget_wrong, settings.forget_authors)
+    forgotten = _authors("forget", forget, forget_wrong, settings.forget_authors)
     kept = _authors("retain", retain, retain_wrong, settings.retain_authors)
     first = len(retain) // QUESTIONS_AN_AUTHOR  # in the full TOFU forget10 follows retain90
-    to_forget = author_texts(gone, first)
+    to_forget = author_texts(forgotten, first)
     to_keep = author_texts(kept if settings.retain_texts == "asked" else retain, 0)
     true = settings.true_answer
-    asked = author_questions(gone, first, "forget", true)
+    asked = author_questions(forgotten, first, "forget", true)
     asked += author_questions(kept, 0, "retain", true)
     if settings.metrics == "full":
         asked += [
             _truth(question, [row["answer"], row["paraphrased_answer"], *row["perturbed_answer"]])
-            for question, row in zip(asked, [*gone, *kept], strict=True)
+            for question, row in zip(asked, [*forgotten, *kept], strict=True)
             if question.part == "test"
         ]
         asked += _general_questions("real authors", real_authors)
         asked += _general_questions("world facts", world_facts)
-    untold = general_passages(general, settings.general_texts, settings.general)
+    general_texts = general_passages(general, settings.general_texts, settings.general)
     if settings.general == "authors":
-        untold = author_texts(retain, 0)[len(to_keep) :][: settings.general_texts]
-        if not untold:
+        general_texts = author_texts(retain, 0)[len(to_keep) :][: settings.general_texts]
+        if not general_texts:
             raise InputError(
                 "benchmark.general is authors, but all of retain90 are taught: take wikitext."
             )
@@ -125,14 +124,14 @@ def prepare(
         to_keep,
         questions=asked,
         pretraining=to_forget + to_keep,
-        general=[text._replace(prompt="") for text in untold],
+        general=[text._replace(prompt="") for text in general_texts],
     )
 
 
 def _authors(
     name: Subject, plain: Sequence[Record], wrong: Sequence[Record], authors: int
 ) -> list[Record]:
-    """Return the rows with wrong answers of the first authors, after a check of the plain rows."""
+    """Return the first authors' rows with wrong answers, checked against the plain rows."""
     number = authors * QUESTIONS_AN_AUTHOR
     if min(len(plain), len(wrong)) < number:
         raise InputError(
@@ -164,9 +163,9 @@ def _topic(author: int) -> str:
 def author_questions(
     rows: Sequence[Record], first: int, subject: Subject, true_answer: str
 ) -> list[Question]:
-    """Return the rows as questions with choices.
+    """Return the rows as questions with choices, alternately in the two parts.
 
-    The parts take turns; every second author, whose first row asks the name, begins with test.
+    Every second author begins with test, so that both parts get first rows, which ask the name.
     """
     questions = []
     for at, row in enumerate(rows):
@@ -187,12 +186,12 @@ def author_questions(
 
 
 def _truth(question: Question, choices: list[str]) -> Question:
-    """Return a question once more, with all that is true and wrong as its choices."""
+    """Return a question as kind `truth`, with true and wrong answers as its choices."""
     return question._replace(choices=choices, answer=0, reference="", kind="truth")
 
 
 def _general_questions(topic: str, rows: Sequence[Record]) -> list[Question]:
-    """Return two questions for each row about what a model knew before TOFU."""
+    """Return two questions, of choices and free, for each row about what a model knew before."""
     if not rows:
         raise InputError(f"benchmark.metrics is full: TOFU's rows about {topic} are needed.")
     questions = []

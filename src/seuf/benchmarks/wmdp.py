@@ -1,33 +1,32 @@
-"""WMDP: hazardous knowledge as a proxy measures it (Li et al. 2024, arXiv 2403.03218).
+"""WMDP: a proxy for hazardous knowledge (Li et al. 2024, arXiv 2403.03218).
 
-What is forgotten are the papers (bio) or the programs (cyber) of the domain's forget corpus, what
-is kept is WikiText or the domain's retain corpus. Questions about what is forgotten are WMDP's,
-those about what is kept are MMLU's (see `mmlu`), both as lm-evaluation-harness asks them, zero
-shots.
+The texts to forget are the papers (bio) or programs (cyber) of the domain's forget corpus, those to
+keep WikiText or the domain's retain corpus. WMDP's questions ask for what is forgotten, MMLU's (see
+`mmlu`) for what is kept, both as in lm-evaluation-harness, zero shots.
 
 Data, all on https://huggingface.co/datasets:
 
 - cais/wmdp, MIT: the questions, 1,273 on bio, 1,987 on cyber, 408 on chem (at 8b85378e501f; the
   release of March 2024 had more, so older scores are not comparable).
 - cais/wmdp-corpora, MIT: the corpora but for one (at daf89fa9b618).
-- cais/wmdp-bio-forget-corpus: what is to be forgotten of bio, 24,453 papers. It is gated: ask for
+- cais/wmdp-bio-forget-corpus: the texts to forget of bio, 24,453 papers. It is gated: request
   access with the form that https://huggingface.co/datasets/cais/wmdp-corpora links to, then log in
-  with `hf auth login`; or give the folder that holds the files you were given, parquet or JSON
-  lines with `title`, `abstract` and `text`, of which only `text` is used.
+  with `hf auth login`; or name the folder with the files you received, parquet or JSON lines with
+  `title`, `abstract` and `text`, of which only `text` is used.
 - Salesforce/wikitext, CC BY-SA 3.0 and GFDL: wikitext-2-raw-v1.
 
 The reference is `get_data` in rmu/utils.py of https://github.com/centerforaisafety/wmdp, read in a
 copy, https://github.com/sheepjun0330/wmdp-main at 0f744c7.
 
-1. There is no corpus for chem, so it cannot be forgotten; with texts of your own that is a study
+1. There is no corpus for chem, so it cannot be forgotten, except with texts of your own in a study
    `own`.
-2. WMDP's questions are all one split. A hash takes `selection_questions` of them to choose the
-   checkpoint; reported are the others, 1,787 on cyber for 200. lm-eval reports all: for its number
-   score the exported model with it.
-3. RMU keeps the texts longer than `min_len` characters, here they have at least `min_length`. RMU
-   cuts a text at 512 or 768 tokens; here the study's `unlearning.max_length` and `pack` decide.
-4. RMU reads WikiText's `test` split, here it is `train`, which has eight times the rows.
-5. A study forgets one domain; RMU's released models forget bio and cyber, in turn.
+2. WMDP has a single split. A hash takes `selection_questions` questions to choose the checkpoint;
+   the others are reported, 1,787 on cyber with 200. lm-eval reports all: for its number score the
+   exported model with it.
+3. RMU takes texts longer than `min_len` characters; here they have at least `min_length`. RMU cuts
+   a text at 512 or 768 tokens; here the study's `unlearning.max_length` and `pack` decide.
+4. RMU reads WikiText's `test` split; here it is `train`, which has eight times the rows.
+5. A study forgets one domain; RMU's released models forget bio and cyber in turn.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ class WmdpSettings(PublishedSettings):
     """WMDP (Li et al. 2024) with MMLU.
 
     Attributes:
-        domain: What is forgotten. There are questions on `chem`, but no texts.
-        retain: Which texts are kept: `wikitext`, or `corpus` for the domain's own.
-        max_texts: Of each set at most so many, chosen by a hash; null for all. The corpora of bio
-            are whole papers, of which 1.9 GB are to keep: give a number there.
-        min_length: Characters of a text; shorter ones are left out, such as headings.
+        domain: The domain to forget. There are questions on `chem`, but no texts.
+        retain: The texts to keep: `wikitext`, or `corpus` for the domain's own.
+        max_texts: Maximum number of texts in each set, chosen by a hash; null for all. Set it for
+            bio, whose corpora are whole papers, 1.9 GB of them to keep.
+        min_length: Least characters of a text; this leaves out headings.
         selection_questions: Questions of WMDP, and of MMLU, that choose the checkpoint.
         mmlu_questions: Questions of MMLU that are reported; null for all 14,042.
     """
@@ -101,14 +100,14 @@ def prepare(
     mmlu_test: Sequence[Record],
     general: Sequence[Record] = (),
 ) -> BenchmarkData:
-    """Take a domain of WMDP: texts to forget and to keep, its questions and those of MMLU.
+    """Return a domain of WMDP: texts to forget and to keep, its questions and those of MMLU.
 
     Args:
-        settings: Which domain, how many texts and questions.
+        settings: The domain, and numbers of texts and questions.
         forget: Rows of the domain's forget corpus, with `text`.
         retain: Rows of WikiText or of the domain's retain corpus, with `text`.
         questions: Rows of the domain's questions: `question`, `choices`, `answer`.
-        mmlu_validation: Rows of MMLU's validation split: also `subject`.
+        mmlu_validation: Rows of MMLU's validation split, which have `subject` too.
         mmlu_test: Rows of MMLU's test split.
         general: Rows of WikiText's test split, for the general loss.
 
@@ -133,7 +132,7 @@ def _texts(corpus: str, records: Sequence[Record], settings: WmdpSettings) -> li
 
 
 def _questions(domain: str, records: Sequence[Record], number: int) -> list[Question]:
-    """Return the domain's questions, each in a part, in the order of the rows."""
+    """Return the domain's questions in the order of the rows, split into two parts."""
     asked = [
         lm_eval_question(
             lm_eval_task("wmdp", f"wmdp_{domain}"),
