@@ -1,14 +1,14 @@
-"""One number for each subject of questions: `forget`, `retain`, `unseen`.
+"""The headline score of each subject: `forget`, `retain`, `unseen`.
 
-Forget efficacy is that of `forget`, utility that of `records.utility_subject`. What the number is
-a study says (`evaluation.headline`):
+Forget efficacy is the score of `forget`, utility that of `records.utility_subject`. The study
+chooses the score by `evaluation.headline`:
 
-- `choices`: where a subject has questions with choices the accuracy on these, else the mean over
-  the free answers whose kind is in the headline (see `AnswerKind`);
+- `choices`: the accuracy on the subject's questions with choices; without any, the mean over free
+  answers of kinds in the headline (see `AnswerKind`).
 - `produced`: the share of greedy answers that are the reference (see `produced`).
 
-`HeadlineScorer` gives the values of single questions while a method trains, `headline` takes the
-numbers from the scores that are reported.
+`HeadlineScorer` scores single questions while a method trains; `headline` takes the scores from
+those that are reported.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class HeadlineScorer:
-    """Score a model that changes between calls on fixed questions, by the study's own measure.
+    """Score a model that changes between calls on fixed questions, by the headline's measure.
 
     Args:
-        base: Its tokenizer is used; each call gets the model.
+        base: The model whose tokenizer is used; each call is given the model to score.
         questions: The questions, of any part and subject.
         settings: How answers are scored.
 
@@ -51,9 +51,9 @@ class HeadlineScorer:
         self.produced = ProducedScorer(tokenizer, produced, size, settings.max_length)
 
     def right(self, model: Any) -> dict[tuple[Part, Subject], list[float]]:
-        """Return the value of each question by part and subject, in the order of the questions.
+        """Return the scores of single questions by part and subject, in the order of the questions.
 
-        1 for a right answer, 0 for a wrong one; for a free answer its ROUGE-L.
+        1 is a right answer, 0 a wrong one; a free answer has its ROUGE-L.
         """
         measured = list(zip(self.choices.questions, self.choices.right(model), strict=True))
         measured += zip(self.produced.questions, self.produced.right(model), strict=True)
@@ -112,11 +112,12 @@ def check_all_produced(questions: Sequence[Question]) -> None:
 
 
 def asked_at_a_look(questions: Sequence[Question], at_most: int | None) -> list[Question]:
-    """Return what a model is asked while it trains: all selection questions, and test questions.
+    """Return the questions asked while a model trains: all of selection, and some of test.
 
     Args:
-        questions: Of both parts.
-        at_most: Test questions of each subject, of those that count; None takes all.
+        questions: The questions of both parts.
+        at_most: Maximum number of test questions of each subject, of those that count; None takes
+            all.
     """
     subjects = dict.fromkeys(question.subject for question in questions)
     tested = [
@@ -131,11 +132,11 @@ def asked_at_a_look(questions: Sequence[Question], at_most: int | None) -> list[
 
 
 def headline(scores: Mapping[str, Mapping[str, Any]], by: str = "choices") -> dict[str, Any]:
-    """Return the number of each subject in a study's table, from all scores of a model.
+    """Return the headline score of each subject, from all scores of a model.
 
     Args:
-        scores: `questions` by subject or by a kind that stands apart, `produced` by subject, and
-            `generation` by subject and kind; those that were not measured may be missing.
+        scores: `questions` by `Question.scored_as`, `produced` by subject, and `generation` by
+            subject and kind; those that were not measured may be missing.
         by: `evaluation.headline`.
 
     Returns:
@@ -163,7 +164,7 @@ def headline(scores: Mapping[str, Mapping[str, Any]], by: str = "choices") -> di
 
 
 def _mean_of_kinds(kinds: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the mean over all answers of several kinds, and its standard error."""
+    """Return the mean over the answers of several kinds, and its standard error."""
     total = sum(scored["questions"] for scored in kinds)
     value = sum(scored["questions"] * scored["value"] for scored in kinds) / total
     # the variance of a mean over strata of fixed sizes

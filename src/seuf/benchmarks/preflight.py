@@ -30,12 +30,12 @@ ABOUT = {
 
 
 class PreflightSettings(Settings):
-    """When a study is stopped before anything is trained.
+    """When a study stops before anything is trained.
 
     Attributes:
-        strict: Stop where the original model answers what is to be forgotten no better than by
-            guessing, or too few questions ask; else warn of it.
-        fewest_questions: Questions of each subject that each part needs.
+        strict: Stop if the original model only guesses at what is to be forgotten, or if there are
+            too few questions; otherwise warn.
+        fewest_questions: Least number of questions of each subject in each part.
     """
 
     strict: bool = True
@@ -133,7 +133,7 @@ def doubts_of(rows: Sequence[Mapping[str, Any]], settings: PreflightSettings) ->
 
 
 def guessing(row: Mapping[str, Any]) -> str:
-    """Return words that introduce the `chance` of a row."""
+    """Return the words that introduce the `chance` of a row."""
     return "guessing gives" if row["measure"] == "accuracy" else "the answer to another one scores"
 
 

@@ -1,4 +1,4 @@
-"""How likely a model finds true and wrong answers: the part of TOFU's scores that needs a model.
+"""Likelihoods of true and wrong answers: the part of TOFU's scores that needs a model.
 
 The numbers are defined in `truth_ratios`; the questions are those of kind `truth`, see `tofu`.
 
@@ -40,7 +40,7 @@ class Likelihoods(NamedTuple):
     """Mean log-likelihoods per token of a question's answers.
 
     Attributes:
-        answer: Of the answer that was learned.
+        answer: Of the learned answer.
         true: Of the true answer that is worded like the wrong ones.
         wrong: Of each wrong answer.
     """
@@ -56,10 +56,10 @@ def score_truth(
     """Return probabilities and truth ratios by set: forget, retain, real authors, world facts.
 
     Returns:
-        For each set `questions` (their number), `probability` (of the answer; where the answers
-        have no paraphrase, among all choices) and the two truth ratios. Each of these has `value`
-        and `standard_error`; the ratios also `ratios`, one for each question in their order, and
-        their `value` is the mean of `indifference` for forget, else of `truthfulness`.
+        For each set `questions` (their number), `probability` (of the answer; without a paraphrase,
+        its share among all choices) and the two truth ratios, each with `value` and
+        `standard_error`. The truth ratios also have `ratios`, in the order of the questions; their
+        `value` is the mean of `indifference` for forget, else of `truthfulness`.
     """
     means = mean_log_likelihoods(subject_model, questions, settings.batch_size)
     sets: dict[str, list[Likelihoods]] = {}
@@ -72,7 +72,7 @@ def score_truth(
 
 
 def set_of(question: Question) -> str:
-    """Return the set of TOFU that a question is of."""
+    """Return the set of TOFU that a question belongs to."""
     return question.topic if question.topic in PLAIN_SETS else question.subject
 
 

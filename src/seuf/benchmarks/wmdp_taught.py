@@ -64,16 +64,17 @@ class WmdpTaughtSettings(PublishedSettings):
     """WMDP's facts taught by sentences, with TOFU.
 
     Attributes:
-        retain: Which texts are kept: `texts`, the file that the study's globals name, or
-            `wikitext`, the paragraphs of WikiText-2's train split.
-        retain_words: Words of a text to keep at most; longer ones are cut into even pieces.
-        selection_questions: Questions about the facts that are forgotten that choose the layer and
-            the checkpoint.
-        selection_utility_questions: Those about TOFU that do; null for as many.
+        retain: The texts to keep: `texts`, the file that the study's globals name, or `wikitext`,
+            the paragraphs of WikiText-2's train split.
+        retain_words: Maximum number of words of a text to keep; longer ones are cut into even
+            pieces.
+        selection_questions: Questions about the forgotten facts that choose the layer and the
+            checkpoint.
+        selection_utility_questions: Questions about TOFU that do; null for as many.
         utility_questions: Questions about TOFU that are reported; null for all others of the 400.
-        true_answer: Which of TOFU's true answers stands beside the wrong ones, see `tofu`.
-        general: Text for the general loss: `sampled` takes what the dense model said that the
-            study's model is made of, `wikitext` passages of WikiText-2's test split, which should
+        true_answer: TOFU's true answer beside the wrong ones, see `tofu`.
+        general: Text for the general loss: `sampled` takes texts of the dense model that the
+            study's model is made of; `wikitext` passages of WikiText-2's test split, which should
             not be among the texts to keep; null takes none.
     """
 
@@ -97,22 +98,22 @@ def prepare(
     world_facts: Sequence[Record],
     general: Sequence[Record] = (),
 ) -> BenchmarkData:
-    """Take facts that are taught and forgotten, TOFU that is taught and must stay, and texts.
+    """Return facts to teach and forget, TOFU to teach and keep, and texts to keep.
 
     Args:
-        settings: How many questions, and which texts are kept.
+        settings: Numbers of questions, and the texts to keep.
         forget: Facts to forget: `question`, `choices`, `answer` (a position) and `sentences`.
         related: Facts of the same domain, none of them in `forget`.
         retain: Texts to keep, with `text`.
         tofu: Rows of TOFU's `full`, with `question` and `answer`.
-        tofu_wrong: Rows of retain_perturbed: also `paraphrased_answer` and `perturbed_answer`.
+        tofu_wrong: Rows of retain_perturbed, with `paraphrased_answer` and `perturbed_answer` too.
         real_authors: Rows of real_authors_perturbed.
         world_facts: Rows of world_facts_perturbed.
         general: Rows of `sampled_apart` or of WikiText's test split, for the general loss.
 
     Raises:
-        InputError: For the first row that cannot be used; if a fact is in both sets, or a question
-            about TOFU is not taught; if there are too few questions.
+        InputError: For the first unusable row; if a fact is in both sets, a question about TOFU is
+            not taught, or there are too few questions.
     """
     check_facts("wmdp_taught_forget", forget)
     check_facts("wmdp_taught_related", related)
@@ -135,7 +136,7 @@ def prepare(
 
 
 def check_facts(name: str, rows: Sequence[Record]) -> None:
-    """Raise for the first row that is no question with choices and sentences that state its fact.
+    """Raise for the first row that lacks a question, choices or sentences, or repeats a question.
 
     Raises:
         InputError: With the row's number; if two rows ask the same question.
@@ -215,7 +216,7 @@ def _choices(
 def _about_tofu(
     settings: WmdpTaughtSettings, rows: Sequence[Record], rows_wrong: Sequence[Record]
 ) -> list[Question]:
-    """Return the questions of utility: so many that select, and so many that are reported."""
+    """Return the questions that utility is measured on, in both parts."""
     name, true = "TOFU's retain_perturbed", settings.true_answer
     check_rows(name, rows_wrong, ["question", "answer", true])
     _check_wrong_answers(name, rows_wrong, true)
@@ -226,7 +227,7 @@ def _about_tofu(
                 f"{name}, row {number}: {row['question']!r} with its answer is not in TOFU's full. "
                 "Take both files from the same release."
             )
-    # without a reference no answer is generated, which would take longer than a method trains
+    # no reference, so that no answer is generated: that would take longer than training
     asked = [q._replace(reference="") for q in author_questions(rows_wrong, 0, "unseen", true)]
     reported = settings.utility_questions
     selecting = settings.selection_utility_questions or settings.selection_questions
@@ -238,7 +239,7 @@ def _about_tofu(
 def _split(
     name: str, questions: Sequence[Question], selecting: int, reported: int | None = None
 ) -> list[Question]:
-    """Return questions in their order, so many in the selection part.
+    """Return questions in their order, `selecting` of them in the selection part.
 
     Raises:
         InputError: If too few are left to be reported.
@@ -254,7 +255,7 @@ def _split(
 
 
 def _known_before(kind: str, rows: Sequence[Record]) -> list[Question]:
-    """Return what a model may know without being taught, all in the test part."""
+    """Return questions about what a model may know untaught, all in the test part."""
     name = f"TOFU's {kind}_perturbed"
     check_rows(name, rows, ["question", "answer"])
     _check_wrong_answers(name, rows, "answer")
