@@ -111,7 +111,7 @@ def check_all_produced(questions: Sequence[Question]) -> None:
             )
 
 
-def asked_at_a_look(questions: Sequence[Question], at_most: int | None) -> list[Question]:
+def questions_in_training(questions: Sequence[Question], at_most: int | None) -> list[Question]:
     """Return the questions asked while a model trains: all of selection, and some of test.
 
     Args:

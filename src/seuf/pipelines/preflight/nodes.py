@@ -40,7 +40,7 @@ def preflight(
             cut, or nothing could be shown: see `doubts_of`.
     """
     from seuf.benchmarks.choices import check_questions
-    from seuf.benchmarks.headline import asked_at_a_look
+    from seuf.benchmarks.headline import questions_in_training
     from seuf.benchmarks.preflight import ask_original, check_fit, doubts_of
     from seuf.benchmarks.records import Question
     from seuf.moe.architectures import positions_of
@@ -57,7 +57,7 @@ def preflight(
         "longest_question": check_fit(base_model, asked, evaluation),
         "positions": positions_of(base_model.model),
     }
-    of_paths = asked_at_a_look(asked, evaluation.path_questions)
+    of_paths = questions_in_training(asked, evaluation.path_questions)
     facts["asked"] = ask_original(base_model, of_paths, evaluation)
     for line in lines(facts, selected_experts):
         log.info("Preflight: %s", line)

@@ -80,7 +80,7 @@ def judge_of(
 ) -> Judge:
     """Return a judge by the selection questions that also reports the test questions."""
     from seuf.benchmarks.choices import check_questions
-    from seuf.benchmarks.headline import HeadlineScorer, asked_at_a_look
+    from seuf.benchmarks.headline import HeadlineScorer, questions_in_training
     from seuf.benchmarks.records import Question, utility_subject
     from seuf.forgetting import pack_right
     from seuf.moe.loss import MeanNLL
@@ -88,7 +88,9 @@ def judge_of(
 
     all_questions = [Question(**record) for record in questions]
     check_questions(base.tokenizer, all_questions, settings)
-    scorer = HeadlineScorer(base, asked_at_a_look(all_questions, settings.path_questions), settings)
+    scorer = HeadlineScorer(
+        base, questions_in_training(all_questions, settings.path_questions), settings
+    )
     utility = utility_subject(question.subject for question in all_questions)
     every = -(-len(general_texts) // settings.path_texts) or 1  # rounded up; 1 of no texts
     general = texts_of(general_texts)[::every]
