@@ -8,16 +8,21 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DataCatalog
 
 from kedro_dvc.files import Stamp, WorkflowError, path_of, stamp
 
+STAGE = "DVC_STAGE"  # DVC puts a stage's name into the environment of its command
+WATCH = 0.1  # seconds between two looks at DVC
 COPIES = 2  # the output, and what DVC's cache keeps of it
 GB = 1e9
 
@@ -30,8 +35,8 @@ class SafeOutputs:
     @hook_impl
     def after_context_created(self) -> None:
         """Make this process end with the DVC process that started it."""
-        if os.environ.get("DVC_STAGE"):
-            end_with_parent()
+        if os.environ.get(STAGE):
+            end_with_dvc()
 
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol) -> None:
@@ -54,6 +59,33 @@ class SafeOutputs:
             _check_space(path, size_of(data))
         if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
             path.unlink()
+
+
+def end_with_dvc() -> None:
+    """Make this process end with its DVC, which starts it in a shell.
+
+    Most shells become the process. An older dash goes on as its parent, and outlives DVC.
+    """
+    end_with_parent()
+    process = psutil.Process()
+    if dvc := next((one for one in process.parents() if not _is_in_stage(one)), None):
+        threading.Thread(target=_end_with, args=(process, dvc), daemon=True).start()
+
+
+def _is_in_stage(process: psutil.Process) -> bool:
+    """Return whether DVC started a process, or the process that did."""
+    try:
+        return STAGE in process.environ()
+    except psutil.Error:  # it has ended, or is of another user
+        return False
+
+
+def _end_with(process: psutil.Process, other: psutil.Process) -> None:
+    """Terminate a process once the other has ended; nobody may have asked for its exit code."""
+    with suppress(psutil.NoSuchProcess):
+        while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(WATCH)
+    process.terminate()
 
 
 def end_with_parent() -> None:

@@ -19,20 +19,27 @@ TIMED = ("timing.json", "comparison.csv", "comparison.md", "metrics.json", "repo
 
 KILLED = "unlearn@seuf_gdiff"
 HELD = "held before its delta is there"
+RELEASE = "released"  # a file in the project: DVC is dead
+GRACE = 10  # seconds in which a stage must have noticed it
 HOLD = f"""
 import os, pathlib, time
 
 def replace(path, target, replace=pathlib.Path.replace):
     if str(target).endswith({DELTA!r}):
         print({HELD!r}, flush=True)
-        while os.getppid() == parent:
+        while not pathlib.Path({RELEASE!r}).exists():
             time.sleep(0.1)
+        time.sleep({GRACE})
     return replace(path, target)
 
 if os.environ.get("DVC_STAGE", "").endswith({KILLED!r}):
-    parent = os.getppid()
     pathlib.Path.replace = replace
 """  # Python imports it at its start; a stage of under a second is hard to stop amid it else
+
+STAYING = """#!/bin/sh
+/bin/sh "$@"
+exit $?
+"""  # a shell that does not become the command that it runs, as that of an older Debian
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -55,13 +62,21 @@ class Attempts(NamedTuple):
     second: list[str]
 
 
-@pytest.fixture(scope="module")
-def attempts(world: World, tmp_path_factory: pytest.TempPathFactory) -> Attempts:
+@pytest.fixture(scope="module", params=["its shell becomes it", "its shell stays"])
+def attempts(
+    world: World, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Attempts:
     """DVC is killed amid the unlearning of a method, and runs again."""
     folder = tmp_path_factory.mktemp("attempts")
     (folder / "sitecustomize.py").write_text(HOLD)
+    shell = folder / "sh"
+    shell.write_text(
+        STAYING if request.param == "its shell stays" else '#!/bin/sh\nexec /bin/sh "$@"\n'
+    )
+    shell.chmod(0o755)
     project = world.begun.copy(folder / "project")
-    output, started = _killed(project, {**project.environment, "PYTHONPATH": str(folder)})
+    environment = {**project.environment, "PYTHONPATH": str(folder), "SHELL": str(shell)}
+    output, started = _killed(project, environment)
     until(lambda: not any(map(is_running, started)))
     is_written = (project.root / DELTA).exists()
     return Attempts(project, stages_in(output), started, is_written, project.repro())
@@ -115,6 +130,7 @@ def _killed(project: Project, environment: dict[str, str]) -> tuple[str, list[in
         started = _descendants(dvc.pid)
         dvc.send_signal(signal.SIGKILL)
         dvc.wait()
+        (project.root / RELEASE).touch()
     return log.read_text(), started
 
 
